@@ -20,7 +20,7 @@ def test_names_no_label_map_should_hold(name):
 
 
 def test_names_that_are_fine():
-    check_class_names(["été", "猫", "t-shirt / top", "C#", "a|b", "👩\u200d🔬"])
+    check_class_names(["été", "猫", "t-shirt / top", "C#", "a|b"])
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,7 @@ def test_split_is_stratified_and_loads_as_a_folder(mnist5k):
     splits = load_splits(mnist5k)
     assert splits.id2label == {i: str(i) for i in range(10)}
     np.testing.assert_array_equal(np.bincount(splits.test.labels), [100] * 10)
-    np.testing.assert_array_equal(
-        np.bincount(splits.train.labels) + np.bincount(splits.validation.labels), [400] * 10
-    )
+    np.testing.assert_array_equal(np.bincount(splits.train.labels) + np.bincount(splits.validation.labels), [400] * 10)
 
 
 def test_writing_again_mends_and_changes_nothing(mnist5k):

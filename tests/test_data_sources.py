@@ -65,19 +65,11 @@ def test_files_on_disk_are_all_accounted_for(tmp_path):
     used = {*splits.train.names, *splits.validation.names}
     on_disk = {str(path) for path in tmp_path.rglob("*") if path.is_file()}
     text = " ".join(splits.notes)
-    assert (
-        len(used) == 8
-        and str(tmp_path / "b1/deep/er/x.png") in used
-        and str(tmp_path / "a0/UPPER.PNG") in used
-    )
+    assert len(used) == 8 and str(tmp_path / "b1/deep/er/x.png") in used and str(tmp_path / "a0/UPPER.PNG") in used
     for path in on_disk - used:
         assert Path(path).name in text, f"{path} is neither an example nor named"
     assert "14 files on disk, 8 examples of 2 classes" in text
-    assert (
-        "left out of the label map: empty" in text
-        and "HEIC" in text
-        and "empty" not in splits.id2label.values()
-    )
+    assert "left out of the label map: empty" in text and "HEIC" in text and "empty" not in splits.id2label.values()
 
 
 @pytest.mark.parametrize("names", [("train", "validation", "test"), ("Training", "val", "testing")])
@@ -241,9 +233,7 @@ def test_tables_that_cannot_be_used(tmp_path, rows, message):
 
 def test_missing_column_lists_the_columns(tmp_path):
     table = write_csv(tmp_path / "t.csv", ["file", "class"], [["x.png", "a"]])
-    with pytest.raises(
-        DataError, match=r"no column 'image', its columns are file, class.*--image_column_name"
-    ):
+    with pytest.raises(DataError, match=r"no column 'image', its columns are file, class.*--image_column_name"):
         load_splits(table)
 
 
@@ -311,9 +301,7 @@ def test_datasets_multi_label_and_unlabelled(tmp_path):
     )
     data = {"img": [digit_image(n) for n in range(4)], "tags": [[0], [0, 1], [], [1]], "label": [0, 1, -1, 0]}
     Dataset.from_dict(data, features=features).save_to_disk(tmp_path / "d")
-    splits = load_splits(
-        dataset_name=str(tmp_path / "d"), image_column="img", label_column="tags", train_val_split=0.5
-    )
+    splits = load_splits(dataset_name=str(tmp_path / "d"), image_column="img", label_column="tags", train_val_split=0.5)
     assert splits.problem_type == MULTI_LABEL and splits.id2label == {0: "b", 1: "a"}
     with pytest.raises(DataError, match=r"class id -1 at row 3"):
         load_splits(dataset_name=str(tmp_path / "d"), image_column="img")
@@ -352,9 +340,7 @@ def test_eval_examples_take_the_checkpoints_ids(tmp_path, caplog):
     write_class_folder(tmp_path, {"0": 2, "2": 3})
     (tmp_path / "0" / "x.txt").write_text("x")
     examples = load_eval_examples(tmp_path, {0: "2", 1: "1", 2: "0"}, SINGLE_LABEL)
-    assert [Path(name).parent.name for name in examples.names] == [
-        ["2", "1", "0"][i] for i in examples.labels
-    ]
+    assert [Path(name).parent.name for name in examples.names] == [["2", "1", "0"][i] for i in examples.labels]
     assert "x.txt" in caplog.text
     with pytest.raises(DataError, match=r"class.*2 are not in the label map"):
         load_eval_examples(tmp_path, {0: "0", 1: "1"}, SINGLE_LABEL)

@@ -46,9 +46,7 @@ def read_label_columns(
     (column, cells), notes = next(iter(columns.items())), []
     if problem_type is None:
         problem_type, reason = infer_problem_type(cells, separator, class_names is not None)
-        notes = (
-            [f"column {column!r} {reason}: {problem_type}. --problem_type says otherwise"] if reason else []
-        )
+        notes = [f"column {column!r} {reason}: {problem_type}. --problem_type says otherwise"] if reason else []
     if problem_type == REGRESSION:
         labels, target_names = _targets(cells, names, column)
         return LabelColumn(REGRESSION, labels, target_names, notes)
@@ -72,12 +70,7 @@ def infer_problem_type(cells: Sequence[Any], separator: str, indexed: bool = Fal
     texts = [cell for cell in present if isinstance(cell, str)]
     if separator and any(separator in text for text in texts):
         return MULTI_LABEL, f"holds {separator!r} between names"
-    if (
-        texts
-        and len(texts) == len(present)
-        and _all_numbers(texts)
-        and not all(_is_integer(t) for t in texts)
-    ):
+    if texts and len(texts) == len(present) and _all_numbers(texts) and not all(_is_integer(t) for t in texts):
         return REGRESSION, "holds decimal numbers"
     return SINGLE_LABEL, ""
 
@@ -109,9 +102,7 @@ def _named(cell: Any, class_names: list[str], row: str, column: str) -> Any:
 
 def _single(cells: Sequence[Any], names: Sequence[str], column: str) -> list[str]:
     if missing := [names[i] for i, cell in enumerate(cells) if cell is None or str(cell).strip() == ""]:
-        raise DataError(
-            f"column {column!r} has no label for {len(missing)} example(s): {listed(missing, 5)}."
-        )
+        raise DataError(f"column {column!r} has no label for {len(missing)} example(s): {listed(missing, 5)}.")
     if isinstance(cells[0], (list, tuple, np.ndarray)):
         raise DataError(f"column {column!r} holds lists: that is {MULTI_LABEL}, not {SINGLE_LABEL}.")
     return [str(cell) for cell in cells]
@@ -122,9 +113,7 @@ def _sets(cells: Sequence[Any], names: Sequence[str], column: str, separator: st
     groups = []
     for i, cell in enumerate(cells):
         if cell is None:
-            raise DataError(
-                f"column {column!r} has no label for {names[i]} (an empty list means: no label applies)."
-            )
+            raise DataError(f"column {column!r} has no label for {names[i]} (an empty list means: no label applies).")
         if isinstance(cell, str):
             cell = [part.strip() for part in cell.split(separator)] if separator else [cell.strip()]
             cell = [part for part in cell if part]
@@ -143,15 +132,11 @@ def _targets(cells: Sequence[Any], names: Sequence[str], column: str) -> tuple[n
         raise DataError(
             f"column {column!r} holds {width} target(s) in the first row, another number at {listed(odd, 5)}."
         )
-    targets = np.stack(
-        [check_targets([cell[t] for cell in cells], names, column) for t in range(width)], axis=1
-    )
+    targets = np.stack([check_targets([cell[t] for cell in cells], names, column) for t in range(width)], axis=1)
     return targets, [f"{column}_{t}" for t in range(width)]
 
 
-def _several_columns(
-    columns: dict[str, list[Any]], names: Sequence[str], problem_type: str | None
-) -> LabelColumn:
+def _several_columns(columns: dict[str, list[Any]], names: Sequence[str], problem_type: str | None) -> LabelColumn:
     """0/1 columns are labels, other numbers are targets."""
     if problem_type == SINGLE_LABEL:
         raise DataError(f"{SINGLE_LABEL} takes one label column, got {listed(list(columns))}.")
@@ -165,8 +150,6 @@ def _several_columns(
         targets = np.stack([check_targets(cells, names, name) for name, cells in columns.items()], axis=1)
         return LabelColumn(REGRESSION, targets, list(columns), [note])
     if wrong := next((name for name, cells in odd.items() if cells), None):
-        raise DataError(
-            f"column {wrong!r} holds {odd[wrong][0]!r}: label columns hold 0 or 1 (false or true)."
-        )
+        raise DataError(f"column {wrong!r} holds {odd[wrong][0]!r}: label columns hold 0 or 1 (false or true).")
     groups = [[name for name in columns if texts[name][row] in on] for row in range(len(names))]
     return LabelColumn(MULTI_LABEL, groups, list(columns), [note])

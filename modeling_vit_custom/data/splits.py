@@ -8,9 +8,7 @@ import numpy as np
 from .raw import DataError
 
 
-def draw_validation(
-    strata: np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def draw_validation(strata: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """(train indices, validation indices, strata left without validation), indices ascending.
 
     Every stratum gives round(n·fraction) of its examples, at least one if it has two; one with a single

@@ -1,0 +1,243 @@
+# ruff: noqa: RUF009 - HfArg is transformers' spelling of dataclasses.field
+"""The flags of training: three dataclasses, their defaults for each method, and the parser with recipes.
+
+Names are those of transformers' image-classification example and of TrainingArguments wherever they exist.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import HfArg
+
+from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .augment import AUGMENTATIONS
+
+EXAMPLES = """examples:
+  # real MNIST digits, from scratch, minutes on two CPU cores
+  python scripts/train.py mnist5k --output_dir out/mnist5k
+
+  # your own folder DIR/<class>/*.jpg: a linear probe of a checkpoint, then all of it
+  python scripts/train.py --train_dir photos --model_name_or_path CHECKPOINT --method linear_probe --output_dir out/p
+  python scripts/train.py --train_dir photos --model_name_or_path CHECKPOINT --output_dir out/f --num_train_epochs 10
+
+  # a table of images with several labels each ("cat|outdoor"), larger images than the checkpoint was made for
+  python scripts/train.py --train_dir train.csv --validation_dir val.csv --image_column_name file \\
+      --label_column_name tags --model_name_or_path CHECKPOINT --image_size 320 320 --output_dir out/tags
+
+  # two processes
+  accelerate launch --num_processes 2 scripts/train.py --train_dir photos --variant micro/4 --output_dir out/two
+
+A first argument without dashes is a recipe: a YAML file of flags, or the name of one that comes with the package
+({recipes}). Flags after it win. Running the same command again continues where it was cut off.
+"""
+RECIPES = Path(__file__).parents[1] / "recipes"
+METHODS = ("full", "linear_probe")
+# What --learning_rate, --num_train_epochs and --weight_decay are when they are not given.
+SCRATCH = {"learning_rate": 1e-3, "num_train_epochs": 30.0, "weight_decay": 0.05}
+METHOD_DEFAULTS = {
+    "full": {"learning_rate": 5e-5, "num_train_epochs": 5.0, "weight_decay": 0.05},
+    "linear_probe": {"learning_rate": 1e-3, "num_train_epochs": 20.0, "weight_decay": 0.0},
+}
+BEST_METRIC = {
+    SINGLE_LABEL: ("accuracy", True),
+    MULTI_LABEL: ("mean_average_precision", True),
+    REGRESSION: ("mae", False),
+}
+
+
+class UsageError(ValueError):
+    """Flags that do not go together; the message names them and the way out."""
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = HfArg(default=None, help="Checkpoint to start from: a folder or a Hub name.")
+    variant: str | None = HfArg(default=None, help='Start from random weights: a named size, such as "micro/4".')
+    method: str = field(default="full", metadata={"help": "Train everything, or the head alone.", "choices": METHODS})
+    image_size: list[int] | None = HfArg(default=None, help="Input size in pixels: one number, or height width.")
+    drop_path_rate: float | None = HfArg(default=None, help="Stochastic depth of the last block.")
+    config_overrides: str | None = HfArg(default=None, help='More configuration fields, "pooling=map,num_channels=1".')
+    model_revision: str = HfArg(default="main", help="Branch, tag or commit of a Hub checkpoint.")
+    cache_dir: str | None = HfArg(default=None, help="Where downloads from the Hub are kept.")
+    ignore_mismatched_sizes: bool = HfArg(
+        default=False, help="Initialise anew what does not fit, beyond the head (a new head needs no flag)."
+    )
+
+
+@dataclass
+class DataArguments:
+    dataset: str | None = field(
+        default=None, metadata={"help": "A built-in dataset, written as files.", "choices": ("mnist5k",)}
+    )
+    data_root: str = HfArg(default="data", help="Where --dataset writes its folder of images.")
+    train_dir: str | None = HfArg(
+        default=None,
+        aliases="--train_file",
+        help="Folder DIR/<class>/… or DIR/{train,validation,test}/<class>/…, or a CSV, TSV or Parquet file.",
+    )
+    validation_dir: str | None = HfArg(default=None, aliases="--validation_file", help="The same for validation.")
+    test_dir: str | None = HfArg(
+        default=None, aliases="--test_file", help="The same for the test set, which is read once, at the end."
+    )
+    dataset_name: str | None = HfArg(default=None, help="Hub dataset, or folder of save_to_disk or data files.")
+    dataset_config_name: str | None = HfArg(default=None, help="Its configuration.")
+    dataset_revision: str | None = HfArg(default=None, help="Its branch, tag or commit.")
+    image_column_name: str = HfArg(default="image", help="Column of images (bytes) or image paths.")
+    label_column_name: str = HfArg(
+        default="label", help='Column of labels; several, "a,b,c", for 0/1 labels or several targets.'
+    )
+    label_separator: str = HfArg(default="|", help="What separates several labels in one cell.")
+    problem_type: str | None = field(
+        default=None,
+        metadata={"help": "Read off the label column if not given.", "choices": tuple(BEST_METRIC)},
+    )
+    train_val_split: float = HfArg(default=0.15, help="Share of train held out if there is no validation set.")
+    max_train_samples: int | None = HfArg(default=None, help="Train on so many examples, stratified.")
+    max_eval_samples: int | None = HfArg(default=None, help="Validate and test on so many examples each.")
+    augmentation: str | None = field(
+        default=None,
+        metadata={
+            "help": "none, light (small affine; no mirroring: digits, text) or standard (random crops, mirrored). "
+            "Default: standard, and none for a linear probe.",
+            "choices": AUGMENTATIONS,
+        },
+    )
+    follow_links: bool = HfArg(default=False, help="Follow links that lead out of an image folder.")
+
+
+@dataclass
+class ViTTrainingArguments(TrainingArguments):
+    """TrainingArguments with defaults for images; None means: by method, see METHOD_DEFAULTS."""
+
+    output_dir: str | None = HfArg(default=None, help="Folder of the run; becomes a complete Hub repository.")
+    learning_rate: float | None = HfArg(default=None, help="Peak learning rate. Default: by method.")
+    num_train_epochs: float | None = HfArg(default=None, help="Passes over the data. Default: by method.")
+    weight_decay: float | None = HfArg(default=None, help="Decay of weight matrices. Default: by method.")
+    lr_scheduler_type: str = HfArg(default="cosine", help="Learning rate schedule.")
+    warmup_steps: float = HfArg(default=0.1, help="Warm-up: steps, or below 1 a share of all steps.")
+    per_device_train_batch_size: int = HfArg(default=32, help="Training batch of each process.")
+    per_device_eval_batch_size: int = HfArg(default=64, help="Evaluation batch of each process.")
+    eval_strategy: str = HfArg(default="epoch", help="When to validate: epoch, steps.")
+    save_strategy: str = HfArg(default="epoch", help="When to save: the same as eval_strategy.")
+    logging_steps: float = HfArg(default=20, help="Log every so many steps, or below 1 a share of all steps.")
+    logging_nan_inf_filter: bool = HfArg(default=False, help="Hide losses that are no numbers.")
+    load_best_model_at_end: bool = HfArg(default=True, help="Keep the best model by validation.")
+    save_total_limit: int | None = HfArg(default=2, help="Checkpoints kept: the best and the last.")
+    remove_unused_columns: bool = HfArg(default=False, help="Must be false: images are no column.")
+    ddp_find_unused_parameters: bool | None = HfArg(default=False, help="Not needed here.")
+    dataloader_num_workers: int = HfArg(
+        default=-1, help="Loading processes; -1: none on CPU, up to 8 with an accelerator."
+    )
+
+    def __post_init__(self):
+        if self.output_dir is None:
+            raise UsageError("--output_dir is missing: name the folder this run shall fill.")
+        if self.hub_token is not None:
+            raise UsageError("--hub_token would be stored with the run: set HF_TOKEN or run `hf auth login` instead.")
+        if self.push_to_hub:
+            raise UsageError(
+                "--push_to_hub would upload all that lies in the folder. Publish after training instead: "
+                f'hf upload NAME {self.output_dir} --exclude "checkpoint-*"'
+            )
+        if self.remove_unused_columns:
+            raise UsageError("--remove_unused_columns must stay false: it would drop the images.")
+        self.metric_is_default = self.metric_for_best_model is None
+        on_accelerator = torch.accelerator.is_available() and not self.use_cpu
+        if self.dataloader_num_workers == -1:
+            self.dataloader_num_workers = min(8, torch.get_num_threads()) if on_accelerator else 0
+        self.dataloader_pin_memory = self.dataloader_pin_memory and on_accelerator
+        super().__post_init__()
+
+
+def complete_arguments(
+    model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments
+) -> None:
+    """Checks the flags against each other and fills in the defaults that depend on the method, in place.
+
+    Raises UsageError before anything has been read or written.
+    """
+    if (model_args.model_name_or_path is None) == (model_args.variant is None):
+        raise UsageError("give either --model_name_or_path (a checkpoint) or --variant (random weights).")
+    sources = {
+        "--dataset": data_args.dataset,
+        "--train_dir": data_args.train_dir,
+        "--dataset_name": data_args.dataset_name,
+    }
+    named = [flag for flag, value in sources.items() if value is not None]
+    if len(named) != 1:
+        raise UsageError(f"name the training data by one of {', '.join(sources)}, not {' and '.join(named) or 'none'}.")
+    if model_args.method == "linear_probe" and model_args.variant is not None:
+        raise UsageError("--method linear_probe trains the head on a checkpoint's features: --variant has none.")
+    if model_args.image_size is not None and not 1 <= len(model_args.image_size) <= 2:
+        raise UsageError(f"--image_size takes one number or two, not {model_args.image_size}.")
+    if model_args.method not in METHODS:
+        raise UsageError(f"--method {model_args.method}: give one of {', '.join(METHODS)}.")
+    defaults = SCRATCH if model_args.variant is not None else METHOD_DEFAULTS[model_args.method]
+    for name, value in defaults.items():
+        if getattr(training_args, name) is None:
+            setattr(training_args, name, value)
+    if data_args.augmentation is None:
+        data_args.augmentation = "none" if model_args.method == "linear_probe" else "standard"
+
+
+def choose_best_metric(training_args: ViTTrainingArguments, problem_type: str) -> None:
+    """Sets what "best" means for the task, unless --metric_for_best_model said it."""
+    if training_args.metric_is_default and training_args.load_best_model_at_end:
+        training_args.metric_for_best_model, training_args.greater_is_better = BEST_METRIC[problem_type]
+
+
+def config_overrides(text: str | None) -> dict[str, Any]:
+    """{"pooling": "map", "num_channels": 1} from "pooling=map,num_channels=1"; raises UsageError."""
+    overrides = {}
+    for part in text.split(",") if text else []:
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"--config_overrides: {part!r} is not name=value.")
+        overrides[name.strip()] = yaml.safe_load(value)
+    return overrides
+
+
+def recipe_flags(recipe: str) -> list[str]:
+    """A recipe's YAML as flags; `recipe` is a path or the name of one in the package. Raises UsageError."""
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        raise UsageError(f"no recipe {recipe!r}: give a YAML file, or one of {', '.join(recipe_names())}.")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise UsageError(f"recipe {path} must be a mapping of flags to values.")
+    flags = []
+    for name, value in values.items():
+        flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return flags
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def parse_args(
+    argv: Sequence[str] | None = None,
+) -> tuple[ModelArguments, DataArguments, ViTTrainingArguments]:
+    """The three groups of flags from a command line that may start with a recipe."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and not argv[0].startswith("-"):
+        argv[:1] = recipe_flags(argv[0])
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, ViTTrainingArguments),
+        prog="train",
+        description="Train or fine-tune a ViT Custom image classifier.",
+        epilog=EXAMPLES.format(recipes=", ".join(recipe_names())),
+        formatter_class=_HelpFormatter,
+    )
+    return parser.parse_args_into_dataclasses(argv)

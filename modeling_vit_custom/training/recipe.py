@@ -1,0 +1,117 @@
+"""From flags to a folder that serves: the whole of a training, told from the top.
+
+Shapes: N examples, C classes.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ..data.dataset import ImageDataset, check_readable, collate, eval_transform
+from ..data.examples import SINGLE_LABEL, Examples, Splits
+from ..data.raw import DataError
+from ..evaluation.evaluate import Evaluation, score_outputs
+from ..evaluation.metrics import trainer_metrics
+from ..evaluation.plots import plot_confusion_matrix, plot_training_history
+from ..inference.json_files import write_json
+from .args import (
+    DataArguments,
+    ModelArguments,
+    UsageError,
+    ViTTrainingArguments,
+    choose_best_metric,
+    complete_arguments,
+    parse_args,
+)
+from .augment import train_transform
+from .start import RUN_FILE, build_model, check_output_dir, describe_run, find_start, load_data
+from .trainer import ViTCustomTrainer
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments
+) -> dict[str, Any]:
+    """Trains a classifier and leaves a complete, loadable Hub repository in `training_args.output_dir`.
+
+    Beside it lie metrics.json (what is returned), training.png, confusion_matrix.png and training_args.json. The
+    best model by validation is kept; the test set is read once, at the end. Run again, it continues.
+    Raises UsageError or DataError for bad input before any work is done.
+    """
+    complete_arguments(model_args, data_args, training_args)
+    check_output_dir(training_args.output_dir)
+    splits = load_data(data_args, training_args)
+    for examples in (splits.train, splits.validation, splits.test):
+        check_readable(examples or splits.train)
+    model, processor, splits = build_model(model_args, splits, training_args.seed)
+    say(splits.notes, training_args)
+
+    run = describe_run(model_args, data_args, training_args, splits)
+    checkpoint = find_start(training_args, run)
+    trainer = build_trainer(model, processor, splits, model_args.method, data_args.augmentation, training_args)
+    started = time.perf_counter()
+    if trainer.is_world_process_zero():
+        write_json(Path(training_args.output_dir) / RUN_FILE, run)
+    fitted = trainer.train(resume_from_checkpoint=checkpoint)
+    return finish(trainer, splits, fitted.metrics | {"seconds": time.perf_counter() - started}, processor)
+
+
+def build_trainer(
+    model, processor, splits: Splits, method: str, augmentation: str, training_args: ViTTrainingArguments
+) -> ViTCustomTrainer:
+    """The Trainer for a model and its data; for a linear probe all but the head is frozen."""
+    choose_best_metric(training_args, splits.problem_type)
+    frozen = None
+    if method == "linear_probe":
+        frozen = model.vit.requires_grad_(False)
+    augmented = train_transform(processor, augmentation, model.config.image_hw)
+    return ViTCustomTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=ImageDataset(splits.train, augmented, seed=training_args.seed),
+        eval_dataset=ImageDataset(splits.validation, eval_transform(processor)),
+        data_collator=collate,
+        processing_class=processor,
+        compute_metrics=trainer_metrics(splits.problem_type, splits.id2label),
+        frozen=frozen,
+    )
+
+
+def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], processor: Any) -> dict[str, Any]:
+    """Saves the best model, measures it on validation and (once) test, draws the pictures; returns metrics.json."""
+    trainer.save_model()
+    measured = {"validation": splits.validation, "test": splits.test}
+    results = {
+        split: measure(trainer, examples, splits, processor)
+        for split, examples in measured.items()
+        if examples is not None
+    }
+    metrics = {
+        "problem_type": splits.problem_type,
+        "train": {"n": len(splits.train), **fitted},
+        **{split: {"n": len(result.names), **result.metrics} for split, result in results.items()},
+        "best": {"metric": trainer.args.metric_for_best_model, "step": trainer.state.best_global_step},
+        "parameters": trainer.model.num_parameters(),
+        "notes": splits.notes,
+    }
+    if trainer.is_world_process_zero():
+        output_dir = Path(trainer.args.output_dir)
+        write_json(output_dir / "metrics.json", metrics)
+        plot_training_history(trainer.state.log_history, output_dir / "training.png")
+        last = results.get("test", results["validation"])
+        if splits.problem_type == SINGLE_LABEL:
+            names = [splits.id2label[i] for i in range(len(splits.id2label))]
+            plot_confusion_matrix(last.confusion, names, output_dir / "confusion_matrix.png")
+    trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def measure(trainer: ViTCustomTrainer, examples: Examples, splits: Splits, processor: Any) -> Evaluation:
+    """The model on one split, spread over all processes."""
+    output = trainer.predict(ImageDataset(examples, eval_transform(processor)))
+    return score_outputs(
+        output.predictions, examples.labels, list(examples.names), splits.problem_type, splits.id2label
+    )

@@ -1,0 +1,198 @@
+"""The beginnings of a run: its data, its model, its folder.
+
+Shapes: N examples, C classes.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.trainer_utils import set_seed
+
+from ..configuration_vit_custom import ViTCustomConfig
+from ..data.examples import Splits
+from ..data.labels import plan_head
+from ..data.mnist5k import write_mnist5k
+from ..data.sources import load_splits, with_label_ids
+from ..image_processing_vit_custom import ViTCustomImageProcessor
+from ..modeling_vit_custom import ViTCustomForImageClassification
+from ..pretrained_vit_custom import resize_input
+from .args import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, config_overrides
+from .checkpoints import find_last_checkpoint
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "training_args.json"
+# What of TrainingArguments describes a run and may be published; paths, names and tokens are not among it.
+PUBLISHED = (
+    "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "lr_scheduler_type", "warmup_steps", "optim",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "label_smoothing_factor", "seed", "data_seed", "bf16", "fp16",
+    "metric_for_best_model",
+)  # fmt: skip
+
+
+def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> Splits:
+    """The splits the flags name; a built-in dataset is written first, by one process. Raises DataError."""
+    train = data_args.train_dir
+    if data_args.dataset == "mnist5k":
+        with training_args.main_process_first(desc="writing MNIST 5k"):
+            train = str(write_mnist5k(Path(data_args.data_root) / "mnist5k"))
+    return load_splits(
+        train,
+        data_args.validation_dir,
+        data_args.test_dir,
+        data_args.dataset_name,
+        dataset_config_name=data_args.dataset_config_name,
+        dataset_revision=data_args.dataset_revision,
+        image_column=data_args.image_column_name,
+        label_column=data_args.label_column_name,
+        problem_type=data_args.problem_type,
+        label_separator=data_args.label_separator,
+        follow_links=data_args.follow_links,
+        train_val_split=data_args.train_val_split,
+        max_train_samples=data_args.max_train_samples,
+        max_eval_samples=data_args.max_eval_samples,
+        seed=training_args.seed,
+    )
+
+
+def build_model(
+    model_args: ModelArguments, splits: Splits, seed: int
+) -> tuple[ViTCustomForImageClassification, Any, Splits]:
+    """(model, image processor, splits with the model's label ids), from a variant or from a checkpoint."""
+    set_seed(seed)
+    if model_args.variant is not None:
+        return *_from_variant(model_args, splits), splits
+    return _from_checkpoint(model_args, splits)
+
+
+def _from_variant(model_args: ModelArguments, splits: Splits):
+    overrides = config_overrides(model_args.config_overrides) | labels_of(splits)
+    if (size := _image_size(model_args)) is not None:
+        overrides["image_size"] = size
+    if model_args.drop_path_rate is not None:
+        overrides["drop_path_rate"] = model_args.drop_path_rate
+    config = ViTCustomConfig.from_variant(model_args.variant, **overrides)
+    return ViTCustomForImageClassification(config), ViTCustomImageProcessor.for_model(config)
+
+
+def _from_checkpoint(model_args: ModelArguments, splits: Splits):
+    path = model_args.model_name_or_path
+    source = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
+    stored, _ = PreTrainedConfig.get_config_dict(path, **source)
+    if stored.get("model_type") != ViTCustomConfig.model_type:
+        raise UsageError(
+            f"--model_name_or_path {path} holds a model of type {stored.get('model_type')!r}: this trains "
+            f"{ViTCustomConfig.model_type!r} models."
+        )
+    config = ViTCustomConfig.from_pretrained(path, **source)
+    plan = plan_head(splits.id2label, splits.problem_type, config.id2label, config.problem_type)
+    if not plan.new_head:
+        splits = with_label_ids(splits, plan.id2label)
+    overrides = config_overrides(model_args.config_overrides) | labels_of(splits)
+    if model_args.drop_path_rate is not None:
+        overrides["drop_path_rate"] = model_args.drop_path_rate
+    model = ViTCustomForImageClassification.from_pretrained(
+        path, ignore_mismatched_sizes=model_args.ignore_mismatched_sizes, **source, **overrides
+    )
+    if plan.new_head:
+        model.classifier = ViTCustomForImageClassification(model.config).classifier
+    splits.notes.append(f"{'NEW HEAD, trained from zero' if plan.new_head else 'head'}: {plan.reason}")
+    processor = ViTCustomImageProcessor.from_pretrained(path, **source)
+    if (size := _image_size(model_args)) is not None:
+        resize_input(model, processor, size)
+    return model, processor, splits
+
+
+def labels_of(splits: Splits) -> dict[str, Any]:
+    """The configuration fields that say what the logits mean."""
+    return {
+        "id2label": splits.id2label,
+        "label2id": {name: i for i, name in splits.id2label.items()},
+        "problem_type": splits.problem_type,
+    }
+
+
+def _image_size(model_args: ModelArguments) -> int | tuple[int, int] | None:
+    size = model_args.image_size
+    return None if size is None else size[0] if len(size) == 1 else (size[0], size[1])
+
+
+def describe_run(
+    model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments, splits: Splits
+) -> dict[str, Any]:
+    """What was run, fit to be published: no paths of this machine; the data as a fingerprint of its labels."""
+    digest = hashlib.sha256()
+    for examples in (splits.train, splits.validation):
+        if examples is not None:
+            digest.update("\n".join(os.path.basename(name) for name in examples.names).encode("utf-8", "replace"))
+            digest.update(examples.labels.tobytes())
+    model = asdict(model_args) | {"cache_dir": None}
+    if model["model_name_or_path"] and Path(model["model_name_or_path"]).exists():
+        model["model_name_or_path"] = Path(model["model_name_or_path"]).resolve().name
+    return {
+        "model": {name: value for name, value in model.items() if value is not None},
+        "data": {
+            "examples": len(splits.train),
+            "labels": list(splits.id2label.values()),
+            "augmentation": data_args.augmentation,
+            "fingerprint": digest.hexdigest(),
+        },
+        "training": {name: getattr(training_args, name) for name in PUBLISHED} | {"processes": training_args.world_size},
+    }
+
+
+def check_output_dir(output_dir: str | Path) -> None:
+    """Raises UsageError unless the folder can be written and is new, empty, or an earlier run's."""
+    path = Path(output_dir)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--output_dir {path} is a file: name a folder.")
+    if path.is_dir() and any(path.iterdir()) and not (path / RUN_FILE).is_file():
+        raise UsageError(
+            f"--output_dir {path} is not empty and holds no earlier run ({RUN_FILE} is missing): name a new folder."
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"--output_dir {path} cannot be written: {error.strerror}.") from error
+
+
+def find_start(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> str | None:
+    """The checkpoint to continue from, or None to start afresh.
+
+    Without --resume_from_checkpoint it is the last usable one of the output folder. Raises UsageError if that
+    one belongs to a run with other data, another model or another seed: they would be mixed.
+    """
+    given = training_args.resume_from_checkpoint
+    if given is not None and given.lower() not in ("true", "false"):
+        if not Path(given).is_dir():
+            raise UsageError(f"--resume_from_checkpoint {given} is not a folder.")
+        return given
+    if given is not None and given.lower() == "false":
+        return None
+    path = Path(training_args.output_dir)
+    checkpoint, notes = find_last_checkpoint(path)
+    for note in notes:
+        logger.warning(note)
+    if checkpoint is None or not (path / RUN_FILE).is_file():
+        return None
+    earlier = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(run))
+    before = {**earlier["model"], **earlier["data"], "seed": earlier["training"]["seed"]}
+    after = {**now["model"], **now["data"], "seed": now["training"]["seed"]}
+    if changed := [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]:
+        raise UsageError(
+            f"{path} holds a run with other settings ({', '.join(changed)}): name another --output_dir, or pass "
+            "--resume_from_checkpoint false to train anew in this one."
+        )
+    return str(checkpoint)

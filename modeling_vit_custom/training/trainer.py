@@ -1,0 +1,47 @@
+"""transformers' Trainer with what a Vision Transformer and a publishable folder need of it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from .optim import decay_parameter_names
+
+
+class ViTCustomTrainer(Trainer):
+    """Decays matrices only, keeps a frozen part in eval mode, stops at a loss that is no number, writes no pickle.
+
+    frozen: the part of the model that is not trained (its parameters require no gradient); dropout and drop
+    path stay off in it.
+    """
+
+    def __init__(self, *args: Any, frozen: nn.Module | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.frozen = frozen
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return decay_parameter_names(model)
+
+    def compute_loss(self, model, inputs, *args: Any, **kwargs: Any):
+        if self.frozen is not None:
+            self.frozen.eval()  # Trainer puts the whole model into train mode before each step
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As Trainer's; raises FloatingPointError where Trainer would log a loss of 0 and train on NaN."""
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}: the training has diverged. Lower "
+                f"--learning_rate (now {self.args.learning_rate:g}), lengthen --warmup_steps, or resume from an "
+                "earlier checkpoint."
+            )
+        return loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Model, code and processor; not `training_args.bin`, a pickle that can hold a token."""
+        super()._save(output_dir, state_dict)
+        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
