@@ -1,9 +1,9 @@
 """transformers' own shared tests, for running against this package's classes.
 
 They are not installed with transformers; they lie in the source distribution of the same version on the
-package index. `load_suite("test_modeling_common")` downloads that distribution once, keeps its `tests/` under a
-cache folder ($VIT_CUSTOM_CACHE, else ~/.cache/vit_custom) and imports the module from there as a member of the
-package `transformers_tests`, a name that clashes with nothing. A failed download is an error, never a skip.
+package index. `load_suite("test_modeling_common")` downloads that distribution once, keeps its `tests/` in a
+cache folder ($VIT_CUSTOM_CACHE, else ~/.cache/vit_custom) and imports the module from there as a member of
+the package `transformers_tests`, a name that clashes with nothing. A failed download is an error, no skip.
 
 The distribution leaves out some modules that the shared ones import. `_stand_ins` says what each is replaced
 by; a later version that ships the real one is used as it is.
@@ -165,14 +165,15 @@ def _photograph() -> Path:
 
 
 def explain_skips(reasons: Mapping[str, str]) -> Callable[[type], type]:
-    """Class decorator: tests named in `reasons` (fnmatch patterns) are skipped for that reason, and only those.
+    """Class decorator: tests named in `reasons` (fnmatch patterns) are skipped for that reason, only those.
 
-    A test that skips itself without being named fails, so that no skip goes unexplained; a pattern that matches
-    no test is an error. Make an entry conditional (`if not torch.cuda.is_available(): …`) to run it where it can.
+    A test that skips itself without being named fails, so that no skip goes unexplained; a pattern that
+    matches no test is an error. Make an entry conditional (`if not torch.cuda.is_available(): …`) to run it
+    where it can.
     """
 
     def decorate(cls: type) -> type:
-        tests = [name for name in unittest.TestLoader().getTestCaseNames(cls)]
+        tests = list(unittest.TestLoader().getTestCaseNames(cls))
         for pattern in reasons:
             if not any(fnmatchcase(name, pattern) for name in tests):
                 raise ValueError(f"{cls.__name__}: the skip {pattern!r} matches no test; remove it.")
