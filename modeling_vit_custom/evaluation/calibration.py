@@ -38,8 +38,8 @@ def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float | None, str | None]:
     """The T > 0 that minimises the NLL of softmax(logits / T), or (None, why there is none).
 
-    In β = 1/T the NLL is convex, and its slope, E_{softmax(βz)}[z] - z_y averaged over the examples, only rises:
-    the minimum is the slope's root, unique when it exists. It exists unless the slope is already positive at
+    In β = 1/T the NLL is convex: its slope, E_{softmax(βz)}[z] - z_y averaged over the examples, only rises.
+    The minimum is the slope's root, unique when it exists. It exists unless the slope is already positive at
     β = 0 (true classes score below average) or stays negative for ever (every example is classified right).
     """
     logits = np.asarray(logits, np.float64)

@@ -49,7 +49,7 @@ class InMemoryMetric(evaluate.Metric):
 
     def _compute(self, predictions, references, **options) -> dict[str, Any]:
         with warnings.catch_warnings():
-            # scikit-learn doubts integer labels of which most occur once; few images of many classes are fine.
+            # scikit-learn doubts integer labels of which most occur once; with few images they do.
             warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
             return self.score(np.asarray(predictions), np.asarray(references), **options)
 
@@ -105,7 +105,7 @@ class ClassReport(InMemoryMetric):
 
 
 class ExpectedCalibrationError(InMemoryMetric):
-    """predictions: [N] probability of the predicted class; references: [N] 1 if that class was true, else 0."""
+    """predictions: [N] probability of the predicted class; references: [N] 1 if it was true, else 0."""
 
     description = f"Expected calibration error, {ECE_BINS} equal-width bins (Guo et al. 2017)."
     input_features = Features({"predictions": Value("float64"), "references": Value("int64")})
