@@ -226,6 +226,13 @@ SCORES: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {
 }
 
 
+def all_scores(logits, labels, problem_type: str, id2label: Mapping[int, str]) -> dict[str, float]:
+    """`compute_metrics` with every score present: NaN where it is 0/0 on these data."""
+    if problem_type not in SCORES:
+        raise ValueError(f"problem_type is {problem_type!r}; use one of {', '.join(SCORES)}.")
+    return SCORES[problem_type](*check_outputs(logits, labels, problem_type, len(id2label)))
+
+
 def compute_metrics(logits, labels, problem_type: str, id2label: Mapping[int, str]) -> dict[str, float]:
     """Flat, finite scalars for logging; a value that is 0/0 on these data is left out.
 
@@ -234,9 +241,7 @@ def compute_metrics(logits, labels, problem_type: str, id2label: Mapping[int, st
     multi-label: mean_average_precision, macro_f1 (at probability 0.5).
     Raises ValueError as `check_outputs` does, and for an unknown problem_type.
     """
-    if problem_type not in SCORES:
-        raise ValueError(f"problem_type is {problem_type!r}; use one of {', '.join(SCORES)}.")
-    scores = SCORES[problem_type](*check_outputs(logits, labels, problem_type, len(id2label)))
+    scores = all_scores(logits, labels, problem_type, id2label)
     return {name: value for name, value in scores.items() if math.isfinite(value)}
 
 
