@@ -1,5 +1,42 @@
-"""ViT Custom: a Hugging Face-compatible Vision Transformer."""
+"""ViT Custom: a Hugging Face-compatible Vision Transformer.
+
+Importing this package registers its classes with transformers' Auto classes, so that folders saved by it load
+without `trust_remote_code`. The modules beside this file are what a published repository holds; the sub-packages
+(data, training, evaluation, inference) stay on the machine that installed the package.
+"""
+
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
+)
 
 from ._version import __version__
+from .configuration_vit_custom import VARIANTS, ViTCustomConfig
+from .modeling_vit_custom import (
+    ViTCustomBackbone,
+    ViTCustomForImageClassification,
+    ViTCustomForMaskedImageModeling,
+    ViTCustomModel,
+)
+from .pretrained_vit_custom import ViTCustomPreTrainedModel, resize_input
 
-__all__ = ["__version__"]
+AutoConfig.register(ViTCustomConfig.model_type, ViTCustomConfig)
+AutoModel.register(ViTCustomConfig, ViTCustomModel)
+AutoBackbone.register(ViTCustomConfig, ViTCustomBackbone)
+AutoModelForImageClassification.register(ViTCustomConfig, ViTCustomForImageClassification)
+AutoModelForMaskedImageModeling.register(ViTCustomConfig, ViTCustomForMaskedImageModeling)
+
+__all__ = [
+    "VARIANTS",
+    "ViTCustomBackbone",
+    "ViTCustomConfig",
+    "ViTCustomForImageClassification",
+    "ViTCustomForMaskedImageModeling",
+    "ViTCustomModel",
+    "ViTCustomPreTrainedModel",
+    "__version__",
+    "resize_input",
+]

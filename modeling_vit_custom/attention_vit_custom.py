@@ -1,0 +1,80 @@
+"""Multi-head attention, softmax(QKᵀ/√d) V, through transformers' attention interface.
+
+Shapes: B batch, N tokens, S tokens attended to, D width, H heads, d = D / H.
+"""
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_vit_custom import ViTCustomConfig
+
+
+def eager_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention [B, N, H, d] and its weights [B, H, N, S], softmax in float32.
+
+    Takes query [B, H, N, d], key and value [B, H, S, d], and a mask broadcastable to [B, H, N, S]: bool (True is
+    attended to) or additive.
+    """
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    dropped = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (dropped @ value).transpose(1, 2).contiguous(), weights
+
+
+class ViTCustomAttention(nn.Module):
+    """Attention of tokens [B, N, D] to themselves, or to `context` [B, S, D]."""
+
+    is_causal = False
+
+    def __init__(self, config: ViTCustomConfig):
+        super().__init__()
+        self.config = config
+        width, bias = config.hidden_size, config.qkv_bias
+        self.head_dim = width // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.q_proj = nn.Linear(width, width, bias=bias)
+        self.k_proj = nn.Linear(width, width, bias=bias)
+        self.v_proj = nn.Linear(width, width, bias=bias)
+        self.o_proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
+        output_attentions: bool | None = False,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The attended tokens [B, N, D] and, from eager attention or when asked for, the weights [B, H, N, S].
+
+        Fast backends never form the weights, so a call with `output_attentions` computes eagerly.
+        """
+        context = hidden_states if context is None else context
+        query = self._split_heads(self.q_proj(hidden_states))
+        key, value = self._split_heads(self.k_proj(context)), self._split_heads(self.v_proj(context))
+        backend = "eager" if output_attentions else self.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention)
+        dropout = self.attention_dropout if self.training else 0.0
+        attended, weights = attend(
+            self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
+        )
+        return self.dropout(self.o_proj(attended.flatten(2))), weights
+
+    def _split_heads(self, projected: torch.Tensor) -> torch.Tensor:
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H, N, d]

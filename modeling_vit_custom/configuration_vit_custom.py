@@ -1,0 +1,320 @@
+"""The configuration: every field with its default, one validation, and the table of named variants."""
+
+import math
+import os
+import unicodedata
+from collections import Counter
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneConfigMixin
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
+
+from .interpolation_vit_custom import RESIZE_RULES
+
+logger = logging.get_logger(__name__)
+
+Size = int | list[int] | tuple[int, int]
+
+# Where transformers finds each class in a published folder, which is flat.
+AUTO_MAP = {
+    "AutoConfig": "configuration_vit_custom.ViTCustomConfig",
+    "AutoModel": "modeling_vit_custom.ViTCustomModel",
+    "AutoBackbone": "modeling_vit_custom.ViTCustomBackbone",
+    "AutoModelForImageClassification": "modeling_vit_custom.ViTCustomForImageClassification",
+    "AutoModelForMaskedImageModeling": "modeling_vit_custom.ViTCustomForMaskedImageModeling",
+}
+
+_SMALL_IMAGE = {"image_size": 32, "stem": "conv", "pooling": "mean", "use_cls_token": False}
+# name: width, layers, heads, MLP width, and what else differs from the defaults. Sizes: Steiner et al. 2021
+# (AugReg), table 2; the small-image ones follow the compact transformers of arXiv 2104.05704 (28 to 64 px).
+VARIANTS: dict[str, tuple[int, int, int, int, dict[str, Any]]] = {
+    "nano": (96, 4, 3, 192, _SMALL_IMAGE),
+    "micro": (128, 6, 4, 256, _SMALL_IMAGE),
+    "mini": (256, 7, 4, 512, _SMALL_IMAGE),
+    "ti": (192, 12, 3, 768, {}),
+    "s": (384, 12, 6, 1536, {}),
+    "b": (768, 12, 12, 3072, {}),
+    "l": (1024, 24, 16, 4096, {}),
+    "h": (1280, 32, 16, 5120, {}),
+}
+
+# Inclusive bounds that no sensible model leaves; beyond them a typing error would allocate the whole memory.
+_BOUNDS = {
+    "hidden_size": (1, 16_384),
+    "num_hidden_layers": (1, 512),
+    "num_attention_heads": (1, 1_024),
+    "intermediate_size": (1, 131_072),
+    "num_channels": (1, 1_024),
+    "num_register_tokens": (0, 1_024),
+    "hidden_dropout_prob": (0.0, 0.99),
+    "attention_probs_dropout_prob": (0.0, 0.99),
+    "drop_path_rate": (0.0, 0.99),
+    "initializer_range": (0.0, 10.0),
+    "layer_norm_eps": (1e-20, 0.1),
+}
+_MAX_SIDE = 32_768
+_MAX_TOKENS = 1_048_576
+_MAX_LABELS = 1_000_000
+
+
+@strict
+class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
+    r"""
+    Configuration of a Vision Transformer. Fields that transformers' `ViTConfig` has keep its names.
+
+    Args:
+        hidden_size (`int`, defaults to 768): Width D of the encoder.
+        num_hidden_layers (`int`, defaults to 12): Number of blocks.
+        num_attention_heads (`int`, defaults to 12): Heads of each attention; must divide `hidden_size`.
+        intermediate_size (`int`, defaults to 3072): Width of the MLP's hidden layer.
+        hidden_act (`str`, defaults to `"gelu"`): Activation of the MLP, a key of transformers' `ACT2FN`.
+        hidden_dropout_prob (`float`, defaults to 0.0): Dropout on embeddings and at the end of each branch.
+        attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout on attention weights.
+        drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last block; grows linearly from 0.
+        layer_scale_init_value (`float`, *optional*): Initial LayerScale factor; `None` leaves LayerScale out.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of initial weights.
+        layer_norm_eps (`float`, defaults to 1e-6): Epsilon of every layer norm.
+        image_size (`int` or `(height, width)`, defaults to 224): Input size in pixels the position table is for.
+        patch_size (`int` or `(height, width)`, defaults to 16): Patch size in pixels.
+        num_channels (`int`, defaults to 3): Channels of the input image.
+        qkv_bias (`bool`, defaults to `True`): Whether query, key and value projections have a bias.
+        stem (`"patch"` or `"conv"`, defaults to `"patch"`): One strided convolution, or a stack of 3×3 ones
+            (Xiao et al. 2021, arXiv 2106.14881) with a norm that does not depend on the batch.
+        use_cls_token (`bool`, defaults to `True`): Whether a class token is prepended.
+        num_register_tokens (`int`, defaults to 0): Register tokens (Darcet et al. 2023, arXiv 2309.16588).
+        position_embedding (`"learned"`, `"sincos2d"` or `"none"`, defaults to `"learned"`): Position table,
+            added to patches only. `"sincos2d"` is fixed (MoCo v3).
+        position_interpolation (`str`, defaults to `"bicubic_antialias"`): How the table is resampled for another
+            grid; a row of `RESIZE_RULES`.
+        pooling (`"cls"`, `"mean"`, `"cls_mean"` or `"map"`, defaults to `"cls"`): From tokens to one vector:
+            class token, mean over patches, both joined (DINOv2's head), or attention with a learned query.
+        final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Whether the last layer norm acts on the
+            tokens before pooling or on the pooled vector (timm's `fc_norm`).
+        apply_layernorm (`bool`, defaults to `True`): Whether a backbone normalises its feature maps.
+        reshape_hidden_states (`bool`, defaults to `True`): Whether a backbone returns maps [B, D, h, w].
+
+    Raises, from any constructor, an error that names the field, its value and the fix where the model is
+    impossible; nothing has been allocated then.
+
+    ```python
+    >>> from modeling_vit_custom import ViTCustomConfig
+    >>> config = ViTCustomConfig.from_variant("s/16", image_size=(224, 320), num_labels=10)
+    >>> config.grid_hw
+    (14, 20)
+    ```"""
+
+    model_type = "vit_custom"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    drop_path_rate: float | int = 0.0
+    layer_scale_init_value: float | int | None = None
+    initializer_range: float | int = 0.02
+    layer_norm_eps: float | int = 1e-6
+    image_size: Size = 224
+    patch_size: Size = 16
+    num_channels: int = 3
+    qkv_bias: bool = True
+    stem: Literal["patch", "conv"] = "patch"
+    use_cls_token: bool = True
+    num_register_tokens: int = 0
+    position_embedding: Literal["learned", "sincos2d", "none"] = "learned"
+    position_interpolation: str = "bicubic_antialias"
+    pooling: Literal["cls", "mean", "cls_mean", "map"] = "cls"
+    final_norm: Literal["tokens", "pooled"] = "tokens"
+    apply_layernorm: bool = True
+    reshape_hidden_states: bool = True
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    @classmethod
+    def from_variant(cls, name: str, **overrides: Any) -> "ViTCustomConfig":
+        """The configuration of a named variant such as "s/16" (size/patch); `overrides` win.
+
+        Raises ValueError for a name outside the table, listing the table.
+        """
+        size, _, patch = name.lower().partition("/")
+        if size not in VARIANTS or not patch.isdecimal():
+            raise ValueError(f"variant={name!r} is unknown: write size/patch, size one of {', '.join(VARIANTS)}.")
+        width, layers, heads, mlp_width, extra = VARIANTS[size]
+        fields = {
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": mlp_width,
+            "patch_size": int(patch),
+            **extra,
+        }
+        return cls(**{**fields, **overrides})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As in transformers, but overrides are validated like stored values, and a new `num_labels` is a new head."""
+        stored = dict(config_dict)
+        if "id2label" in kwargs or "label2id" in kwargs:
+            _drop(stored, "id2label", "label2id", "num_labels")
+        elif kwargs.get("num_labels") not in (None, len(stored.get("id2label") or {})):
+            _drop(stored, "id2label", "label2id")
+        if "num_hidden_layers" in kwargs:
+            _drop(stored, "out_features", "out_indices")
+        for name in [name for name in kwargs if name in cls.__dataclass_fields__ and name != "dtype"]:
+            stored[name] = kwargs.pop(name)
+        return super().from_dict(stored, **kwargs)
+
+    def __post_init__(self, **kwargs: Any):
+        for name in ("image_size", "patch_size"):
+            if isinstance(getattr(self, name), list):
+                setattr(self, name, tuple(getattr(self, name)))
+        self._read_labels(kwargs.get("num_labels"))
+        self._validate_bounds()
+        self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
+        out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
+        self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
+        super().__post_init__(**kwargs)
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Input height and width in pixels."""
+        return _pair(self.image_size)
+
+    @property
+    def patch_hw(self) -> tuple[int, int]:
+        """Patch height and width in pixels."""
+        return _pair(self.patch_size)
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Rows and columns of patches at `image_size`; pixels beyond the last whole patch are cut off."""
+        return self.image_hw[0] // self.patch_hw[0], self.image_hw[1] // self.patch_hw[1]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: class token, then registers."""
+        return int(self.use_cls_token) + self.num_register_tokens
+
+    @property
+    def pooled_size(self) -> int:
+        """Width k·D of the pooled vector."""
+        return self.hidden_size * (2 if self.pooling == "cls_mean" else 1)
+
+    def drop_path_rates(self) -> list[float]:
+        """The rate of each block, growing linearly from 0 to `drop_path_rate`."""
+        last = max(self.num_hidden_layers - 1, 1)
+        return [self.drop_path_rate * i / last for i in range(self.num_hidden_layers)]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any):
+        """Save; `auto_map` lists the classes whose module lies in the folder, so that no entry dangles."""
+        present = {
+            name: target
+            for name, target in AUTO_MAP.items()
+            if name == "AutoConfig" or os.path.isfile(os.path.join(save_directory, target.split(".")[0] + ".py"))
+        }
+        self.auto_map = present
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def validate_architecture(self):
+        """The one validation: impossible values raise ValueError naming field, value and fix."""
+        self._validate_bounds()
+        self._validate_grid()
+        self._validate_fields_together()
+        self._validate_labels()
+
+    def _validate_bounds(self):
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # also refuses NaN
+                _refuse(name, value, f"must be from {low} to {high}")
+        for name in ("image_size", "patch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) and len(value) != 2:
+                _refuse(name, value, "must be an int or (height, width)")
+            if not all(1 <= side <= _MAX_SIDE for side in _pair(value)):
+                _refuse(name, value, f"each side must be from 1 to {_MAX_SIDE} pixels")
+
+    def _validate_grid(self):
+        image, patch = self.image_hw, self.patch_hw
+        if image[0] < patch[0] or image[1] < patch[1]:
+            _refuse("image_size", self.image_size, f"must hold one patch of patch_size={self.patch_size}")
+        if math.prod(self.grid_hw) > _MAX_TOKENS:
+            _refuse("patch_size", self.patch_size, f"gives {math.prod(self.grid_hw)} patches: use a larger one")
+        if image[0] % patch[0] or image[1] % patch[1]:
+            used = tuple(cells * side for cells, side in zip(self.grid_hw, patch, strict=True))
+            logger.warning_once(
+                f"image_size={self.image_size} is not a multiple of patch_size={self.patch_size}: only the first "
+                f"{used[0]}x{used[1]} pixels are seen. Use image_size={used} to keep the rest from being cut off."
+            )
+        if self.stem == "conv" and (max(patch) == 1 or any(side & (side - 1) for side in patch)):
+            _refuse("patch_size", self.patch_size, "stem='conv' halves the image: use powers of two, at least 2")
+
+    def _validate_fields_together(self):
+        if self.hidden_size % self.num_attention_heads:
+            _refuse("num_attention_heads", self.num_attention_heads, f"must divide hidden_size={self.hidden_size}")
+        if self.hidden_act not in ACT2FN:
+            _refuse("hidden_act", self.hidden_act, f"must be one of {', '.join(sorted(ACT2FN))}")
+        if self.position_interpolation not in RESIZE_RULES:
+            _refuse("position_interpolation", self.position_interpolation, f"must be one of {list(RESIZE_RULES)}")
+        if self.position_embedding == "sincos2d" and (self.hidden_size % 4 or self.hidden_size < 8):
+            _refuse(
+                "hidden_size",
+                self.hidden_size,
+                "position_embedding='sincos2d' needs a multiple of 4, at least 8",
+            )
+        if self.pooling in ("cls", "cls_mean") and not self.use_cls_token:
+            _refuse("pooling", self.pooling, "needs use_cls_token=True; without a class token use 'mean' or 'map'")
+        scale = self.layer_scale_init_value
+        if scale is not None and not 0 < scale <= 100:
+            _refuse("layer_scale_init_value", scale, "must be above 0 and at most 100, or None for no LayerScale")
+
+    def _read_labels(self, num_labels: int | None):
+        """Bring `id2label` and `label2id` to {int: str} and {str: int}, each derived from the other if absent."""
+        if num_labels is not None and not 0 <= num_labels <= _MAX_LABELS:
+            _refuse("num_labels", num_labels, f"must be from 0 (no head) to {_MAX_LABELS}")
+        if self.id2label is None and self.label2id is not None:
+            self.id2label = {int(i): name for name, i in self.label2id.items()}
+        if self.id2label is None:
+            return
+        if num_labels is not None and num_labels != len(self.id2label):
+            _refuse("num_labels", num_labels, f"id2label has {len(self.id2label)} entries: leave num_labels out")
+        self.id2label = {int(i): name for i, name in self.id2label.items()}
+        if self.label2id is None:
+            self.label2id = {name: i for i, name in self.id2label.items()}
+        self.label2id = {name: int(i) for name, i in self.label2id.items()}
+
+    def _validate_labels(self):
+        names = self.id2label
+        if sorted(names) != list(range(len(names))):
+            _refuse("id2label", sorted(names), f"ids must be 0 to {len(names) - 1} without gaps")
+        for i, name in names.items():
+            if not isinstance(name, str) or not name.strip():
+                _refuse(f"id2label[{i}]", name, "must be a non-empty string")
+            if any(unicodedata.category(character) in ("Cc", "Cf") or character in "<>" for character in name):
+                _refuse(f"id2label[{i}]", name, "must not hold control characters, '<' or '>': rename the class")
+        repeated = [name for name, count in Counter(names.values()).items() if count > 1]
+        if repeated:
+            logger.warning_once(f"id2label names several classes alike: {repeated[:5]}. Their ids stay distinct.")
+        elif self.label2id != {name: i for i, name in names.items()}:
+            _refuse("label2id", self.label2id, "must be the inverse of id2label: leave one of the two out")
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _drop(mapping: dict[str, Any], *names: str):
+    for name in names:
+        mapping.pop(name, None)
+
+
+def _refuse(field: str, value: Any, fix: str):
+    raise ValueError(f"{field}={value!r}: {fix}.")
+
+
+ViTCustomConfig.register_for_auto_class()

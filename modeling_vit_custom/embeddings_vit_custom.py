@@ -1,0 +1,166 @@
+"""From pixels to tokens: stem, prefix tokens, positions.
+
+Shapes: B batch, C channels, H×W pixels, h×w grid of patches, P prefix tokens, N = P + h·w tokens, D width.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .configuration_vit_custom import ViTCustomConfig
+from .interpolation_vit_custom import RESIZE_RULES, resize_channels, resize_grid, resize_patch_kernel
+from .layers_vit_custom import ChannelNorm
+from .position_vit_custom import sincos_table
+
+
+class ViTCustomPatchEmbeddings(nn.Module):
+    """[B, C, H, W] → [B, D, h, w]: one convolution whose stride is the patch."""
+
+    def __init__(self, config: ViTCustomConfig):
+        super().__init__()
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_hw, stride=config.patch_hw)
+
+    @property
+    def first_convolution(self) -> nn.Conv2d:
+        """The layer that sees the image."""
+        return self.projection
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.projection(pixel_values)
+
+
+class ViTCustomConvStem(nn.Module):
+    """[B, C, H, W] → [B, D, h, w]: 3×3 convolutions that halve the image until one position is one patch.
+
+    Early convolutions make a ViT learn faster from little data (Xiao et al. 2021, arXiv 2106.14881, table 1).
+    Their batch norm is a layer norm over channels here, so that a prediction never depends on its batch.
+    """
+
+    def __init__(self, config: ViTCustomConfig):
+        super().__init__()
+        halvings = [int(math.log2(side)) for side in config.patch_hw]
+        depth = max(halvings)
+        widths = [max(config.hidden_size // 2 ** (depth - 1 - i), 1) for i in range(depth)]
+        layers: list[nn.Module] = []
+        channels = config.num_channels
+        for i, width in enumerate(widths):
+            stride = tuple(2 if i < halvings[axis] else 1 for axis in (0, 1))
+            layers += [
+                nn.Conv2d(channels, width, 3, stride=stride, padding=1),
+                ChannelNorm(width, eps=config.layer_norm_eps),
+                nn.ReLU(),
+            ]
+            channels = width
+        self.layers = nn.Sequential(*layers)
+        self.projection = nn.Conv2d(channels, config.hidden_size, 1)
+
+    @property
+    def first_convolution(self) -> nn.Conv2d:
+        """The layer that sees the image."""
+        return self.layers[0]
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.projection(self.layers(pixel_values))
+
+
+STEMS = {"patch": ViTCustomPatchEmbeddings, "conv": ViTCustomConvStem}
+
+
+class ViTCustomEmbeddings(nn.Module):
+    """[B, C, H, W] → [B, N, D]: patches with positions, behind class and register tokens."""
+
+    def __init__(self, config: ViTCustomConfig, use_mask_token: bool = False):
+        super().__init__()
+        self.config = config
+        width, (h, w) = config.hidden_size, config.grid_hw
+        self.patch_embeddings = STEMS[config.stem](config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_cls_token else None
+        registers = config.num_register_tokens
+        self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if use_mask_token else None
+        if config.position_embedding == "learned":
+            self.position_embeddings = nn.Parameter(torch.zeros(1, h * w, width))
+        elif config.position_embedding == "sincos2d":
+            self.register_buffer("position_embeddings", sincos_table((h, w), width)[None])
+        else:
+            self.position_embeddings = None
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> torch.Tensor:
+        patches = self.patch_embeddings(self._whole_patches(pixel_values))  # [B, D, h, w]
+        grid = patches.shape[2:]
+        patches = patches.flatten(2).transpose(1, 2)  # [B, h·w, D]
+        if bool_masked_pos is not None:
+            patches = self._mask(patches, bool_masked_pos)
+        if self.position_embeddings is not None:
+            patches = patches + self.positions(grid)
+        prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
+        tokens = torch.cat([token.expand(patches.shape[0], -1, -1) for token in prefix] + [patches], dim=1)
+        return self.dropout(tokens)
+
+    def positions(self, grid: tuple[int, int]) -> torch.Tensor:
+        """The position table [1, h·w, D] for any grid, resampled by `position_interpolation` where it differs."""
+        if tuple(grid) == self.config.grid_hw:
+            return self.position_embeddings
+        table = self.position_embeddings.unflatten(1, self.config.grid_hw)[0]  # [h, w, D]
+        return resize_grid(table, grid, RESIZE_RULES[self.config.position_interpolation]).flatten(0, 1)[None]
+
+    @torch.no_grad()
+    def resize_to(self, config: ViTCustomConfig):
+        """Resample position table and first convolution in place for the input described by `config`."""
+        if self.position_embeddings is not None and config.grid_hw != self.config.grid_hw:
+            table = self.positions(config.grid_hw)
+            learned = config.position_embedding == "learned"
+            self.position_embeddings = _like(self.position_embeddings, table) if learned else table
+        conv = self.patch_embeddings.first_convolution
+        if config.num_channels != conv.in_channels:
+            conv.weight = _like(conv.weight, resize_channels(conv.weight, config.num_channels))
+            conv.in_channels = config.num_channels
+        if config.patch_hw != self.config.patch_hw:
+            if config.stem == "conv":
+                raise ValueError(
+                    f"patch_size={config.patch_size}: a conv stem is built for patch_size={self.config.patch_size} "
+                    "and cannot be resampled. Keep it, or change image_size instead."
+                )
+            conv.weight = _like(conv.weight, resize_patch_kernel(conv.weight, config.patch_hw))
+            conv.kernel_size = conv.stride = config.patch_hw
+
+    def init_own_parameters(self, std: float):
+        """Tokens and learned positions from a truncated normal, the mask token zero, fixed positions computed."""
+        for token in (self.cls_token, self.register_tokens):
+            if token is not None:
+                init.trunc_normal_(token, std=std)
+        if self.mask_token is not None:
+            init.zeros_(self.mask_token)
+        if self.config.position_embedding == "learned":
+            init.trunc_normal_(self.position_embeddings, std=std)
+        elif self.config.position_embedding == "sincos2d":
+            init.copy_(self.position_embeddings, sincos_table(self.config.grid_hw, self.config.hidden_size)[None])
+
+    def _whole_patches(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The image cut to whole patches, in the dtype of the weights."""
+        conv = self.patch_embeddings.first_convolution
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != conv.in_channels:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}: this model takes [batch, {conv.in_channels}, "
+                "height, width]. Use the image processor saved with it, or load the model with num_channels=…"
+            )
+        patch = self.config.patch_hw
+        h, w = (side // cell for side, cell in zip(pixel_values.shape[2:], patch, strict=True))
+        if h == 0 or w == 0:
+            raise ValueError(
+                f"pixel_values has {pixel_values.shape[2]}x{pixel_values.shape[3]} pixels: fewer than one patch of "
+                f"patch_size={self.config.patch_size}. Resize the image."
+            )
+        return pixel_values[:, :, : h * patch[0], : w * patch[1]].to(conv.weight.dtype)
+
+    def _mask(self, patches: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
+        if self.mask_token is None:
+            raise ValueError("bool_masked_pos needs a mask token: use ViTCustomForMaskedImageModeling.")
+        return torch.where(bool_masked_pos.bool()[:, :, None], self.mask_token.to(patches.dtype), patches)
+
+
+def _like(old: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(data, requires_grad=old.requires_grad)

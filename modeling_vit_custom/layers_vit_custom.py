@@ -1,0 +1,71 @@
+"""Leaf layers: they take scalars, never a config.
+
+Shapes: B batch, N tokens, D width, M hidden width of the MLP, h×w grid.
+"""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an activation between: [B, N, D] → [B, N, D]."""
+
+    def __init__(self, width: int, hidden_width: int, activation: str, dropout: float):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden_width)
+        self.activation = ACT2FN[activation]
+        self.fc2 = nn.Linear(hidden_width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.fc2(self.activation(self.fc1(hidden_states))))
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel on a residual branch (CaiT, arXiv 2103.17239)."""
+
+    def __init__(self, width: int, init_value: float):
+        super().__init__()
+        self.init_value = init_value
+        self.lambda1 = nn.Parameter(torch.full((width,), init_value))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states * self.lambda1
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: while training, drops the whole branch of a sample with probability `rate`.
+
+    Survivors are scaled by 1 / (1 - rate), so that the expectation is kept (Huang et al. 2016, arXiv 1603.09382).
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return hidden_states
+        keep = hidden_states.new_empty(hidden_states.shape[0], 1, 1).bernoulli_(1 - self.rate)
+        return hidden_states * keep / (1 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of a feature map [B, D, h, w]: no statistic crosses images or positions."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def layer_scale(width: int, init_value: float | None) -> nn.Module:
+    """`LayerScale`, or the identity where it is off."""
+    return nn.Identity() if init_value is None else LayerScale(width, init_value)
+
+
+def drop_path(rate: float) -> nn.Module:
+    """`DropPath`, or the identity where it is off."""
+    return DropPath(rate) if rate > 0 else nn.Identity()

@@ -1,0 +1,244 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) and its heads.
+
+Shapes: B batch, C channels, H×W pixels, p×q patch, h×w grid, P prefix tokens, N = P + h·w tokens, D width,
+k·D pooled width, K classes.
+"""
+
+import torch
+from torch import nn
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BackboneOutput,
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+    MaskedImageModelingOutput,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention_vit_custom import ViTCustomAttention
+from .configuration_vit_custom import ViTCustomConfig
+from .embeddings_vit_custom import ViTCustomEmbeddings
+from .interpolation_vit_custom import RESIZE_RULES, resize_grid
+from .layers_vit_custom import Mlp, drop_path, layer_scale
+from .loss_vit_custom import image_classification_loss
+from .pooling_vit_custom import ViTCustomPooler
+from .pretrained_vit_custom import ViTCustomPreTrainedModel
+
+
+class ViTCustomBlock(GradientCheckpointingLayer):
+    """A pre-norm block: attention, then MLP, each on a residual branch; [B, N, D] → [B, N, D]."""
+
+    def __init__(self, config: ViTCustomConfig, drop_path_rate: float):
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.layernorm_before = nn.LayerNorm(width, eps=eps)
+        self.attention = ViTCustomAttention(config)
+        self.layer_scale1 = layer_scale(width, config.layer_scale_init_value)
+        self.layernorm_after = nn.LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, config.intermediate_size, config.hidden_act, config.hidden_dropout_prob)
+        self.layer_scale2 = layer_scale(width, config.layer_scale_init_value)
+        self.drop_path = drop_path(drop_path_rate)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        hidden_states = hidden_states + self.drop_path(self.layer_scale1(attended))
+        return hidden_states + self.drop_path(self.layer_scale2(self.mlp(self.layernorm_after(hidden_states))))
+
+
+class ViTCustomModel(ViTCustomPreTrainedModel):
+    """The encoder: embeddings → blocks → norm → pooling.
+
+    `add_pooling_layer=False` leaves pooling out; `use_mask_token=True` adds the token that masked patches become.
+    """
+
+    _can_record_outputs = {
+        "hidden_states": ViTCustomBlock,
+        "attentions": OutputRecorder(ViTCustomAttention, index=1, layer_name="layers"),
+    }
+
+    def __init__(self, config: ViTCustomConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
+        super().__init__(config)
+        self.embeddings = ViTCustomEmbeddings(config, use_mask_token=use_mask_token)
+        self.layers = nn.ModuleList(ViTCustomBlock(config, rate) for rate in config.drop_path_rates())
+        self.layernorm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            if config.final_norm == "tokens"
+            else nn.Identity()
+        )
+        self.pooler = ViTCustomPooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Encode images [B, C, H, W] of any size that holds a patch.
+
+        bool_masked_pos [B, h·w]: True where a patch is replaced by the mask token. attention_mask [B, N]: 1 where a
+        token may be attended to. Returns last_hidden_state [B, N, D], pooler_output [B, k·D] and, when asked for
+        under any attention backend, hidden_states and attentions (one [B, heads, N, N] per block).
+        """
+        hidden_states = self.embeddings(pixel_values, bool_masked_pos)
+        kwargs["output_attentions"] = kwargs.get("output_attentions", self.config.output_attentions)
+        attention_mask = self._attention_mask(attention_mask, hidden_states, kwargs["output_attentions"])
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        hidden_states = self.layernorm(hidden_states)
+        pooled = None if self.pooler is None else self.pooler(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def _attention_mask(self, mask: torch.Tensor | None, hidden_states: torch.Tensor, eager: bool | None):
+        """The mask in the form its backend reads; attentions are asked of the eager one."""
+        if mask is None:
+            return None
+        if eager and mask.ndim == 2:
+            return mask[:, None, None, :].bool()
+        return create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=mask)
+
+
+class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
+    """The encoder with one linear layer on the pooled vector; `num_labels=0` returns that vector as logits."""
+
+    def __init__(self, config: ViTCustomConfig):
+        super().__init__(config)
+        self.vit = ViTCustomModel(config)
+        self.classifier = nn.Linear(config.pooled_size, config.num_labels) if config.num_labels else nn.Identity()
+        self.loss_function = image_classification_loss
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageClassifierOutput:
+        """Logits [B, K] of images [B, C, H, W], and the loss where labels are given.
+
+        labels: [B] class ids, [B, K] soft targets or multi-hot, or regression targets; see `loss_vit_custom`.
+        """
+        outputs = self.vit(pixel_values, attention_mask=attention_mask, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class ViTCustomPatchDecoder(nn.Linear):
+    """Predicts the pixels of each patch: [B, h·w, D] → [B, C, h·p, w·q]."""
+
+    def __init__(self, config: ViTCustomConfig):
+        self.shape = (config.num_channels, *config.patch_hw)
+        super().__init__(config.hidden_size, self.shape[0] * self.shape[1] * self.shape[2])
+
+    def forward(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        (channels, p, q), (h, w) = self.shape, grid
+        pixels = super().forward(patches).view(-1, h, w, channels, p, q)
+        return pixels.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, h * p, w * q)
+
+    @torch.no_grad()
+    def resize_to(self, config: ViTCustomConfig):
+        """Resample what is predicted for a patch; new channels repeat the old ones."""
+        channels, p, q = self.shape
+        self.shape = (config.num_channels, *config.patch_hw)
+        order = torch.arange(config.num_channels, device=self.weight.device) % channels
+        for name in ("weight", "bias"):
+            values = getattr(self, name)
+            table = values.view(channels, p, q, -1)[order].permute(1, 2, 0, 3)  # [p, q, C, D or 1]
+            table = resize_grid(table, config.patch_hw, RESIZE_RULES["bilinear"]).permute(2, 0, 1, 3)
+            resized = table.reshape(-1, *values.shape[1:])
+            setattr(self, name, nn.Parameter(resized, requires_grad=values.requires_grad))
+        self.out_features = len(self.weight)
+
+
+class ViTCustomForMaskedImageModeling(ViTCustomPreTrainedModel):
+    """Predict the pixels of masked patches with one linear layer (SimMIM; Xie et al. 2022, arXiv 2111.09886)."""
+
+    def __init__(self, config: ViTCustomConfig):
+        super().__init__(config)
+        self.vit = ViTCustomModel(config, add_pooling_layer=False, use_mask_token=True)
+        self.decoder = ViTCustomPatchDecoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedImageModelingOutput:
+        """The reconstruction [B, C, h·p, w·q] and, with bool_masked_pos [B, h·w], the mean L1 loss on masked pixels."""
+        outputs = self.vit(pixel_values, bool_masked_pos, attention_mask, **kwargs)
+        p, q = self.config.patch_hw
+        h, w = pixel_values.shape[2] // p, pixel_values.shape[3] // q
+        reconstruction = self.decoder(outputs.last_hidden_state[:, self.config.num_prefix_tokens :], (h, w))
+        loss = None
+        if bool_masked_pos is not None:
+            mask = bool_masked_pos.view(-1, 1, h, w).repeat_interleave(p, 2).repeat_interleave(q, 3)
+            error = (pixel_values[:, :, : h * p, : w * q] - reconstruction).abs().float() * mask
+            loss = error.sum() / (mask.sum() * self.config.num_channels).clamp(min=1)
+        return MaskedImageModelingOutput(
+            loss=loss,
+            reconstruction=reconstruction,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
+    """The encoder as feature maps, for detection and segmentation heads; "stem" is the embeddings' output."""
+
+    def __init__(self, config: ViTCustomConfig):
+        super().__init__(config)
+        self.vit = ViTCustomModel(config, add_pooling_layer=False)
+        self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
+        self.post_init()
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BackboneOutput:
+        """Feature maps [B, D, h, w] of the stages in `out_features`, or tokens where `reshape_hidden_states` is off."""
+        outputs = self.vit(pixel_values, attention_mask=attention_mask, **kwargs)
+        maps = [
+            self._feature_map(hidden_states, pixel_values)
+            for stage, hidden_states in zip(self.stage_names, outputs.hidden_states, strict=True)
+            if stage in self.out_features
+        ]
+        return BackboneOutput(
+            feature_maps=tuple(maps), hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def _feature_map(self, hidden_states: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        if self.config.apply_layernorm:
+            hidden_states = self.vit.layernorm(hidden_states)
+        if not self.config.reshape_hidden_states:
+            return hidden_states
+        grid = [side // cell for side, cell in zip(pixel_values.shape[2:], self.config.patch_hw, strict=True)]
+        patches = hidden_states[:, self.config.num_prefix_tokens :]  # [B, h·w, D]
+        return patches.transpose(1, 2).unflatten(2, grid)
+
+
+ViTCustomModel.register_for_auto_class("AutoModel")
+ViTCustomBackbone.register_for_auto_class("AutoBackbone")
+ViTCustomForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+ViTCustomForMaskedImageModeling.register_for_auto_class("AutoModelForMaskedImageModeling")

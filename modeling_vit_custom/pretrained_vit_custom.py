@@ -1,0 +1,161 @@
+"""What every model here shares: initial weights, loading at any input size, and the code that travels along."""
+
+import copy
+from typing import Any
+
+import torch
+from transformers import initialization as init
+from transformers.image_utils import SizeDict
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
+
+from .configuration_vit_custom import Size, ViTCustomConfig
+from .layers_vit_custom import LayerScale
+
+logger = logging.get_logger(__name__)
+
+# Fields that describe the input: stored weights are resampled when these change, never re-initialised.
+INPUT_FIELDS = ("image_size", "patch_size", "num_channels")
+# The one layer whose shape follows the labels: another number of classes means a new one.
+HEAD_PREFIX = "classifier."
+
+
+class ViTCustomPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and resizing of all ViT Custom models."""
+
+    config_class = ViTCustomConfig
+    base_model_prefix = "vit"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ViTCustomEmbeddings", "ViTCustomBlock"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _input_embed_layer = "patch_embeddings"
+
+    def __init__(self, config: ViTCustomConfig, *args: Any, **kwargs: Any):
+        config.validate()
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: torch.nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, LayerScale):
+            init.constant_(module.lambda1, module.init_value)
+        elif hasattr(module, "init_own_parameters"):
+            module.init_own_parameters(self.config.initializer_range)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *model_args,
+        config: ViTCustomConfig | None = None,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """Load as transformers does, and at any input size.
+
+        `image_size`, `patch_size` or `num_channels`, as keywords or in `config`, may differ from what was stored: the
+        weights are loaded at their own size, then resampled, and a warning says so. Another `num_labels` gives a
+        newly initialised head, also said. Raises RuntimeError, naming the keys, where any other shape differs,
+        unless `ignore_mismatched_sizes`.
+        """
+        requested = {name: kwargs.pop(name) for name in INPUT_FIELDS if name in kwargs}
+        if config is not None and pretrained_model_name_or_path is not None:
+            config, requested = _at_stored_input(cls, pretrained_model_name_or_path, config, requested, kwargs)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *model_args,
+            config=config,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **kwargs,
+        )
+        _check_mismatches(info["mismatched_keys"], ignore_mismatched_sizes)
+        if requested:
+            model.resize_input(**requested)
+        return (model, info) if output_loading_info else model
+
+    @torch.no_grad()
+    def resize_input(
+        self,
+        image_size: Size | None = None,
+        patch_size: Size | None = None,
+        num_channels: int | None = None,
+    ) -> "ViTCustomPreTrainedModel":
+        """Resample position table and patch kernel in place for another input; returns the model.
+
+        The config follows. `resize_input(model, processor, size)` changes the image processor as well.
+        """
+        values = (
+            tuple(value) if isinstance(value, list) else value for value in (image_size, patch_size, num_channels)
+        )
+        changes = {
+            name: value
+            for name, value in zip(INPUT_FIELDS, values, strict=True)
+            if value is not None and value != getattr(self.config, name)
+        }
+        if not changes:
+            return self
+        target = copy.deepcopy(self.config)
+        for name, value in changes.items():
+            setattr(target, name, value)
+        target.validate()
+        for module in self.modules():
+            if hasattr(module, "resize_to"):
+                module.resize_to(target)
+        said = [f"{name} {getattr(self.config, name)} -> {value}" for name, value in changes.items()]
+        logger.warning(
+            f"Resampled weights for {', '.join(said)} (grid {self.config.grid_hw} -> {target.grid_hw}). "
+            "Accuracy may need a short fine-tuning at the new size."
+        )
+        for name, value in changes.items():
+            setattr(self.config, name, value)
+        return self
+
+
+def resize_input(model: ViTCustomPreTrainedModel, processor: Any, size: Size):
+    """Make a model and its image processor take images of `size` pixels, an int or (height, width).
+
+    The processor's resize and crop keep their proportion to each other. Returns (model, processor), both changed
+    in place.
+    """
+    old = model.config.image_hw
+    model.resize_input(image_size=size)
+    height, width = model.config.image_hw
+    if processor.do_center_crop:
+        processor.crop_size = SizeDict(height=height, width=width)
+        scale = max(height / old[0], width / old[1])
+        processor.size = SizeDict(**{edge: round(length * scale) for edge, length in dict(processor.size).items()})
+    else:
+        processor.size = SizeDict(height=height, width=width)
+    return model, processor
+
+
+def _at_stored_input(cls, path, config, requested: dict, kwargs: dict) -> tuple[ViTCustomConfig, dict]:
+    """`config` with the input fields of the stored weights, and the changes that lead back to what was asked for."""
+    hub = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
+    stored = cls.config_class.from_pretrained(path, **{name: kwargs[name] for name in hub if name in kwargs})
+    wanted = {name: requested.get(name, getattr(config, name)) for name in INPUT_FIELDS}
+    config = copy.deepcopy(config)
+    for name in INPUT_FIELDS:
+        setattr(config, name, getattr(stored, name))
+    return config, {name: value for name, value in wanted.items() if value != getattr(stored, name)}
+
+
+def _check_mismatches(mismatched: Any, allowed: bool):
+    keys = sorted(str(entry[0]) for entry in mismatched)
+    shapes = "; ".join(f"{entry[0]} stored {tuple(entry[1])}, needed {tuple(entry[2])}" for entry in mismatched)
+    others = [key for key in keys if not key.startswith(HEAD_PREFIX)]
+    if others and not allowed:
+        raise RuntimeError(
+            f"These weights do not fit the configuration: {shapes}. Load with the stored configuration, or pass "
+            "ignore_mismatched_sizes=True to initialise them anew."
+        )
+    if keys:
+        logger.warning(f"NEWLY INITIALISED, train before use: {shapes}.")
