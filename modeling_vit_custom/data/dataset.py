@@ -32,14 +32,13 @@ class Transform:
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None
     resize: bool = True
 
-    def decode(self, source: Any, name: str) -> torch.Tensor:
-        return self.processor.decode(source, name=name)
-
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        if self.augment is not None:
-            image = self.augment(image)
+        return self.to_pixel_values([image if self.augment is None else self.augment(image)])[0]
+
+    def to_pixel_values(self, images: list[torch.Tensor]) -> torch.Tensor:
+        """B decoded (and augmented) images -> [B, C, h, w]."""
         sizing = {} if self.resize else {"do_resize": False, "do_center_crop": False}
-        return self.processor(image, return_tensors="pt", **sizing)["pixel_values"][0]
+        return self.processor(images, return_tensors="pt", **sizing)["pixel_values"]
 
 
 def eval_transform(processor: Any) -> Transform:
@@ -65,16 +64,26 @@ class ImageDataset(Dataset):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        image = self.transform.decode(self.examples.images[index], name=self.examples.names[index])
-        if self.transform.augment is None:
-            item = {"pixel_values": self.transform(image)}
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)[0])
-                item = {"pixel_values": self.transform(image)}
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
+        """What a data loader asks for when it can: a whole batch, prepared by one call of the processor."""
+        pixel_values = self.transform.to_pixel_values([self._image(index) for index in indices])
+        items = [{"pixel_values": image} for image in pixel_values]
         if self.examples.labels is not None:
-            item["labels"] = torch.as_tensor(self.examples.labels[index])
-        return item
+            for item, index in zip(items, indices, strict=True):
+                item["labels"] = torch.as_tensor(self.examples.labels[index])
+        return items
+
+    def _image(self, index: int) -> torch.Tensor:
+        """Decoded, and augmented with a generator of its own: uint8 [C, h', w']."""
+        name = self.examples.names[index]
+        image = self.transform.processor.decode(self.examples.images[index], name=name)
+        if self.transform.augment is None:
+            return image
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)[0]))
+            return self.transform.augment(image)
 
 
 def collate(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -53,9 +53,7 @@ class Evaluation:
 
     def report(self, **context: Any) -> dict[str, Any]:
         """Everything but the logits as one JSON-able dict that starts with `context`."""
-        tables: dict[str, Any] = {
-            "per_target" if self.problem_type == REGRESSION else "per_class": self.per_label
-        }
+        tables: dict[str, Any] = {"per_target" if self.problem_type == REGRESSION else "per_class": self.per_label}
         if self.calibration is not None:
             tables["calibration"] = self.calibration
         if self.confusion is not None:
@@ -106,9 +104,7 @@ def score_outputs(
         extra["confusion"] = confusion_matrix(labels, predicted, labels=classes)
         extra["calibration"], note = calibrate(logits, labels)
         notes += [note]
-    if problem_type != REGRESSION and (
-        absent := [id2label[c] for c in np.flatnonzero(per_label["support"] == 0)]
-    ):
+    if problem_type != REGRESSION and (absent := [id2label[c] for c in np.flatnonzero(per_label["support"] == 0)]):
         shown = ", ".join(absent[:10]) + (", …" if len(absent) > 10 else "")
         notes.append(f"{len(absent)} of {len(id2label)} classes do not occur in these data: {shown}")
     rows = [
@@ -225,9 +221,7 @@ def run(args: argparse.Namespace) -> None:
     model, processor = load_classifier(args.model, args.trust_remote_code)
     examples = load_eval_examples(args.data_dir, model.config.id2label, problem_type_of(model.config))
     start = time.perf_counter()
-    result = evaluate_model(
-        model, processor, examples, args.batch_size, args.num_workers, on_error=args.on_error
-    )
+    result = evaluate_model(model, processor, examples, args.batch_size, args.num_workers, on_error=args.on_error)
     seconds = time.perf_counter() - start
     context = {"model": args.model, "data": args.data_dir, "device": str(model.device), "seconds": seconds}
     written = [write_json(args.output, result.report(**context))]

@@ -3,42 +3,58 @@
 Shapes: images uint8 [C, H, W]; h, w the model's input size.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from ..data.dataset import Transform
 
 AUGMENTATIONS = ("none", "light", "standard")
 
 
-class SmallAffine(v2.Transform):
+class SmallAffine:
     """A small rotation, shift, scaling and shear; what comes into view has the colour of the image's border.
 
-    Made for images that must not be mirrored or cropped: digits, text, signs.
+    Made for images that must not be mirrored or cropped: digits, text, signs. (Pillow's affine: on small images
+    torchvision's costs a hundred times as much.)
     """
 
-    def __init__(self, degrees: float = 10.0, shift: float = 0.08, scale: float = 0.1, shear: float = 5.0):
-        super().__init__()
+    def __init__(self, degrees: float = 10.0, shift: float = 0.08, scale: float = 0.1, shear: float = 0.1):
         self.degrees, self.shift, self.scale, self.shear = degrees, shift, scale, shear
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """uint8 [C, H, W] -> uint8 [C, H, W]."""
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """uint8 [C, H, W] -> uint8 [C, H, W], C being 1 or 3."""
         turn, x, y, grow, lean = (2 * torch.rand(5) - 1).tolist()
-        height, width = image.shape[-2:]
-        border = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)  # [C, 2(H + W)]
-        return F.affine(
-            image,
-            angle=turn * self.degrees,
-            translate=[x * self.shift * width, y * self.shift * height],
-            scale=1 + grow * self.scale,
-            shear=[lean * self.shear, 0.0],
-            interpolation=v2.InterpolationMode.BILINEAR,
-            fill=border.median(dim=1).values.float().tolist(),
+        pixels = image.permute(1, 2, 0).numpy()  # [H, W, C]
+        height, width, channels = pixels.shape
+        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        fill = tuple(int(value) for value in np.median(border, axis=0))
+        inverse = self._inverse(turn, grow, lean, (x * self.shift * width, y * self.shift * height), (height, width))
+        picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+        moved = picture.transform(
+            picture.size,
+            Image.Transform.AFFINE,
+            inverse,
+            Image.Resampling.BILINEAR,
+            fillcolor=fill[0] if channels == 1 else fill,
         )
+        return torch.from_numpy(np.array(moved).reshape(height, width, channels)).permute(2, 0, 1)
+
+    def _inverse(
+        self, turn: float, grow: float, lean: float, shift: tuple[float, float], size: tuple[int, int]
+    ) -> tuple[float, ...]:
+        """The six numbers that lead from an output pixel (x, y) to its place in the input, about the centre."""
+        angle = math.radians(turn * self.degrees)
+        rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        matrix = (rotation @ np.array([[1.0, lean * self.shear], [0.0, 1.0]])) / (1 + grow * self.scale)
+        centre = np.array([size[1] / 2, size[0] / 2])
+        offset = centre - matrix @ (centre + np.array(shift))
+        return (*matrix[0], offset[0], *matrix[1], offset[1])
 
 
 def train_transform(processor: Any, augmentation: str, image_hw: tuple[int, int]) -> Transform:

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
 from ..data.dataset import ImageDataset, check_readable, collate, eval_transform
 from ..data.examples import SINGLE_LABEL, Examples, Splits
 from ..data.raw import DataError
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..evaluation.metrics import trainer_metrics
 from ..evaluation.plots import plot_confusion_matrix, plot_training_history
+from ..image_decoding_vit_custom import ImageDecodingError
 from ..inference.json_files import write_json
 from .args import (
     DataArguments,
@@ -32,9 +31,7 @@ from .start import RUN_FILE, build_model, check_output_dir, describe_run, find_s
 from .trainer import ViTCustomTrainer
 
 
-def train(
-    model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments
-) -> dict[str, Any]:
+def train(model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments) -> dict[str, Any]:
     """Trains a classifier and leaves a complete, loadable Hub repository in `training_args.output_dir`.
 
     Beside it lie metrics.json (what is returned), training.png, confusion_matrix.png and training_args.json. The
@@ -44,10 +41,11 @@ def train(
     complete_arguments(model_args, data_args, training_args)
     check_output_dir(training_args.output_dir)
     splits = load_data(data_args, training_args)
-    for examples in (splits.train, splits.validation, splits.test):
-        check_readable(examples or splits.train)
+    for examples in filter(None, (splits.train, splits.validation, splits.test)):
+        check_readable(examples)
     model, processor, splits = build_model(model_args, splits, training_args.seed)
-    say(splits.notes, training_args)
+    if training_args.process_index == 0:
+        print(*splits.notes, sep="\n", flush=True)
 
     run = describe_run(model_args, data_args, training_args, splits)
     checkpoint = find_start(training_args, run)
@@ -89,13 +87,13 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
         for split, examples in measured.items()
         if examples is not None
     }
+    fitted.pop("total_flos", None)  # Trainer's estimate counts tokens, which an image has none of
     metrics = {
         "problem_type": splits.problem_type,
         "train": {"n": len(splits.train), **fitted},
         **{split: {"n": len(result.names), **result.metrics} for split, result in results.items()},
         "best": {"metric": trainer.args.metric_for_best_model, "step": trainer.state.best_global_step},
         "parameters": trainer.model.num_parameters(),
-        "notes": splits.notes,
     }
     if trainer.is_world_process_zero():
         output_dir = Path(trainer.args.output_dir)
@@ -115,3 +113,16 @@ def measure(trainer: ViTCustomTrainer, examples: Examples, splits: Splits, proce
     return score_outputs(
         output.predictions, examples.labels, list(examples.names), splits.problem_type, splits.id2label
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `train`; returns its exit code: 0 done, 2 for input it cannot work with."""
+    try:
+        metrics = train(*parse_args(argv))
+    except (DataError, UsageError, ImageDecodingError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    for split in ("validation", "test"):
+        if split in metrics:
+            print(split, *(f"{name} {value:.4g}" for name, value in metrics[split].items()), sep="  ")
+    return 0

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -145,7 +146,8 @@ def describe_run(
             "augmentation": data_args.augmentation,
             "fingerprint": digest.hexdigest(),
         },
-        "training": {name: getattr(training_args, name) for name in PUBLISHED} | {"processes": training_args.world_size},
+        "training": {name: getattr(training_args, name) for name in PUBLISHED}
+        | {"processes": training_args.world_size},
     }
 
 
@@ -160,17 +162,17 @@ def check_output_dir(output_dir: str | Path) -> None:
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
     except OSError as error:
-        raise UsageError(f"--output_dir {path} cannot be written: {error.strerror}.") from error
+        raise UsageError(f"--output_dir {path} cannot be made: {error.strerror}.") from error
+    if not os.access(path, os.W_OK):
+        raise UsageError(f"--output_dir {path} cannot be written.")
 
 
 def find_start(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> str | None:
     """The checkpoint to continue from, or None to start afresh.
 
-    Without --resume_from_checkpoint it is the last usable one of the output folder. Raises UsageError if that
+    Without --resume_from_checkpoint it is the last usable one of the output folder; with "false", earlier
+    checkpoints there are removed. Raises UsageError if that
     one belongs to a run with other data, another model or another seed: they would be mixed.
     """
     given = training_args.resume_from_checkpoint
@@ -178,9 +180,13 @@ def find_start(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> s
         if not Path(given).is_dir():
             raise UsageError(f"--resume_from_checkpoint {given} is not a folder.")
         return given
-    if given is not None and given.lower() == "false":
-        return None
     path = Path(training_args.output_dir)
+    if given is not None and given.lower() == "false":
+        with training_args.main_process_first(desc="removing earlier checkpoints"):
+            for old in path.glob("checkpoint-*"):
+                logger.warning(f"removing {old} of an earlier run")
+                shutil.rmtree(old)
+        return None
     checkpoint, notes = find_last_checkpoint(path)
     for note in notes:
         logger.warning(note)

@@ -1,0 +1,16 @@
+"""Train or fine-tune an image classifier; `python scripts/train.py --help` shows how."""
+
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    from modeling_vit_custom.training.recipe import main as train
+
+    return train(argv)
+
+
+if __name__ == "__main__":
+    # Python puts this folder first on the path, where evaluate.py would hide the library `evaluate`.
+    sys.path[:] = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
+    sys.exit(main())
