@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny configuration, a model made of it, real images."""
+"""Shared fixtures: a tiny configuration, a model made of it; and when transformers' own tests are collected."""
 
 import os
 
@@ -7,8 +7,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from tiny import ARCHITECTURES, TINY
+from transformers_suite import register_markers
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
+
+
+def pytest_configure(config):
+    register_markers(config)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Importing test_transformers_*.py fetches a source distribution: only when slow tests are asked for."""
+    if collection_path.name.startswith("test_transformers_") and "not slow" in config.option.markexpr:
+        return True
+    return None
 
 
 @pytest.fixture(autouse=True)
