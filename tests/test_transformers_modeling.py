@@ -116,7 +116,12 @@ class ViTCustomModelTest(modeling.ModelTesterMixin, unittest.TestCase):
     def setUp(self):
         self.model_tester = ModelTester(self)
         self.config_tester = configuration.ConfigTester(
-            self, config_class=ViTCustomConfig, has_text_modality=False, hidden_size=32, num_attention_heads=4, image_size=32
+            self,
+            config_class=ViTCustomConfig,
+            has_text_modality=False,
+            hidden_size=32,
+            num_attention_heads=4,
+            image_size=32,
         )
 
     def test_config(self):
