@@ -173,7 +173,7 @@ def _pillow_errors() -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise ImageDecodingError(
-            "the content is not an image that Pillow reads. Fix: remove it, or convert it to PNG or JPEG "
+            "not an image that Pillow reads, or its header is damaged. Fix: remove it, or convert it to PNG or JPEG "
             "(HEIC needs the package pillow-heif, registered before; SVG has to be drawn first)."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -203,7 +203,7 @@ def _read_pillow(image: Image.Image) -> np.ndarray:
         elif image.mode in ("1", "L"):
             return np.asarray(image.convert("L"))[None]
         elif image.mode != "RGB":
-            image = _to_rgb(image)
+            image = image.convert("RGB")  # palette, CMYK, YCbCr, HSV, LAB
         return np.moveaxis(np.asarray(image), -1, 0)
 
 
@@ -221,13 +221,6 @@ def _upright(image: Image.Image) -> Image.Image:
         logger.warning("%s: unreadable EXIF (%s); taken as upright.", source_name(image) or "An image", error)
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    try:
-        return image.convert("RGB")  # palette, CMYK, YCbCr, HSV
-    except ValueError as error:
-        raise ImageDecodingError(f"{error}. Fix: convert it to RGB with an image program.") from error
 
 
 def _deep_grey(image: Image.Image, from_file: bool) -> np.ndarray:

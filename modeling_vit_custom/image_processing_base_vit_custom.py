@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.dataclasses import validate_typed_dict
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
@@ -28,22 +29,12 @@ AUTO_MAP = {
         "pil": "image_processing_vit_custom.ViTCustomImageProcessorPil",
     }
 }
-# Written into a saved configuration by transformers, but no settings.
+# In saved configurations, but no settings.
 _SERVICE_KEYS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
 _DECODING_KEYS = ("num_channels", "background_color", "do_rescale", "input_data_format")
-_PER_CALL_KEYS = (
-    "data_format",
-    "device",
-    "disable_grouping",
-    "input_data_format",
-    "return_tensors",
-)  # not saved
-_SIZE_KEYS = (
-    {"height", "width"},
-    {"shortest_edge"},
-    {"shortest_edge", "longest_edge"},
-    {"max_height", "max_width"},
-)
+# Settings of a call and its machine, not of a model: never saved.
+_PER_CALL_KEYS = ("data_format", "device", "disable_grouping", "input_data_format", "return_tensors")
+_SIZE_KEYS = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"max_height", "max_width"})
 
 
 class ViTCustomImageProcessorKwargs(ImagesKwargs, total=False):
@@ -58,7 +49,7 @@ class ViTCustomImageProcessorKwargs(ImagesKwargs, total=False):
     background_color: list[int] | tuple[int, ...] | None
 
 
-class ViTCustomImageProcessorMixin:
+class BaseViTCustomImageProcessor(BaseImageProcessor):
     """Puts the one decoder and one validation in front of either transformers backend.
 
     Images may be paths, bytes of image files, Pillow images, arrays and tensors, mixed as one likes: all are
@@ -133,7 +124,7 @@ class ViTCustomImageProcessorMixin:
             images = list(images)
         elif not isinstance(images, list | tuple):
             images = [images]
-        flat = []
+        flat: list[Any] = []
         for item in images:
             is_batch = isinstance(item, np.ndarray | torch.Tensor) and item.ndim == 4
             flat.extend(item if is_batch or isinstance(item, list | tuple) else [item])
@@ -154,7 +145,7 @@ class ViTCustomImageProcessorMixin:
             kinds = [str(image.dtype).removeprefix("torch.") for image in decoded]
             odd = kinds.index(next(kind for kind in kinds if kind != kinds[0]))
             raise ImageDecodingError(
-                f"image {odd} of the batch is {kinds[odd]} where the first is {kinds[0]}, and do_rescale=False "
+                f"image {odd} of the batch is {kinds[odd]}, the first is {kinds[0]}, and do_rescale=False "
                 "leaves both as they are. Fix: give images on one scale."
             )
         return decoded
@@ -207,6 +198,7 @@ def check_settings(
     size: dict[str, int] | None,
     crop_size: dict[str, int] | None,
     pad_size: dict[str, int] | None,
+    resample: int | None,
     data_format: str | None = None,
     **others,
 ) -> None:
@@ -235,6 +227,9 @@ def check_settings(
     for field, sides in (("size", size), ("crop_size", crop_size), ("pad_size", pad_size)):
         if sides is not None:
             _check_size(field, dict(sides))
+    if resample is not None and resample not in list(PILImageResampling):
+        filters = ", ".join(f"{f.value} {f.name.lower()}" for f in PILImageResampling)
+        raise ValueError(f"resample={resample!r}: give one of {filters}.")
     if data_format not in (None, "channels_first"):
         raise ValueError(f"data_format={data_format!r}: the models take 'channels_first'.")
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 
-from .image_processing_base_vit_custom import ViTCustomImageProcessorKwargs, ViTCustomImageProcessorMixin
+from .image_processing_base_vit_custom import BaseViTCustomImageProcessor, ViTCustomImageProcessorKwargs
 
 
-class ViTCustomImageProcessor(ViTCustomImageProcessorMixin, TorchvisionBackend):
+class ViTCustomImageProcessor(BaseViTCustomImageProcessor, TorchvisionBackend):
     """Tensors throughout, on any device; images of equal size are resized together.
 
     Args:
@@ -37,7 +37,7 @@ class ViTCustomImageProcessor(ViTCustomImageProcessorMixin, TorchvisionBackend):
         return decoded if device is None else decoded.to(device)
 
 
-class ViTCustomImageProcessorPil(ViTCustomImageProcessorMixin, PilBackend):
+class ViTCustomImageProcessorPil(BaseViTCustomImageProcessor, PilBackend):
     """numpy and Pillow on the CPU, one image at a time; needs no torchvision. Settings: see the other."""
 
     valid_kwargs = ViTCustomImageProcessorKwargs

@@ -1,0 +1,433 @@
+"""One decoder: every kind of image a data set or a user has been seen to bring, and every one it must refuse."""
+
+import logging
+import time
+
+import numpy as np
+import pytest
+import torch
+from image_files import encode, photograph, pixels, rotated
+from PIL import Image, ImageOps
+from transformers.image_utils import ChannelDimension
+
+from modeling_vit_custom import image_decoding_vit_custom as decoding
+from modeling_vit_custom.image_decoding_vit_custom import ImageDecodingError, decode_image
+
+PHOTO = photograph()
+GREY = PHOTO.convert("L")
+RGB = pixels(PHOTO)  # [3, H, W]
+GREY_RGB = pixels(GREY)
+HEIGHT, WIDTH = RGB.shape[1:]
+RAMP = np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))  # alpha from clear to opaque
+
+
+@pytest.fixture(autouse=True)
+def nothing_reported_yet(monkeypatch):
+    monkeypatch.setattr(decoding, "_reported", set())
+
+
+def with_alpha(image, alpha=RAMP):
+    image = image.copy()
+    image.putalpha(Image.fromarray(alpha))
+    return image
+
+
+def over(background, colour=RGB, alpha=RAMP):
+    """Compositing in float64, the definition."""
+    weight = alpha / 255.0
+    return colour * weight + np.reshape(background, (3, 1, 1)) * (1 - weight)
+
+
+# ---------- files: what is read
+
+
+OPAQUE = {
+    "jpeg": (PHOTO, "JPEG", {}),
+    "jpeg, progressive": (PHOTO, "JPEG", {"progressive": True}),
+    "jpeg, grey": (GREY, "JPEG", {}),
+    "jpeg, cmyk": (PHOTO.convert("CMYK"), "JPEG", {}),
+    "png": (PHOTO, "PNG", {}),
+    "png, grey": (GREY, "PNG", {}),
+    "png, 1 bit": (PHOTO.convert("1"), "PNG", {}),
+    "png, palette": (PHOTO.convert("P", palette=Image.Palette.ADAPTIVE), "PNG", {}),
+    "gif": (PHOTO, "GIF", {}),
+    "bmp": (PHOTO, "BMP", {}),
+    "tiff": (PHOTO, "TIFF", {}),
+    "tiff, ycbcr": (PHOTO.convert("YCbCr"), "TIFF", {}),
+    "webp": (PHOTO, "WEBP", {}),
+    "webp, lossless": (PHOTO, "WEBP", {"lossless": True}),
+    "avif": (PHOTO, "AVIF", {}),
+}
+
+
+@pytest.mark.parametrize("image, file_format, options", OPAQUE.values(), ids=OPAQUE)
+def test_opaque_files_hold_what_pillow_sees(image, file_format, options, tmp_path):
+    file = tmp_path / "image"
+    file.write_bytes(encode(image, file_format, **options))
+    decoded = decode_image(file)
+    assert decoded.dtype == torch.uint8 and decoded.shape == RGB.shape and decoded.is_contiguous()
+    with Image.open(file) as reopened:
+        assert np.array_equal(decoded, pixels(reopened))
+        assert np.array_equal(
+            decode_image(reopened, num_channels=1)[0], np.asarray(reopened.convert("RGB").convert("L"))
+        )
+    assert np.abs(decoded.numpy().astype(int) - pixels(image)).mean() < 12  # it is that picture
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (200, 30, 90)])
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_rgba_is_composited_on_the_background(file_format, background):
+    decoded = decode_image(encode(with_alpha(PHOTO), file_format), background=background)
+    assert np.abs(decoded.numpy() - over(background)).max() <= 0.5
+
+
+def test_grey_with_alpha_is_composited_on_the_background():
+    file = encode(with_alpha(GREY), "PNG")
+    assert np.abs(decode_image(file).numpy() - over((255, 255, 255), GREY_RGB)).max() <= 0.5
+    tinted = decode_image(file, background=(200, 30, 90))
+    assert np.abs(tinted.numpy() - over((200, 30, 90), GREY_RGB)).max() <= 0.5
+    luma = 0.299 * 200 + 0.587 * 30 + 0.114 * 90  # a grey model sees the background's luma
+    grey = decode_image(file, num_channels=1, background=(200, 30, 90))
+    assert np.abs(grey.numpy() - over((luma,) * 3, GREY_RGB)).max() <= 1.5
+
+
+@pytest.mark.parametrize("mode", ["RGBa", "La", "PA"])
+def test_rare_modes_with_alpha(mode):
+    half = np.full_like(RAMP, 128)
+    opaque = {"RGBa": PHOTO, "La": GREY, "PA": PHOTO.convert("P")}[mode]
+    image = with_alpha(opaque, half)
+    image = image if image.mode == mode else image.convert(mode)
+    expected = over((255, 255, 255), pixels(opaque), half)
+    assert np.abs(decode_image(image).numpy() - expected).max() <= 2  # premultiplied values are rounded
+
+
+def test_palette_transparency_shows_the_background(tmp_path):
+    palette = PHOTO.convert("P", palette=Image.Palette.ADAPTIVE)
+    indices, opaque = np.asarray(palette), pixels(palette)
+    one_clear = encode(palette, "PNG", transparency=7)
+    decoded = decode_image(one_clear, background=(1, 2, 3)).numpy()
+    clear = indices == 7
+    assert clear.any() and (decoded[:, clear] == np.array([[1], [2], [3]])).all()
+    assert np.array_equal(decoded[:, ~clear], opaque[:, ~clear])
+    half_clear = encode(palette, "PNG", transparency=bytes([128] * 256))
+    expected = over((1, 2, 3), opaque, np.full_like(RAMP, 128))
+    assert np.abs(decode_image(half_clear, background=(1, 2, 3)).numpy() - expected).max() <= 0.5
+
+
+def test_gif_transparency_shows_the_background():
+    image = PHOTO.convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
+    decoded = decode_image(encode(image, "GIF", transparency=3, optimize=False), background=(9, 9, 9)).numpy()
+    clear = np.asarray(image) == 3
+    assert clear.any() and (decoded[:, clear] == 9).all() and not (decoded[:, ~clear] == 9).all()
+
+
+def test_a_transparent_colour_without_an_alpha_channel():
+    grey = int(GREY.getpixel((0, 0)))
+    decoded = decode_image(encode(GREY, "PNG", transparency=grey), background=(7, 8, 9)).numpy()
+    clear = np.asarray(GREY) == grey
+    assert (decoded[:, clear] == np.array([[7], [8], [9]])).all()
+    assert np.array_equal(decoded[:, ~clear], GREY_RGB[:, ~clear])
+    deep = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257)
+    decoded = decode_image(encode(deep, "PNG", transparency=grey * 257), background=(7, 8, 9)).numpy()
+    assert (decoded[:, clear] == np.array([[7], [8], [9]])).all()
+    assert np.array_equal(decoded[:, ~clear], GREY_RGB[:, ~clear])
+
+
+DEEP = {
+    "16-bit png": lambda: encode(Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257), "PNG"),
+    "16-bit tiff": lambda: encode(Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257), "TIFF"),
+    "16-bit tiff, big endian": lambda: encode(
+        Image.frombytes("I;16B", GREY.size, (np.asarray(GREY).astype(">u2") * 257).tobytes()), "TIFF"
+    ),
+    "16-bit pgm": lambda: f"P5 {WIDTH} {HEIGHT} 65535\n".encode() + (np.asarray(GREY).astype(">u2") * 257).tobytes(),
+    "32-bit integer tiff of 16-bit values": lambda: encode(
+        Image.fromarray(np.asarray(GREY).astype(np.int32) * 257), "TIFF"
+    ),
+    "float tiff": lambda: encode(Image.fromarray(np.asarray(GREY).astype(np.float32) / 255), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("file", DEEP.values(), ids=DEEP)
+def test_deeper_files_are_scaled_by_their_type(file):
+    assert np.array_equal(decode_image(file()), GREY_RGB)
+    assert np.array_equal(decode_image(file(), num_channels=1)[0], np.asarray(GREY))
+
+
+def test_deep_values_are_rounded_to_the_nearest_level():
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    assert np.array_equal(decode_image(every, 1)[0], np.rint(every / 257))
+
+
+def test_integer_grey_without_a_known_white_is_refused():
+    values = np.asarray(GREY).astype(np.int32) * 100_000
+    with pytest.raises(ImageDecodingError, match=r"no known white.*Fix"):
+        decode_image(encode(Image.fromarray(values), "TIFF"))
+    with pytest.raises(ImageDecodingError, match=r"float values must be in.*255"):
+        decode_image(encode(Image.fromarray(np.asarray(GREY).astype(np.float32)), "TIFF"))
+
+
+def test_integer_grey_made_in_memory_follows_the_rule_for_arrays():
+    assert np.array_equal(decode_image(Image.fromarray(np.asarray(GREY).astype(np.int32))), GREY_RGB)
+    with pytest.raises(ImageDecodingError, match=r"must be in 0..255"):
+        decode_image(Image.fromarray(np.asarray(GREY).astype(np.int32) * 257))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format, options", [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
+def test_exif_orientation_is_applied_once(file_format, options, orientation):
+    file = rotated(PHOTO, file_format, orientation, **options)
+    assert np.array_equal(decode_image(file), RGB)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_jpeg(orientation, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(rotated(PHOTO, "JPEG", orientation))
+    with Image.open(tmp_path / "photo.jpg") as image:
+        upright = ImageOps.exif_transpose(image)
+    assert np.array_equal(decode_image(tmp_path / "photo.jpg"), pixels(upright))
+    assert np.array_equal(decode_image(upright), pixels(upright))  # turned by the caller: not turned again
+
+
+def test_nonsense_in_exif_does_not_lose_the_image():
+    broken = encode(PHOTO, "PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xffnonsense")
+    assert np.array_equal(decode_image(broken), RGB)
+    assert np.array_equal(decode_image(rotated(PHOTO, "PNG", 9)), RGB)
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_first_frame_of_an_animation_said_once(file_format, caplog):
+    second = PHOTO.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    file = encode(PHOTO, file_format, save_all=True, append_images=[second], **options)
+    single = encode(PHOTO, file_format, **options)
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(decode_image(single), decode_image(file))
+        decode_image(file)
+    assert caplog.text.count("several frames") == 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_extreme_shapes_are_read_and_said_once(size, caplog):
+    image = PHOTO.resize(size)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert np.array_equal(decode_image(encode(image, "PNG")), pixels(image))
+    assert caplog.text.count("distorts it heavily") == (0 if size == (1, 1) else 1)
+
+
+# ---------- files: what is refused
+
+JPEG, PNG = encode(PHOTO, "JPEG"), encode(PHOTO, "PNG")
+UNUSABLE = {
+    "truncated.jpg": (JPEG[: len(JPEG) // 2], "damaged or cut off"),
+    "headless.jpg": (JPEG[:60], "damaged"),
+    "truncated.png": (PNG[: len(PNG) // 2], "damaged or cut off"),
+    "flipped_bits.png": (PNG[:200] + bytes(b ^ 255 for b in PNG[200:400]) + PNG[400:], "damaged"),
+    "empty.jpg": (b"", "0 bytes"),
+    "text.jpg": (b"this is not an image", "not an image that Pillow reads"),
+    "drawing.svg.png": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG has to be drawn"),
+    "phone.heic": (b"\x00\x00\x00\x18ftypheic" + bytes(200), "HEIC needs the package pillow-heif"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_unusable_files_are_named_with_reason_and_fix(name, tmp_path):
+    content, reason = UNUSABLE[name]
+    (tmp_path / name).write_bytes(content)
+    for source in (tmp_path / name, str(tmp_path / name), {"bytes": None, "path": str(tmp_path / name)}):
+        with pytest.raises(ImageDecodingError, match=reason) as error:
+            decode_image(source)
+        assert str(tmp_path / name) in str(error.value) and "Fix: " in str(error.value)
+    with pytest.raises(ImageDecodingError, match=f"^row 17 of train.parquet: .*({reason})"):
+        decode_image(content, name="row 17 of train.parquet")
+
+
+def test_a_truncated_image_opened_by_the_caller_is_named_too(tmp_path):
+    (tmp_path / "cut.jpg").write_bytes(JPEG[: len(JPEG) // 2])
+    with Image.open(tmp_path / "cut.jpg") as image, pytest.raises(ImageDecodingError, match=r"cut\.jpg.*cut off"):
+        decode_image(image)
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(ImageDecodingError, match=r"nowhere\.jpg: there is no such file\. Fix"):
+        decode_image(tmp_path / "nowhere.jpg")
+    with pytest.raises(ImageDecodingError, match="cannot be opened"):
+        decode_image(tmp_path)
+    with pytest.raises(ImageDecodingError, match=r"aaa… \(100000 characters\)") as error:
+        decode_image("a" * 100_000)  # base64 text taken for a path
+    assert len(str(error.value)) < 400
+
+
+def test_decompression_bomb_is_refused_before_decoding(tmp_path):
+    bomb = Image.new("1", (30_000, 30_000))
+    bomb.save(tmp_path / "bomb.png")
+    start = time.perf_counter()
+    with pytest.raises(ImageDecodingError, match=r"bomb\.png: refused before decoding.*MAX_IMAGE_PIXELS"):
+        decode_image(tmp_path / "bomb.png")
+    assert time.perf_counter() - start < 0.5  # decoding it takes seconds
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/cat.jpg",
+        "http://x/y.png",
+        "s3://bucket/key",
+        "file:///etc/hostname",
+        "data:image/png;base64,AA",
+    ],
+)
+def test_urls_are_refused(url):
+    with pytest.raises(ImageDecodingError, match=r"only local files are read. Fix: download"):
+        decode_image(url)
+
+
+# ---------- arrays: what is read
+
+LAST = np.moveaxis(RGB, 0, -1)
+ARRAYS = {
+    "height, width": (RAMP, np.stack([RAMP] * 3)),
+    "one channel last": (RAMP[..., None], np.stack([RAMP] * 3)),
+    "one channel first": (RAMP[None], np.stack([RAMP] * 3)),
+    "RGB last": (LAST, RGB),
+    "RGB first": (RGB, RGB),
+    "float64 in [0, 1]": (RGB / 255, RGB),
+    "float32 in [0, 1]": ((RGB / 255).astype(np.float32), RGB),
+    "float16 in [0, 1]": ((RGB / 255).astype(np.float16), RGB),
+    "float, a rounding error outside [0, 1]": (RGB / 255 * (1 + 2e-6) - 1e-6, RGB),
+    "uint16": (RGB.astype(np.uint16) * 257, RGB),
+    "uint16, big endian": (RGB.astype(">u2") * 257, RGB),
+    "bool": (RGB > 127, (RGB > 127).astype(np.uint8) * 255),
+    "int64 in 0..255": (RGB.astype(np.int64), RGB),
+    "uint32 in 0..255": (RGB.astype(np.uint32), RGB),
+    "view with negative strides": (LAST[::-1, :, ::-1], RGB[::-1, ::-1]),
+    "transposed view": (LAST.transpose(1, 0, 2), RGB.transpose(0, 2, 1)),
+    "read-only": (np.frombuffer(LAST.tobytes(), np.uint8).reshape(LAST.shape), RGB),
+}
+
+
+@pytest.mark.parametrize("array, expected", ARRAYS.values(), ids=ARRAYS)
+def test_arrays(array, expected):
+    decoded = decode_image(array)
+    assert decoded.dtype == torch.uint8 and np.array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("key", [key for key in ARRAYS if key not in ("uint16, big endian", "read-only")])
+def test_tensors(key):
+    array, expected = ARRAYS[key]
+    assert np.array_equal(decode_image(torch.from_numpy(array.copy())), expected)
+
+
+def test_bfloat16_and_differentiable_tensors():
+    image = torch.from_numpy(RGB / 255).requires_grad_()
+    assert np.array_equal(decode_image(image), RGB)
+    coarse = decode_image(image.to(torch.bfloat16)).numpy().astype(int)
+    assert np.abs(coarse - RGB).max() <= 1  # 8 bits of mantissa
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float"])
+@pytest.mark.parametrize("layout", ["first", "last"])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_arrays_with_alpha_agree_with_the_file(mode, layout, dtype):
+    image = with_alpha(GREY if mode == "LA" else PHOTO)
+    array = np.asarray(image)
+    array = {"uint8": array, "uint16": array.astype(np.uint16) * 257, "float": array / 255}[dtype]
+    array = np.moveaxis(array, -1, 0) if layout == "first" else array
+    expected = decode_image(encode(image, "PNG"), background=(10, 20, 30))
+    assert torch.equal(decode_image(array, background=(10, 20, 30)), expected)
+
+
+def test_every_source_of_one_file_gives_the_same_tensor(tmp_path):
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(JPEG)
+    with Image.open(file) as image:
+        loaded = np.asarray(image)
+        routes = [str(file), JPEG, bytearray(JPEG), memoryview(JPEG), image, loaded, torch.tensor(loaded)]
+        routes += [{"bytes": JPEG, "path": None}, {"bytes": None, "path": str(file)}]
+        for num_channels in (1, 3):
+            expected = decode_image(file, num_channels)
+            assert all(torch.equal(decode_image(route, num_channels), expected) for route in routes)
+
+
+def test_the_result_shares_no_memory_with_the_source():
+    array, tensor = RGB.copy(), torch.from_numpy(RGB.copy())
+    decode_image(array).zero_(), decode_image(tensor).zero_()
+    assert np.array_equal(array, RGB) and np.array_equal(tensor, RGB)
+
+
+def test_shapes_that_could_be_either_need_the_format():
+    array = np.arange(3 * 64 * 3, dtype=np.uint8).reshape(3, 64, 3)
+    for ambiguous in (array, array[:, :3], torch.from_numpy(array)):
+        with pytest.raises(ImageDecodingError, match=r"channels first or last. Fix: pass input_data_format"):
+            decode_image(ambiguous)
+    assert np.array_equal(decode_image(array, input_data_format="channels_first"), array)
+    assert np.array_equal(decode_image(array, input_data_format="channels_last"), np.moveaxis(array, -1, 0))
+    assert np.array_equal(decode_image(array, input_data_format=ChannelDimension.FIRST), array)
+
+
+# ---------- arrays: what is refused
+
+REFUSED = {
+    "float, normalised": ((RGB / 255 - 0.5) / 0.5, r"in \[0, 1\], these are in \[-0.*do_rescale=False"),
+    "float in 0..255": (RGB.astype(np.float32), r"in \[0, 1\].*divide by their white"),
+    "NaN": (np.where(RGB.max() == RGB, np.nan, RGB / 255), "contains NaN or infinity"),
+    "infinity": (np.where(RGB.max() == RGB, np.inf, RGB / 255), "contains NaN or infinity"),
+    "int64 beyond 255": (RGB.astype(np.int64) * 257, "int64 values must be in 0..255.*cast to uint16"),
+    "negative integers": (RGB.astype(np.int16) - 128, "int16 values must be in 0..255"),
+    "complex": (RGB.astype(np.complex64), "complex64 is no pixel type"),
+    "objects": (RGB.astype(object), "object is no pixel type"),
+    "six channels": (np.zeros((20, 30, 6), np.uint8), "no axis of 1 to 4 channels"),
+    "one axis": (np.zeros(30, np.uint8), "is not an image"),
+    "five axes": (np.zeros((1, 1, 3, 8, 9), np.uint8), "is not an image"),
+    "a batch": (np.zeros((2, 3, 8, 9), np.uint8), "is a batch.*one by one"),
+    "height 0": (np.zeros((0, 30, 3), np.uint8), "holds no pixels"),
+    "width 0": (np.zeros((3, 30, 0), np.uint8), "holds no pixels"),
+}
+
+
+@pytest.mark.parametrize("array, reason", REFUSED.values(), ids=REFUSED)
+def test_arrays_without_a_clear_meaning_are_refused(array, reason):
+    with pytest.raises(ImageDecodingError, match=f"^index 3: .*{reason}") as error:
+        decode_image(array, name="index 3")
+    assert "Fix: " in str(error.value)
+    if array.dtype != object:
+        with pytest.raises(ImageDecodingError, match=reason):
+            decode_image(torch.from_numpy(array.copy()))
+
+
+@pytest.mark.parametrize("thing", [None, 7, [[0, 1], [2, 3]], {"image": 1}, {1, 2}], ids=str)
+def test_things_that_are_no_images(thing):
+    with pytest.raises(ImageDecodingError, match=r"is not an image source. Fix: give a path"):
+        decode_image(thing)
+
+
+def test_impossible_arguments():
+    with pytest.raises(ValueError, match="num_channels=4: images are decoded to 1"):
+        decode_image(RGB, num_channels=4)
+    for background in (255, (1, 2), (0, 0, 256), (0.5, 0.5, 0.5), "red"):
+        with pytest.raises(ValueError, match=r"background_color=.*integers in 0..255"):
+            decode_image(RGB, background=background)
+    with pytest.raises(ValueError, match="input_data_format='hwc': give 'channels_first'"):
+        decode_image(RGB, input_data_format="hwc")
+    with pytest.raises(ImageDecodingError, match=r"no axis of 1 to 4 channels .channels last"):
+        decode_image(RGB, input_data_format="channels_last")
+
+
+# ---------- scaled already
+
+
+def test_keep_float_passes_finite_floats_through():
+    scaled = (RGB / 255 - 0.485) / 0.229
+    kept = decode_image(np.moveaxis(scaled, 0, -1), keep_float=True)
+    assert kept.dtype == torch.float32 and np.array_equal(kept, scaled.astype(np.float32))
+    assert np.array_equal(decode_image(RGB, keep_float=True), RGB)  # what is not float is decoded as ever
+    grey = decode_image(scaled, num_channels=1, keep_float=True)
+    np.testing.assert_allclose(grey[0], np.tensordot([0.299, 0.587, 0.114], scaled, 1), atol=1e-4)
+    assert np.array_equal(decode_image(scaled[:1], keep_float=True), np.repeat(scaled[:1], 3, 0).astype(np.float32))
+
+
+def test_keep_float_still_refuses_what_no_model_can_use():
+    with pytest.raises(ImageDecodingError, match="NaN"):
+        decode_image(np.full((3, 8, 9), np.nan), keep_float=True)
+    with pytest.raises(ImageDecodingError, match="composite it first"):
+        decode_image(np.zeros((4, 8, 9), np.float32), keep_float=True)

@@ -1,0 +1,406 @@
+"""Both image processors: the same pixels on every route, settings checked, saved folders complete."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from image_files import CHINA, FLOWER, encode, photograph, rotated
+from PIL import Image
+from sklearn.datasets import load_digits
+from transformers import AutoImageProcessor
+
+from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
+from modeling_vit_custom.image_decoding_vit_custom import ImageDecodingError, decode_image
+from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor, ViTCustomImageProcessorPil
+
+BACKENDS = {"torchvision": ViTCustomImageProcessor, "pil": ViTCustomImageProcessorPil}
+PHOTO = photograph()
+
+both_backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def pixel_values(processor, images, **kwargs):
+    return processor(images, return_tensors="pt", **kwargs)["pixel_values"]
+
+
+def awkward_files(folder):
+    """One file of every kind that loses something when it is read by another route than ours."""
+    alpha = PHOTO.copy()
+    alpha.putalpha(Image.fromarray(np.tile(np.arange(PHOTO.width, dtype=np.uint8) * 4, (PHOTO.height, 1))))
+    deep = Image.fromarray(np.asarray(PHOTO.convert("L")).astype(np.uint16) * 257)
+    contents = {
+        "orientation.jpg": rotated(PHOTO, "JPEG", 6),
+        "alpha.png": encode(alpha, "PNG"),
+        "grey_alpha.png": encode(alpha.convert("LA"), "PNG"),
+        "palette.png": encode(PHOTO.convert("P"), "PNG", transparency=7),
+        "one_bit.png": encode(PHOTO.convert("1"), "PNG"),
+        "sixteen_bit.png": encode(deep, "PNG"),
+        "cmyk.jpg": encode(PHOTO.convert("CMYK"), "JPEG"),
+        "float.tiff": encode(Image.fromarray(np.asarray(PHOTO.convert("L")).astype(np.float32) / 255), "TIFF"),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
+
+
+# ---------- the same file, the same tensor
+
+
+@both_backends
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_every_route_gives_the_same_tensor(backend, num_channels):
+    processor = BACKENDS[backend](num_channels=num_channels, size=(96, 128))
+    with Image.open(CHINA) as image:
+        array = np.asarray(image)
+        first = torch.tensor(array).permute(2, 0, 1)
+        routes = [str(CHINA), CHINA, CHINA.read_bytes(), image, array, array / 255, first, first.numpy()]
+        routes += [first.to(torch.int64), array.astype(np.uint16) * 257, processor.decode(CHINA)]
+        expected = pixel_values(processor, CHINA)
+        assert expected.shape == (1, num_channels, 96, 128) and expected.dtype == torch.float32
+        for route in routes:
+            assert torch.equal(pixel_values(processor, route), expected)
+        batch = pixel_values(processor, [*routes, FLOWER])  # sizes and types mixed
+        assert torch.equal(batch[:-1], expected.expand(len(routes), -1, -1, -1))
+        assert torch.equal(batch[-1:], pixel_values(processor, FLOWER))
+
+
+@both_backends
+def test_every_route_agrees_on_awkward_files(backend, tmp_path):
+    processor = BACKENDS[backend](size=32, background_color=[200, 30, 90])
+    files = awkward_files(tmp_path)
+    expected = pixel_values(processor, files)
+    assert torch.equal(pixel_values(processor, [file.read_bytes() for file in files]), expected)
+    assert torch.equal(pixel_values(processor, [processor.decode(file) for file in files]), expected)
+    for file, value in zip(files, expected, strict=True):
+        with Image.open(file) as image:
+            assert torch.equal(pixel_values(processor, image)[0], value)
+
+
+@both_backends
+def test_rows_of_an_imagefolder_agree_with_the_files(backend, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="only needed for training")
+    (tmp_path / "images" / "thing").mkdir(parents=True)
+    files = awkward_files(tmp_path / "images" / "thing")
+    rows = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "images"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    undecoded = rows.cast_column("image", datasets.Image(decode=False))
+    assert len(rows) == len(files)
+    processor = BACKENDS[backend](size=32)
+    for row, record in zip(rows, undecoded, strict=True):
+        expected = pixel_values(processor, record["image"]["path"])
+        assert torch.equal(pixel_values(processor, record["image"]), expected)
+        assert torch.equal(pixel_values(processor, row["image"]), expected)
+
+
+@pytest.mark.parametrize("size", [32, 224, (96, 640), (500, 500)])
+@pytest.mark.parametrize("num_channels", [1, 3])
+@pytest.mark.parametrize("photograph", [CHINA, FLOWER], ids=["china", "flower"])
+def test_the_backends_differ_by_one_grey_level_at_most(photograph, num_channels, size):
+    values = [pixel_values(cls(num_channels=num_channels, size=size), photograph) for cls in BACKENDS.values()]
+    difference = (values[0] - values[1]).abs() * 0.5 * 255  # in grey levels
+    assert difference.max() <= 1 + 1e-4 and difference.mean() < 0.02
+
+
+def test_the_backends_differ_by_one_grey_level_at_most_on_digits():
+    digits = list((load_digits().images[:200] / 16 * 255).astype(np.uint8))  # [8, 8] each
+    values = [pixel_values(cls(num_channels=1, size=28), digits) for cls in BACKENDS.values()]
+    assert values[0].shape == (200, 1, 28, 28)
+    assert (values[0] - values[1]).abs().max() * 0.5 * 255 <= 1 + 1e-4
+
+
+# ---------- what is computed
+
+
+@both_backends
+def test_pixel_values_are_rescaled_and_normalised(backend):
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    processor = BACKENDS[backend](do_resize=False, image_mean=mean, image_std=std)
+    image = np.asarray(PHOTO)
+    expected = (image.astype(np.float64) / 255 - mean) / std
+    assert np.abs(pixel_values(processor, image)[0].permute(1, 2, 0).numpy() - expected).max() < 1e-5
+
+
+def test_the_pillow_backend_resizes_as_pillow_does():
+    processor = ViTCustomImageProcessorPil(size=(31, 47), do_rescale=False, do_normalize=False)
+    expected = np.asarray(PHOTO.resize((47, 31), Image.Resampling.BILINEAR))
+    assert np.array_equal(pixel_values(processor, PHOTO)[0].permute(1, 2, 0), expected)
+
+
+@both_backends
+def test_google_s_vit_settings_are_the_default(backend):
+    processor = BACKENDS[backend]()
+    values = pixel_values(processor, CHINA)
+    assert values.shape == (1, 3, 224, 224) and -1 <= values.min() < -0.9 and 0.9 < values.max() <= 1
+    assert processor.resample == Image.Resampling.BILINEAR
+
+
+@both_backends
+def test_grey_models(backend):
+    processor = BACKENDS[backend](num_channels=1, size=28)
+    assert processor.image_mean == processor.image_std == (0.5,)
+    expected = np.asarray(PHOTO.convert("L")) / 127.5 - 1
+    values = pixel_values(processor, PHOTO, do_resize=False)
+    assert np.abs(values[0, 0].numpy() - expected).max() < 1e-6
+
+
+@both_backends
+def test_settings_can_be_changed_for_one_call(backend):
+    processor = BACKENDS[backend]()
+    values = pixel_values(processor, PHOTO, size={"height": 16, "width": 24}, image_mean=0.0, image_std=1.0)
+    assert values.shape == (1, 3, 16, 24) and values.min() >= 0
+    clear = Image.new("RGBA", (8, 8))
+    values = pixel_values(processor, clear, background_color=[255, 0, 0], size=8)
+    assert torch.equal(values[0, :, 0, 0], torch.tensor([1.0, -1.0, -1.0]))
+    grey = pixel_values(processor, PHOTO, num_channels=1, image_mean=[0.5], image_std=[0.5])
+    assert grey.shape == (1, 1, 224, 224)
+
+
+@both_backends
+def test_images_that_are_scaled_already(backend):
+    processor = BACKENDS[backend](do_rescale=False, do_normalize=False, do_resize=False)
+    scaled = (np.moveaxis(np.asarray(PHOTO), -1, 0) / 255 - 0.485) / 0.229
+    assert np.array_equal(pixel_values(processor, scaled)[0], scaled.astype(np.float32))
+    assert np.array_equal(processor.decode(scaled), scaled.astype(np.float32))
+    with pytest.raises(ImageDecodingError, match=r"image 1 of the batch is float32, the first is uint8.*one scale"):
+        processor([PHOTO, scaled])
+
+
+def test_images_that_are_scaled_already_are_resized_in_their_range():
+    scaled = (np.moveaxis(np.asarray(PHOTO), -1, 0) / 255 - 0.485) / 0.229
+    values = [
+        pixel_values(cls(do_rescale=False, do_normalize=False, size=(20, 30)), scaled) for cls in BACKENDS.values()
+    ]
+    assert values[0].shape == values[1].shape == (1, 3, 20, 30)
+    assert (values[0] - values[1]).abs().max() < 1e-4 and values[0].min() < -1
+
+
+@both_backends
+def test_the_shape_of_a_batch(backend):
+    processor = BACKENDS[backend](size=16)
+    array = np.stack([np.asarray(PHOTO), np.asarray(PHOTO)[::-1]])
+    expected = pixel_values(processor, list(array))
+    for batch in (array, torch.tensor(array), [array], [list(array)], [array[:1], array[1]]):
+        assert torch.equal(pixel_values(processor, batch), expected)
+    assert np.array_equal(np.stack(processor(array)["pixel_values"]), expected)
+    with pytest.raises(ValueError, match="images: there is none"):
+        processor([])
+
+
+@both_backends
+def test_errors_name_the_image_of_a_batch(backend, tmp_path):
+    processor = BACKENDS[backend](size=16)
+    (tmp_path / "cut.jpg").write_bytes(encode(PHOTO, "JPEG")[:500])
+    with pytest.raises(ImageDecodingError, match=r"^image 1 of the batch \(.*cut\.jpg\): .*Fix"):
+        processor([PHOTO, str(tmp_path / "cut.jpg")])
+    with pytest.raises(ImageDecodingError, match=r"^image 2 of the batch: contains NaN"):
+        processor([PHOTO, PHOTO, np.full((8, 9, 3), np.nan)])
+    with pytest.raises(ImageDecodingError, match=r"^\S*cut\.jpg: "):
+        processor(tmp_path / "cut.jpg")
+    with pytest.raises(ImageDecodingError, match=r"^row 5: "):
+        processor.decode(tmp_path / "cut.jpg", name="row 5")
+    with pytest.raises(ImageDecodingError, match="only local files are read"):
+        processor("https://example.org/cat.jpg")
+
+
+@both_backends
+def test_ambiguous_arrays_take_the_input_data_format(backend):
+    processor = BACKENDS[backend](do_resize=False, do_rescale=False, do_normalize=False)
+    array = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+    with pytest.raises(ImageDecodingError, match="channels first or last"):
+        processor(array)
+    assert np.array_equal(pixel_values(processor, array, input_data_format="channels_first")[0], array)
+    last = pixel_values(processor, array, input_data_format="channels_last")[0]
+    assert np.array_equal(last, np.moveaxis(array, -1, 0))
+
+
+@both_backends
+def test_fetch_images_is_the_same_decoder(backend, tmp_path):
+    processor = BACKENDS[backend](num_channels=1)
+    files = awkward_files(tmp_path)
+    for file, fetched in zip(files, processor.fetch_images([[str(file)] for file in files]), strict=True):
+        assert torch.equal(fetched[0], decode_image(file, num_channels=1))
+
+
+# ---------- settings
+
+IMPOSSIBLE = {
+    "std 0": ({"image_std": [0.5, 0.0, 0.5]}, "image_std=.*give positive"),
+    "std 0 for all": ({"image_std": 0.0}, "image_std=.*give positive"),
+    "std NaN": ({"image_std": [float("nan")] * 3}, "image_std=.*nan.*give finite"),
+    "mean NaN": ({"image_mean": [float("nan")] * 3}, "image_mean=.*nan.*give finite"),
+    "mean infinite": ({"image_mean": float("inf")}, "image_mean=.*inf.*give finite"),
+    "mean too short": ({"image_mean": [0.5]}, "image_mean=.*1 values for num_channels=3. Give one for each"),
+    "mean too long": ({"num_channels": 1, "image_mean": [0.5] * 3}, "image_mean=.*3 values for num_channels=1"),
+    "two channels": ({"num_channels": 2}, "num_channels=2: use 1"),
+    "size huge": ({"size": 100_000}, "size=.*100000.*from 1 to 8192"),
+    "size 0": ({"size": {"height": 0, "width": 4}}, "size=.*height must be an integer from 1"),
+    "size negative": ({"size": (4, -4)}, "size=.*width must be an integer from 1"),
+    "size unbounded": ({"size": {"longest_edge": 9}}, "size=.*give height and width"),
+    "crop huge": ({"crop_size": 100_000}, "crop_size=.*from 1 to 8192"),
+    "padding huge": ({"pad_size": 100_000}, "pad_size=.*from 1 to 8192"),
+    "rescale 0": ({"rescale_factor": 0.0}, "rescale_factor=0.0: give a positive number"),
+    "rescale NaN": ({"rescale_factor": float("nan")}, "rescale_factor=nan"),
+    "background": ({"background_color": [0, 0, 256]}, "background_color=.*256.*0..255"),
+    "channels last": ({"data_format": "channels_last"}, "data_format='channels_last'"),
+    "no such filter": ({"resample": 9}, "resample=9: give one of .*2 bilinear"),
+}
+
+
+@both_backends
+@pytest.mark.parametrize("settings, reason", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_impossible_settings_are_refused_when_made_and_when_called(backend, settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        BACKENDS[backend](**settings)
+    with pytest.raises(ValueError, match=reason):
+        BACKENDS[backend]()(PHOTO, **settings)
+
+
+@both_backends
+@pytest.mark.parametrize("settings", [{"do_resize": "yes"}, {"num_channels": "3"}, {"image_mean": "grey"}], ids=str)
+def test_settings_of_the_wrong_type_are_refused_by_name(backend, settings):
+    ((field, value),) = settings.items()
+    for call in (BACKENDS[backend], lambda **kwargs: BACKENDS[backend]()(PHOTO, **kwargs)):
+        with pytest.raises(StrictDataclassFieldValidationError, match=f"{field}(.|\n)*{value}"):
+            call(**settings)
+
+
+@both_backends
+def test_settings_spoiled_later_are_refused_at_the_next_call(backend):
+    processor = BACKENDS[backend]()
+    processor.image_std = (0.5, 0.5, 0.0)
+    with pytest.raises(ValueError, match="image_std"):
+        processor(PHOTO)
+
+
+@both_backends
+def test_unknown_settings_are_refused_but_other_classes_configurations_load(backend):
+    with pytest.raises(TypeError, match=r"no setting 'image_meen'. The settings are: .*image_mean"):
+        BACKENDS[backend](image_meen=0.5)
+    google = {"do_normalize": True, "feature_extractor_type": "ViTFeatureExtractor", "resample": 2, "size": 224}
+    processor = BACKENDS[backend].from_dict(google | {"crop_pct": 0.9, "_processor_class": "ViTProcessor"})
+    assert dict(processor.size) == {"height": 224, "width": 224} and not hasattr(processor, "crop_pct")
+
+
+@both_backends
+def test_instances_share_no_settings(backend):
+    one, other = BACKENDS[backend](), BACKENDS[backend]()
+    one.size["height"] = 7
+    one.auto_map.clear()
+    assert other.size["height"] == BACKENDS[backend].size["height"] == 224 and other.auto_map
+
+
+@both_backends
+def test_for_model(backend):
+    config = ViTCustomConfig.from_variant("s/16", image_size=(48, 80), num_channels=1)
+    processor = BACKENDS[backend].for_model(config)
+    assert pixel_values(processor, CHINA).shape == (1, 1, 48, 80)
+    processor = BACKENDS[backend].for_model(config, size=32, background_color=(0, 0, 0))
+    assert pixel_values(processor, CHINA).shape == (1, 1, 32, 32) and processor.background_color == (0, 0, 0)
+    with pytest.raises(ValueError, match="num_channels=4"):
+        BACKENDS[backend].for_model(SimpleNamespace(image_hw=(32, 32), num_channels=4))
+
+
+# ---------- saving
+
+CODE = ["image_decoding_vit_custom.py", "image_processing_base_vit_custom.py", "image_processing_vit_custom.py"]
+SETTINGS = {"num_channels": 1, "size": (20, 30), "background_color": (10, 20, 30), "image_mean": 0.25}
+
+
+def assert_complete(folder):
+    """Flat, all the code, an auto_map of which every value names a class of a file present there."""
+    assert sorted(os.listdir(folder)) == [*CODE, "preprocessor_config.json"]
+    saved = json.loads((folder / "preprocessor_config.json").read_text())
+    assert set(saved["auto_map"]["AutoImageProcessor"]) == set(BACKENDS)
+    for reference in saved["auto_map"]["AutoImageProcessor"].values():
+        module, class_name = reference.split(".")
+        assert f"class {class_name}(" in (folder / f"{module}.py").read_text()
+    assert not [key for key in saved if key.startswith("_")]
+    assert saved["image_processor_type"] == "ViTCustomImageProcessor"
+    return saved
+
+
+@both_backends
+def test_saved_equals_loaded(backend, tmp_path):
+    processor = BACKENDS[backend](**SETTINGS, device="cpu", return_tensors="np")
+    processor.save_pretrained(tmp_path / "one")
+    saved = assert_complete(tmp_path / "one")
+    assert not {"device", "return_tensors"} & set(saved)  # belong to a call, not to a model
+    for other in BACKENDS.values():
+        loaded = other.from_pretrained(tmp_path / "one")
+        assert loaded.to_dict() == processor.to_dict()
+        loaded.save_pretrained(tmp_path / "two")
+        for name in os.listdir(tmp_path / "one"):
+            assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    changed = other.from_pretrained(tmp_path / "one", size=64)
+    assert dict(changed.size) == {"height": 64, "width": 64} and changed.num_channels == 1
+
+
+FRESH_PROCESS = """
+import sys
+sys.modules["modeling_vit_custom"] = None  # importing the package fails
+if {without_torchvision}:
+    sys.modules["torchvision"] = None
+import numpy as np
+from transformers import AutoImageProcessor
+
+source, photograph, out, *backend = sys.argv[1:]
+chosen = dict(backend=backend[0]) if backend else dict()
+processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True, **chosen)
+assert type(processor).__module__.startswith("transformers_modules."), type(processor)
+print(type(processor).__name__)
+np.save(out + ".npy", processor(photograph, return_tensors="np")["pixel_values"])
+processor.save_pretrained(out)
+"""
+
+
+def in_a_fresh_process(source, out, *backend, without_torchvision=False):
+    """Load, process and save again where the package cannot be imported; returns the class name."""
+    empty = out.parent / "empty"
+    empty.mkdir(exist_ok=True)
+    script = FRESH_PROCESS.format(without_torchvision=without_torchvision)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(out.parent / "modules")}
+    environment.pop("PYTHONPATH", None)
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(source), str(CHINA), str(out), *backend],
+        cwd=empty,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()[-1]
+
+
+def test_saved_folders_load_and_save_where_the_package_is_not_importable(tmp_path):
+    processors = {name: cls(**SETTINGS) for name, cls in BACKENDS.items()}
+    expected = {name: pixel_values(processor, CHINA).numpy() for name, processor in processors.items()}
+    processors["pil"].save_pretrained(tmp_path / "saved")
+
+    name = in_a_fresh_process(tmp_path / "saved", tmp_path / "by_pil", "pil")
+    assert name == "ViTCustomImageProcessorPil" and np.array_equal(np.load(tmp_path / "by_pil.npy"), expected["pil"])
+    assert assert_complete(tmp_path / "by_pil") == assert_complete(tmp_path / "saved")
+
+    name = in_a_fresh_process(tmp_path / "by_pil", tmp_path / "by_default")  # torchvision, where it is installed
+    assert name == "ViTCustomImageProcessor"
+    assert np.array_equal(np.load(tmp_path / "by_default.npy"), expected["torchvision"])
+    assert assert_complete(tmp_path / "by_default") == assert_complete(tmp_path / "saved")
+
+    name = in_a_fresh_process(tmp_path / "by_default", tmp_path / "again", without_torchvision=True)
+    assert name == "ViTCustomImageProcessorPil" and np.array_equal(np.load(tmp_path / "again.npy"), expected["pil"])
+    assert assert_complete(tmp_path / "again") == assert_complete(tmp_path / "saved")
+
+
+def test_a_remote_processor_behaves_as_the_packages_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    own = ViTCustomImageProcessorPil(**SETTINGS)
+    own.save_pretrained(tmp_path / "saved")
+    remote = AutoImageProcessor.from_pretrained(tmp_path / "saved", trust_remote_code=True, backend="pil")
+    assert remote.to_dict() == own.to_dict()
