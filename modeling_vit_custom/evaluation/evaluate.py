@@ -18,6 +18,7 @@ import transformers
 from sklearn.metrics import confusion_matrix
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from .._version import __version__
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples
@@ -35,7 +36,7 @@ class Evaluation:
 
     logits: [N, C] or [N, T] float64.   labels: [N] | [N, C] int64 | [N, T] float64.   names: [N].
     metrics: the flat scores of `compute_metrics`.   per_label: one row for each class or target.
-    confusion: [C, C] counts, rows true, columns predicted; calibration: ECE, NLL and the temperature (both for
+    confusion: [C, C] counts, rows true, columns predicted; calibration: ECE, NLL, temperature (both only for
     single-label).   skipped: name -> why that image could not be read.   notes: sentences to be read.
     """
 
@@ -213,6 +214,7 @@ Writes the metrics as JSON and, for single-label models, confusion_matrix.png be
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code: 0 done, 1 could not be done."""
     args = build_parser().parse_args(argv)
+    disable_progress_bar()
     try:
         run(args)
     except (ValueError, OSError) as error:
