@@ -55,6 +55,7 @@ _BOUNDS = {
     "initializer_range": (0.0, 10.0),
     "layer_norm_eps": (1e-20, 0.1),
 }
+_PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 _MAX_SIDE = 32_768
 _MAX_TOKENS = 1_048_576
 _MAX_LABELS = 1_000_000
@@ -269,6 +270,8 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if self.pooling in ("cls", "cls_mean") and not self.use_cls_token:
             _refuse("pooling", self.pooling, "needs use_cls_token=True; without a class token use 'mean' or 'map'")
+        if self.problem_type not in _PROBLEM_TYPES:
+            _refuse("problem_type", self.problem_type, f"must be one of {_PROBLEM_TYPES}")
         scale = self.layer_scale_init_value
         if scale is not None and not 0 < scale <= 100:
             _refuse("layer_scale_init_value", scale, "must be above 0 and at most 100, or None for no LayerScale")

@@ -110,6 +110,11 @@ class ViTCustomEmbeddings(nn.Module):
     @torch.no_grad()
     def resize_to(self, config: ViTCustomConfig):
         """Resample position table and first convolution in place for the input described by `config`."""
+        if config.stem == "conv" and config.patch_hw != self.config.patch_hw:
+            raise ValueError(
+                f"patch_size={config.patch_size}: a conv stem is built for patch_size={self.config.patch_size} "
+                "and cannot be resampled. Keep it, or change image_size instead."
+            )
         if self.position_embeddings is not None and config.grid_hw != self.config.grid_hw:
             table = self.positions(config.grid_hw)
             learned = config.position_embedding == "learned"
@@ -119,11 +124,6 @@ class ViTCustomEmbeddings(nn.Module):
             conv.weight = _like(conv.weight, resize_channels(conv.weight, config.num_channels))
             conv.in_channels = config.num_channels
         if config.patch_hw != self.config.patch_hw:
-            if config.stem == "conv":
-                raise ValueError(
-                    f"patch_size={config.patch_size}: a conv stem is built for patch_size={self.config.patch_size} "
-                    "and cannot be resampled. Keep it, or change image_size instead."
-                )
             conv.weight = _like(conv.weight, resize_patch_kernel(conv.weight, config.patch_hw))
             conv.kernel_size = conv.stride = config.patch_hw
 

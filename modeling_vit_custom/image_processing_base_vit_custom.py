@@ -1,0 +1,253 @@
+"""What both image processors share: decoding, settings and their checks, saving.
+
+Shapes: B images in a batch, C channels (1 grey or 3 RGB), H height, W width.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.dataclasses import validate_typed_dict
+from transformers.image_utils import PILImageResampling
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
+
+from .image_decoding_vit_custom import ImageDecodingError, check_background, decode_image, source_name
+
+logger = logging.get_logger(__name__)
+
+MAX_SIDE = 8192  # pixels: a 3-channel float image of this side is 800 MB
+DEFAULT_MEAN_STD = 0.5  # maps 0..255 to [-1, 1], as Google's ViT checkpoints expect
+
+AUTO_MAP = {
+    "AutoImageProcessor": {
+        "torchvision": "image_processing_vit_custom.ViTCustomImageProcessor",
+        "pil": "image_processing_vit_custom.ViTCustomImageProcessorPil",
+    }
+}
+# Written into a saved configuration by transformers, but no settings.
+_SERVICE_KEYS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
+_DECODING_KEYS = ("num_channels", "background_color", "do_rescale", "input_data_format")
+_PER_CALL_KEYS = (
+    "data_format",
+    "device",
+    "disable_grouping",
+    "input_data_format",
+    "return_tensors",
+)  # not saved
+_SIZE_KEYS = (
+    {"height", "width"},
+    {"shortest_edge"},
+    {"shortest_edge", "longest_edge"},
+    {"max_height", "max_width"},
+)
+
+
+class ViTCustomImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    num_channels (`int`, *optional*):
+        Channels of the output: 3 for RGB, 1 for grey. `image_mean` and `image_std` have as many entries.
+    background_color (`list[int]`, *optional*):
+        Red, green and blue in 0..255: what shows through transparent pixels.
+    """
+
+    num_channels: int | None
+    background_color: list[int] | tuple[int, ...] | None
+
+
+class ViTCustomImageProcessorMixin:
+    """Puts the one decoder and one validation in front of either transformers backend.
+
+    Images may be paths, bytes of image files, Pillow images, arrays and tensors, mixed as one likes: all are
+    decoded by `decode_image`, so `do_convert_rgb` changes nothing. Errors about one image of a batch name its
+    index. With `do_rescale=False`, float arrays of any finite range are taken as scaled already.
+    """
+
+    valid_kwargs = ViTCustomImageProcessorKwargs
+
+    resample = PILImageResampling.BILINEAR
+    size = {"height": 224, "width": 224}  # noqa: RUF012 - copied for each instance by transformers
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    num_channels = 3
+    background_color = (255, 255, 255)
+
+    def __init__(self, **kwargs):
+        """
+        Raises:
+            TypeError: an unknown setting.
+            ValueError: an impossible value; the message names the setting, the value and the fix.
+        """
+        kwargs = {key: value for key, value in kwargs.items() if key not in _SERVICE_KEYS}
+        unknown = sorted(set(kwargs) - set(self.valid_kwargs.__annotations__))
+        if unknown:
+            known = ", ".join(sorted(self.valid_kwargs.__annotations__))
+            raise TypeError(
+                f"{type(self).__name__} has no setting {unknown[0]!r}. The settings are: {known}."
+            )
+        validate_typed_dict(self.valid_kwargs, kwargs)
+        if kwargs.get("num_channels") is None:
+            kwargs["num_channels"] = self.num_channels
+        for field in ("image_mean", "image_std"):
+            if kwargs.get(field) is None:
+                kwargs[field] = [DEFAULT_MEAN_STD] * kwargs["num_channels"]
+        super().__init__(**kwargs)
+        check_settings(**{key: getattr(self, key) for key in self.valid_kwargs.__annotations__})
+
+    @classmethod
+    def for_model(cls, config, **overrides):
+        """The processor that fits a model: its input size and channels; `overrides` are further settings."""
+        height, width = config.image_hw
+        fitting = {"size": {"height": height, "width": width}, "num_channels": config.num_channels}
+        return cls(**(fitting | overrides))
+
+    def decode(self, source: Any, name: str | None = None) -> torch.Tensor:
+        """`decode_image` with the settings stored here: [num_channels, H, W] uint8."""
+        return self._decoded(source, name)
+
+    def _decoded(self, source: Any, name: str | None = None, **settings) -> torch.Tensor:
+        """Decode with the stored settings, overridden by those given for one call."""
+        now = {key: settings.get(key, getattr(self, key)) for key in _DECODING_KEYS}
+        return decode_image(
+            source,
+            now["num_channels"],
+            now["background_color"],
+            name=name,
+            input_data_format=now["input_data_format"],
+            keep_float=not now["do_rescale"],
+        )
+
+    # ---------- from images to decoded tensors
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Decode a source or nested lists of them; paths only, despite the inherited argument name."""
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(source) for source in image_url_or_urls]
+        return self.decode(image_url_or_urls)
+
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
+        """One image, a list, a list of lists or a [B, ...] array -> a flat list of undecoded images."""
+        if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4:
+            images = list(images)
+        elif not isinstance(images, list | tuple):
+            images = [images]
+        flat = []
+        for item in images:
+            is_batch = isinstance(item, np.ndarray | torch.Tensor) and item.ndim == 4
+            flat.extend(item if is_batch or isinstance(item, list | tuple) else [item])
+        if not flat:
+            raise ValueError("images: there is none. Give at least one image.")
+        return flat
+
+    def _prepare_image_like_inputs(self, images: Any, *args, expected_ndims: int = 3, **kwargs) -> list[Any]:
+        """Decode every image into what the backend works on, naming the index of one that fails."""
+        images = self._prepare_images_structure(images, expected_ndims)
+        decoded = []
+        for index, image in enumerate(images):
+            name = source_name(image)
+            if len(images) > 1:
+                name = f"image {index} of the batch" + (f" ({name})" if name else "")
+            decoded.append(self.process_image(image, name=name, **kwargs))
+        if len({image.dtype for image in decoded}) > 1:
+            kinds = [str(image.dtype).removeprefix("torch.") for image in decoded]
+            odd = kinds.index(next(kind for kind in kinds if kind != kinds[0]))
+            raise ImageDecodingError(
+                f"image {odd} of the batch is {kinds[odd]} where the first is {kinds[0]}, and do_rescale=False "
+                "leaves both as they are. Fix: give images on one scale."
+            )
+        return decoded
+
+    # ---------- settings
+
+    def _standardize_kwargs(self, **kwargs) -> dict:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        for field in ("image_mean", "image_std"):
+            if isinstance(kwargs[field], int | float):
+                kwargs[field] = (kwargs[field],) * kwargs["num_channels"]
+        if isinstance(kwargs["background_color"], list):
+            kwargs["background_color"] = tuple(kwargs["background_color"])
+        return kwargs
+
+    def _validate_preprocess_kwargs(self, **kwargs) -> None:
+        super()._validate_preprocess_kwargs(**kwargs)
+        check_settings(**kwargs)
+
+    # ---------- saving
+
+    @property
+    def auto_map(self) -> dict[str, dict[str, str]]:
+        """What a saved configuration tells the Auto classes; always this, wherever it was loaded from."""
+        return copy.deepcopy(AUTO_MAP)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings that are set, the class (without "Pil") and the auto_map: what is saved."""
+        saved = {*self.valid_kwargs.__annotations__, "image_processor_type"}.difference(_PER_CALL_KEYS)
+        settings = {key: value for key, value in super().to_dict().items() if key in saved}
+        return settings | {"auto_map": self.auto_map}
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
+        """Build from saved settings; keys that are none (another class's) are left out, with a warning."""
+        known = {*cls.valid_kwargs.__annotations__, *_SERVICE_KEYS}
+        foreign = [key for key in image_processor_dict if key not in known]
+        if foreign:
+            logger.warning(f"{cls.__name__} has no settings {', '.join(foreign)}: left out.")
+        settings = {key: value for key, value in image_processor_dict.items() if key in known}
+        return super().from_dict(settings, **kwargs)
+
+
+def check_settings(
+    num_channels: int,
+    background_color: Sequence[int],
+    image_mean: Sequence[float] | None,
+    image_std: Sequence[float] | None,
+    rescale_factor: float | None,
+    size: dict[str, int] | None,
+    crop_size: dict[str, int] | None,
+    pad_size: dict[str, int] | None,
+    data_format: str | None = None,
+    **others,
+) -> None:
+    """Refuse settings no image could be processed with, before one is.
+
+    Raises:
+        ValueError: the message names the setting, its value and the fix.
+    """
+    if num_channels not in (1, 3):
+        raise ValueError(f"num_channels={num_channels!r}: use 1 (grey) or 3 (RGB).")
+    check_background(background_color)
+    for field, values in (("image_mean", image_mean), ("image_std", image_std)):
+        if values is None:
+            continue
+        if len(values) != num_channels:
+            raise ValueError(
+                f"{field}={list(values)}: {len(values)} values for num_channels={num_channels}. Give one for "
+                "each channel, or one number for all."
+            )
+        if not all(math.isfinite(value) for value in values):
+            raise ValueError(f"{field}={list(values)}: give finite numbers.")
+        if field == "image_std" and min(values) <= 0:
+            raise ValueError(f"{field}={list(values)}: pixels are divided by it; give positive numbers.")
+    if rescale_factor is not None and not (math.isfinite(rescale_factor) and rescale_factor > 0):
+        raise ValueError(
+            f"rescale_factor={rescale_factor!r}: give a positive number, 1/255 for 8-bit images."
+        )
+    for field, sides in (("size", size), ("crop_size", crop_size), ("pad_size", pad_size)):
+        if sides is not None:
+            _check_size(field, dict(sides))
+    if data_format not in (None, "channels_first"):
+        raise ValueError(f"data_format={data_format!r}: the models take 'channels_first'.")
+
+
+def _check_size(field: str, sides: dict[str, int]) -> None:
+    if set(sides) not in _SIZE_KEYS:
+        raise ValueError(
+            f"{field}={sides}: give height and width, shortest_edge, or max_height and max_width."
+        )
+    for key, side in sides.items():
+        if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= MAX_SIDE:
+            raise ValueError(f"{field}={sides}: {key} must be an integer from 1 to {MAX_SIDE} pixels.")

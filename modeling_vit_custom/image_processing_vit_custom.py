@@ -1,0 +1,60 @@
+"""The image processors: `ViTCustomImageProcessor` on torchvision, `ViTCustomImageProcessorPil` on Pillow.
+
+Both turn images into `pixel_values` [B, C, H, W] float32: decode, resize to a fixed size (bilinear with
+antialiasing, the aspect ratio given up as in Google's ViT), rescale to [0, 1], normalise. Their outputs
+differ by at most one grey level. They share this file so that every saved folder holds both, whichever was
+loaded; it does not import torchvision itself, so the Pillow backend works without it.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+
+from .image_processing_base_vit_custom import ViTCustomImageProcessorKwargs, ViTCustomImageProcessorMixin
+
+
+class ViTCustomImageProcessor(ViTCustomImageProcessorMixin, TorchvisionBackend):
+    """Tensors throughout, on any device; images of equal size are resized together.
+
+    Args:
+        num_channels: 3 for RGB, 1 for grey.
+        background_color: RGB in 0..255, seen through transparent pixels.
+        size, resample, do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std, crop_size,
+            do_center_crop, …: as in every transformers image processor. The mean and standard deviation have
+            one entry per channel, 0.5 unless given.
+    """
+
+    valid_kwargs = ViTCustomImageProcessorKwargs
+
+    def process_image(
+        self, image: Any, device: str | torch.device | None = None, name: str | None = None, **kwargs
+    ) -> torch.Tensor:
+        """Decode one image: [C, H, W] on `device`."""
+        decoded = self._decoded(image, name, **kwargs)
+        return decoded if device is None else decoded.to(device)
+
+
+class ViTCustomImageProcessorPil(ViTCustomImageProcessorMixin, PilBackend):
+    """numpy and Pillow on the CPU, one image at a time; needs no torchvision. Settings: see the other."""
+
+    valid_kwargs = ViTCustomImageProcessorKwargs
+
+    def process_image(self, image: Any, name: str | None = None, **kwargs) -> np.ndarray:
+        """Decode one image: [C, H, W]."""
+        return self._decoded(image, name, **kwargs).numpy()
+
+    def resize(self, image: np.ndarray, size: Any, resample: Any = None, **kwargs) -> np.ndarray:
+        """[C, H, W] -> [C, h, w]; images scaled already (float) channel by channel, in whatever range."""
+        if image.dtype == np.uint8:
+            return super().resize(image, size, resample, **kwargs)
+        shape_only = np.zeros((1, *image.shape[1:]), np.uint8)  # the rules for `size` stay in one place
+        height, width = super().resize(shape_only, size, resample, **kwargs).shape[1:]
+        channels = [Image.fromarray(channel).resize((width, height), resample) for channel in image]
+        return np.stack([np.asarray(channel) for channel in channels])
+
+
+ViTCustomImageProcessor.register_for_auto_class()
+ViTCustomImageProcessorPil.register_for_auto_class()

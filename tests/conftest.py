@@ -1,0 +1,60 @@
+"""Shared fixtures: a tiny configuration, a model made of it; and when transformers' own tests are collected."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from tiny import ARCHITECTURES, TINY
+from transformers_suite import register_markers
+
+from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
+
+
+def pytest_configure(config):
+    register_markers(config)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Importing test_transformers_*.py fetches a source distribution: only when slow tests are asked for."""
+    if collection_path.name.startswith("test_transformers_") and "not slow" in config.option.markexpr:
+        return True
+    return None
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
+def any_config(request) -> ViTCustomConfig:
+    """The tiny configuration in every architecture."""
+    return ViTCustomConfig(**{**TINY, **request.param})
+
+
+@pytest.fixture
+def tiny_config() -> ViTCustomConfig:
+    """The tiny configuration."""
+    return ViTCustomConfig(**TINY)
+
+
+@pytest.fixture
+def pixel_values() -> torch.Tensor:
+    """Three images of the tiny configuration's size."""
+    return torch.randn(3, 3, 24, 32)
+
+
+@pytest.fixture
+def random_model():
+    """Builds a model whose every parameter is random, biases and norms too, so that nothing hides in a zero."""
+
+    def build(config: ViTCustomConfig, cls=ViTCustomForImageClassification):
+        model = cls(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        return model
+
+    return build

@@ -1,0 +1,24 @@
+"""The tiny model of the tests, and one row of fields for every branch of the architecture."""
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": (24, 32),
+    "patch_size": 8,
+    "num_labels": 5,
+}
+
+ARCHITECTURES = {
+    "cls": {},
+    "mean": {"pooling": "mean", "use_cls_token": False},
+    "mean after cls": {"pooling": "mean", "num_register_tokens": 2},
+    "cls_mean": {"pooling": "cls_mean", "final_norm": "pooled"},
+    "map": {"pooling": "map", "qkv_bias": False},
+    "pooled norm": {"pooling": "mean", "final_norm": "pooled"},
+    "conv stem": {"stem": "conv", "pooling": "mean", "use_cls_token": False},
+    "sincos": {"position_embedding": "sincos2d", "layer_scale_init_value": 0.1},
+    "no positions": {"position_embedding": "none"},
+    "oblong patch": {"patch_size": (4, 8)},
+}
