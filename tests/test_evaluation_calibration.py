@@ -17,9 +17,7 @@ def test_ece_of_a_hand_made_case():
     # (0.8, 1] holds two of confidence 0.9, one right: gap |1/2 - 0.9| with weight 2/5.
     confidences = np.array([0.5, 0.5, 0.5, 0.9, 0.9])
     correct = np.array([1, 1, 0, 1, 0])
-    assert bin_calibration_error(confidences, correct, bins=5) == pytest.approx(
-        3 / 5 * (2 / 3 - 1 / 2) + 2 / 5 * 0.4
-    )
+    assert bin_calibration_error(confidences, correct, bins=5) == pytest.approx(3 / 5 * (2 / 3 - 1 / 2) + 2 / 5 * 0.4)
 
 
 def test_bins_are_open_below_and_closed_above():
@@ -52,9 +50,7 @@ def test_temperature_is_the_minimum_a_general_minimiser_finds():
     logits, labels = rng.normal(size=(300, 4)), rng.integers(0, 4, 300)
     logits[np.arange(300), labels] += 0.7
     temperature, _ = fit_temperature(logits, labels)
-    found = minimize_scalar(
-        lambda t: negative_log_likelihood(logits, labels, t), bounds=(0.05, 20), method="bounded"
-    )
+    found = minimize_scalar(lambda t: negative_log_likelihood(logits, labels, t), bounds=(0.05, 20), method="bounded")
     assert temperature == pytest.approx(found.x, rel=1e-3)
 
 

@@ -85,9 +85,7 @@ def test_multi_label_scores():
 
 def test_a_label_without_positives_is_left_out_of_the_mean():
     references = np.array([[1, 0], [0, 0], [1, 0]])
-    result = MeanAveragePrecision().compute(
-        predictions=[[0.9, 0.5], [0.5, 0.1], [0.1, 0.2]], references=references
-    )
+    result = MeanAveragePrecision().compute(predictions=[[0.9, 0.5], [0.5, 0.1], [0.1, 0.2]], references=references)
     # Ranked 0.9 (right), 0.5 (wrong), 0.1 (right): (1/1 + 2/3) / 2.
     assert result["mean_average_precision"] == pytest.approx(5 / 6)
     assert np.isnan(result["average_precision"][1])
@@ -112,9 +110,7 @@ def test_regression_over_two_targets_is_the_mean_of_each():
     predictions, references = rng.normal(size=(20, 2)), rng.normal(size=(20, 2)) * [1, 100]
     result = RegressionErrors().compute(predictions=predictions, references=references)
     for t in range(2):
-        assert result["per_target"]["r2"][t] == pytest.approx(
-            sk.r2_score(references[:, t], predictions[:, t])
-        )
+        assert result["per_target"]["r2"][t] == pytest.approx(sk.r2_score(references[:, t], predictions[:, t]))
     assert result["rmse"] == pytest.approx(
         np.mean([np.sqrt(np.mean((predictions[:, t] - references[:, t]) ** 2)) for t in range(2)])
     )

@@ -16,9 +16,7 @@ def size_of(path):
 @pytest.mark.parametrize("classes", [1, 2, 10, 26, 100, 130])
 def test_confusion_matrix_at_any_number_of_classes(tmp_path, classes):
     matrix = np.eye(classes, dtype=int) * 9 + 1
-    path = plot_confusion_matrix(
-        matrix, [f"class {i}" for i in range(classes)], tmp_path / "new" / "matrix.png"
-    )
+    path = plot_confusion_matrix(matrix, [f"class {i}" for i in range(classes)], tmp_path / "new" / "matrix.png")
     width, height = size_of(path)
     # A class needs 15 pixels for its name to be read, up to the number of classes that are named at all.
     assert min(width, height) >= 15 * min(classes, 100)

@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .._version import __version__
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples
+from ..data.raw import listed
 from ..data.sources import load_eval_examples
 from ..inference.forward import PreparedImages, run_batches
 from ..inference.json_files import write_json
@@ -54,9 +55,7 @@ class Evaluation:
 
     def report(self, **context: Any) -> dict[str, Any]:
         """Everything but the logits as one JSON-able dict that starts with `context`."""
-        tables: dict[str, Any] = {
-            "per_target" if self.problem_type == REGRESSION else "per_class": self.per_label
-        }
+        tables: dict[str, Any] = {"per_target" if self.problem_type == REGRESSION else "per_class": self.per_label}
         if self.calibration is not None:
             tables["calibration"] = self.calibration
         if self.confusion is not None:
@@ -107,21 +106,28 @@ def score_outputs(
         extra["confusion"] = confusion_matrix(labels, predicted, labels=classes)
         extra["calibration"], note = calibrate(logits, labels)
         notes += [note]
-    if problem_type != REGRESSION and (
-        absent := [id2label[c] for c in np.flatnonzero(per_label["support"] == 0)]
-    ):
-        shown = ", ".join(absent[:10]) + (", …" if len(absent) > 10 else "")
-        notes.append(f"{len(absent)} of {len(id2label)} classes do not occur in these data: {shown}")
+    if problem_type != REGRESSION:
+        notes += _class_notes(per_label, id2label)
     rows = [
         {"id": c, "label": id2label[c], **{column: values[c] for column, values in per_label.items()}}
         for c in range(len(id2label))
     ]
     if skipped:
-        notes.append(f"{len(skipped)} images could not be read and are not counted; see skipped")
+        notes.append(f"{len(skipped)} image(s) could not be read and are not counted: {listed(list(skipped))}")
     return Evaluation(
         problem_type, dict(id2label), logits, labels, names, metrics, rows, skipped=dict(skipped or {}),
         notes=notes, **extra,
     )  # fmt: skip
+
+
+def _class_notes(report: Mapping[str, np.ndarray], id2label: Mapping[int, str]) -> list[str]:
+    """Sentences on the classes whose recall or precision is undefined."""
+    notes = []
+    for undefined, what in (("recall", "do not occur in these data"), ("precision", "are never predicted")):
+        if names := [id2label[c] for c in np.flatnonzero(np.isnan(report[undefined]))]:
+            notes.append(f"{len(names)} of {len(id2label)} classes {what}, their {undefined} is undefined: ")
+            notes[-1] += listed(names)
+    return notes
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Any], str]:
@@ -199,6 +205,9 @@ Writes the metrics as JSON and, for single-label models, confusion_matrix.png be
         "--data_dir", required=True, metavar="DIR", help="folder of class folders, or a CSV or Parquet file"
     )
     parser.add_argument("--output", default="metrics.json", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--image_column", default="image", metavar="NAME", help="of a table (%(default)s)")
+    parser.add_argument("--label_column", default="label", metavar="NAME", help="of a table (%(default)s)")
+    parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of the folder")
     parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")
     parser.add_argument(
@@ -225,11 +234,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     model, processor = load_classifier(args.model, args.trust_remote_code)
-    examples = load_eval_examples(args.data_dir, model.config.id2label, problem_type_of(model.config))
-    start = time.perf_counter()
-    result = evaluate_model(
-        model, processor, examples, args.batch_size, args.num_workers, on_error=args.on_error
+    examples = load_eval_examples(
+        args.data_dir,
+        model.config.id2label,
+        problem_type_of(model.config),
+        image_column=args.image_column,
+        label_column=args.label_column,
+        follow_links=args.follow_links,
     )
+    start = time.perf_counter()
+    result = evaluate_model(model, processor, examples, args.batch_size, args.num_workers, on_error=args.on_error)
     seconds = time.perf_counter() - start
     context = {"model": args.model, "data": args.data_dir, "device": str(model.device), "seconds": seconds}
     written = [write_json(args.output, result.report(**context))]

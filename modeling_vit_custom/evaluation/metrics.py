@@ -42,9 +42,7 @@ class InMemoryMetric(evaluate.Metric):
             description=self.description,
             citation="",
             inputs_description=self.__doc__ or "",
-            features=self.input_features
-            if isinstance(self.input_features, Features)
-            else list(self.input_features),
+            features=self.input_features if isinstance(self.input_features, Features) else list(self.input_features),
         )
 
     def _compute(self, predictions, references, **options) -> dict[str, Any]:
@@ -86,9 +84,7 @@ class MacroF1(InMemoryMetric):
     input_features = (CLASS_IDS, MULTI_HOT)
 
     def score(self, predictions, references):
-        return {
-            "macro_f1": float(sk.f1_score(references, predictions, average="macro", zero_division=np.nan))
-        }
+        return {"macro_f1": float(sk.f1_score(references, predictions, average="macro", zero_division=np.nan))}
 
 
 class ClassReport(InMemoryMetric):
@@ -118,9 +114,7 @@ class MeanAveragePrecision(InMemoryMetric):
     """predictions: [N, C] scores; references: [N, C] multi-hot."""
 
     description = "Average precision of each class (NaN without a positive) and its mean over the others."
-    input_features = Features(
-        {"predictions": Sequence(Value("float64")), "references": Sequence(Value("int64"))}
-    )
+    input_features = Features({"predictions": Sequence(Value("float64")), "references": Sequence(Value("int64"))})
 
     def score(self, predictions, references):
         present = references.any(axis=0)
@@ -137,9 +131,7 @@ class RegressionErrors(InMemoryMetric):
     """predictions, references: [N, T]. Means over the T targets; `per_target` holds [T] each."""
 
     description = "MAE, RMSE and R² (NaN for a constant target)."
-    input_features = Features(
-        {"predictions": Sequence(Value("float64")), "references": Sequence(Value("float64"))}
-    )
+    input_features = Features({"predictions": Sequence(Value("float64")), "references": Sequence(Value("float64"))})
 
     def score(self, predictions, references):
         each = {
@@ -149,9 +141,7 @@ class RegressionErrors(InMemoryMetric):
         }
         varies = np.ptp(references, axis=0) > 0
         if varies.any():
-            each["r2"][varies] = sk.r2_score(
-                references[:, varies], predictions[:, varies], multioutput="raw_values"
-            )
+            each["r2"][varies] = sk.r2_score(references[:, varies], predictions[:, varies], multioutput="raw_values")
         return {**{name: float(values.mean()) for name, values in each.items()}, "per_target": each}
 
 
@@ -169,9 +159,7 @@ def check_outputs(logits, labels, problem_type: str, num_labels: int) -> tuple[n
         labels = labels[:, None]
     wanted = logits.shape[:1] if problem_type == SINGLE_LABEL else logits.shape
     if labels.shape != wanted:
-        raise ValueError(
-            f"labels have shape {labels.shape}; {problem_type} with these logits needs {wanted}."
-        )
+        raise ValueError(f"labels have shape {labels.shape}; {problem_type} with these logits needs {wanted}.")
     for name, values in (("logits", logits), ("labels", labels)):
         bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if bad.any():
@@ -183,14 +171,10 @@ def check_outputs(logits, labels, problem_type: str, num_labels: int) -> tuple[n
     if problem_type == REGRESSION:
         return logits, labels.astype(np.float64)
     upper = num_labels if problem_type == SINGLE_LABEL else 2
-    bad = (
-        ((labels < 0) | (labels >= upper) | (labels != np.round(labels))).reshape(len(labels), -1).any(axis=1)
-    )
+    bad = ((labels < 0) | (labels >= upper) | (labels != np.round(labels))).reshape(len(labels), -1).any(axis=1)
     if bad.any():
         row = bad.argmax()
-        raise ValueError(
-            f"labels: row {row} is {labels[row]}; {problem_type} takes whole numbers 0 to {upper - 1}."
-        )
+        raise ValueError(f"labels: row {row} is {labels[row]}; {problem_type} takes whole numbers 0 to {upper - 1}.")
     return logits, labels.astype(np.int64)
 
 
@@ -202,9 +186,7 @@ def _single_label(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         scores |= TopKAccuracy().compute(predictions=ranked, references=labels)
     scores |= MacroF1().compute(predictions=predicted, references=labels)
     right = (predicted == labels).astype(np.int64)
-    return scores | ExpectedCalibrationError().compute(
-        predictions=probabilities.max(axis=1), references=right
-    )
+    return scores | ExpectedCalibrationError().compute(predictions=probabilities.max(axis=1), references=right)
 
 
 def _multi_label(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -28,9 +28,7 @@ def plot_confusion_matrix(
     matrix = np.asarray(matrix)
     classes = len(matrix)
     if matrix.shape != (classes, classes) or len(labels) != classes or classes == 0:
-        raise ValueError(
-            f"matrix has shape {matrix.shape} with {len(labels)} labels; needs [C, C] and C labels."
-        )
+        raise ValueError(f"matrix has shape {matrix.shape} with {len(labels)} labels; needs [C, C] and C labels.")
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
     written = classes <= MAX_ANNOTATED
@@ -43,9 +41,7 @@ def plot_confusion_matrix(
     image = axes.imshow(shares, cmap="Blues", norm=colours, interpolation="nearest")
     inch = 1 / side
     bar_height = 1 if written else 0.5
-    bar = figure.colorbar(
-        image, cax=axes.inset_axes((1 + 0.2 * inch, 1 - bar_height, 0.2 * inch, bar_height))
-    )
+    bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.2 * inch, 1 - bar_height, 0.2 * inch, bar_height)))
     if written:
         _write_counts(axes, matrix, shares, side / classes)
     else:

@@ -33,9 +33,7 @@ def readable_json(value: Any, pad: str = "") -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     inner = pad + "  "
     if isinstance(value, dict):
-        lines = [
-            f"{json.dumps(key, ensure_ascii=False)}: {readable_json(v, inner)}" for key, v in value.items()
-        ]
+        lines = [f"{json.dumps(key, ensure_ascii=False)}: {readable_json(v, inner)}" for key, v in value.items()]
     else:
         lines = [readable_json(item, inner) for item in value]
     opening, closing = "{}" if isinstance(value, dict) else "[]"

@@ -66,9 +66,7 @@ def find_images(inputs: Sequence[str], follow_links: bool = False) -> tuple[list
             and not any(part.startswith(".") for part in path.relative_to(given).parts)
         ]
         if other := len(inside) - len(images):
-            notes.append(
-                f"{given}: {other} of {len(inside)} files are hidden or no images by name, passed over"
-            )
+            notes.append(f"{given}: {other} of {len(inside)} files are hidden or no images by name, passed over")
         found += map(str, images)
     paths = list(dict.fromkeys(found))
     if len(paths) < len(found):
@@ -84,8 +82,7 @@ def ranked_labels(
     """logits [B, K] -> for each image the entries of "predictions", as the module's docstring shows them."""
     if problem_type == REGRESSION:
         return [
-            [{"label": id2label[i], "value": _digits(value)} for i, value in enumerate(row)]
-            for row in logits.tolist()
+            [{"label": id2label[i], "value": _digits(value)} for i, value in enumerate(row)] for row in logits.tolist()
         ]
     scores = logits.sigmoid() if problem_type == MULTI_LABEL else logits.softmax(dim=-1)
     best = scores.topk(min(top_k, scores.shape[-1]))
@@ -196,9 +193,7 @@ without any GPU, or it starts one process only). Embeddings are read back by
     parser.add_argument("--embeddings", action="store_true", help="add the pooled vector to each line")
     parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="default: %(default)s")
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="discard what the output holds and start afresh"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="discard what the output holds and start afresh")
     parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of a folder")
     parser.add_argument("--trust_remote_code", action="store_true", help="run other people's code in --model")
     return parser

@@ -85,9 +85,7 @@ class ResumableLines:
     def _check(self, identity: Mapping[str, Any], lines: Mapping[str, Line], paths: Sequence[str]) -> None:
         remedy = "Give another --output, or --overwrite to start afresh."
         if not self.meta.is_file():
-            raise ResumeError(
-                f"{self.output} exists without {self.meta.name}: its origin is unknown. {remedy}"
-            )
+            raise ResumeError(f"{self.output} exists without {self.meta.name}: its origin is unknown. {remedy}")
         try:
             before = json.loads(self.meta.read_text(encoding="utf-8", errors="surrogateescape"))
         except json.JSONDecodeError as error:
@@ -133,9 +131,7 @@ class ResumableLines:
         """Writes the output, one line for each of `paths` in that order; returns how many report an error."""
         lines = self._index()
         if lost := [path for path in paths if path not in lines]:
-            raise ResumeError(
-                f"{len(lost)} images have no line, such as {lost[0]}; run the same command again."
-            )
+            raise ResumeError(f"{len(lost)} images have no line, such as {lost[0]}; run the same command again.")
         unfinished = self.output.with_name(self.output.name + ".tmp")
         sources = {line.file: open(line.file, "rb") for line in lines.values()}  # noqa: SIM115
         try:
