@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from .._version import __version__
-from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples
+from ..data.examples import MULTI_LABEL, REGRESSION, Examples
 from ..data.raw import listed
 from ..data.sources import load_eval_examples
 from ..inference.forward import PreparedImages, run_batches
@@ -124,7 +124,7 @@ def _class_notes(report: Mapping[str, np.ndarray], id2label: Mapping[int, str]) 
     """Sentences on the classes whose recall or precision is undefined."""
     notes = []
     for undefined, what in (("recall", "do not occur in these data"), ("precision", "are never predicted")):
-        if names := [id2label[c] for c in np.flatnonzero(np.isnan(report[undefined]))]:
+        if names := [id2label[int(c)] for c in np.flatnonzero(np.isnan(report[undefined]))]:
             notes.append(f"{len(names)} of {len(id2label)} classes {what}, their {undefined} is undefined: ")
             notes[-1] += listed(names)
     return notes
@@ -167,7 +167,7 @@ def evaluate_model(
     if examples.labels is None:
         raise ValueError("these examples have no labels; use predict for images without labels.")
     images = PreparedImages(examples.images, examples.names, processor)
-    batches = [range(i, min(i + batch_size, len(images))) for i in range(0, len(images), batch_size)]
+    batches = [list(range(i, min(i + batch_size, len(images)))) for i in range(0, len(images), batch_size)]
     kept: list[int] = []
     logits: list[np.ndarray] = []
     skipped: dict[str, str] = {}
@@ -182,11 +182,10 @@ def evaluate_model(
             bar.update(len(batch.indices) + len(batch.errors))
     if not kept:
         raise ValueError(f"none of the {len(images)} images could be evaluated; the reasons: {skipped}")
-    order = np.argsort(kept)
-    chosen = examples.select(np.asarray(kept)[order])
-    problem_type, id2label = problem_type_of(model.config), model.config.id2label
-    outputs = np.concatenate(logits)[order]
-    return score_outputs(outputs, chosen.labels, list(chosen.names), problem_type, id2label, skipped)
+    config: Any = model.config
+    outputs, kept = np.concatenate(logits)[np.argsort(kept)], sorted(kept)
+    names = [examples.names[index] for index in kept]
+    return score_outputs(outputs, examples.labels[kept], names, problem_type_of(config), config.id2label, skipped)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -234,10 +233,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     model, processor = load_classifier(args.model, args.trust_remote_code)
+    config: Any = model.config
     examples = load_eval_examples(
         args.data_dir,
-        model.config.id2label,
-        problem_type_of(model.config),
+        config.id2label,
+        problem_type_of(config),
         image_column=args.image_column,
         label_column=args.label_column,
         follow_links=args.follow_links,
@@ -247,7 +247,7 @@ def run(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     context = {"model": args.model, "data": args.data_dir, "device": str(model.device), "seconds": seconds}
     written = [write_json(args.output, result.report(**context))]
-    if result.problem_type == SINGLE_LABEL:
+    if result.confusion is not None:
         from .plots import plot_confusion_matrix
 
         labels = [result.id2label[c] for c in range(len(result.id2label))]
