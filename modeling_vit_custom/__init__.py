@@ -8,6 +8,7 @@ without `trust_remote_code`. The modules beside this file are what a published r
 from transformers import (
     AutoBackbone,
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
@@ -15,6 +16,8 @@ from transformers import (
 
 from ._version import __version__
 from .configuration_vit_custom import VARIANTS, ViTCustomConfig
+from .image_decoding_vit_custom import ImageDecodingError, decode_image
+from .image_processing_vit_custom import ViTCustomImageProcessor, ViTCustomImageProcessorPil
 from .modeling_vit_custom import (
     ViTCustomBackbone,
     ViTCustomForImageClassification,
@@ -28,15 +31,23 @@ AutoModel.register(ViTCustomConfig, ViTCustomModel)
 AutoBackbone.register(ViTCustomConfig, ViTCustomBackbone)
 AutoModelForImageClassification.register(ViTCustomConfig, ViTCustomForImageClassification)
 AutoModelForMaskedImageModeling.register(ViTCustomConfig, ViTCustomForMaskedImageModeling)
+AutoImageProcessor.register(
+    ViTCustomConfig,
+    image_processor_classes={"torchvision": ViTCustomImageProcessor, "pil": ViTCustomImageProcessorPil},
+)
 
 __all__ = [
     "VARIANTS",
+    "ImageDecodingError",
     "ViTCustomBackbone",
     "ViTCustomConfig",
     "ViTCustomForImageClassification",
     "ViTCustomForMaskedImageModeling",
+    "ViTCustomImageProcessor",
+    "ViTCustomImageProcessorPil",
     "ViTCustomModel",
     "ViTCustomPreTrainedModel",
     "__version__",
+    "decode_image",
     "resize_input",
 ]

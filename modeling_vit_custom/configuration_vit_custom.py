@@ -53,7 +53,7 @@ _BOUNDS = {
     "attention_probs_dropout_prob": (0.0, 0.99),
     "drop_path_rate": (0.0, 0.99),
     "initializer_range": (0.0, 10.0),
-    "layer_norm_eps": (1e-20, 0.1),
+    "layer_norm_eps": (1e-20, 1.0),
 }
 _PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 _MAX_SIDE = 32_768

@@ -75,9 +75,7 @@ def decode_image(
         ValueError: `num_channels`, `background` or `input_data_format` is impossible.
     """
     if num_channels not in (1, 3):
-        raise ValueError(
-            f"num_channels={num_channels!r}: images are decoded to 1 (grey) or 3 (RGB) channels."
-        )
+        raise ValueError(f"num_channels={num_channels!r}: images are decoded to 1 (grey) or 3 (RGB) channels.")
     check_background(background)
     layout = _checked_layout(input_data_format)
     label = name or source_name(source) or f"image given as {type(source).__name__}"
@@ -264,9 +262,7 @@ def _checked_layout(input_data_format: str | None) -> str | None:
     for layout in (CHANNELS_FIRST, CHANNELS_LAST):
         if input_data_format == layout:  # transformers' ChannelDimension compares equal too
             return layout
-    raise ValueError(
-        f"input_data_format={input_data_format!r}: give {CHANNELS_FIRST!r} or {CHANNELS_LAST!r}."
-    )
+    raise ValueError(f"input_data_format={input_data_format!r}: give {CHANNELS_FIRST!r} or {CHANNELS_LAST!r}.")
 
 
 def _channels_first(array: np.ndarray, layout: str | None) -> np.ndarray:

@@ -69,7 +69,7 @@ class ViTCustomImageProcessorMixin:
     valid_kwargs = ViTCustomImageProcessorKwargs
 
     resample = PILImageResampling.BILINEAR
-    size = {"height": 224, "width": 224}  # noqa: RUF012 - copied for each instance by transformers
+    size = {"height": 224, "width": 224}
     do_resize = True
     do_rescale = True
     do_normalize = True
@@ -86,9 +86,7 @@ class ViTCustomImageProcessorMixin:
         unknown = sorted(set(kwargs) - set(self.valid_kwargs.__annotations__))
         if unknown:
             known = ", ".join(sorted(self.valid_kwargs.__annotations__))
-            raise TypeError(
-                f"{type(self).__name__} has no setting {unknown[0]!r}. The settings are: {known}."
-            )
+            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}. The settings are: {known}.")
         validate_typed_dict(self.valid_kwargs, kwargs)
         if kwargs.get("num_channels") is None:
             kwargs["num_channels"] = self.num_channels
@@ -233,9 +231,7 @@ def check_settings(
         if field == "image_std" and min(values) <= 0:
             raise ValueError(f"{field}={list(values)}: pixels are divided by it; give positive numbers.")
     if rescale_factor is not None and not (math.isfinite(rescale_factor) and rescale_factor > 0):
-        raise ValueError(
-            f"rescale_factor={rescale_factor!r}: give a positive number, 1/255 for 8-bit images."
-        )
+        raise ValueError(f"rescale_factor={rescale_factor!r}: give a positive number, 1/255 for 8-bit images.")
     for field, sides in (("size", size), ("crop_size", crop_size), ("pad_size", pad_size)):
         if sides is not None:
             _check_size(field, dict(sides))
@@ -245,9 +241,7 @@ def check_settings(
 
 def _check_size(field: str, sides: dict[str, int]) -> None:
     if set(sides) not in _SIZE_KEYS:
-        raise ValueError(
-            f"{field}={sides}: give height and width, shortest_edge, or max_height and max_width."
-        )
+        raise ValueError(f"{field}={sides}: give height and width, shortest_edge, or max_height and max_width.")
     for key, side in sides.items():
         if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= MAX_SIDE:
             raise ValueError(f"{field}={sides}: {key} must be an integer from 1 to {MAX_SIDE} pixels.")

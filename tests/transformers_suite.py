@@ -115,12 +115,7 @@ def _unpack_tests(archive: Path, package: Path) -> None:
     with tarfile.open(archive) as tar:
         for member in tar:
             parts = PurePosixPath(member.name).parts[1:]  # without the folder transformers-X.Y.Z
-            if (
-                not member.isfile()
-                or parts[:1] != ("tests",)
-                or not member.name.endswith(".py")
-                or ".." in parts
-            ):
+            if not member.isfile() or parts[:1] != ("tests",) or not member.name.endswith(".py") or ".." in parts:
                 continue
             content = tar.extractfile(member)
             assert content is not None
@@ -180,9 +175,7 @@ def explain_skips(reasons: Mapping[str, str]) -> Callable[[type], type]:
         for name in tests:
             reason = next((why for pattern, why in reasons.items() if fnmatchcase(name, pattern)), None)
             method = getattr(cls, name)
-            setattr(
-                cls, name, _unexplained_skip_fails(method) if reason is None else _skipped(method, reason)
-            )
+            setattr(cls, name, _unexplained_skip_fails(method) if reason is None else _skipped(method, reason))
         return cls
 
     return decorate
