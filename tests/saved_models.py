@@ -28,7 +28,8 @@ def save_ours(folder: Path, seed: int = 0, **fields) -> Path:
         model = ViTCustomForImageClassification(config)
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-        model.classifier.weight.mul_(5)
+        if config.num_labels:
+            model.classifier.weight.mul_(5)
     model.save_pretrained(folder)
     ViTCustomImageProcessor.for_model(config).save_pretrained(folder)
     return folder

@@ -157,6 +157,12 @@ def test_a_checkpoint_without_a_head_is_refused(photos, model, tmp_path, capsys)
     assert "lacks weights an image classifier needs (classifier.bias" in capsys.readouterr().err
 
 
+def test_a_checkpoint_without_labels_is_refused(photos, tmp_path, capsys):
+    folder = save_ours(tmp_path / "m", num_labels=0)
+    assert run("--model", folder, photos, "--output", tmp_path / "out.jsonl") == 2
+    assert "has no labels" in capsys.readouterr().err
+
+
 def test_nan_outputs_are_errors_not_scores(photos, tmp_path):
     folder = save_ours(tmp_path / "m")
     broken = AutoModelForImageClassification.from_pretrained(folder)
