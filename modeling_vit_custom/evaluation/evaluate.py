@@ -18,9 +18,11 @@ import transformers
 from sklearn.metrics import confusion_matrix
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from .._version import __version__
-from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples
+from ..data.examples import MULTI_LABEL, REGRESSION, Examples
+from ..data.raw import listed
 from ..data.sources import load_eval_examples
 from ..inference.forward import PreparedImages, run_batches
 from ..inference.json_files import write_json
@@ -35,7 +37,7 @@ class Evaluation:
 
     logits: [N, C] or [N, T] float64.   labels: [N] | [N, C] int64 | [N, T] float64.   names: [N].
     metrics: the flat scores of `compute_metrics`.   per_label: one row for each class or target.
-    confusion: [C, C] counts, rows true, columns predicted; calibration: ECE, NLL and the temperature (both for
+    confusion: [C, C] counts, rows true, columns predicted; calibration: ECE, NLL, temperature (both only for
     single-label).   skipped: name -> why that image could not be read.   notes: sentences to be read.
     """
 
@@ -104,19 +106,28 @@ def score_outputs(
         extra["confusion"] = confusion_matrix(labels, predicted, labels=classes)
         extra["calibration"], note = calibrate(logits, labels)
         notes += [note]
-    if problem_type != REGRESSION and (absent := [id2label[c] for c in np.flatnonzero(per_label["support"] == 0)]):
-        shown = ", ".join(absent[:10]) + (", …" if len(absent) > 10 else "")
-        notes.append(f"{len(absent)} of {len(id2label)} classes do not occur in these data: {shown}")
+    if problem_type != REGRESSION:
+        notes += _class_notes(per_label, id2label)
     rows = [
         {"id": c, "label": id2label[c], **{column: values[c] for column, values in per_label.items()}}
         for c in range(len(id2label))
     ]
     if skipped:
-        notes.append(f"{len(skipped)} images could not be read and are not counted; see skipped")
+        notes.append(f"{len(skipped)} image(s) could not be read and are not counted: {listed(list(skipped))}")
     return Evaluation(
         problem_type, dict(id2label), logits, labels, names, metrics, rows, skipped=dict(skipped or {}),
         notes=notes, **extra,
     )  # fmt: skip
+
+
+def _class_notes(report: Mapping[str, np.ndarray], id2label: Mapping[int, str]) -> list[str]:
+    """Sentences on the classes whose recall or precision is undefined."""
+    notes = []
+    for undefined, what in (("recall", "do not occur in these data"), ("precision", "are never predicted")):
+        if names := [id2label[int(c)] for c in np.flatnonzero(np.isnan(report[undefined]))]:
+            notes.append(f"{len(names)} of {len(id2label)} classes {what}, their {undefined} is undefined: ")
+            notes[-1] += listed(names)
+    return notes
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Any], str]:
@@ -156,7 +167,7 @@ def evaluate_model(
     if examples.labels is None:
         raise ValueError("these examples have no labels; use predict for images without labels.")
     images = PreparedImages(examples.images, examples.names, processor)
-    batches = [range(i, min(i + batch_size, len(images))) for i in range(0, len(images), batch_size)]
+    batches = [list(range(i, min(i + batch_size, len(images)))) for i in range(0, len(images), batch_size)]
     kept: list[int] = []
     logits: list[np.ndarray] = []
     skipped: dict[str, str] = {}
@@ -171,11 +182,10 @@ def evaluate_model(
             bar.update(len(batch.indices) + len(batch.errors))
     if not kept:
         raise ValueError(f"none of the {len(images)} images could be evaluated; the reasons: {skipped}")
-    order = np.argsort(kept)
-    chosen = examples.select(np.asarray(kept)[order])
-    problem_type, id2label = problem_type_of(model.config), model.config.id2label
-    outputs = np.concatenate(logits)[order]
-    return score_outputs(outputs, chosen.labels, list(chosen.names), problem_type, id2label, skipped)
+    config: Any = model.config
+    outputs, kept = np.concatenate(logits)[np.argsort(kept)], sorted(kept)
+    names = [examples.names[index] for index in kept]
+    return score_outputs(outputs, examples.labels[kept], names, problem_type_of(config), config.id2label, skipped)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -194,6 +204,9 @@ Writes the metrics as JSON and, for single-label models, confusion_matrix.png be
         "--data_dir", required=True, metavar="DIR", help="folder of class folders, or a CSV or Parquet file"
     )
     parser.add_argument("--output", default="metrics.json", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--image_column", default="image", metavar="NAME", help="of a table (%(default)s)")
+    parser.add_argument("--label_column", default="label", metavar="NAME", help="of a table (%(default)s)")
+    parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of the folder")
     parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")
     parser.add_argument(
@@ -209,6 +222,7 @@ Writes the metrics as JSON and, for single-label models, confusion_matrix.png be
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code: 0 done, 1 could not be done."""
     args = build_parser().parse_args(argv)
+    disable_progress_bar()
     try:
         run(args)
     except (ValueError, OSError) as error:
@@ -219,13 +233,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     model, processor = load_classifier(args.model, args.trust_remote_code)
-    examples = load_eval_examples(args.data_dir, model.config.id2label, problem_type_of(model.config))
+    config: Any = model.config
+    examples = load_eval_examples(
+        args.data_dir,
+        config.id2label,
+        problem_type_of(config),
+        image_column=args.image_column,
+        label_column=args.label_column,
+        follow_links=args.follow_links,
+    )
     start = time.perf_counter()
     result = evaluate_model(model, processor, examples, args.batch_size, args.num_workers, on_error=args.on_error)
     seconds = time.perf_counter() - start
     context = {"model": args.model, "data": args.data_dir, "device": str(model.device), "seconds": seconds}
     written = [write_json(args.output, result.report(**context))]
-    if result.problem_type == SINGLE_LABEL:
+    if result.confusion is not None:
         from .plots import plot_confusion_matrix
 
         labels = [result.id2label[c] for c in range(len(result.id2label))]

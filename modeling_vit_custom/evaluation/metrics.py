@@ -51,7 +51,7 @@ class InMemoryMetric(evaluate.Metric):
             warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
             return self.score(np.asarray(predictions), np.asarray(references), **options)
 
-    def score(self, predictions: np.ndarray, references: np.ndarray, **options: Any) -> dict[str, Any]:
+    def score(self, predictions, references, *args: Any, **options: Any) -> dict[str, Any]:
         """The metric's values by name; arrays as the class docstring says."""
         raise NotImplementedError
 

@@ -155,13 +155,11 @@ def _series(log_history, x_name: str, key: str) -> tuple[list[float], list[float
 
 
 def _draw_loss(axes: Axes, log_history, x_name: str) -> None:
-    for key, name, style in (
-        ("loss", "training", {"color": MUTED, "linewidth": 1.4}),
-        ("eval_loss", "validation", {"color": ACCENT, "marker": "o", "markersize": 3.5, "linewidth": 1.4}),
-    ):
+    for key, name, colour, marker in (("loss", "training", MUTED, None), ("eval_loss", "validation", ACCENT, "o")):
         x, y = _series(log_history, x_name, key)
         if x:
-            axes.plot(x, y, label=name, **(style | ({"marker": "o"} if len(x) == 1 else {})))
+            marker = "o" if len(x) == 1 else marker
+            axes.plot(x, y, label=name, color=colour, marker=marker, markersize=3.5, linewidth=1.4)
     axes.legend(frameon=False)
 
 

@@ -50,7 +50,7 @@ class BatchResult:
 def run_batches(
     model: PreTrainedModel,
     images: PreparedImages,
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[list[int]],
     num_workers: int = 0,
     with_pooled: bool = False,
 ) -> Iterator[BatchResult]:
@@ -71,7 +71,8 @@ def run_batches(
 
 def _run(model: PreTrainedModel, items: list[tuple], pooled: list[torch.Tensor] | None) -> BatchResult:
     read = [(index, pixels) for index, pixels, error in items if error is None]
-    logits, vectors = torch.empty(0, model.config.num_labels), []
+    config: Any = model.config
+    logits, vectors = torch.empty(0, len(config.id2label)), []
     # Processors that keep the aspect ratio give images of several sizes: one pass for each.
     sizes = dict.fromkeys(pixels.shape for _, pixels in read)
     read = [(index, pixels) for size in sizes for index, pixels in read if pixels.shape == size]

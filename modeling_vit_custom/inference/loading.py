@@ -24,7 +24,7 @@ def load_classifier(
     """(model in eval mode on `device`, image processor) from a saved folder or a Hub id.
 
     Checkpoints of this package need no `trust_remote_code`. Raises FileNotFoundError for a folder that is not
-    there, ValueError for a checkpoint in which weights of the classifier are missing: they would be random.
+    there, ValueError for a checkpoint that has no classifier, or lacks some of its weights: they would be random.
     """
     is_id = source.count("/") <= 1 and not source.startswith((".", "/", "~"))
     folder = Path(source).expanduser()
@@ -42,6 +42,8 @@ def load_classifier(
             f"{source} lacks weights an image classifier needs ({', '.join(missing[:3])}"
             f"{', …' if len(missing) > 3 else ''}); they would be random. Fine-tune it first."
         )
+    if not model.config.id2label:
+        raise ValueError(f"{source} has no labels (num_labels=0); give a model with a classifier.")
     processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
     return model.eval().to(device or default_device()), processor
 

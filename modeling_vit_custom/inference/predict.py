@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 from .._version import __version__
 from ..data.examples import MULTI_LABEL, REGRESSION
@@ -208,6 +209,7 @@ def positive(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code: 0 done, 1 every image failed, 2 it could not be run as asked."""
     args = build_parser().parse_args(argv)
+    disable_progress_bar()
     with joined_processes() as processes:
         try:
             summary = predict(**vars(args), processes=processes)

@@ -11,11 +11,13 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from .json_files import json_safe, write_json
 
@@ -27,7 +29,7 @@ class ResumeError(ValueError):
     """The output cannot be continued; the message says why and what to do."""
 
 
-def fingerprint(model: torch.nn.Module, processor: Any, settings: Mapping[str, Any]) -> str:
+def fingerprint(model: PreTrainedModel, processor: Any, settings: Mapping[str, Any]) -> str:
     """SHA-256 of all that decides a prediction: weights, config, processor and `settings`."""
     digest = hashlib.sha256()
     for part in (model.config.to_dict(), processor.to_dict(), settings):
@@ -133,16 +135,13 @@ class ResumableLines:
         if lost := [path for path in paths if path not in lines]:
             raise ResumeError(f"{len(lost)} images have no line, such as {lost[0]}; run the same command again.")
         unfinished = self.output.with_name(self.output.name + ".tmp")
-        sources = {line.file: open(line.file, "rb") for line in lines.values()}  # noqa: SIM115
-        try:
-            with open(unfinished, "wb") as merged:
-                for path in paths:
-                    line = lines[path]
-                    sources[line.file].seek(line.start)
-                    merged.write(sources[line.file].read(line.length))
-        finally:
-            for stream in sources.values():
-                stream.close()
+        with ExitStack() as stack:
+            merged = stack.enter_context(open(unfinished, "wb"))
+            sources = {file: stack.enter_context(open(file, "rb")) for file in {line.file for line in lines.values()}}
+            for path in paths:
+                line = lines[path]
+                sources[line.file].seek(line.start)
+                merged.write(sources[line.file].read(line.length))
         os.replace(unfinished, self.output)
         for part in self.parts():
             part.unlink()
