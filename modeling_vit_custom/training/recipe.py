@@ -118,11 +118,12 @@ def measure(trainer: ViTCustomTrainer, examples: Examples, splits: Splits, proce
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `train`; returns its exit code: 0 done, 2 for input it cannot work with."""
     try:
-        metrics = train(*parse_args(argv))
+        model_args, data_args, training_args = parse_args(argv)
+        metrics = train(model_args, data_args, training_args)
     except (DataError, UsageError, ImageDecodingError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     for split in ("validation", "test"):
-        if split in metrics:
+        if split in metrics and training_args.process_index == 0:
             print(split, *(f"{name} {value:.4g}" for name, value in metrics[split].items()), sep="  ")
     return 0

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import set_seed
 
@@ -80,7 +81,10 @@ def _from_variant(model_args: ModelArguments, splits: Splits):
         overrides["image_size"] = size
     if model_args.drop_path_rate is not None:
         overrides["drop_path_rate"] = model_args.drop_path_rate
-    config = ViTCustomConfig.from_variant(model_args.variant, **overrides)
+    try:
+        config = ViTCustomConfig.from_variant(model_args.variant, **overrides)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UsageError(f"--variant {model_args.variant} with these flags is no model: {error}") from error
     return ViTCustomForImageClassification(config), ViTCustomImageProcessor.for_model(config)
 
 

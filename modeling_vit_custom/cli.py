@@ -1,0 +1,35 @@
+"""`vit-custom <command>`: one table from command to function, each imported only when it is asked for."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+# command: (module of this package with `main(argv) -> exit code`, what it does)
+COMMANDS = {
+    "train": ("training.recipe", "train or fine-tune an image classifier"),
+    "evaluate": ("evaluation.evaluate", "measure a saved classifier on labelled images"),
+    "predict": ("inference.predict", "classify image files, one JSON line each"),
+    "quickstart": ("training.quickstart", "MNIST digits: train, evaluate, and serve from a fresh process"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: vit-custom COMMAND [FLAGS]", "", *lines, "", "vit-custom COMMAND --help shows its flags."]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that the first argument names; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    command, *flags = arguments
+    if command not in COMMANDS:
+        print(f"vit-custom: no command {command!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    module = import_module(f".{COMMANDS[command][0]}", __package__)
+    return module.main(flags)

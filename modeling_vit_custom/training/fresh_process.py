@@ -1,0 +1,56 @@
+"""What a stranger's machine does with a published folder. Run as a file by `python -I`, never imported.
+
+Arguments: the model's folder, then image files DIR/<truth>/name. The package this model was made with is hidden
+first, wherever it may be installed: all code must come out of the folder.
+"""
+
+import sys
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+
+HIDDEN = "modeling_vit_custom"
+
+
+class Hide(MetaPathFinder):
+    """Refuses the package, and says so to whoever asks for it."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.split(".")[0] == HIDDEN:
+            raise ModuleNotFoundError(f"{fullname} is hidden in this process", name=fullname)
+
+
+def check_hidden() -> None:
+    try:
+        __import__(HIDDEN)
+    except ModuleNotFoundError:
+        return
+    raise SystemExit(f"{HIDDEN} can be imported: this would prove nothing")
+
+
+def main(folder: str, files: list[str]) -> None:
+    sys.meta_path.insert(0, Hide())
+    check_hidden()
+
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+    with torch.no_grad():
+        logits = model(processor(files, return_tensors="pt")["pixel_values"]).logits
+    named = [model.config.id2label[i] for i in logits.argmax(-1).tolist()]
+
+    classify = pipeline("image-classification", model=folder, trust_remote_code=True)
+    print("truth  predicted  score  file")
+    for file, name, results in zip(files, named, classify(files, top_k=1), strict=True):
+        best, truth = results[0], Path(file).parent.name
+        if best["label"] != name:
+            raise SystemExit(f"{file}: the model says {name}, the pipeline {best['label']}")
+        place = "/".join(Path(file).parts[-3:])
+        print(f"{truth:>5}  {best['label']:>9}  {best['score']:.3f}  {place}{'' if truth == name else '   WRONG'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

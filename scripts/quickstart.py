@@ -1,0 +1,16 @@
+"""Real digits, a Vision Transformer from scratch, three minutes on two CPU cores; then served from a fresh process."""
+
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    from modeling_vit_custom.training.quickstart import main as quickstart
+
+    return quickstart(argv)
+
+
+if __name__ == "__main__":
+    # Python puts this folder first on the path, where evaluate.py would hide the library `evaluate`.
+    sys.path[:] = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
+    sys.exit(main())

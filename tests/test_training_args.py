@@ -1,0 +1,99 @@
+"""Flags: what must be given, what is refused, what the defaults are, and recipes."""
+
+import pytest
+
+from modeling_vit_custom.training.args import (
+    RECIPES,
+    UsageError,
+    complete_arguments,
+    config_overrides,
+    parse_args,
+    recipe_flags,
+    recipe_names,
+)
+
+BASE = ["--output_dir", "out", "--train_dir", "photos"]
+
+
+def completed(*flags: str):
+    groups = parse_args([*BASE, *flags])
+    complete_arguments(*groups)
+    return groups
+
+
+def test_defaults_follow_the_method():
+    _, data, scratch = completed("--variant", "nano/4")
+    assert scratch.learning_rate == 1e-3 and data.augmentation == "standard"
+    _, _, full = completed("--model_name_or_path", "x")
+    assert full.learning_rate == 5e-5 and full.num_train_epochs == 5
+    _, data, probe = completed("--model_name_or_path", "x", "--method", "linear_probe")
+    assert probe.weight_decay == 0 and data.augmentation == "none"
+    _, data, own = completed("--variant", "nano/4", "--learning_rate", "0.5", "--augmentation", "light")
+    assert own.learning_rate == 0.5 and data.augmentation == "light"
+
+
+def test_trainer_defaults():
+    _, _, args = completed("--variant", "nano/4")
+    assert args.eval_strategy == args.save_strategy == "epoch"
+    assert args.load_best_model_at_end and args.save_total_limit == 2 and args.report_to == []
+    assert not args.remove_unused_columns and not args.logging_nan_inf_filter
+    assert args.get_warmup_steps(200) == 20
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train_dir", "x", "--variant", "nano/4"], "--output_dir is missing"),
+        (BASE, "either --model_name_or_path"),
+        ([*BASE, "--variant", "a", "--model_name_or_path", "b"], "either --model_name_or_path"),
+        (["--output_dir", "o", "--variant", "nano/4"], "name the training data by one of .* not none"),
+        ([*BASE, "--variant", "nano/4", "--dataset", "mnist5k"], "not --dataset and --train_dir"),
+        ([*BASE, "--variant", "nano/4", "--method", "linear_probe"], "--variant has none"),
+        ([*BASE, "--variant", "nano/4", "--image_size", "1", "2", "3"], "one number or two"),
+        ([*BASE, "--variant", "nano/4", "--hub_token", "hf_secret"], "HF_TOKEN"),
+        ([*BASE, "--variant", "nano/4", "--push_to_hub", "true"], "hf upload"),
+        ([*BASE, "--variant", "nano/4", "--remove_unused_columns", "true"], "drop the images"),
+        (["no_such_recipe"], "one of .*mnist5k"),
+    ],
+)
+def test_refused(flags, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        complete_arguments(*parse_args(flags))
+    assert "hf_secret" not in str(caught.value)
+
+
+def test_recipe_is_flags_and_later_flags_win(tmp_path):
+    (tmp_path / "own.yaml").write_text("variant: nano/4\nimage_size: [24, 32]\nlearning_rate: 2e-3\nbf16: false\n")
+    model, data, args = parse_args([str(tmp_path / "own.yaml"), *BASE, "--learning_rate", "0.1"])
+    assert model.image_size == [24, 32] and args.learning_rate == 0.1 and args.bf16 is False
+    assert data.train_dir == "photos"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_packaged_recipes_parse_and_say_where_their_numbers_come_from(name):
+    complete_arguments(*parse_args([name, "--output_dir", "out"]))
+    header = (RECIPES / f"{name}.yaml").read_text().split("\n\n")[0]
+    for word in ("# Command:", "# Hardware:", "# Result:"):
+        assert word in header
+
+
+def test_recipe_flags_of_lists():
+    assert recipe_flags("mnist5k")[:2] == ["--dataset", "mnist5k"]
+
+
+def test_config_overrides():
+    assert config_overrides("pooling=map, num_channels=1,qkv_bias=false") == {
+        "pooling": "map",
+        "num_channels": 1,
+        "qkv_bias": False,
+    }
+    assert config_overrides(None) == {}
+    with pytest.raises(UsageError, match="'oops' is not name=value"):
+        config_overrides("oops")
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert "--method linear_probe" in text and "accelerate launch" in text and "mnist5k" in text

@@ -1,0 +1,33 @@
+"""Trainings that take a second: a model of a few hundred parameters on a few dozen real digits of 8x8 pixels."""
+
+from pathlib import Path
+from typing import Any
+
+from modeling_vit_custom.training.args import complete_arguments, parse_args
+from modeling_vit_custom.training.recipe import build_trainer, train
+from modeling_vit_custom.training.start import build_model, load_data
+
+TINY = (
+    "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=24,initializer_range=0.2,"
+    "hidden_dropout_prob=0.1"
+)
+TINY_MODEL = ["--variant", "nano/4", "--image_size", "8", "--config_overrides", TINY]
+QUICK = ["--use_cpu", "true", "--disable_tqdm", "true", "--augmentation", "light", "--per_device_train_batch_size", "8"]
+
+
+def tiny_train(output_dir: Path, *flags: Any, model: list[str] | None = None) -> dict[str, Any]:
+    """`train` as a command line would call it, of the tiny model unless `model` names another."""
+    return train(*parse_args(command(output_dir, *flags, model=model)))
+
+
+def tiny_trainer(output_dir: Path, *flags: Any, model: list[str] | None = None):
+    """(the Trainer that `train` would use, its splits), before it has trained."""
+    model_args, data_args, training_args = parse_args(command(output_dir, *flags, model=model))
+    complete_arguments(model_args, data_args, training_args)
+    splits = load_data(data_args, training_args)
+    net, processor, splits = build_model(model_args, splits, training_args.seed)
+    return build_trainer(net, processor, splits, model_args.method, data_args.augmentation, training_args), splits
+
+
+def command(output_dir: Path, *flags: Any, model: list[str] | None = None) -> list[str]:
+    return ["--output_dir", str(output_dir), *(model or TINY_MODEL), *QUICK, *map(str, flags)]
