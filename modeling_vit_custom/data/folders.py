@@ -102,7 +102,9 @@ class FolderContents:
 def sort_files(root: str | Path, follow_links: bool = False) -> FolderContents:
     """Which files of `root` are labelled images, which are not, none forgotten."""
     root, readable = Path(root), readable_suffixes()
-    images, classless, skipped = [], [], []
+    images: list[Path] = []
+    classless: list[Path] = []
+    skipped: list[Path] = []
     for path in walk_files(root, follow_links):
         parts = path.relative_to(root).parts
         hidden = any(part.startswith(".") for part in parts)

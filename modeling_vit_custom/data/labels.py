@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def distinct_names(raw: RawSplit) -> list[str]:
     """The class names that occur in a split's labels, in natural order; nothing for regression."""
     if raw.problem_type == REGRESSION:
         return []
-    groups = raw.labels if raw.problem_type == MULTI_LABEL else [raw.labels]
+    groups: Any = raw.labels if raw.problem_type == MULTI_LABEL else [raw.labels]
     return natural_sorted({name for group in groups for name in group})
 
 
@@ -83,7 +84,7 @@ def compare_class_sets(splits: Mapping[str, RawSplit], id2label: Mapping[int, st
 
     Raises DataError when a held-out split holds a class that training does not: it could only be got wrong.
     """
-    notes = []
+    notes: list[str] = []
     trained = {canonical_name(name) for name in distinct_names(splits["train"])}
     problem_type = splits["train"].problem_type
     if problem_type == REGRESSION:
@@ -115,7 +116,7 @@ def encode_labels(raw: RawSplit, id2label: Mapping[int, str]) -> np.ndarray:
     if unknown := natural_sorted({n for n in distinct_names(raw) if canonical_name(n) not in label2id}):
         raise DataError(f"class(es) {listed(unknown)} are not in the label map: {listed(list(id2label.values()))}.")
     if raw.problem_type == SINGLE_LABEL:
-        return np.array([label2id[canonical_name(name)] for name in raw.labels], dtype=np.int64)
+        return np.array([label2id[canonical_name(str(name))] for name in raw.labels], dtype=np.int64)
     multi_hot = np.zeros((len(raw), len(id2label)), dtype=np.float32)
     for row, group in enumerate(raw.labels):
         multi_hot[row, [label2id[canonical_name(name)] for name in group]] = 1.0
@@ -182,6 +183,6 @@ def check_targets(values: Sequence, names: Sequence[str], column: str) -> np.nda
             targets[i] = float(value)
         except (TypeError, ValueError):
             continue
-    if bad := [f"{names[i]} ({values[i]!r})" for i in np.flatnonzero(~np.isfinite(targets))]:
+    if bad := [f"{names[i]} ({values[i]!r})" for i in np.flatnonzero(~np.isfinite(targets)).tolist()]:
         raise DataError(f"column {column!r} is not a finite number in {len(bad)} row(s): {listed(bad, 5)}.")
     return targets

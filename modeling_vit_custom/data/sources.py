@@ -60,10 +60,9 @@ def load_splits(
     if dataset_name is not None:
         raw = load_dataset_splits(dataset_name, dataset_config_name, dataset_revision, cache_dir, **columns)
     else:
-        folders = find_split_folders(train) if Path(train).is_dir() else {}
-        raw = {
-            split: _read(path, split, follow_links, columns) for split, path in (folders or {"train": train}).items()
-        }
+        root = Path(str(train))
+        folders = find_split_folders(root) if root.is_dir() else {}
+        raw = {split: _read(path, split, follow_links, columns) for split, path in (folders or {"train": root}).items()}
     for split, path in {"validation": validation, "test": test}.items():
         if path is not None:
             raw[split] = _read(path, split, follow_links, columns)
@@ -112,22 +111,26 @@ def assemble(
         "test": max_eval_samples,
     }.items():
         if limit is not None and split in splits and limit < len(splits[split]):
-            chosen = draw_subset(strata(splits[split].labels, problem_type), limit, seed)
+            chosen = draw_subset(strata(_labels(splits[split]), problem_type), limit, seed)
             notes.append(f"{split}: {limit:,} of {len(splits[split]):,} examples, drawn with seed {seed}")
-            splits[split] = splits[split].select(chosen)
+            splits[split] = splits[split].select(chosen.tolist())
     return Splits(splits["train"], splits["validation"], splits.get("test"), problem_type, id2label, notes)
+
+
+def _labels(examples: Examples) -> np.ndarray:
+    return np.asarray(examples.labels)
 
 
 def _hold_out(
     train: Examples, id2label: Mapping[int, str], problem_type: str, fraction: float, seed: int
 ) -> tuple[Examples, Examples, str]:
-    groups = strata(train.labels, problem_type)
+    groups = strata(_labels(train), problem_type)
     kept, held_out, uncovered = draw_validation(groups, fraction, seed)
     note = f"validation: {len(held_out):,} of {len(train):,} training examples, drawn with seed {seed}"
     if uncovered and problem_type != REGRESSION:
         single = [id2label.get(group, "no label") for group in uncovered]
         note += f"; no validation image for {listed(single)}, of which there is only one"
-    return train.select(kept), train.select(held_out), note
+    return train.select(kept.tolist()), train.select(held_out.tolist()), note
 
 
 def _check_targets_fit(splits: Mapping[str, Examples], id2label: Mapping[int, str], problem_type: str) -> list[str]:
@@ -135,10 +138,10 @@ def _check_targets_fit(splits: Mapping[str, Examples], id2label: Mapping[int, st
     if problem_type != REGRESSION:
         return []
     for split, examples in splits.items():
-        width = examples.labels.reshape(len(examples), -1).shape[1]
+        width = _labels(examples).reshape(len(examples), -1).shape[1]
         if width != len(id2label):
             raise DataError(f"{split} has {width} target(s), train has {len(id2label)}.")
-    targets = splits["train"].labels.reshape(len(splits["train"]), -1)
+    targets = _labels(splits["train"]).reshape(len(splits["train"]), -1)
     mean, std = targets.mean(axis=0), targets.std(axis=0)
     if np.any(std == 0):
         raise DataError(
@@ -191,17 +194,14 @@ def with_label_ids(splits: Splits, id2label: Mapping[int, str]) -> Splits:
     new_id = {name: i for i, name in id2label.items()}
     moved = np.array([new_id[splits.id2label[i]] for i in range(len(splits.id2label))])
 
-    def renumber(examples: Examples | None) -> Examples | None:
-        if examples is None:
-            return None
-        if examples.labels.ndim == 1:
-            return replace(examples, labels=moved[examples.labels])
-        return replace(examples, labels=examples.labels[:, np.argsort(moved)])
+    def renumber(examples: Examples) -> Examples:
+        labels = _labels(examples)
+        return replace(examples, labels=moved[labels] if labels.ndim == 1 else labels[:, np.argsort(moved)])
 
     return replace(
         splits,
         train=renumber(splits.train),
-        validation=renumber(splits.validation),
-        test=renumber(splits.test),
+        validation=splits.validation and renumber(splits.validation),
+        test=splits.test and renumber(splits.test),
         id2label=dict(id2label),
     )

@@ -1,4 +1,4 @@
-# ruff: noqa: RUF009 - HfArg is transformers' spelling of dataclasses.field
+# ruff: noqa: RUF009 - `flag` is dataclasses.field with its help beside it
 """The flags of training: three dataclasses, their defaults for each method, and the parser with recipes.
 
 Names are those of transformers' image-classification example and of TrainingArguments wherever they exist.
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.hf_argparser import HfArg
 
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .augment import AUGMENTATIONS
@@ -56,88 +55,84 @@ class UsageError(ValueError):
     """Flags that do not go together; the message names them and the way out."""
 
 
+def flag(default: Any = None, help: str = "", **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
 @dataclass
 class ModelArguments:
-    model_name_or_path: str | None = HfArg(default=None, help="Checkpoint to start from: a folder or a Hub name.")
-    variant: str | None = HfArg(default=None, help='Start from random weights: a named size, such as "micro/4".')
-    method: str = field(default="full", metadata={"help": "Train everything, or the head alone.", "choices": METHODS})
-    image_size: list[int] | None = HfArg(default=None, help="Input size in pixels: one number, or height width.")
-    drop_path_rate: float | None = HfArg(default=None, help="Stochastic depth of the last block.")
-    config_overrides: str | None = HfArg(default=None, help='More configuration fields, "pooling=map,num_channels=1".')
-    model_revision: str = HfArg(default="main", help="Branch, tag or commit of a Hub checkpoint.")
-    cache_dir: str | None = HfArg(default=None, help="Where downloads from the Hub are kept.")
-    ignore_mismatched_sizes: bool = HfArg(
+    model_name_or_path: str | None = flag(help="Checkpoint to start from: a folder or a Hub name.")
+    variant: str | None = flag(help='Start from random weights: a named size, such as "micro/4".')
+    method: str = flag(default="full", help="Train everything, or the head alone.", choices=METHODS)
+    image_size: list[int] | None = flag(help="Input size in pixels: one number, or height width.")
+    drop_path_rate: float | None = flag(help="Stochastic depth of the last block.")
+    config_overrides: str | None = flag(help='More configuration fields, "pooling=map,num_channels=1".')
+    model_revision: str = flag(default="main", help="Branch, tag or commit of a Hub checkpoint.")
+    cache_dir: str | None = flag(help="Where downloads from the Hub are kept.")
+    ignore_mismatched_sizes: bool = flag(
         default=False, help="Initialise anew what does not fit, beyond the head (a new head needs no flag)."
     )
 
 
 @dataclass
 class DataArguments:
-    dataset: str | None = field(
-        default=None, metadata={"help": "A built-in dataset, written as files.", "choices": ("mnist5k",)}
-    )
-    data_root: str = HfArg(default="data", help="Where --dataset writes its folder of images.")
-    train_dir: str | None = HfArg(
-        default=None,
+    dataset: str | None = flag(help="A built-in dataset, written as files.", choices=("mnist5k",))
+    data_root: str = flag(default="data", help="Where --dataset writes its folder of images.")
+    train_dir: str | None = flag(
         aliases="--train_file",
         help="Folder DIR/<class>/… or DIR/{train,validation,test}/<class>/…, or a CSV, TSV or Parquet file.",
     )
-    validation_dir: str | None = HfArg(default=None, aliases="--validation_file", help="The same for validation.")
-    test_dir: str | None = HfArg(
+    validation_dir: str | None = flag(aliases="--validation_file", help="The same for validation.")
+    test_dir: str | None = flag(
         default=None, aliases="--test_file", help="The same for the test set, which is read once, at the end."
     )
-    dataset_name: str | None = HfArg(default=None, help="Hub dataset, or folder of save_to_disk or data files.")
-    dataset_config_name: str | None = HfArg(default=None, help="Its configuration.")
-    dataset_revision: str | None = HfArg(default=None, help="Its branch, tag or commit.")
-    image_column_name: str = HfArg(default="image", help="Column of images (bytes) or image paths.")
-    label_column_name: str = HfArg(
+    dataset_name: str | None = flag(help="Hub dataset, or folder of save_to_disk or data files.")
+    dataset_config_name: str | None = flag(help="Its configuration.")
+    dataset_revision: str | None = flag(help="Its branch, tag or commit.")
+    image_column_name: str = flag(default="image", help="Column of images (bytes) or image paths.")
+    label_column_name: str = flag(
         default="label", help='Column of labels; several, "a,b,c", for 0/1 labels or several targets.'
     )
-    label_separator: str = HfArg(default="|", help="What separates several labels in one cell.")
-    problem_type: str | None = field(
-        default=None,
-        metadata={"help": "Read off the label column if not given.", "choices": tuple(BEST_METRIC)},
+    label_separator: str = flag(default="|", help="What separates several labels in one cell.")
+    problem_type: str | None = flag(help="Read off the label column if not given.", choices=tuple(BEST_METRIC))
+    train_val_split: float = flag(default=0.15, help="Share of train held out if there is no validation set.")
+    max_train_samples: int | None = flag(help="Train on so many examples, stratified.")
+    max_eval_samples: int | None = flag(help="Validate and test on so many examples each.")
+    augmentation: str = flag(
+        default="auto",
+        help="none, light (small affine; no mirroring: digits, text) or standard (random crops, mirrored). "
+        "auto: standard, and none for a linear probe.",
+        choices=("auto", *AUGMENTATIONS),
     )
-    train_val_split: float = HfArg(default=0.15, help="Share of train held out if there is no validation set.")
-    max_train_samples: int | None = HfArg(default=None, help="Train on so many examples, stratified.")
-    max_eval_samples: int | None = HfArg(default=None, help="Validate and test on so many examples each.")
-    augmentation: str | None = field(
-        default=None,
-        metadata={
-            "help": "none, light (small affine; no mirroring: digits, text) or standard (random crops, mirrored). "
-            "Default: standard, and none for a linear probe.",
-            "choices": AUGMENTATIONS,
-        },
-    )
-    follow_links: bool = HfArg(default=False, help="Follow links that lead out of an image folder.")
+    follow_links: bool = flag(default=False, help="Follow links that lead out of an image folder.")
 
 
 @dataclass
 class ViTTrainingArguments(TrainingArguments):
     """TrainingArguments with defaults for images; None means: by method, see METHOD_DEFAULTS."""
 
-    output_dir: str | None = HfArg(default=None, help="Folder of the run; becomes a complete Hub repository.")
-    learning_rate: float | None = HfArg(default=None, help="Peak learning rate. Default: by method.")
-    num_train_epochs: float | None = HfArg(default=None, help="Passes over the data. Default: by method.")
-    weight_decay: float | None = HfArg(default=None, help="Decay of weight matrices. Default: by method.")
-    lr_scheduler_type: str = HfArg(default="cosine", help="Learning rate schedule.")
-    warmup_steps: float = HfArg(default=0.1, help="Warm-up: steps, or below 1 a share of all steps.")
-    per_device_train_batch_size: int = HfArg(default=32, help="Training batch of each process.")
-    per_device_eval_batch_size: int = HfArg(default=64, help="Evaluation batch of each process.")
-    eval_strategy: str = HfArg(default="epoch", help="When to validate: epoch, steps.")
-    save_strategy: str = HfArg(default="epoch", help="When to save: the same as eval_strategy.")
-    logging_steps: float = HfArg(default=20, help="Log every so many steps, or below 1 a share of all steps.")
-    logging_nan_inf_filter: bool = HfArg(default=False, help="Hide losses that are no numbers.")
-    load_best_model_at_end: bool = HfArg(default=True, help="Keep the best model by validation.")
-    save_total_limit: int | None = HfArg(default=2, help="Checkpoints kept: the best and the last.")
-    remove_unused_columns: bool = HfArg(default=False, help="Must be false: images are no column.")
-    ddp_find_unused_parameters: bool | None = HfArg(default=False, help="Not needed here.")
-    dataloader_num_workers: int = HfArg(
+    output_dir: str = flag(default="", help="Folder of the run; becomes a complete Hub repository.")
+    learning_rate: float | None = flag(help="Peak learning rate. Default: by method.")  # type: ignore[assignment]
+    num_train_epochs: float | None = flag(help="Passes over the data. Default: by method.")  # type: ignore[assignment]
+    weight_decay: float | None = flag(help="Decay of weight matrices. Default: by method.")  # type: ignore[assignment]
+    lr_scheduler_type: str = flag(default="cosine", help="Learning rate schedule.")
+    warmup_steps: float = flag(default=0.1, help="Warm-up: steps, or below 1 a share of all steps.")
+    per_device_train_batch_size: int = flag(default=32, help="Training batch of each process.")
+    per_device_eval_batch_size: int = flag(default=64, help="Evaluation batch of each process.")
+    eval_strategy: str = flag(default="epoch", help="When to validate: epoch, steps.")
+    save_strategy: str = flag(default="epoch", help="When to save: the same as eval_strategy.")
+    logging_steps: float = flag(default=20, help="Log every so many steps, or below 1 a share of all steps.")
+    logging_nan_inf_filter: bool = flag(default=False, help="Hide losses that are no numbers.")
+    load_best_model_at_end: bool = flag(default=True, help="Keep the best model by validation.")
+    save_total_limit: int | None = flag(default=2, help="Checkpoints kept: the best and the last.")
+    remove_unused_columns: bool = flag(default=False, help="Must be false: images are no column.")
+    ddp_find_unused_parameters: bool | None = flag(default=False, help="Not needed here.")
+    dataloader_num_workers: int = flag(
         default=-1, help="Loading processes; -1: none on CPU, up to 8 with an accelerator."
     )
 
     def __post_init__(self):
-        if self.output_dir is None:
+        if not self.output_dir:
             raise UsageError("--output_dir is missing: name the folder this run shall fill.")
         if self.hub_token is not None:
             raise UsageError("--hub_token would be stored with the run: set HF_TOKEN or run `hf auth login` instead.")
@@ -183,7 +178,7 @@ def complete_arguments(
     for name, value in defaults.items():
         if getattr(training_args, name) is None:
             setattr(training_args, name, value)
-    if data_args.augmentation is None:
+    if data_args.augmentation == "auto":
         data_args.augmentation = "none" if model_args.method == "linear_probe" else "standard"
 
 
@@ -233,11 +228,13 @@ def parse_args(
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and not argv[0].startswith("-"):
         argv[:1] = recipe_flags(argv[0])
+    groups: Any = (ModelArguments, DataArguments, ViTTrainingArguments)
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, ViTTrainingArguments),
+        groups,
         prog="train",
         description="Train or fine-tune a ViT Custom image classifier.",
         epilog=EXAMPLES.format(recipes=", ".join(recipe_names())),
         formatter_class=_HelpFormatter,
     )
-    return parser.parse_args_into_dataclasses(argv)
+    parsed: Any = parser.parse_args_into_dataclasses(argv)
+    return parsed

@@ -16,7 +16,7 @@ def find_last_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[str]
         for path in Path(output_dir).glob("checkpoint-*")
         if path.is_dir() and (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
     ]
-    notes = []
+    notes: list[str] = []
     for _, path in sorted(found, reverse=True):
         if (defect := checkpoint_defect(path)) is None:
             return path, notes

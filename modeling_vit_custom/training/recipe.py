@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..data.dataset import ImageDataset, check_readable, collate, eval_transform
-from ..data.examples import SINGLE_LABEL, Examples, Splits
+from ..data.examples import Examples, Splits
 from ..data.raw import DataError
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..evaluation.metrics import trainer_metrics
@@ -70,7 +72,7 @@ def build_trainer(
         model=model,
         args=training_args,
         train_dataset=ImageDataset(splits.train, augmented, seed=training_args.seed),
-        eval_dataset=ImageDataset(splits.validation, eval_transform(processor)),
+        eval_dataset=splits.validation and ImageDataset(splits.validation, eval_transform(processor)),
         data_collator=collate,
         processing_class=processor,
         compute_metrics=trainer_metrics(splits.problem_type, splits.id2label),
@@ -81,6 +83,7 @@ def build_trainer(
 def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], processor: Any) -> dict[str, Any]:
     """Saves the best model, measures it on validation and (once) test, draws the pictures; returns metrics.json."""
     trainer.save_model()
+    model: Any = trainer.model
     measured = {"validation": splits.validation, "test": splits.test}
     results = {
         split: measure(trainer, examples, splits, processor)
@@ -93,14 +96,14 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
         "train": {"n": len(splits.train), **fitted},
         **{split: {"n": len(result.names), **result.metrics} for split, result in results.items()},
         "best": {"metric": trainer.args.metric_for_best_model, "step": trainer.state.best_global_step},
-        "parameters": trainer.model.num_parameters(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
     if trainer.is_world_process_zero():
-        output_dir = Path(trainer.args.output_dir)
+        output_dir = Path(str(trainer.args.output_dir))
         write_json(output_dir / "metrics.json", metrics)
         plot_training_history(trainer.state.log_history, output_dir / "training.png")
         last = results.get("test", results["validation"])
-        if splits.problem_type == SINGLE_LABEL:
+        if last.confusion is not None:
             names = [splits.id2label[i] for i in range(len(splits.id2label))]
             plot_confusion_matrix(last.confusion, names, output_dir / "confusion_matrix.png")
     trainer.accelerator.wait_for_everyone()
@@ -110,9 +113,8 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
 def measure(trainer: ViTCustomTrainer, examples: Examples, splits: Splits, processor: Any) -> Evaluation:
     """The model on one split, spread over all processes."""
     output = trainer.predict(ImageDataset(examples, eval_transform(processor)))
-    return score_outputs(
-        output.predictions, examples.labels, list(examples.names), splits.problem_type, splits.id2label
-    )
+    logits, labels = np.asarray(output.predictions), np.asarray(examples.labels)
+    return score_outputs(logits, labels, list(examples.names), splits.problem_type, splits.id2label)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

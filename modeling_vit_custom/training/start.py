@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import set_seed
@@ -71,33 +72,32 @@ def build_model(
     """(model, image processor, splits with the model's label ids), from a variant or from a checkpoint."""
     set_seed(seed)
     if model_args.variant is not None:
-        return *_from_variant(model_args, splits), splits
-    return _from_checkpoint(model_args, splits)
+        return *_from_variant(model_args.variant, model_args, splits), splits
+    return _from_checkpoint(str(model_args.model_name_or_path), model_args, splits)
 
 
-def _from_variant(model_args: ModelArguments, splits: Splits):
+def _from_variant(variant: str, model_args: ModelArguments, splits: Splits):
     overrides = config_overrides(model_args.config_overrides) | labels_of(splits)
     if (size := _image_size(model_args)) is not None:
         overrides["image_size"] = size
     if model_args.drop_path_rate is not None:
         overrides["drop_path_rate"] = model_args.drop_path_rate
     try:
-        config = ViTCustomConfig.from_variant(model_args.variant, **overrides)
+        config = ViTCustomConfig.from_variant(variant, **overrides)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise UsageError(f"--variant {model_args.variant} with these flags is no model: {error}") from error
+        raise UsageError(f"--variant {variant} with these flags is no model: {error}") from error
     return ViTCustomForImageClassification(config), ViTCustomImageProcessor.for_model(config)
 
 
-def _from_checkpoint(model_args: ModelArguments, splits: Splits):
-    path = model_args.model_name_or_path
-    source = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
+def _from_checkpoint(path: str, model_args: ModelArguments, splits: Splits):
+    source: dict[str, Any] = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
     stored, _ = PreTrainedConfig.get_config_dict(path, **source)
     if stored.get("model_type") != ViTCustomConfig.model_type:
         raise UsageError(
             f"--model_name_or_path {path} holds a model of type {stored.get('model_type')!r}: this trains "
             f"{ViTCustomConfig.model_type!r} models."
         )
-    config = ViTCustomConfig.from_pretrained(path, **source)
+    config: Any = ViTCustomConfig.from_pretrained(path, **source)
     plan = plan_head(splits.id2label, splits.problem_type, config.id2label, config.problem_type)
     if not plan.new_head:
         splits = with_label_ids(splits, plan.id2label)
@@ -138,7 +138,7 @@ def describe_run(
     for examples in (splits.train, splits.validation):
         if examples is not None:
             digest.update("\n".join(os.path.basename(name) for name in examples.names).encode("utf-8", "replace"))
-            digest.update(examples.labels.tobytes())
+            digest.update(np.asarray(examples.labels).tobytes())
     model = asdict(model_args) | {"cache_dir": None}
     if model["model_name_or_path"] and Path(model["model_name_or_path"]).exists():
         model["model_name_or_path"] = Path(model["model_name_or_path"]).resolve().name
