@@ -1,0 +1,101 @@
+"""Examples as a torch Dataset: decoded one at a time, transformed, stacked.
+
+Shapes: B batch, C channels, HxW the file's size, hxw the model's.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from .examples import Examples
+from .raw import DataError, listed
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A decoded uint8 [C, H, W] tensor -> float32 pixel_values [C, h, w].
+
+    processor: decodes the source before, and resizes, rescales and normalises after.
+    augment: uint8 [C, H, W] -> uint8 [C, h', w'] at random; None for none.
+    """
+
+    processor: Any
+    augment: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def decode(self, source: Any, name: str) -> torch.Tensor:
+        return self.processor.decode(source, name=name)
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        if self.augment is not None:
+            image = self.augment(image)
+        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+def eval_transform(processor: Any) -> Transform:
+    """The processor and nothing else: what evaluation, prediction and `pipeline` see."""
+    return Transform(processor)
+
+
+class ImageDataset(Dataset):
+    """Item i: {"pixel_values": float32 [C, h, w], "labels": …}, without "labels" where there are none.
+
+    Random augmentation of an image depends on (seed, epoch, index) alone: not on the number of workers or
+    processes, nor on where a run was cut off and resumed.
+    """
+
+    def __init__(self, examples: Examples, transform: Transform, seed: int = 0):
+        self.examples, self.transform, self.seed, self.epoch = examples, transform, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader before each pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        image = self.transform.decode(self.examples.images[index], name=self.examples.names[index])
+        if self.transform.augment is None:
+            item = {"pixel_values": self.transform(image)}
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)[0])
+                item = {"pixel_values": self.transform(image)}
+        if self.examples.labels is not None:
+            item["labels"] = torch.as_tensor(self.examples.labels[index])
+        return item
+
+
+def collate(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """B items -> {"pixel_values": [B, C, h, w], "labels": [B, …]}."""
+    return {key: torch.stack([item[key] for item in batch]) for key in batch[0]}
+
+
+def check_readable(examples: Examples, workers: int = 8) -> None:
+    """Opens every file's header, before any work that a bad file would cost.
+
+    Raises DataError naming all files that are no images (an image cut off further in is found when decoded).
+    """
+
+    def problem(index: int) -> str | None:
+        source = examples.images[index]
+        if not isinstance(source, (str, PathLike, bytes)):
+            return None
+        try:
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source):
+                return None
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return f"{examples.names[index]} ({type(error).__name__})"
+
+    with ThreadPoolExecutor(workers) as pool:
+        bad = [found for found in pool.map(problem, range(len(examples))) if found]
+    if bad:
+        raise DataError(f"{len(bad)} file(s) are no readable images, remove or replace them: {listed(bad)}.")

@@ -1,0 +1,166 @@
+"""Image folders DIR/<class>/… and DIR/{train,validation,test}/<class>/…, read without losing a file unsaid.
+
+The class is the *first* folder below DIR, however deep the image lies, and no file name means anything
+(`datasets`' imagefolder takes a file called train.png for a split and drops the others).
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from .examples import SINGLE_LABEL
+from .labels import natural_key, natural_sorted
+from .raw import DataError, RawSplit, listed
+
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "val": "validation", "valid": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+IMAGE_SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".qoi", ".avif", ".heic", ".heif",
+}  # fmt: skip
+
+
+def readable_suffixes() -> frozenset[str]:
+    """Suffixes of image files the installed Pillow opens (HEIC only where a plugin has registered it)."""
+    Image.init()
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in Image.OPEN)
+
+
+def walk_files(root: str | Path, follow_links: bool = False) -> list[Path]:
+    """Every file below `root` in natural order, hidden ones included.
+
+    Raises DataError for a link in a circle, and for one that leads out of `root` unless `follow_links`.
+    """
+    root = Path(root)
+    home = root.resolve()
+
+    def visit(folder: Path, ancestors: frozenset[Path]) -> Iterator[Path]:
+        for path in folder.iterdir():
+            real = path.resolve()
+            if path.is_symlink() and not follow_links and not real.is_relative_to(home):
+                raise DataError(
+                    f"{path} is a link that leads out of {root}. Copy the files in, or pass "
+                    "--follow_links true if you trust where it leads."
+                )
+            if not path.is_dir():
+                yield path
+            elif real in ancestors:
+                raise DataError(f"{path} is a link to a folder it lies in: remove it.")
+            else:
+                yield from visit(path, ancestors | {real})
+
+    found = visit(root, frozenset({home}))
+    return sorted(found, key=lambda path: natural_key(path.relative_to(root).as_posix()))
+
+
+def find_split_folders(root: str | Path) -> dict[str, Path]:
+    """{"train": DIR/train, "validation": DIR/val, …} if `root` is divided into splits, else {}.
+
+    It is when it has a folder called train with folders inside. Raises DataError if folders that are no split
+    lie beside it, or if a split is there under two names.
+    """
+    root = Path(root)
+    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    named = [path for path in folders if path.name.lower() in SPLIT_FOLDERS and _has_folders(path)]
+    found: dict[str, Path] = {}
+    for path in sorted(named):
+        split = SPLIT_FOLDERS[path.name.lower()]
+        if split in found:
+            raise DataError(
+                f"{found[split]} and {path} both look like the {split} split: rename or remove one."
+            )
+        found[split] = path
+    if "train" not in found:
+        return {}
+    if others := natural_sorted(path.name for path in folders if path not in named):
+        raise DataError(
+            f"{root} holds split folders ({listed(sorted(p.name for p in named))}) and others beside them "
+            f"({listed(others)}). Name the splits yourself with --train_dir, --validation_dir and "
+            "--test_dir; if train is the name of a class, rename its folder."
+        )
+    return found
+
+
+def _has_folders(path: Path) -> bool:
+    return any(child.is_dir() and not child.name.startswith(".") for child in path.iterdir())
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """Every file below a folder, in exactly one of three lists."""
+
+    images: list[Path]  # in a class folder and readable
+    classless: list[Path]  # readable images directly in the folder
+    skipped: list[Path]  # anything else
+
+
+def sort_files(root: str | Path, follow_links: bool = False) -> FolderContents:
+    """Which files of `root` are labelled images, which are not, none forgotten."""
+    root, readable = Path(root), readable_suffixes()
+    images, classless, skipped = [], [], []
+    for path in walk_files(root, follow_links):
+        parts = path.relative_to(root).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if hidden or path.suffix.lower() not in readable:
+            skipped.append(path)
+        else:
+            (images if len(parts) > 1 else classless).append(path)
+    return FolderContents(images, classless, skipped)
+
+
+def read_class_folder(root: str | Path, split: str, follow_links: bool = False) -> RawSplit:
+    """One split from DIR/<class>/…; its notes compare the files on disk with the examples.
+
+    Raises DataError when the folder is missing or holds no labelled image.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{split}: {root} is not a folder.")
+    contents = sort_files(root, follow_links)
+    if not contents.images:
+        raise DataError(
+            f"{split}: no image in {root}/<class>/. Found there: {len(contents.classless)} image(s) outside "
+            f"any class folder, {len(contents.skipped)} other file(s) {_suffixes(contents.skipped)}. "
+            "Expected one folder for each class, with files such as .jpg or .png."
+        )
+    labels = [path.relative_to(root).parts[0] for path in contents.images]
+    return RawSplit(
+        images=[str(path) for path in contents.images],
+        names=[str(path) for path in contents.images],
+        problem_type=SINGLE_LABEL,
+        labels=labels,
+        notes=[f"{split}: {note}" for note in _compare_with_disk(root, contents, labels)],
+    )
+
+
+def _compare_with_disk(root: Path, contents: FolderContents, labels: list[str]) -> list[str]:
+    """Sentences that account for every file and every class folder below `root`."""
+    total = sum(len(files) for files in (contents.images, contents.classless, contents.skipped))
+    notes = [f"{total:,} files on disk, {len(labels):,} examples of {len(set(labels))} classes in {root}"]
+    if contents.classless:
+        names = [path.name for path in contents.classless]
+        notes.append(f"NOT USED, {len(names)} image(s) outside any class folder: {listed(names)}")
+    if contents.skipped:
+        names = [path.relative_to(root).as_posix() for path in contents.skipped]
+        notes.append(f"NOT USED, {len(names)} file(s) {_suffixes(contents.skipped)}: {listed(names)}")
+        if any(path.suffix.lower() in (".heic", ".heif") for path in contents.skipped):
+            notes.append("HEIC photos cannot be read here: convert them to JPEG or PNG")
+    folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if empty := natural_sorted(folders - set(labels)):
+        notes.append(f"class folder(s) without any image, left out of the label map: {listed(empty)}")
+    deep = sum(len(path.relative_to(root).parts) > 2 for path in contents.images)
+    if deep:
+        notes.append(f"{deep:,} image(s) lie in sub-folders; their class is the first folder below {root}")
+    return notes
+
+
+def _suffixes(paths: list[Path]) -> str:
+    counts = Counter(path.suffix.lower() or "no suffix" for path in paths)
+    return "(" + ", ".join(f"{n} {suffix}" for suffix, n in counts.most_common()) + ")" if counts else ""

@@ -1,0 +1,44 @@
+"""What a source hands over before any label has become a number.
+
+Shapes: N examples, T regression targets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """The data cannot be used as it is; the message names what is wrong and how to mend it."""
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """One split as it was found.
+
+    images:       N sources `decode_image` accepts, read lazily by index.
+    names:        [N] what errors and reports call each image.
+    problem_type: what the labels below are.
+    labels:       [N] class names | [N] lists of class names | [N] or [N, T] float64 targets.
+    class_names:  names the source declares in a fixed order (a ClassLabel feature, one column for each
+                  label, target names), else None: then they are read off the labels.
+    notes:        sentences about what was found, for the user.
+    """
+
+    images: Sequence[Any]
+    names: Sequence[str]
+    problem_type: str
+    labels: list[str] | list[list[str]] | np.ndarray
+    class_names: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def listed(items: Sequence[Any], limit: int = 20) -> str:
+    """`items` as one readable list; beyond `limit` the rest is counted, not dropped unsaid."""
+    shown = ", ".join(str(item) for item in items[:limit])
+    return shown if len(items) <= limit else f"{shown} … and {len(items) - limit} more"

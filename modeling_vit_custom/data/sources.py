@@ -1,0 +1,213 @@
+"""From what the user names (a folder, a table, a dataset) to `Splits` that have been checked.
+
+Shapes: N examples, C classes, T regression targets.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .examples import REGRESSION, Examples, Splits
+from .folders import find_split_folders, read_class_folder
+from .hub_datasets import load_dataset_splits
+from .labels import check_class_names, compare_class_sets, distinct_names, encode_labels, label_map, strata
+from .raw import DataError, RawSplit, listed
+from .splits import draw_subset, draw_validation
+from .tables import is_table, read_table
+
+logger = logging.getLogger(__name__)
+
+
+def load_splits(
+    train: str | Path | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    dataset_name: str | None = None,
+    *,
+    dataset_config_name: str | None = None,
+    dataset_revision: str | None = None,
+    cache_dir: str | None = None,
+    image_column: str = "image",
+    label_column: str = "label",
+    problem_type: str | None = None,
+    label_separator: str = "|",
+    follow_links: bool = False,
+    train_val_split: float = 0.15,
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+    seed: int = 0,
+) -> Splits:
+    """Every split of a dataset, with one label map and one task, nothing decoded yet.
+
+    train, validation, test: a folder DIR/<class>/…, or a CSV, TSV or Parquet file; `train` may also be a
+        folder DIR/{train,validation,test}/<class>/…. dataset_name: see `load_dataset_splits`.
+    train_val_split: the fraction of train that becomes validation (seeded, stratified) when there is none.
+    max_eval_samples: caps validation and test each.
+    Raises DataError with what is wrong and how to mend it.
+    """
+    columns = {
+        "image_column": image_column,
+        "label_column": label_column,
+        "problem_type": problem_type,
+        "label_separator": label_separator,
+    }
+    if (train is None) == (dataset_name is None):
+        raise DataError("name the training data once: by --train_dir, or by --dataset_name.")
+    if dataset_name is not None:
+        raw = load_dataset_splits(dataset_name, dataset_config_name, dataset_revision, cache_dir, **columns)
+    else:
+        folders = find_split_folders(train) if Path(train).is_dir() else {}
+        raw = {
+            split: _read(path, split, follow_links, columns)
+            for split, path in (folders or {"train": train}).items()
+        }
+    for split, path in {"validation": validation, "test": test}.items():
+        if path is not None:
+            raw[split] = _read(path, split, follow_links, columns)
+    return assemble(raw, train_val_split, max_train_samples, max_eval_samples, seed)
+
+
+def _read(path: str | Path, split: str, follow_links: bool, columns: Mapping[str, Any]) -> RawSplit:
+    if is_table(path):
+        return read_table(path, split, **columns)
+    if columns["problem_type"] not in (None, "single_label_classification"):
+        raise DataError(
+            f"{split}: a folder of classes is single-label, not {columns['problem_type']}. "
+            "Give a CSV or Parquet file with an image and a label column instead."
+        )
+    return read_class_folder(path, split, follow_links)
+
+
+def assemble(
+    raw: Mapping[str, RawSplit],
+    train_val_split: float,
+    max_train_samples: int | None,
+    max_eval_samples: int | None,
+    seed: int,
+) -> Splits:
+    """One task and one label map over raw splits; labels become numbers, missing validation is drawn."""
+    raw = {split: raw[split] for split in ("train", "validation", "test") if split in raw}
+    problem_type = raw["train"].problem_type
+    for split, part in raw.items():
+        check_class_names(distinct_names(part))
+        if part.problem_type != problem_type:
+            raise DataError(
+                f"train is {problem_type} but {split} is {part.problem_type}: --problem_type settles it."
+            )
+    id2label = label_map(raw["train"])
+    notes = [note for part in raw.values() for note in part.notes] + compare_class_sets(raw, id2label)
+    splits = {
+        split: Examples(part.images, list(part.names), encode_labels(part, id2label))
+        for split, part in raw.items()
+    }
+    notes += _check_targets_fit(splits, id2label, problem_type)
+    if "validation" not in splits:
+        splits["train"], splits["validation"], note = _hold_out(
+            splits["train"], id2label, problem_type, train_val_split, seed
+        )
+        notes.append(note)
+    for split, limit in {
+        "train": max_train_samples,
+        "validation": max_eval_samples,
+        "test": max_eval_samples,
+    }.items():
+        if limit is not None and split in splits and limit < len(splits[split]):
+            chosen = draw_subset(strata(splits[split].labels, problem_type), limit, seed)
+            notes.append(f"{split}: {limit:,} of {len(splits[split]):,} examples, drawn with seed {seed}")
+            splits[split] = splits[split].select(chosen)
+    return Splits(splits["train"], splits["validation"], splits.get("test"), problem_type, id2label, notes)
+
+
+def _hold_out(
+    train: Examples, id2label: Mapping[int, str], problem_type: str, fraction: float, seed: int
+) -> tuple[Examples, Examples, str]:
+    groups = strata(train.labels, problem_type)
+    kept, held_out, uncovered = draw_validation(groups, fraction, seed)
+    note = f"validation: {len(held_out):,} of {len(train):,} training examples, drawn with seed {seed}"
+    if uncovered and problem_type != REGRESSION:
+        single = [id2label.get(group, "no label") for group in uncovered]
+        note += f"; no validation image for {listed(single)}, of which there is only one"
+    return train.select(kept), train.select(held_out), note
+
+
+def _check_targets_fit(
+    splits: Mapping[str, Examples], id2label: Mapping[int, str], problem_type: str
+) -> list[str]:
+    """Regression only: equal numbers of targets, and a word on scale."""
+    if problem_type != REGRESSION:
+        return []
+    for split, examples in splits.items():
+        width = examples.labels.reshape(len(examples), -1).shape[1]
+        if width != len(id2label):
+            raise DataError(f"{split} has {width} target(s), train has {len(id2label)}.")
+    targets = splits["train"].labels.reshape(len(splits["train"]), -1)
+    mean, std = targets.mean(axis=0), targets.std(axis=0)
+    if np.any(std == 0):
+        raise DataError(
+            f"target(s) {listed([id2label[int(t)] for t in np.flatnonzero(std == 0)])} never vary in train."
+        )
+    if np.any(np.abs(mean) > 5) or np.any(std > 5) or np.any(std < 0.05):
+        return [
+            f"targets have mean {listed(mean.round(3).tolist())} and standard deviation "
+            f"{listed(std.round(3).tolist())}: training goes better when they are scaled to about 0 and 1"
+        ]
+    return []
+
+
+def load_eval_examples(
+    data_dir: str | Path,
+    id2label: Mapping[int, str],
+    problem_type: str,
+    *,
+    image_column: str = "image",
+    label_column: str = "label",
+    label_separator: str = "|",
+    follow_links: bool = False,
+) -> Examples:
+    """Examples to measure a checkpoint on, labelled with *its* ids; what was found is logged as warnings.
+
+    data_dir: a folder DIR/<class>/…, or a CSV, TSV or Parquet file.
+    Raises DataError for classes the checkpoint does not know, naming them, and for a folder of splits.
+    """
+    if Path(data_dir).is_dir() and (folders := find_split_folders(data_dir)):
+        raise DataError(f"{data_dir} holds several splits: name one of {listed(list(folders.values()))}.")
+    columns = {
+        "image_column": image_column,
+        "label_column": label_column,
+        "problem_type": problem_type,
+        "label_separator": label_separator,
+    }
+    raw = _read(data_dir, "evaluation", follow_links, columns)
+    check_class_names(distinct_names(raw))
+    if problem_type == REGRESSION and raw.class_names is not None and len(raw.class_names) != len(id2label):
+        raise DataError(f"{data_dir} has {len(raw.class_names)} target(s), the checkpoint {len(id2label)}.")
+    for note in raw.notes:
+        logger.warning(note)
+    return Examples(raw.images, list(raw.names), encode_labels(raw, id2label))
+
+
+def with_label_ids(splits: Splits, id2label: Mapping[int, str]) -> Splits:
+    """The same splits with labels renumbered after another order of the same names (a checkpoint's)."""
+    if splits.id2label == dict(id2label):
+        return splits
+    new_id = {name: i for i, name in id2label.items()}
+    moved = np.array([new_id[splits.id2label[i]] for i in range(len(splits.id2label))])
+
+    def renumber(examples: Examples | None) -> Examples | None:
+        if examples is None:
+            return None
+        if examples.labels.ndim == 1:
+            return replace(examples, labels=moved[examples.labels])
+        return replace(examples, labels=examples.labels[:, np.argsort(moved)])
+
+    return replace(
+        splits,
+        train=renumber(splits.train),
+        validation=renumber(splits.validation),
+        test=renumber(splits.test),
+        id2label=dict(id2label),
+    )

@@ -1,0 +1,133 @@
+"""CSV, TSV and Parquet tables with an image column: paths relative to the table's folder, or bytes.
+
+Shapes: N rows, T regression targets.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .columns import read_label_columns
+from .raw import DataError, RawSplit, listed
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
+
+
+def is_table(path: str | Path) -> bool:
+    return Path(path).suffix.lower() in TABLE_SUFFIXES
+
+
+def read_table(
+    path: str | Path,
+    split: str,
+    image_column: str = "image",
+    label_column: str = "label",
+    problem_type: str | None = None,
+    label_separator: str = "|",
+) -> RawSplit:
+    """One split from a table, a row an example.
+
+    `label_column` may name several columns, separated by commas: 0/1 columns for multi-label, numbers for
+    several regression targets. Raises DataError for missing columns, files and labels, naming rows.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{split}: {path} is not a file.")
+    columns = _parquet_columns(path) if path.suffix.lower() == ".parquet" else _csv_columns(path)
+    label_columns = [name.strip() for name in label_column.split(",")]
+    for flag, name in [("image", image_column), *(("label", name) for name in label_columns)]:
+        if name not in columns:
+            raise DataError(
+                f"{split}: {path} has no column {name!r}, its columns are {listed(list(columns))}. "
+                f"Name the {flag} column with --{flag}_column_name."
+            )
+    images, names = _image_sources(columns[image_column], path, image_column)
+    if not names:
+        raise DataError(f"{split}: {path} has no rows.")
+    labels = read_label_columns(
+        {name: list(_values(columns[name])) for name in label_columns}, names, problem_type, label_separator
+    )
+    notes = [
+        f"{split}: {len(names):,} rows in {path}, each an example",
+        *(f"{split}: {n}" for n in labels.notes),
+    ]
+    if repeated := len(names) - len(set(names)):
+        notes.append(f"{split}: {repeated:,} row(s) name an image that another row names too")
+    return RawSplit(images, names, labels.problem_type, labels.labels, labels.class_names, notes)
+
+
+def _csv_columns(path: Path) -> dict[str, list[str]]:
+    """Every cell as the text it is: "NA" stays a class name and "007" keeps its zeros."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+        rows = list(csv.reader(file, delimiter=delimiter))
+    rows = [row for row in rows if row]
+    if not rows:
+        raise DataError(f"{path} is empty: its first line must name the columns.")
+    names = [name.strip() for name in rows[0]]
+    if len(set(names)) < len(names):
+        raise DataError(f"{path} names a column twice: {listed(names)}.")
+    ragged = [i for i, row in enumerate(rows[1:], start=1) if len(row) != len(names)]
+    if ragged:
+        raise DataError(
+            f"{path} has {len(names)} columns, but row(s) {listed(ragged, 5)} have another number of cells."
+        )
+    return {name: [row[i] for row in rows[1:]] for i, name in enumerate(names)}
+
+
+def _parquet_columns(path: Path) -> dict[str, Any]:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    return {name: table.column(name) for name in table.column_names}
+
+
+def _values(column: Any) -> Sequence[Any]:
+    return column if isinstance(column, list) else column.to_pylist()
+
+
+class ParquetImages(Sequence):
+    """An Arrow column of bytes or {"bytes", "path"}, one cell turned into Python bytes at a time."""
+
+    def __init__(self, column: Any, folder: Path):
+        self.column, self.folder = column, folder
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, index):
+        return image_source(self.column[index].as_py(), self.folder)
+
+
+def image_source(cell: Any, folder: Path) -> Any:
+    """What `decode_image` takes, from a path, bytes or the {"bytes", "path"} of a `datasets` image."""
+    if isinstance(cell, dict):
+        cell = cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
+    return str(folder / cell) if isinstance(cell, str) else cell
+
+
+def _image_sources(column: Any, path: Path, column_name: str) -> tuple[Sequence[Any], list[str]]:
+    """(sources, names); raises DataError for empty cells and for paths where no file lies."""
+    if isinstance(column, list) or str(column.type) in ("string", "large_string", "string_view"):
+        cells = list(_values(column))
+        if empty := [i + 1 for i, cell in enumerate(cells) if not cell]:
+            raise DataError(f"{path}: column {column_name!r} is empty in row(s) {listed(empty)}.")
+        files = [str(path.parent / cell.strip()) for cell in cells]
+        if missing := [file for file in files if not Path(file).is_file()]:
+            raise DataError(
+                f"{path}: {len(missing)} of {len(files)} files of column {column_name!r} do not exist: "
+                f"{listed(missing, 5)}. Paths are read relative to the table's folder."
+            )
+        return files, files
+    if empty := [i + 1 for i, cell in enumerate(column) if not _holds_image(cell.as_py())]:
+        raise DataError(f"{path}: column {column_name!r} is empty in row(s) {listed(empty)}.")
+    return ParquetImages(column, path.parent), [f"row {i + 1} of {path}" for i in range(len(column))]
+
+
+def _holds_image(cell: Any) -> bool:
+    if isinstance(cell, dict):
+        return cell.get("bytes") is not None or bool(cell.get("path"))
+    return cell is not None

@@ -1,0 +1,190 @@
+"""Two pictures: the confusion matrix and the course of a training. Drawn off screen, no global state."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+INK, ACCENT, MUTED = "#1f2933", "#d1495b", "#2e6f9e"
+MAX_ANNOTATED = 25  # more classes than this: colour alone, figures no longer fit their cells
+MAX_NAMED = 120  # more classes than this: class ids on the axes instead of names
+MAX_LABEL = 28  # characters of a class name shown on an axis
+
+
+def plot_confusion_matrix(
+    matrix: np.ndarray, labels: Sequence[str], path: str | os.PathLike, title: str = "Confusion matrix"
+) -> Path:
+    """Draws counts, coloured by the share of each true class, as a PNG; returns its path.
+
+    matrix: [C, C] counts, rows true, columns predicted.   labels: [C] class names.
+    """
+    matrix = np.asarray(matrix)
+    classes = len(matrix)
+    if matrix.shape != (classes, classes) or len(labels) != classes or classes == 0:
+        raise ValueError(f"matrix has shape {matrix.shape} with {len(labels)} labels; needs [C, C] and C labels.")
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
+    written = classes <= MAX_ANNOTATED
+
+    side = float(np.clip(0.5 * classes, 3.4, 12)) if written else min(8 + 0.07 * classes, 16)
+    figure = Figure(figsize=(side, side), dpi=150)
+    axes = figure.add_axes((0, 0, 1, 1))  # what lies beside it is reached by the tight bounding box on saving
+    # The square root lifts rare mistakes off the background; where counts are written it is not needed.
+    colours = PowerNorm(1.0 if written else 0.5, vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", norm=colours, interpolation="nearest")
+    inch = 1 / side
+    bar_height = 1 if written else 0.5
+    bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.2 * inch, 1 - bar_height, 0.2 * inch, bar_height)))
+    if written:
+        _write_counts(axes, matrix, shares, side / classes)
+    else:
+        mistakes = _worst_confusions(matrix, labels)
+        axes.text(1 + 0.2 * inch, 0.45, mistakes, va="top", transform=axes.transAxes, parse_math=False)
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+
+    _name_ticks(axes, labels)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    accuracy = np.trace(matrix) / max(matrix.sum(), 1)
+    axes.set_title(f"{title}\n{int(matrix.sum()):,} images, {accuracy:.1%} right", color=INK, fontsize=11)
+    axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
+    axes.tick_params(which="minor", length=0)
+    if written:
+        axes.grid(which="minor", color="white", linewidth=0.5)
+    axes.spines[:].set_color("#cbd2d9")
+    return _save(figure, path)
+
+
+def _shorten(label: str) -> str:
+    return label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…"
+
+
+def _worst_confusions(matrix: np.ndarray, labels: Sequence[str], count: int = 12) -> str:
+    mistakes = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
+    rows = [(mistakes[i, j], i, j) for i, j in zip(*np.unravel_index(order, matrix.shape), strict=True)]
+    lines = [f"{n:,} x  {_shorten(labels[i])} → {_shorten(labels[j])}" for n, i, j in rows if n > 0]
+    return "\n".join(["Most frequent mistakes", "(true → predicted)", "", *(lines or ["none"])])
+
+
+def _name_ticks(axes: Axes, labels: Sequence[str]) -> None:
+    classes = len(labels)
+    if classes > MAX_NAMED:
+        axes.xaxis.set_major_locator(MaxNLocator(20, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(20, integer=True))
+        return
+    shown = [_shorten(label) for label in labels]
+    size = 9 if classes <= MAX_ANNOTATED else max(4.5, 10 - 0.055 * classes)
+    upright = max(map(len, shown)) <= 2 and classes <= MAX_ANNOTATED
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    turn = {} if upright else slanted if classes <= MAX_ANNOTATED else {"rotation": 90}
+    ticks = [
+        *axes.set_xticks(range(classes), shown, fontsize=size, **turn),
+        *axes.set_yticks(range(classes), shown, fontsize=size),
+    ]
+    for tick in ticks:
+        tick.label1.set_parse_math(False)
+
+
+def _write_counts(axes: Axes, matrix: np.ndarray, shares: np.ndarray, cell: float) -> None:
+    """Writes each count into its cell of `cell` inches; zeros are left out, so that mistakes stand out."""
+    digits = len(f"{matrix.max():,}")
+    size = float(np.clip(cell * 72 / (0.75 * digits + 0.6), 4, 11))
+    for i, j in zip(*np.nonzero(matrix), strict=True):
+        axes.text(
+            j,
+            i,
+            f"{matrix[i, j]:,}",
+            ha="center",
+            va="center",
+            fontsize=size,
+            color="white" if shares[i, j] > 0.5 else ACCENT if i != j else INK,
+        )
+
+
+def plot_training_history(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> Path:
+    """Draws `TrainerState.log_history` as a PNG: loss, validation metrics, learning rate; returns its path.
+
+    Panels without data are left out; raises ValueError when nothing is left.
+    """
+    x_name = "epoch" if all("epoch" in entry for entry in log_history) else "step"
+    panels = [
+        (draw, ylabel)
+        for draw, ylabel, keys in (
+            (_draw_loss, "loss", {"loss", "eval_loss"}),
+            (_draw_metrics, "validation", set(_metric_names(log_history))),
+            (_draw_learning_rate, "learning rate", {"learning_rate"}),
+        )
+        if any(key in entry for entry in log_history for key in keys)
+    ]
+    if not panels:
+        raise ValueError("log_history holds no loss, validation metric or learning rate; nothing to plot.")
+    figure = Figure(figsize=(4.6 * len(panels), 3.6), dpi=150, layout="constrained")
+    for axes, (draw, ylabel) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw(axes, log_history, x_name)
+        axes.set_xlabel(x_name)
+        axes.set_ylabel(ylabel)
+        axes.grid(color="#e4e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+# A validation metric is any eval_… scalar that is neither the loss nor a matter of speed.
+NOT_METRICS = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_")
+BETWEEN_0_AND_1 = ("eval_accuracy", "eval_top5_accuracy", "eval_macro_f1", "eval_mean_average_precision")
+
+
+def _metric_names(log_history: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = dict.fromkeys(key for entry in log_history for key in entry if key.startswith("eval_"))
+    return [name for name in names if not name.startswith(NOT_METRICS)]
+
+
+def _series(log_history, x_name: str, key: str) -> tuple[list[float], list[float]]:
+    entries = [entry for entry in log_history if key in entry]
+    return [entry[x_name] for entry in entries], [entry[key] for entry in entries]
+
+
+def _draw_loss(axes: Axes, log_history, x_name: str) -> None:
+    for key, name, colour, marker in (("loss", "training", MUTED, None), ("eval_loss", "validation", ACCENT, "o")):
+        x, y = _series(log_history, x_name, key)
+        if x:
+            marker = "o" if len(x) == 1 else marker
+            axes.plot(x, y, label=name, color=colour, marker=marker, markersize=3.5, linewidth=1.4)
+    axes.legend(frameon=False)
+
+
+def _draw_metrics(axes: Axes, log_history, x_name: str) -> None:
+    """Shares of 1 together; without any, the first metric alone (MAE and R² do not share an axis)."""
+    names = _metric_names(log_history)
+    shares = [name for name in names if name in BETWEEN_0_AND_1]
+    for name in shares or names[:1]:
+        x, y = _series(log_history, x_name, name)
+        best = max(y) if shares else None
+        label = name.removeprefix("eval_").replace("_", " ") + ("" if best is None else f" (best {best:.4g})")
+        axes.plot(x, y, marker="o", markersize=3.5, linewidth=1.4, label=label)
+    axes.legend(frameon=False)
+
+
+def _draw_learning_rate(axes: Axes, log_history, x_name: str) -> None:
+    x, y = _series(log_history, x_name, "learning_rate")
+    axes.plot(x, y, color=INK, linewidth=1.4, marker="o" if len(x) == 1 else None)
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.15)
+    return path

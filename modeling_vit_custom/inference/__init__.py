@@ -1,0 +1,1 @@
+"""Inference: a saved checkpoint applied to many image files."""

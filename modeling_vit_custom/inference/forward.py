@@ -1,0 +1,116 @@
+"""Image sources through decoder, processor and model, in batches; an unreadable image costs only itself.
+
+Shapes: B batch, K classes or targets, D pooled width, C channels, h, w the model's input size.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
+
+from ..image_decoding_vit_custom import decode_image
+
+
+class PreparedImages(Dataset):
+    """Item i: (i, float32 pixel_values [C, h, w], None), or (i, None, why it could not be read)."""
+
+    def __init__(self, sources: Sequence[Any], names: Sequence[str], processor: Any):
+        self.sources, self.names, self.processor = sources, names, processor
+        self.decode = processor.decode if hasattr(processor, "decode") else decode_image
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None, str | None]:
+        try:
+            image = self.decode(self.sources[index], name=self.names[index])
+            return index, self.processor(image, return_tensors="pt")["pixel_values"][0], None
+        except (ValueError, OSError) as error:  # ImageDecodingError is a ValueError
+            return index, None, str(error)
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What became of one batch: B images run, the others in `errors`.
+
+    indices: [B] positions in the data set.   logits: [B, K] float32.   pooled: [B, D] float32, if asked for.
+    errors: position -> why the image could not be read.
+    """
+
+    indices: list[int]
+    logits: torch.Tensor
+    pooled: torch.Tensor | None
+    errors: dict[int, str]
+
+
+def run_batches(
+    model: PreTrainedModel,
+    images: PreparedImages,
+    batches: Sequence[list[int]],
+    num_workers: int = 0,
+    with_pooled: bool = False,
+) -> Iterator[BatchResult]:
+    """Runs `model` on each of `batches` (positions in `images`) in turn, in eval mode; yields on the CPU.
+
+    Raises ValueError if the model has no pooler_output and `with_pooled` asks for it.
+    """
+    loader = DataLoader(images, batch_sampler=batches, num_workers=num_workers, collate_fn=list)
+    was_training = model.training
+    model.eval()
+    try:
+        with watch_pooled(model) if with_pooled else _nothing() as pooled:
+            for items in loader:
+                yield _run(model, items, pooled)
+    finally:
+        model.train(was_training)
+
+
+def _run(model: PreTrainedModel, items: list[tuple], pooled: list[torch.Tensor] | None) -> BatchResult:
+    read = [(index, pixels) for index, pixels, error in items if error is None]
+    config: Any = model.config
+    logits, vectors = torch.empty(0, len(config.id2label)), []
+    # Processors that keep the aspect ratio give images of several sizes: one pass for each.
+    sizes = dict.fromkeys(pixels.shape for _, pixels in read)
+    read = [(index, pixels) for size in sizes for index, pixels in read if pixels.shape == size]
+    for size in sizes:
+        batch = torch.stack([pixels for _, pixels in read if pixels.shape == size])
+        with torch.inference_mode():
+            output = model(pixel_values=batch.to(model.device, model.dtype))
+        logits = torch.cat([logits, output.logits.float().cpu()])
+        if pooled is not None:
+            vectors.append(pooled.pop().flatten(1).float().cpu())
+    return BatchResult(
+        indices=[index for index, _ in read],
+        logits=logits,
+        pooled=torch.cat(vectors) if vectors else None,
+        errors={index: error for index, _, error in items if error is not None},
+    )
+
+
+@contextmanager
+def watch_pooled(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """A list to which each pass appends the base model's pooler_output, which classifiers do not return."""
+    seen: list[torch.Tensor] = []
+
+    def keep(_module, _args, output) -> None:
+        vector = output.get("pooler_output")
+        if vector is None:
+            raise ValueError(
+                f"{type(model.base_model).__name__} gives no pooler_output; embeddings cannot be had from it."
+            )
+        seen.append(vector)
+
+    handle = model.base_model.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield None

@@ -1,0 +1,52 @@
+"""Strict, readable JSON: no NaN, no half-written file, a table row to a line."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def json_safe(value: Any) -> Any:
+    """`value` with numpy turned into Python and every NaN or infinity into None."""
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return json_safe(value.tolist())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [json_safe(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def readable_json(value: Any, pad: str = "") -> str:
+    """Indented JSON in which a list or dict of plain values stays on one line.
+
+    Raises ValueError for NaN and infinity, which are not JSON.
+    """
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    if not any(isinstance(item, dict | list) for item in items):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    inner = pad + "  "
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(key, ensure_ascii=False)}: {readable_json(v, inner)}" for key, v in value.items()]
+    else:
+        lines = [readable_json(item, inner) for item in value]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}\n{inner}" + f",\n{inner}".join(lines) + f"\n{pad}{closing}"
+
+
+def write_json(path: str | os.PathLike, value: Any) -> Path:
+    """Writes `readable_json(json_safe(value))`; the file is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Paths may hold bytes that are no UTF-8; they come back as they were with errors="surrogateescape".
+    text = readable_json(json_safe(value)) + "\n"
+    unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")
+    os.replace(unfinished, path)
+    return path

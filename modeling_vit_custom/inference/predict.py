@@ -1,0 +1,233 @@
+"""Predictions for image files, one JSON line each: `vit-custom predict`.
+
+    {"path": "photos/a.jpg", "predictions": [{"label": "cat", "score": 0.93}, …]}
+    {"path": "photos/b.jpg", "error": "photos/b.jpg: the file is cut off …"}
+
+Single-label scores are softmax probabilities, multi-label scores sigmoid ones, each sorted downwards; a
+regression has {"label": target, "value": number} in the order of the targets. With embeddings a line also has
+"embedding", the model's pooler_output, whose decimal digits restore the float32 exactly.
+
+Shapes: B batch, K classes or targets, D pooled width.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers.utils.logging import disable_progress_bar
+
+from .._version import __version__
+from ..data.examples import MULTI_LABEL, REGRESSION
+from ..data.folders import readable_suffixes, walk_files
+from .forward import BatchResult, PreparedImages, run_batches
+from .loading import load_classifier, problem_type_of
+from .processes import Processes, joined_processes
+from .resume import ResumableLines, fingerprint
+
+
+@dataclass(frozen=True)
+class Summary:
+    """images: lines in `output`.   failed: those that report an error.   resumed: those there before.
+
+    processes: how many shared the work.   notes: sentences on what was passed over.
+    """
+
+    output: Path
+    images: int
+    failed: int
+    resumed: int
+    processes: int
+    notes: list[str]
+
+
+def find_images(inputs: Sequence[str], follow_links: bool = False) -> tuple[list[str], list[str]]:
+    """(paths, notes): files as they are given, folders as all images below them in natural order.
+
+    Raises ValueError when that is nothing.
+    """
+    suffixes = readable_suffixes()
+    found: list[str] = []
+    notes = []
+    for given in inputs:
+        if not Path(given).is_dir():
+            found.append(str(given))
+            continue
+        inside = walk_files(given, follow_links)
+        images = [
+            path
+            for path in inside
+            if path.suffix.lower() in suffixes
+            and not any(part.startswith(".") for part in path.relative_to(given).parts)
+        ]
+        if other := len(inside) - len(images):
+            notes.append(f"{given}: {other} of {len(inside)} files are hidden or no images by name, passed over")
+        found += map(str, images)
+    paths = list(dict.fromkeys(found))
+    if len(paths) < len(found):
+        notes.append(f"{len(found) - len(paths)} images were named more than once and are predicted once")
+    if not paths:
+        raise ValueError(f"no images in {', '.join(map(str, inputs))}; give image files or folders of them.")
+    return paths, notes
+
+
+def ranked_labels(
+    logits: torch.Tensor, problem_type: str, id2label: Mapping[int, str], top_k: int
+) -> list[list[dict[str, Any]]]:
+    """logits [B, K] -> for each image the entries of "predictions", as the module's docstring shows them."""
+    if problem_type == REGRESSION:
+        return [
+            [{"label": id2label[i], "value": _digits(value)} for i, value in enumerate(row)] for row in logits.tolist()
+        ]
+    scores = logits.sigmoid() if problem_type == MULTI_LABEL else logits.softmax(dim=-1)
+    best = scores.topk(min(top_k, scores.shape[-1]))
+    return [
+        [{"label": id2label[i], "score": _digits(score)} for score, i in zip(row, ids, strict=True)]
+        for row, ids in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def _digits(value: float) -> float:
+    """A float32 in as few decimal digits as restore it."""
+    return float(f"{value:.9g}")
+
+
+def lines_of(result: BatchResult, paths: Sequence[str], problem_type: str, id2label, top_k: int) -> list[str]:
+    """The JSON lines of one batch, those of its unreadable images included."""
+    records = {index: {"path": paths[index], "error": error} for index, error in result.errors.items()}
+    entries = ranked_labels(result.logits, problem_type, id2label, top_k)
+    finite = result.logits.isfinite().all(dim=-1).tolist()
+    for row, index in enumerate(result.indices):
+        record: dict[str, Any] = {"path": paths[index]}
+        if not finite[row]:
+            record["error"] = f"{paths[index]}: the model's output is NaN or infinite"
+        else:
+            record["predictions"] = entries[row]
+            if result.pooled is not None:
+                record["embedding"] = [_digits(value) for value in result.pooled[row].tolist()]
+        records[index] = record
+    return [json.dumps(records[index]) + "\n" for index in sorted(records)]
+
+
+def predict(
+    model: str,
+    inputs: Sequence[str],
+    output: str,
+    top_k: int = 5,
+    embeddings: bool = False,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    overwrite: bool = False,
+    follow_links: bool = False,
+    trust_remote_code: bool = False,
+    processes: Processes | None = None,
+) -> Summary:
+    """Predicts every image of `inputs` (files and folders) with the saved `model`; writes the lines `output`.
+
+    Lines already in `output`, or left by a run that was cut off, are kept; those that report an error are
+    tried again. Of several `processes` each takes every count-th batch. Raises ValueError for inputs without
+    images and for an output that may not be continued, OSError for a model that is not there.
+    """
+    processes = processes or Processes()
+    classifier, processor = load_classifier(model, trust_remote_code)
+    lines = ResumableLines(output)
+
+    def plan() -> tuple[list[str], list[str], list[int], int]:
+        paths, notes = find_images(inputs, follow_links)
+        settings = {"top_k": top_k, "embeddings": embeddings}
+        identity = {
+            "model": model,
+            **settings,
+            "vit_custom": __version__,
+            "fingerprint": fingerprint(classifier, processor, settings),
+        }
+        there = lines.open_run(identity, paths, overwrite)
+        todo = [i for i, path in enumerate(paths) if path not in there or there[path].failed]
+        return paths, notes, todo, lines.next_part()
+
+    paths, notes, todo, first_part = processes.from_first(plan)
+    batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
+    mine = batches[processes.rank :: processes.count]
+    problem_type, id2label = problem_type_of(classifier.config), classifier.config.id2label
+    images = PreparedImages(paths, paths, processor)
+    own = sum(map(len, mine))
+    title = "predict" if processes.count == 1 else f"predict, process 1 of {processes.count}"
+    with (
+        open(lines.part(processes.rank, first_part), "x", encoding="utf-8") as part,
+        tqdm(total=own, desc=title, unit="img", disable=not processes.is_first or not own) as bar,
+    ):
+        for result in run_batches(classifier, images, mine, num_workers, embeddings):
+            part.writelines(lines_of(result, paths, problem_type, id2label, top_k))
+            part.flush()
+            bar.update(len(result.indices) + len(result.errors))
+    processes.wait()
+    failed = processes.from_first(lambda: lines.merge(paths))
+    return Summary(Path(output), len(paths), failed, len(paths) - len(todo), processes.count, notes)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="predict",
+        description="Predict image files with a saved classifier: one JSON line for each image.",
+        epilog="""examples:
+  %(prog)s --model outputs/mnist photo.png
+  %(prog)s --model outputs/mnist photos/ more/*.jpg --top_k 3 --output predictions.jsonl --num_workers 4
+  %(prog)s --model outputs/mnist photos/ --embeddings --output embeddings.jsonl
+
+Folders are searched in depth, in natural order (2 before 10). A file that cannot be read gets a line with
+"error" and stops nothing. A run that was cut off continues where it was when started again; files that failed
+are tried again. Several processes share the work under accelerate launch (--multi_gpu, also on a machine
+without any GPU, or it starts one process only). Embeddings are read back by
+  [json.loads(line).get("embedding") for line in open("embeddings.jsonl")]""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER", help="image files and folders of them")
+    parser.add_argument("--model", required=True, metavar="DIR", help="saved model folder, or a Hub id")
+    parser.add_argument("--output", default="predictions.jsonl", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="default: %(default)s")
+    parser.add_argument("--embeddings", action="store_true", help="add the pooled vector to each line")
+    parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="default: %(default)s")
+    parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")
+    parser.add_argument("--overwrite", action="store_true", help="discard what the output holds and start afresh")
+    parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of a folder")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run other people's code in --model")
+    return parser
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number from 1 on."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"is {value}; give 1 or more")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code: 0 done, 1 every image failed, 2 it could not be run as asked."""
+    args = build_parser().parse_args(argv)
+    disable_progress_bar()
+    with joined_processes() as processes:
+        try:
+            summary = predict(**vars(args), processes=processes)
+        except (ValueError, OSError) as error:
+            if processes.is_first:
+                print(f"predict: {error}", file=sys.stderr)
+            return 2
+        if processes.is_first:
+            _report(summary)
+        return 1 if summary.failed == summary.images else 0
+
+
+def _report(summary: Summary) -> None:
+    for note in summary.notes:
+        print(f"note: {note}")
+    kept = f", {summary.resumed:,} of them from before" if summary.resumed else ""
+    by = "" if summary.processes == 1 else f" by {summary.processes} processes"
+    print(f"{summary.images:,} images{by}{kept}, {summary.failed:,} failed")
+    if summary.failed:
+        print(f"the failed ones and why: grep '\"error\"' {summary.output}")
+    print(f"wrote {summary.output}")

@@ -1,0 +1,56 @@
+"""The processes of `accelerate launch` or `torchrun`, as far as sharded prediction needs them."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+PATIENCE = timedelta(days=7)  # how long a process that is done waits for the slowest
+
+
+@dataclass(frozen=True)
+class Processes:
+    """rank: which one this is, 0 being the one that plans, merges and talks.   count: how many there are."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns or raises in the first process, in all of them; the others wait for it."""
+        box: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                box[0] = make()
+            except Exception as error:
+                box[1] = error
+        if self.count > 1:
+            dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise box[1]
+        return box[0]
+
+    def wait(self) -> None:
+        if self.count > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined_processes() -> Iterator[Processes]:
+    """The processes this one was launched with (over gloo: only Python objects travel), or it alone."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count == 1:
+        yield Processes()
+        return
+    dist.init_process_group("gloo", timeout=PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), count)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,148 @@
+"""A JSON-lines file that several processes write and that a killed run can continue.
+
+While a run lasts, each process appends to a part of its own beside the output (`OUT.part-0003`); the end
+merges them into OUT in input order, in one step. What a killed run leaves is OUT of an earlier run, or none,
+and parts of which only the last line can be torn: a line counts when its newline is there. `OUT.meta.json`
+holds the fingerprint of model and settings, so that a file never mixes two of them.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .json_files import json_safe, write_json
+
+# Keys of a config or processor that say where it came from, not what it computes.
+ORIGIN_KEYS = ("_name_or_path", "_commit_hash", "transformers_version", "auto_map")
+
+
+class ResumeError(ValueError):
+    """The output cannot be continued; the message says why and what to do."""
+
+
+def fingerprint(model: PreTrainedModel, processor: Any, settings: Mapping[str, Any]) -> str:
+    """SHA-256 of all that decides a prediction: weights, config, processor and `settings`."""
+    digest = hashlib.sha256()
+    for part in (model.config.to_dict(), processor.to_dict(), settings):
+        kept = {key: value for key, value in part.items() if key not in ORIGIN_KEYS}
+        digest.update(json.dumps(json_safe(kept), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Line:
+    """Where one image's line lies, and whether it reports an error."""
+
+    file: Path
+    start: int
+    length: int
+    failed: bool
+
+
+class ResumableLines:
+    """The output and its parts. One process calls `open_run` and `merge`; each opens its own `part`."""
+
+    def __init__(self, output: str | os.PathLike):
+        self.output = Path(output)
+        self.meta = self.output.with_name(self.output.name + ".meta.json")
+
+    def parts(self) -> list[Path]:
+        """All parts there are, oldest first."""
+        return [part for _, part in sorted(self._numbered_parts())]
+
+    def _numbered_parts(self) -> list[tuple[int, Path]]:
+        pattern = re.compile(re.escape(self.output.name) + r"\.part-(\d+)")
+        named = [(pattern.fullmatch(path.name), path) for path in self.output.parent.iterdir()]
+        return [(int(match[1]), path) for match, path in named if match]
+
+    def open_run(self, identity: Mapping[str, Any], paths: Sequence[str], overwrite: bool) -> dict[str, Line]:
+        """The lines that are already there, by path, after checking that they may be continued.
+
+        identity: written to the meta file; its "fingerprint" must be that of the lines already there.
+        Raises ResumeError for lines of another model or other settings, of images not among `paths`, or of
+        unknown origin, and for a damaged file.
+        """
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for path in (self.output, *self.parts(), self.meta):
+                path.unlink(missing_ok=True)
+        lines = self._index()
+        if self.output.exists() or self.parts():
+            self._check(identity, lines, paths)
+        write_json(self.meta, identity)
+        return lines
+
+    def _check(self, identity: Mapping[str, Any], lines: Mapping[str, Line], paths: Sequence[str]) -> None:
+        remedy = "Give another --output, or --overwrite to start afresh."
+        if not self.meta.is_file():
+            raise ResumeError(f"{self.output} exists without {self.meta.name}: its origin is unknown. {remedy}")
+        try:
+            before = json.loads(self.meta.read_text(encoding="utf-8", errors="surrogateescape"))
+        except json.JSONDecodeError as error:
+            raise ResumeError(f"{self.meta} is damaged ({error}). {remedy}") from error
+        if before["fingerprint"] != identity["fingerprint"]:
+            changed = [key for key in identity if before.get(key) != identity[key] and key != "fingerprint"]
+            what = f" (changed: {', '.join(changed)})" if changed else " (the weights differ)"
+            raise ResumeError(f"{self.output} was written by another model or settings{what}. {remedy}")
+        if strangers := sorted(set(lines) - set(paths)):
+            raise ResumeError(
+                f"{self.output} holds {len(strangers)} images that are not among the inputs, such as "
+                f"{strangers[0]}. {remedy}"
+            )
+
+    def part(self, rank: int, first: int) -> Path:
+        """The part process `rank` writes in this run, `first` being the number of the first new one."""
+        return self.output.with_name(f"{self.output.name}.part-{first + rank:04d}")
+
+    def next_part(self) -> int:
+        """A number from which on no part exists."""
+        return max((number + 1 for number, _ in self._numbered_parts()), default=0)
+
+    def _index(self) -> dict[str, Line]:
+        """Every whole line by its path; a later one replaces an earlier one of the same image."""
+        found: dict[str, Line] = {}
+        for file in ([self.output] if self.output.exists() else []) + self.parts():
+            start = 0
+            with open(file, "rb") as stream:
+                for number, line in enumerate(stream, 1):
+                    if line.endswith(b"\n"):
+                        try:
+                            record = json.loads(line)
+                            found[record["path"]] = Line(file, start, len(line), "error" in record)
+                        except (ValueError, KeyError, TypeError) as error:
+                            raise ResumeError(
+                                f"{file}, line {number} is no prediction ({error!r}). Remove that line, or "
+                                "start afresh with --overwrite."
+                            ) from error
+                    start += len(line)
+        return found
+
+    def merge(self, paths: Sequence[str]) -> int:
+        """Writes the output, one line for each of `paths` in that order; returns how many report an error."""
+        lines = self._index()
+        if lost := [path for path in paths if path not in lines]:
+            raise ResumeError(f"{len(lost)} images have no line, such as {lost[0]}; run the same command again.")
+        unfinished = self.output.with_name(self.output.name + ".tmp")
+        with ExitStack() as stack:
+            merged = stack.enter_context(open(unfinished, "wb"))
+            sources = {file: stack.enter_context(open(file, "rb")) for file in {line.file for line in lines.values()}}
+            for path in paths:
+                line = lines[path]
+                sources[line.file].seek(line.start)
+                merged.write(sources[line.file].read(line.length))
+        os.replace(unfinished, self.output)
+        for part in self.parts():
+            part.unlink()
+        return sum(lines[path].failed for path in paths)

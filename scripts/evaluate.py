@@ -1,0 +1,16 @@
+"""Measure a saved classifier on labelled images; `python scripts/evaluate.py --help` shows how."""
+
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    from modeling_vit_custom.evaluation.evaluate import main as evaluate
+
+    return evaluate(argv)
+
+
+if __name__ == "__main__":
+    # Python puts this folder first on the path, where this file would hide the library `evaluate`.
+    sys.path[:] = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
+    sys.exit(main())

