@@ -218,6 +218,7 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BackboneOutput:
         """Feature maps [B, D, h, w] of the stages in `out_features`, or tokens where `reshape_hidden_states` is off."""
+        kwargs["output_hidden_states"] = True
         outputs = self.vit(pixel_values, attention_mask=attention_mask, **kwargs)
         maps = [
             self._feature_map(hidden_states, pixel_values)

@@ -130,7 +130,7 @@ def test_round_trip_keeps_every_field(tmp_path, any_config):
 
 def test_label_maps_are_derived_from_each_other():
     assert ViTCustomConfig(id2label={"0": "a", "1": "b"}).label2id == {"a": 0, "b": 1}
-    assert ViTCustomConfig(label2id={"a": "0", "b": 1}).id2label == {0: "a", 1: "b"}
+    assert ViTCustomConfig(label2id={"a": "0", "b": "1"}).id2label == {0: "a", 1: "b"}
 
 
 def test_new_labels_at_load_replace_the_stored_ones(tmp_path):

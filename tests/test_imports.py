@@ -44,9 +44,9 @@ ROOT_MODULES = ("cli", "_version")
 # Each sub-package and those it may import; the root they may all import.
 SUB_PACKAGES = {
     "data": set(),
-    "evaluation": {"data"},
+    "evaluation": {"data", "inference"},
     "inference": {"data"},
-    "training": {"data", "evaluation"},
+    "training": {"data", "evaluation", "inference"},
 }
 
 

@@ -1,0 +1,38 @@
+# Everything runs in .venv, which is made on first use. `make PYTHON=python3.12 test` picks another interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+
+.PHONY: quickstart test test-slow test-all check dev clean
+
+quickstart: .venv/train  ## install, then train on 4,000 digits, evaluate, serve from a fresh process
+	$(BIN)/python scripts/quickstart.py
+
+test: .venv/dev  ## install, then the default test suite
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/dev  ## transformers' own shared tests and whatever else takes minutes
+	$(PYTEST) -m slow
+
+test-all: test test-slow
+
+check: .venv/dev  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+dev: .venv/dev  ## the environment for working on the code
+	$(BIN)/pre-commit install
+
+clean:
+	rm -rf .venv build dist *.egg-info
+
+.venv/train: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
+	touch $@
+
+.venv/dev: pyproject.toml .venv/train
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
