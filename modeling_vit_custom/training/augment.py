@@ -33,7 +33,7 @@ class SmallAffine:
         pixels = image.permute(1, 2, 0).numpy()  # [H, W, C]
         height, width, channels = pixels.shape
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        fill = tuple(int(value) for value in np.median(border, axis=0))
+        fill = tuple(np.sort(border, axis=0)[len(border) // 2].tolist())  # the median
         inverse = self._inverse(turn, grow, lean, (x * self.shift * width, y * self.shift * height), (height, width))
         picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
         moved = picture.transform(
@@ -50,11 +50,12 @@ class SmallAffine:
     ) -> tuple[float, ...]:
         """The six numbers that lead from an output pixel (x, y) to its place in the input, about the centre."""
         angle = math.radians(turn * self.degrees)
-        rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        matrix = (rotation @ np.array([[1.0, lean * self.shear], [0.0, 1.0]])) / (1 + grow * self.scale)
-        centre = np.array([size[1] / 2, size[0] / 2])
-        offset = centre - matrix @ (centre + np.array(shift))
-        return (*matrix[0], offset[0], *matrix[1], offset[1])
+        cos, sin, lean, zoom = math.cos(angle), math.sin(angle), lean * self.shear, 1 / (1 + grow * self.scale)
+        a, b = zoom * cos, zoom * (cos * lean - sin)
+        d, e = zoom * sin, zoom * (sin * lean + cos)
+        middle_x, middle_y = size[1] / 2, size[0] / 2
+        x, y = middle_x + shift[0], middle_y + shift[1]
+        return (a, b, middle_x - a * x - b * y, d, e, middle_y - d * x - e * y)
 
 
 def train_transform(processor: Any, augmentation: str, image_hw: tuple[int, int]) -> Transform:
