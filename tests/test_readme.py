@@ -1,0 +1,72 @@
+"""The README tells the truth: its Python runs, its commands parse, its tree exists, its numbers are the code's."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_vit_custom import VARIANTS, ViTCustomConfig, ViTCustomForImageClassification
+from modeling_vit_custom.cli import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("python", "bash")}
+TREE = re.findall(r"```\n(modeling_vit_custom/.*?)```", README, re.DOTALL)[0]
+
+
+def test_building_a_model_runs_and_prints_what_it_says(capsys):
+    (block,) = [block for block in BLOCKS["python"] if "from_variant" in block]
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.split("\n")[:2] == [
+        "torch.Size([2, 10]) torch.Size([2, 3, 49, 49])",
+        "torch.Size([2, 10])",
+    ]
+
+
+def test_every_command_and_flag_exists(capsys):
+    lines = "\n".join(BLOCKS["bash"]).splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("vit-custom")]
+    assert len(commands) >= 6
+    helps = {}
+    for _, command, *arguments in commands:
+        assert command in COMMANDS
+        if command not in helps:
+            from modeling_vit_custom.cli import main
+
+            with pytest.raises(SystemExit):
+                main([command, "--help"])
+            helps[command] = capsys.readouterr().out
+        for flag in (argument for argument in arguments if argument.startswith("--")):
+            assert flag in helps[command], f"{command} has no {flag}"
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"\bmake ([a-z-]+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_tree_names_every_module_and_folder():
+    package = ROOT / "modeling_vit_custom"
+    for path in package.glob("*_vit_custom.py"):
+        assert path.name.removesuffix("vit_custom.py") in TREE, path.name
+    for path in [*package.glob("*/__init__.py"), package / "recipes" / "x"]:
+        assert f"{path.parent.name}/" in TREE, path.parent
+    for name in re.findall(r"^(?:  )?([\w./]+)(?: |$)", TREE, re.MULTILINE):
+        if "_…" not in name and "." in name or name.endswith("/"):
+            assert (ROOT / name).exists() or (package / name).exists(), name
+
+
+def test_parameter_counts_are_those_of_the_table():
+    claimed = [float(number) for number in re.search(r"\(([\d.]+), ([\d.]+) and ([\d.]+) M parameters", README).groups()]
+    for size, millions in zip(["nano", "micro", "mini"], claimed, strict=True):
+        assert size in VARIANTS
+        with torch.device("meta"):
+            model = ViTCustomForImageClassification(ViTCustomConfig.from_variant(f"{size}/4", num_labels=10))
+        assert round(model.num_parameters() / 1e6, 2) == millions
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "@@" not in README and "TODO" not in README
