@@ -66,6 +66,17 @@ def test_depends_on_seed_epoch_and_index_alone(processor, tmp_path):
         assert (first != other).flatten(1).any(dim=1).all(), "every image is augmented anew"
 
 
+def test_processes_that_persist_see_each_epoch(processor, photos):
+    """A loading process keeps its copy of the dataset: an epoch set in the main process must reach it."""
+    dataset = ImageDataset(photos, train_transform(processor, "light", (24, 32)))
+    loader = DataLoader(dataset, 2, num_workers=1, persistent_workers=True, collate_fn=collate)
+    passes = []
+    for epoch in (0, 1, 0):
+        dataset.set_epoch(epoch)
+        passes.append(next(iter(loader))["pixel_values"])
+    assert torch.equal(passes[0], passes[2]) and not torch.equal(passes[0], passes[1])
+
+
 def test_augmenting_leaves_the_global_generator_alone(processor, photos):
     dataset = ImageDataset(photos, train_transform(processor, "standard", (24, 32)))
     torch.manual_seed(5)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from real_digits import write_class_folder, write_digit
+from datasets import ClassLabel, Dataset, Features, Image
+from real_digits import digit_image, write_class_folder, write_digit
 from safetensors.torch import load_file
 from tiny_training import TINY_MODEL, command, tiny_train, tiny_trainer
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
@@ -119,6 +120,7 @@ def test_resuming_gives_the_same_model_bit_for_bit(folder, tmp_path):
     shutil.copytree(tmp_path / "whole" / "checkpoint-9", cut / "checkpoint-9")
     (cut / "checkpoint-9" / "trainer_state.json").write_text("{")  # killed while saving: passed over
     tiny_train(cut, *flags)
+    assert not (cut / "checkpoint-3").exists(), "it went on from step 6, not from the start"
     history = [
         json.loads((path / "checkpoint-12" / "trainer_state.json").read_text()) for path in (tmp_path / "whole", cut)
     ]
@@ -164,6 +166,17 @@ def test_other_tasks(tmp_path, problem_type, labels, metric):
         {0: "label"} if problem_type == REGRESSION else dict(enumerate(["even", "odd", "round", "thin"]))
     )
     assert not (tmp_path / "o" / "confusion_matrix.png").exists()
+
+
+def test_dataset_of_encoded_images(tmp_path):
+    features = Features({"img": Image(), "label": ClassLabel(names=["nought", "one"])})
+    rows = {"img": [digit_image(i % 2, i) for i in range(24)], "label": [i % 2 for i in range(24)]}
+    Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    flags = ("--dataset_name", tmp_path / "saved", "--image_column_name", "img", "--num_train_epochs", 1)
+    metrics = tiny_train(tmp_path / "o", *flags, "--dataloader_num_workers", 2)
+    assert (metrics["train"]["n"], metrics["validation"]["n"]) == (20, 4) and "test" not in metrics
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "o", trust_remote_code=True)
+    assert model.config.id2label == {0: "nought", 1: "one"}
 
 
 def from_checkpoint(path: Path, *flags: str) -> list[str]:
