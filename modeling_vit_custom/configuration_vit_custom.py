@@ -1,6 +1,7 @@
 """The configuration: every field with its default, one validation, and the table of named variants."""
 
 import math
+import numbers
 import os
 import unicodedata
 from collections import Counter
@@ -164,8 +165,6 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             _drop(stored, "id2label", "label2id", "num_labels")
         elif kwargs.get("num_labels") not in (None, len(stored.get("id2label") or {})):
             _drop(stored, "id2label", "label2id")
-        if "num_hidden_layers" in kwargs:
-            _drop(stored, "out_features", "out_indices")
         for name in [name for name in kwargs if name in cls.__dataclass_fields__ and name != "dtype"]:
             stored[name] = kwargs.pop(name)
         return super().from_dict(stored, **kwargs)
@@ -174,9 +173,13 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in ("image_size", "patch_size"):
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))
+        if "num_labels" in kwargs:
+            _require_label_count(kwargs["num_labels"])
         self._read_labels(kwargs.get("num_labels"))
         self._validate_bounds()
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
+        if kwargs.pop("stage_names", self.stage_names) != self.stage_names:
+            _drop(kwargs, "out_features", "out_indices")  # chosen among the stages of another depth
         out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
         super().__post_init__(**kwargs)
@@ -278,18 +281,23 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def _read_labels(self, num_labels: int | None):
         """Bring `id2label` and `label2id` to {int: str} and {str: int}, each derived from the other if absent."""
-        if num_labels is not None and not 0 <= num_labels <= _MAX_LABELS:
-            _refuse("num_labels", num_labels, f"must be from 0 (no head) to {_MAX_LABELS}")
+        if not isinstance(self.id2label, dict | None):
+            _refuse("id2label", self.id2label, "must map each id to its name, as {0: 'cat', 1: 'dog'}")
+        if not isinstance(self.label2id, dict | None):
+            _refuse("label2id", self.label2id, "must map each name to its id, as {'cat': 0, 'dog': 1}")
         if self.id2label is None and self.label2id is not None:
-            self.id2label = {int(i): name for name, i in self.label2id.items()}
+            self.id2label = {_label_id("label2id", i): name for name, i in self.label2id.items()}
         if self.id2label is None:
             return
         if num_labels is not None and num_labels != len(self.id2label):
             _refuse("num_labels", num_labels, f"id2label has {len(self.id2label)} entries: leave num_labels out")
-        self.id2label = {int(i): name for i, name in self.id2label.items()}
+        names = {_label_id("id2label", i): name for i, name in self.id2label.items()}
+        if len(names) < len(self.id2label):
+            _refuse("id2label", self.id2label, "holds an id twice, as a number and as a string")
+        self.id2label = names
         if self.label2id is None:
-            self.label2id = {name: i for i, name in self.id2label.items()}
-        self.label2id = {name: int(i) for name, i in self.label2id.items()}
+            self.label2id = {name: i for i, name in names.items()}
+        self.label2id = {name: _label_id("label2id", i) for name, i in self.label2id.items()}
 
     def _validate_labels(self):
         names = self.id2label
@@ -298,7 +306,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         for i, name in names.items():
             if not isinstance(name, str) or not name.strip():
                 _refuse(f"id2label[{i}]", name, "must be a non-empty string")
-            if any(unicodedata.category(character) in ("Cc", "Cf") or character in "<>" for character in name):
+            if any(_is_unsafe(character) for character in name):
                 _refuse(f"id2label[{i}]", name, "must not hold control characters, '<' or '>': rename the class")
         repeated = [name for name, count in Counter(names.values()).items() if count > 1]
         if repeated:
@@ -309,6 +317,28 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
 
 def _pair(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _label_id(field: str, value: Any) -> int:
+    """The id that a key of id2label, a string in JSON, or a value of label2id stands for."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = None
+    if str(number) != str(value):
+        _refuse(field, value, "an id must be a whole number")
+    return number
+
+
+def _require_label_count(value: Any):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value <= _MAX_LABELS:
+        _refuse("num_labels", value, f"must be a whole number from 0 (no head) to {_MAX_LABELS}")
+
+
+def _is_unsafe(character: str) -> bool:
+    """Whether a label must not hold it: markup, and what is invisible or breaks lines. Joiners spell words."""
+    invisible = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return character in "<>" or (invisible and character not in "\u200c\u200d")
 
 
 def _drop(mapping: dict[str, Any], *names: str):

@@ -58,6 +58,19 @@ IMPOSSIBLE = [
     ({"id2label": {0: " ", 1: "b"}}, "non-empty"),
     ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "inverse of id2label"),
     ({"problem_type": "ranking"}, "problem_type"),
+    ({"num_labels": "3"}, "num_labels='3': must be a whole number"),
+    ({"num_labels": 2.5}, "num_labels=2.5: must be a whole number"),
+    ({"num_labels": True}, "num_labels=True: must be a whole number"),
+    ({"num_labels": None}, "num_labels=None: must be a whole number"),
+    ({"id2label": ["a", "b"]}, "id2label"),
+    ({"id2label": "cat"}, "id2label"),
+    ({"id2label": {"cat": 0}}, "id2label"),
+    ({"id2label": {0.5: "a"}}, "id2label"),
+    ({"id2label": {0: "a", "0": "b"}}, "id2label"),
+    ({"label2id": ["a", "b"]}, "label2id"),
+    ({"label2id": {"a": "x"}}, "label2id='x': an id must be a whole number"),
+    ({"id2label": {0: "a\ud800", 1: "b"}}, "control characters"),
+    ({"id2label": {0: "a\u2028b", 1: "b"}}, "control characters"),
 ]
 
 
@@ -142,7 +155,27 @@ def test_new_labels_at_load_replace_the_stored_ones(tmp_path):
 
 def test_fewer_layers_at_load_move_the_backbone_stage(tmp_path):
     ViTCustomConfig().save_pretrained(tmp_path)
-    assert ViTCustomConfig.from_pretrained(tmp_path, num_hidden_layers=4).out_features == ["stage4"]
+    loaded = ViTCustomConfig.from_pretrained(tmp_path, num_hidden_layers=4)
+    assert loaded.out_features == ["stage4"] and len(loaded.stage_names) == 5
+    chosen = ViTCustomConfig.from_pretrained(tmp_path, num_hidden_layers=4, out_features=["stage1", "stage2"])
+    assert chosen.out_features == ["stage1", "stage2"] and chosen.out_indices == [1, 2]
+
+
+def test_a_depth_changed_after_construction_saves_and_loads(tmp_path):
+    """`stage_names` follow the depth; stored ones, and the stages chosen among them, are of the old depth."""
+    config = ViTCustomConfig()
+    config.num_hidden_layers = 4
+    config.save_pretrained(tmp_path)
+    loaded = ViTCustomConfig.from_pretrained(tmp_path)
+    assert loaded.stage_names == ["stem", "stage1", "stage2", "stage3", "stage4"]
+    assert loaded.out_features == ["stage4"]
+
+
+def test_names_may_hold_joiners(tmp_path):
+    """They are letters of Persian words and of emoji, unlike the other invisible format characters."""
+    names = {0: "می\u200cخواهم", 1: "👨\u200d👩\u200d👧"}
+    ViTCustomConfig(id2label=names).save_pretrained(tmp_path)
+    assert ViTCustomConfig.from_pretrained(tmp_path).id2label == names
 
 
 def test_auto_map_of_a_saved_config_names_only_files_that_are_there(tmp_path):

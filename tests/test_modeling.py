@@ -283,6 +283,16 @@ def test_backbone_feature_maps_are_normed_hidden_states_on_the_grid(random_model
 
 
 @torch.no_grad()
+def test_backbone_of_fewer_layers_at_load(tmp_path, random_model, tiny_config, pixel_values):
+    model = random_model(tiny_config)
+    model.save_pretrained(tmp_path)
+    backbone = ViTCustomBackbone.from_pretrained(tmp_path, num_hidden_layers=2)
+    expected = model.vit(pixel_values, output_hidden_states=True).hidden_states[2]
+    tokens = backbone.vit.layernorm(expected)[:, 1:].transpose(1, 2).unflatten(2, (3, 4))
+    torch.testing.assert_close(backbone(pixel_values).feature_maps, (tokens,))
+
+
+@torch.no_grad()
 def test_backbone_serves_transformers_own_segmentation_head(pixel_values):
     from transformers import UperNetConfig, UperNetForSemanticSegmentation
 
