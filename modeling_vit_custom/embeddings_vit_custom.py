@@ -121,7 +121,7 @@ class ViTCustomEmbeddings(nn.Module):
             learned = config.position_embedding == "learned"
             self.position_embeddings = _like(self.position_embeddings, table) if learned else table
         conv = self.patch_embeddings.first_convolution
-        if config.num_channels != conv.in_channels:
+        if config.num_channels != self.config.num_channels:
             conv.weight = _like(conv.weight, resize_channels(conv.weight, config.num_channels))
             conv.in_channels = config.num_channels
         if config.patch_hw != self.config.patch_hw:
@@ -142,20 +142,20 @@ class ViTCustomEmbeddings(nn.Module):
 
     def _whole_patches(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The image cut to whole patches, in the dtype of the weights."""
-        conv = self.patch_embeddings.first_convolution
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != conv.in_channels:
+        channels, patch = self.config.num_channels, self.config.patch_hw
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}: this model takes [batch, {conv.in_channels}, "
+                f"pixel_values has shape {tuple(pixel_values.shape)}: this model takes [batch, {channels}, "
                 "height, width]. Use the image processor saved with it, or load the model with num_channels=…"
             )
-        patch = self.config.patch_hw
         h, w = (side // cell for side, cell in zip(pixel_values.shape[2:], patch, strict=True))
         if h == 0 or w == 0:
             raise ValueError(
                 f"pixel_values has {pixel_values.shape[2]}x{pixel_values.shape[3]} pixels: fewer than one patch of "
                 f"patch_size={self.config.patch_size}. Resize the image."
             )
-        return pixel_values[:, :, : h * patch[0], : w * patch[1]].to(conv.weight.dtype)
+        weight = self.patch_embeddings.first_convolution.weight
+        return pixel_values[:, :, : h * patch[0], : w * patch[1]].to(weight.dtype)
 
     def _mask(self, patches: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
         if self.mask_token is None:
