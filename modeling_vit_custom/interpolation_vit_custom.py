@@ -84,7 +84,7 @@ def resize_patch_kernel(kernel: torch.Tensor, size: tuple[int, int]) -> torch.Te
     rows, columns = (
         torch.linalg.pinv(resize_matrix(old, new, rule).T) for old, new in zip(kernel.shape[2:], size, strict=True)
     )
-    resized = torch.einsum("yp,dcpq,xq->dcyx", rows, kernel.double().cpu(), columns)
+    resized = torch.einsum("yp,dcpq,xq->dcyx", rows, kernel.cpu().double(), columns)
     return resized.to(kernel.device, kernel.dtype)
 
 
