@@ -163,13 +163,13 @@ def _at_stored_input(cls, path, config, requested: dict, kwargs: dict) -> tuple[
 
 
 def _check_mismatches(mismatched: Any, allowed: bool):
-    keys = sorted(str(entry[0]) for entry in mismatched)
-    shapes = "; ".join(f"{entry[0]} stored {tuple(entry[1])}, needed {tuple(entry[2])}" for entry in mismatched)
-    others = [key for key in keys if not key.startswith(HEAD_PREFIX)]
-    if others and not allowed:
+    if not mismatched:
+        return
+    entries = sorted((str(key), tuple(stored), tuple(needed)) for key, stored, needed in mismatched)
+    shapes = "; ".join(f"{key} stored {stored}, needed {needed}" for key, stored, needed in entries)
+    if not allowed and not all(key.startswith(HEAD_PREFIX) for key, _, _ in entries):
         raise RuntimeError(
             f"These weights do not fit the configuration: {shapes}. Load with the stored configuration, or pass "
             "ignore_mismatched_sizes=True to initialise them anew."
         )
-    if keys:
-        logger.warning(f"NEWLY INITIALISED, train before use: {shapes}.")
+    logger.warning(f"NEWLY INITIALISED, train before use: {shapes}.")
