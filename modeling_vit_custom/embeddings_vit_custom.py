@@ -93,13 +93,14 @@ class ViTCustomEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> torch.Tensor:
-        patches = self.patch_embeddings(self._whole_patches(pixel_values))  # [B, D, h, w]
+        pixel_values = self._whole_patches(pixel_values)
+        patches = self.patch_embeddings(pixel_values)  # [B, D, h, w]
         grid = patches.shape[2:]
         patches = patches.flatten(2).transpose(1, 2)  # [B, h·w, D]
         if bool_masked_pos is not None:
             patches = self._mask(patches, bool_masked_pos)
         if self.position_embeddings is not None:
-            patches = patches + self.positions(grid)
+            patches = patches + self.positions(grid).to(pixel_values.dtype)  # a loaded buffer keeps its own
         prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
         tokens = torch.cat([token.expand(patches.shape[0], -1, -1) for token in prefix] + [patches], dim=1)
         return self.dropout(tokens)

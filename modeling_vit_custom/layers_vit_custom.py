@@ -28,7 +28,7 @@ class LayerScale(nn.Module):
     def __init__(self, width: int, init_value: float):
         super().__init__()
         self.init_value = init_value
-        self.lambda1 = nn.Parameter(torch.full((width,), init_value))
+        self.lambda1 = nn.Parameter(torch.full((width,), float(init_value)))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states * self.lambda1

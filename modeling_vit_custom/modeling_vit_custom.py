@@ -132,7 +132,7 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
 
         labels: [B] class ids, [B, K] soft targets or multi-hot, or regression targets; see `loss_vit_custom`.
         """
-        outputs = self.vit(pixel_values, attention_mask=attention_mask, **kwargs)
+        outputs = self.vit(pixel_values, attention_mask=attention_mask, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(
@@ -185,7 +185,7 @@ class ViTCustomForMaskedImageModeling(ViTCustomPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedImageModelingOutput:
         """The reconstruction [B, C, h·p, w·q] and, with bool_masked_pos [B, h·w], the mean L1 loss on masked pixels."""
-        outputs = self.vit(pixel_values, bool_masked_pos, attention_mask, **kwargs)
+        outputs = self.vit(pixel_values, bool_masked_pos, attention_mask, return_dict=True, **kwargs)
         p, q = self.config.patch_hw
         h, w = pixel_values.shape[2] // p, pixel_values.shape[3] // q
         reconstruction = self.decoder(outputs.last_hidden_state[:, self.config.num_prefix_tokens :], (h, w))
@@ -221,7 +221,7 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
     ) -> BackboneOutput:
         """Feature maps [B, D, h, w] of the stages in `out_features`, or tokens where `reshape_hidden_states` is off."""
         kwargs["output_hidden_states"] = True
-        outputs = self.vit(pixel_values, attention_mask=attention_mask, **kwargs)
+        outputs = self.vit(pixel_values, attention_mask=attention_mask, return_dict=True, **kwargs)
         maps: Any = tuple(
             self._feature_map(hidden_states, pixel_values)
             for stage, hidden_states in zip(self.stage_names, outputs.hidden_states, strict=True)

@@ -1,9 +1,11 @@
 """What every model here shares: initial weights, loading at any input size, and the code that travels along."""
 
 import copy
+import os
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.image_utils import SizeDict
 from transformers.modeling_utils import PreTrainedModel
@@ -18,6 +20,7 @@ logger = logging.get_logger(__name__)
 INPUT_FIELDS = ("image_size", "patch_size", "num_channels")
 # The one layer whose shape follows the labels: another number of classes means a new one.
 HEAD_PREFIX = "classifier."
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
 
 
 class ViTCustomPreTrainedModel(PreTrainedModel):
@@ -53,7 +56,7 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         cls,
         pretrained_model_name_or_path,
         *model_args,
-        config: ViTCustomConfig | None = None,
+        config: ViTCustomConfig | str | os.PathLike | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         **kwargs,
@@ -138,15 +141,26 @@ def resize_input(model: ViTCustomPreTrainedModel, processor: Any, size: Size):
     return model, processor
 
 
-def _at_stored_input(cls, path, config, requested: dict, kwargs: dict) -> tuple[ViTCustomConfig, dict]:
-    """`config` with the input fields of the stored weights, and the changes that lead back to what was asked for."""
-    hub = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
-    stored = cls.config_class.from_pretrained(path, **{name: kwargs[name] for name in hub if name in kwargs})
-    wanted = {name: requested.get(name, getattr(config, name)) for name in INPUT_FIELDS}
-    config = copy.deepcopy(config)
-    for name in INPUT_FIELDS:
-        setattr(config, name, getattr(stored, name))
-    return config, {name: value for name, value in wanted.items() if value != getattr(stored, name)}
+def _at_stored_input(cls, path, config, requested: dict, kwargs: dict) -> tuple[Any, dict]:
+    """`config` with the input fields of the stored weights, and the changes that lead back to what was asked for.
+
+    A config named by its path gets those fields as keywords, in `kwargs`. Weights stored without a configuration are
+    taken to fit the given one.
+    """
+    hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+    by_path = not isinstance(config, PreTrainedConfig)
+    given = cls.config_class.from_pretrained(config, **hub) if by_path else config
+    fields, _ = cls.config_class.get_config_dict(path, **hub)
+    stored = cls.config_class.from_dict(fields) if fields else given
+    wanted = {name: requested.get(name, getattr(given, name)) for name in INPUT_FIELDS}
+    at_stored = {name: getattr(stored, name) for name in INPUT_FIELDS}
+    if by_path:
+        kwargs.update(at_stored)
+    else:
+        config = copy.deepcopy(config)
+        for name, value in at_stored.items():
+            setattr(config, name, value)
+    return config, {name: value for name, value in wanted.items() if value != at_stored[name]}
 
 
 def _check_mismatches(mismatched: Any, allowed: bool):

@@ -323,6 +323,33 @@ def test_low_precision_weights_take_float32_images(any_config, random_model, dty
     torch.testing.assert_close(model.to(dtype)(images).logits.float(), reference, rtol=0.2, atol=0.2)
 
 
+@torch.no_grad()
+def test_loading_in_low_precision_takes_fixed_positions_along(tmp_path, random_model, pixel_values):
+    """The checkpoint's buffer keeps its own float32, which must not leak into bfloat16 tokens."""
+    model = random_model(ViTCustomConfig(**TINY, position_embedding="sincos2d"))
+    model.save_pretrained(tmp_path)
+    loaded = ViTCustomForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    logits = loaded(pixel_values).logits
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), model(pixel_values).logits, rtol=0.2, atol=0.2)
+
+
+def test_layer_scale_takes_a_whole_number(tiny_config, pixel_values):
+    tiny_config.layer_scale_init_value = 1
+    model = ViTCustomModel(tiny_config)
+    assert model.layers[0].layer_scale1.lambda1.dtype == torch.float32
+    assert model(pixel_values).last_hidden_state.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "cls", [ViTCustomModel, ViTCustomForImageClassification, ViTCustomForMaskedImageModeling, ViTCustomBackbone]
+)
+def test_tuple_outputs_asked_for_by_the_config(tiny_config, random_model, pixel_values, cls):
+    tiny_config.return_dict = False
+    output = random_model(tiny_config, cls)(pixel_values)
+    assert isinstance(output, tuple)
+
+
 def test_tuple_outputs(tiny_config, random_model, pixel_values):
     model = random_model(tiny_config)
     loss, logits = model(pixel_values, labels=torch.tensor([0, 1, 2]), return_dict=False)

@@ -189,3 +189,22 @@ def test_the_real_logger_prints_the_resize(tiny_config, caplog):
     with caplog.at_level("WARNING"):
         ViTCustomForImageClassification(tiny_config).resize_input(image_size=64)
     assert "Resampled weights for image_size (24, 32) -> 64 (grid (3, 4) -> (8, 8))" in caplog.text
+
+
+def test_a_config_named_by_its_path_is_resized_to_as_well(tmp_path, random_model):
+    random_model(ViTCustomConfig(**TINY)).save_pretrained(tmp_path / "model")
+    ViTCustomConfig(**{**TINY, "image_size": (40, 16)}).save_pretrained(tmp_path / "config")
+    options = {"config": str(tmp_path / "config"), "drop_path_rate": 0.1}
+    loaded = ViTCustomForImageClassification.from_pretrained(tmp_path / "model", **options)
+    expected = ViTCustomForImageClassification.from_pretrained(tmp_path / "model", image_size=(40, 16))
+    assert loaded.config.image_size == (40, 16) and loaded.config.drop_path_rate == 0.1
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_weights_without_a_stored_config_are_described_by_the_given_one(tmp_path, random_model):
+    model = random_model(ViTCustomConfig(**TINY))
+    model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    loaded = ViTCustomForImageClassification.from_pretrained(tmp_path, config=model.config)
+    assert torch.equal(loaded.classifier.weight, model.classifier.weight)
