@@ -164,6 +164,11 @@ class ViTCustomEmbeddings(nn.Module):
     def _mask(self, patches: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
         if self.mask_token is None:
             raise ValueError("bool_masked_pos needs a mask token: use ViTCustomForMaskedImageModeling.")
+        if bool_masked_pos.shape != patches.shape[:2]:
+            raise ValueError(
+                f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}: give one entry per patch, "
+                f"{tuple(patches.shape[:2])}."
+            )
         return torch.where(bool_masked_pos.bool()[:, :, None], self.mask_token.to(patches.dtype), patches)
 
 

@@ -21,34 +21,37 @@ def image_classification_loss(
     is "regression" or there is one label. With `num_items_in_batch`, the number of label entries Trainer counted
     over all accumulated batches, the sum is divided by it, so that accumulation equals one large batch.
 
-    Raises ValueError where labels and logits do not fit.
+    Raises ValueError where labels and logits do not fit, or the model has no head.
     """
+    if not config.num_labels:
+        raise ValueError("num_labels=0: there is no head to train; load the model with num_labels=…")
     logits, labels = logits.float(), labels.to(logits.device)
     problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
     reduction = "mean" if num_items_in_batch is None else "sum"
     if problem == "regression":
-        _require_entries(labels, logits, problem)
-        loss = F.mse_loss(logits.flatten(), labels.float().flatten(), reduction=reduction)
+        loss = F.mse_loss(logits, _one_per_logit(labels, logits, problem), reduction=reduction)
     elif problem == "multi_label_classification":
-        _require_entries(labels, logits, problem)
-        loss = F.binary_cross_entropy_with_logits(logits, labels.float().view_as(logits), reduction=reduction)
+        labels = _one_per_logit(labels, logits, problem)
+        loss = F.binary_cross_entropy_with_logits(logits, labels, reduction=reduction)
     elif labels.is_floating_point():
-        _require_entries(labels, logits, problem)
-        loss = F.cross_entropy(logits, labels.float(), reduction=reduction)
+        loss = F.cross_entropy(logits, _one_per_logit(labels, logits, problem), reduction=reduction)
         if num_items_in_batch is not None:
             num_items_in_batch = num_items_in_batch / logits.shape[1]  # Trainer counts B·C entries
     else:
         if labels.numel() != len(logits):
             _refuse_labels(labels, logits, "one class id per image; for multi-hot labels set problem_type")
-        loss = F.cross_entropy(logits, labels.flatten(), reduction=reduction)
+        loss = F.cross_entropy(logits, labels.flatten().long(), reduction=reduction)
     if num_items_in_batch is None:
         return loss
     return loss / torch.as_tensor(num_items_in_batch, device=loss.device)
 
 
-def _require_entries(labels: torch.Tensor, logits: torch.Tensor, problem: str):
-    if labels.numel() != logits.numel():
+def _one_per_logit(labels: torch.Tensor, logits: torch.Tensor, problem: str) -> torch.Tensor:
+    """The labels as floats of the logits' shape; [B] stands for [B, 1]."""
+    labels = labels[:, None] if labels.ndim == 1 else labels
+    if labels.shape != logits.shape:
         _refuse_labels(labels, logits, f"one entry per logit under problem_type={problem!r}; check num_labels")
+    return labels.float()
 
 
 def _refuse_labels(labels: torch.Tensor, logits: torch.Tensor, expected: str):

@@ -89,8 +89,9 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         """Encode images [B, C, H, W] of any size that holds a patch.
 
         bool_masked_pos [B, h·w]: True where a patch is replaced by the mask token. attention_mask [B, N]: 1 where a
-        token may be attended to. Returns last_hidden_state [B, N, D], pooler_output [B, k·D] and, when asked for
-        under any attention backend, hidden_states and attentions (one [B, heads, N, N] per block).
+        token may be attended to by the blocks; pooling takes every token all the same. Returns
+        last_hidden_state [B, N, D], pooler_output [B, k·D] and, when asked for under any attention backend,
+        hidden_states and attentions (one [B, heads, N, N] per block).
         """
         hidden_states = self.embeddings(pixel_values, bool_masked_pos)
         kwargs["output_attentions"] = kwargs.get("output_attentions", self.config.output_attentions)
@@ -105,6 +106,11 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         """The mask in the form its backend reads; attentions are asked of the eager one."""
         if mask is None:
             return None
+        if mask.ndim == 2 and mask.shape != hidden_states.shape[:2]:
+            raise ValueError(
+                f"attention_mask has shape {tuple(mask.shape)}: give one entry per token, the "
+                f"{self.config.num_prefix_tokens} prefix tokens first, {tuple(hidden_states.shape[:2])}."
+            )
         if eager and mask.ndim == 2:
             return mask[:, None, None, :].bool()
         return create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=mask)

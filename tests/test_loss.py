@@ -80,8 +80,24 @@ def test_accumulated_batches_equal_one_large_batch(num_labels, problem_type, lab
         (5, None, MULTI.long()),
         (5, "multi_label_classification", HARD),
         (5, "regression", SOFT[:, 0]),
+        (5, "regression", SOFT.T),
+        (5, "regression", SOFT.flatten()),
+        (5, "multi_label_classification", MULTI.T),
+        (5, None, SOFT.T),
     ],
 )
 def test_labels_that_do_not_fit_are_refused_with_both_shapes(num_labels, problem_type, labels, logits):
     with pytest.raises(ValueError, match=r"labels of shape .* do not fit logits \(8, 5\)"):
         image_classification_loss(labels, logits, config(num_labels, problem_type))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.int64])
+def test_class_ids_of_any_integer_type(dtype, logits):
+    expected = image_classification_loss(HARD, logits, config())
+    assert torch.equal(image_classification_loss(HARD.to(dtype), logits, config()), expected)
+    assert torch.equal(image_classification_loss(HARD[:, None].to(dtype), logits, config()), expected)
+
+
+def test_a_model_without_a_head_has_no_loss(logits):
+    with pytest.raises(ValueError, match="num_labels=0: there is no head to train"):
+        image_classification_loss(HARD, logits, config(num_labels=0))

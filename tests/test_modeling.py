@@ -257,6 +257,20 @@ def test_masking_needs_the_model_for_it(tiny_config, pixel_values):
         ViTCustomModel(tiny_config)(pixel_values, bool_masked_pos=torch.ones(3, 12, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("shape", [(1, 12), (3, 11), (3, 3, 4)], ids=str)
+def test_masks_of_the_wrong_shape_are_named(tiny_config, pixel_values, shape):
+    """A mask [1, h·w] would broadcast, and the loss be divided by one image's masked pixels instead of the batch's."""
+    model = ViTCustomForMaskedImageModeling(tiny_config)
+    with pytest.raises(ValueError, match=r"bool_masked_pos has shape .*: give one entry per patch, \(3, 12\)"):
+        model(pixel_values, bool_masked_pos=torch.ones(shape, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("options", [{}, {"output_attentions": True}], ids=str)
+def test_an_attention_mask_without_the_prefix_tokens_is_named(tiny_config, pixel_values, options):
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(3, 12\): .* 1 prefix .* \(3, 13\)"):
+        ViTCustomModel(tiny_config)(pixel_values, attention_mask=torch.ones(3, 12), **options)
+
+
 @torch.no_grad()
 def test_backbone_feature_maps_are_normed_hidden_states_on_the_grid(random_model, pixel_values):
     config = ViTCustomConfig(**TINY, num_register_tokens=3, out_features=["stem", "stage2", "stage3"])
