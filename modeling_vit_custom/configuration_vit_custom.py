@@ -300,7 +300,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         self.label2id = {name: _label_id("label2id", i) for name, i in self.label2id.items()}
 
     def _validate_labels(self):
-        names = self.id2label
+        names = dict(self.id2label or {})
         if sorted(names) != list(range(len(names))):
             _refuse("id2label", sorted(names), f"ids must be 0 to {len(names) - 1} without gaps")
         for i, name in names.items():

@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H×W pixels, h×w grid of patches, P prefix tokens,
 """
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -46,7 +47,7 @@ class ViTCustomConvStem(nn.Module):
         layers: list[nn.Module] = []
         channels = config.num_channels
         for i, width in enumerate(widths):
-            stride = tuple(2 if i < halvings[axis] else 1 for axis in (0, 1))
+            stride = (2 if i < halvings[0] else 1, 2 if i < halvings[1] else 1)
             layers += [
                 nn.Conv2d(channels, width, 3, stride=stride, padding=1),
                 ChannelNorm(width, eps=config.layer_norm_eps),
@@ -59,23 +60,26 @@ class ViTCustomConvStem(nn.Module):
     @property
     def first_convolution(self) -> nn.Conv2d:
         """The layer that sees the image."""
-        return self.layers[0]
+        return cast(nn.Conv2d, self.layers[0])
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return self.projection(self.layers(pixel_values))
 
 
-STEMS = {"patch": ViTCustomPatchEmbeddings, "conv": ViTCustomConvStem}
+Stem = ViTCustomPatchEmbeddings | ViTCustomConvStem
+STEMS: dict[str, type[Stem]] = {"patch": ViTCustomPatchEmbeddings, "conv": ViTCustomConvStem}
 
 
 class ViTCustomEmbeddings(nn.Module):
     """[B, C, H, W] → [B, N, D]: patches with positions, behind class and register tokens."""
 
+    position_embeddings: Any  # parameter where learned, buffer where fixed, or None
+
     def __init__(self, config: ViTCustomConfig, use_mask_token: bool = False):
         super().__init__()
         self.config = config
         width, (h, w) = config.hidden_size, config.grid_hw
-        self.patch_embeddings = STEMS[config.stem](config)
+        self.patch_embeddings: Stem = STEMS[config.stem](config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_cls_token else None
         registers = config.num_register_tokens
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
@@ -168,5 +172,5 @@ class ViTCustomEmbeddings(nn.Module):
         return torch.where(bool_masked_pos.bool()[:, :, None], self.mask_token.to(patches.dtype), patches)
 
 
-def _like(old: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
+def _like(old: torch.Tensor, data: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(data, requires_grad=old.requires_grad)

@@ -57,7 +57,7 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
     index. With `do_rescale=False`, float arrays of any finite range are taken as scaled already.
     """
 
-    valid_kwargs = ViTCustomImageProcessorKwargs
+    valid_kwargs: Any = ViTCustomImageProcessorKwargs
 
     resample = PILImageResampling.BILINEAR
     size = {"height": 224, "width": 224}

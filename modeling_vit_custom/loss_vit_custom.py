@@ -11,7 +11,7 @@ def image_classification_loss(
     labels: torch.Tensor,
     logits: torch.Tensor,
     config,
-    num_items_in_batch: torch.Tensor | int | None = None,
+    num_items_in_batch: torch.Tensor | float | None = None,
     **kwargs,
 ) -> torch.Tensor:
     """The scalar loss of logits [B, C] under `config.problem_type`, which is never written.

@@ -4,6 +4,8 @@ Shapes: B batch, C channels, H×W pixels, p×q patch, h×w grid, P prefix tokens
 k·D pooled width, K classes.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
@@ -226,14 +228,12 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
         """Feature maps [B, D, h, w] of the stages in `out_features`, or tokens where `reshape_hidden_states` is off."""
         kwargs["output_hidden_states"] = True
         outputs = self.vit(pixel_values, attention_mask=attention_mask, return_dict=True, **kwargs)
-        maps = [
+        maps: Any = tuple(
             self._feature_map(hidden_states, pixel_values)
             for stage, hidden_states in zip(self.stage_names, outputs.hidden_states, strict=True)
             if stage in self.out_features
-        ]
-        return BackboneOutput(
-            feature_maps=tuple(maps), hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+        return BackboneOutput(feature_maps=maps, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
 
     def _feature_map(self, hidden_states: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
         if self.config.apply_layernorm:

@@ -29,7 +29,7 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
     config_class = ViTCustomConfig
     base_model_prefix = "vit"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["ViTCustomEmbeddings", "ViTCustomBlock"]
     _supports_sdpa = True
@@ -48,8 +48,8 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, LayerScale):
             init.constant_(module.lambda1, module.init_value)
-        elif hasattr(module, "init_own_parameters"):
-            module.init_own_parameters(self.config.initializer_range)
+        elif initialise := getattr(module, "init_own_parameters", None):
+            initialise(self.config.initializer_range)
 
     @classmethod
     def from_pretrained(
@@ -71,7 +71,7 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         requested = {name: kwargs.pop(name) for name in INPUT_FIELDS if name in kwargs}
         if config is not None and pretrained_model_name_or_path is not None:
             config, requested = _at_stored_input(cls, pretrained_model_name_or_path, config, requested, kwargs)
-        model, info = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
             config=config,
@@ -79,6 +79,7 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
             output_loading_info=True,
             **kwargs,
         )
+        model, info = loaded
         _check_mismatches(info["mismatched_keys"], ignore_mismatched_sizes)
         if requested:
             model.resize_input(**requested)
@@ -110,8 +111,8 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
             setattr(target, name, value)
         target.validate()
         for module in self.modules():
-            if hasattr(module, "resize_to"):
-                module.resize_to(target)
+            if resize_to := getattr(module, "resize_to", None):
+                resize_to(target)
         said = [f"{name} {getattr(self.config, name)} -> {value}" for name, value in changes.items()]
         logger.warning(
             f"Resampled weights for {', '.join(said)} (grid {self.config.grid_hw} -> {target.grid_hw}). "

@@ -55,12 +55,12 @@ def test_the_tree_names_every_module_and_folder():
     for path in [*package.glob("*/__init__.py"), package / "recipes" / "x"]:
         assert f"{path.parent.name}/" in TREE, path.parent
     for name in re.findall(r"^(?:  )?([\w./]+)(?: |$)", TREE, re.MULTILINE):
-        if "_…" not in name and "." in name or name.endswith("/"):
+        if name.endswith("/") or ("." in name and "_…" not in name):
             assert (ROOT / name).exists() or (package / name).exists(), name
 
 
 def test_parameter_counts_are_those_of_the_table():
-    claimed = [float(number) for number in re.search(r"\(([\d.]+), ([\d.]+) and ([\d.]+) M parameters", README).groups()]
+    claimed = map(float, re.search(r"\(([\d.]+), ([\d.]+) and ([\d.]+) M parameters", README).groups())
     for size, millions in zip(["nano", "micro", "mini"], claimed, strict=True):
         assert size in VARIANTS
         with torch.device("meta"):
