@@ -321,17 +321,14 @@ def _pair(size: Size) -> tuple[int, int]:
 
 def _label_id(field: str, value: Any) -> int:
     """The id that a key of id2label, a string in JSON, or a value of label2id stands for."""
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = None
-    if str(number) != str(value):
+    if not str(value).isdecimal() or str(int(value)) != str(value):
         _refuse(field, value, "an id must be a whole number")
-    return number
+    return int(value)
 
 
 def _require_label_count(value: Any):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value <= _MAX_LABELS:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not 0 <= int(value) <= _MAX_LABELS:
         _refuse("num_labels", value, f"must be a whole number from 0 (no head) to {_MAX_LABELS}")
 
 
