@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H×W pixels, p×q patch, h×w grid, P prefix tokens
 k·D pooled width, K classes.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -146,16 +147,17 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         )
 
 
-class ViTCustomPatchDecoder(nn.Linear):
+class ViTCustomPatchDecoder(nn.Module):
     """Predicts the pixels of each patch: [B, h·w, D] → [B, C, h·p, w·q]."""
 
     def __init__(self, config: ViTCustomConfig):
+        super().__init__()
         self.shape = (config.num_channels, *config.patch_hw)
-        super().__init__(config.hidden_size, self.shape[0] * self.shape[1] * self.shape[2])
+        self.projection = nn.Linear(config.hidden_size, math.prod(self.shape))
 
     def forward(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         (channels, p, q), (h, w) = self.shape, grid
-        pixels = super().forward(patches).view(-1, h, w, channels, p, q)
+        pixels = self.projection(patches).view(-1, h, w, channels, p, q)
         return pixels.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, h * p, w * q)
 
     @torch.no_grad()
@@ -163,14 +165,15 @@ class ViTCustomPatchDecoder(nn.Linear):
         """Resample what is predicted for a patch; new channels repeat the old ones."""
         channels, p, q = self.shape
         self.shape = (config.num_channels, *config.patch_hw)
-        order = torch.arange(config.num_channels, device=self.weight.device) % channels
+        linear = self.projection
+        order = torch.arange(config.num_channels, device=linear.weight.device) % channels
         for name in ("weight", "bias"):
-            values = getattr(self, name)
+            values = getattr(linear, name)
             table = values.view(channels, p, q, -1)[order].permute(1, 2, 0, 3)  # [p, q, C, D or 1]
             table = resize_grid(table, config.patch_hw, RESIZE_RULES["bilinear"]).permute(2, 0, 1, 3)
             resized = table.reshape(-1, *values.shape[1:])
-            setattr(self, name, nn.Parameter(resized, requires_grad=values.requires_grad))
-        self.out_features = len(self.weight)
+            setattr(linear, name, nn.Parameter(resized, requires_grad=values.requires_grad))
+        linear.out_features = len(linear.weight)
 
 
 class ViTCustomForMaskedImageModeling(ViTCustomPreTrainedModel):
