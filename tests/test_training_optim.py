@@ -1,6 +1,8 @@
 """Weight decay falls on weight matrices and on nothing else."""
 
 import pytest
+from real_digits import write_class_folder
+from tiny_training import tiny_trainer
 
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
 from modeling_vit_custom.modeling_vit_custom import ViTCustomForImageClassification, ViTCustomForMaskedImageModeling
@@ -42,3 +44,12 @@ def test_what_is_decayed(model_class, options):
     assert set(bare) <= spared
     for kind in ("q_proj.weight", "fc1.weight", "fc2.weight"):
         assert any(name.endswith(kind) for name in decayed)
+
+
+def test_the_trainer_uses_it(tmp_path):
+    data = write_class_folder(tmp_path / "d", {"0": 4, "1": 4})
+    trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", data, "--weight_decay", 0.3)
+    groups = trainer.create_optimizer().param_groups
+    decay_of = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
+    for name, parameter in trainer.model.named_parameters():
+        assert decay_of[parameter] == (0.3 if name in decay_parameter_names(trainer.model) else 0.0), name

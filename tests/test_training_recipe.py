@@ -173,7 +173,8 @@ def test_dataset_of_encoded_images(tmp_path):
     rows = {"img": [digit_image(i % 2, i) for i in range(24)], "label": [i % 2 for i in range(24)]}
     Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
     flags = ("--dataset_name", tmp_path / "saved", "--image_column_name", "img", "--num_train_epochs", 1)
-    metrics = tiny_train(tmp_path / "o", *flags, "--dataloader_num_workers", 2)
+    workers = ("--dataloader_num_workers", 1, "--dataloader_multiprocessing_context", "spawn")  # as on macOS
+    metrics = tiny_train(tmp_path / "o", *flags, *workers)
     assert (metrics["train"]["n"], metrics["validation"]["n"]) == (20, 4) and "test" not in metrics
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "o", trust_remote_code=True)
     assert model.config.id2label == {0: "nought", 1: "one"}

@@ -24,7 +24,7 @@ class SmallAffine:
     torchvision's costs a hundred times as much.)
     """
 
-    def __init__(self, degrees: float = 10.0, shift: float = 0.08, scale: float = 0.1, shear: float = 0.1):
+    def __init__(self, degrees: float = 12.0, shift: float = 0.1, scale: float = 0.15, shear: float = 0.2):
         self.degrees, self.shift, self.scale, self.shear = degrees, shift, scale, shear
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
