@@ -95,9 +95,9 @@ def test_small_affine_is_small_and_fills_with_the_border():
         assert moved.shape == image.shape and moved.dtype == torch.uint8
         assert (moved[:, [0, 0, -1, -1], [0, -1, 0, -1]] == 200).all(), "corners have the border's colour"
         dark = (moved[0] < 110).sum().item()
-        assert 70 < dark < 140, "the square keeps its size but for a tenth on each side"
+        assert 65 < dark < 145, "the square keeps its size but for 15 % on each side"
         rows, columns = torch.nonzero(moved[0] < 110, as_tuple=True)
-        assert abs(rows.float().mean() - 19.5) < 4 and abs(columns.float().mean() - 19.5) < 4
+        assert abs(rows.float().mean() - 19.5) < 5 and abs(columns.float().mean() - 19.5) < 5
 
 
 def test_small_affine_without_motion_is_the_identity():
