@@ -123,7 +123,7 @@ def test_variants_build_and_count_their_parameters(size):
     with torch.device("meta"):
         parameters = ViTCustomForImageClassification(config).num_parameters()
     # Millions: Steiner et al. 2021, table 2; the small-image ones, with ten classes, as stated in the README.
-    published = {"nano": 0.36, "micro": 0.90, "mini": 4.07, "ti": 5.8, "s": 22.2, "b": 86.6, "l": 304.4, "h": 632.8}
+    published = {"nano": 0.35, "micro": 0.89, "mini": 4.06, "ti": 5.8, "s": 22.2, "b": 86.6, "l": 304.4, "h": 632.8}
     assert parameters / 1e6 == pytest.approx(published[size], rel=0.02)
 
 
