@@ -1,7 +1,10 @@
 """The README tells the truth: its Python runs, its commands parse, its tree exists, its numbers are the code's."""
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,17 @@ def test_building_a_model_runs_and_prints_what_it_says(capsys):
         "torch.Size([2, 10]) torch.Size([2, 3, 49, 49])",
         "torch.Size([2, 10])",
     ]
+
+
+@pytest.mark.slow
+def test_quick_start_learns_and_the_first_lines_serve_it(tmp_path):
+    """The README's first command in full, from scratch to at least 97 %, then its first lines of Python."""
+    quickstart = [sys.executable, ROOT / "scripts" / "quickstart.py", "--disable_tqdm", "true"]
+    printed = subprocess.run(quickstart, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert json.loads(printed.splitlines()[-1])["accuracy"] >= 0.97
+    (block,) = [block for block in BLOCKS["python"] if "pipeline(" in block]
+    served = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert served.stdout.split()[0] == "3"  # the digit of the file the README names
 
 
 def test_every_command_and_flag_exists(capsys):
