@@ -26,6 +26,21 @@ class LabelColumn:
     notes: list[str] = field(default_factory=list)
 
 
+def label_columns_of(available: Sequence[str], image_column: str, label_column: str, source: str) -> list[str]:
+    """The names in `label_column`, which may be several with commas between.
+
+    Raises DataError, calling the table `source`, unless these and the image column are `available`.
+    """
+    label_columns = [name.strip() for name in label_column.split(",")]
+    for flag, name in [("image", image_column), *(("label", name) for name in label_columns)]:
+        if name not in available:
+            raise DataError(
+                f"{source} has no column {name!r}, its columns are {listed(available)}. "
+                f"Name the {flag} column with --{flag}_column_name."
+            )
+    return label_columns
+
+
 def read_label_columns(
     columns: dict[str, list[Any]],
     names: Sequence[str],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .columns import read_label_columns
+from .columns import label_columns_of, read_label_columns
 from .folders import SPLIT_FOLDERS
 from .raw import DataError, RawSplit, listed
 from .tables import image_source
@@ -67,13 +67,7 @@ def read_dataset(
     """One `datasets.Dataset` as a split; its images stay encoded until they are asked for."""
     from datasets import ClassLabel, Image, List
 
-    label_columns = [column.strip() for column in label_column.split(",")]
-    for flag, column in [("image", image_column), *(("label", column) for column in label_columns)]:
-        if column not in dataset.column_names:
-            raise DataError(
-                f"{split}: dataset {name} has no column {column!r}, its columns are "
-                f"{listed(dataset.column_names)}. Name the {flag} column with --{flag}_column_name."
-            )
+    label_columns = label_columns_of(dataset.column_names, image_column, label_column, f"{split}: dataset {name}")
     if len(dataset) == 0:
         raise DataError(f"{split}: dataset {name} has no examples.")
     feature = dataset.features[label_columns[0]]

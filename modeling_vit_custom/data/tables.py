@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .columns import read_label_columns
+from .columns import label_columns_of, read_label_columns
 from .raw import DataError, RawSplit, listed
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
@@ -35,13 +35,7 @@ def read_table(
     if not path.is_file():
         raise DataError(f"{split}: {path} is not a file.")
     columns = _parquet_columns(path) if path.suffix.lower() == ".parquet" else _csv_columns(path)
-    label_columns = [name.strip() for name in label_column.split(",")]
-    for flag, name in [("image", image_column), *(("label", name) for name in label_columns)]:
-        if name not in columns:
-            raise DataError(
-                f"{split}: {path} has no column {name!r}, its columns are {listed(list(columns))}. "
-                f"Name the {flag} column with --{flag}_column_name."
-            )
+    label_columns = label_columns_of(list(columns), image_column, label_column, f"{split}: {path}")
     images, names = _image_sources(columns[image_column], path, image_column)
     if not names:
         raise DataError(f"{split}: {path} has no rows.")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import set_seed
 
@@ -108,7 +109,9 @@ def _from_checkpoint(path: str, model_args: ModelArguments, splits: Splits):
         path, ignore_mismatched_sizes=model_args.ignore_mismatched_sizes, **source, **overrides
     )
     if plan.new_head:
-        model.classifier = ViTCustomForImageClassification(model.config).classifier
+        head = nn.Linear(model.config.pooled_size, model.config.num_labels)
+        model._init_weights(head)
+        model.classifier = head.to(model.dtype)
     splits.notes.append(f"{'NEW HEAD, trained from zero' if plan.new_head else 'head'}: {plan.reason}")
     processor = ViTCustomImageProcessor.from_pretrained(path, **source)
     if (size := _image_size(model_args)) is not None:
