@@ -8,6 +8,8 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_vit_custom import ViTCustomConfig
+from .layers_vit_custom import layer_norm
+from .position_vit_custom import Rope, rotate
 
 
 def eager_attention(
@@ -50,6 +52,8 @@ class ViTCustomAttention(nn.Module):
         self.q_proj = nn.Linear(width, width, bias=bias)
         self.k_proj = nn.Linear(width, width, bias=bias)
         self.v_proj = nn.Linear(width, width, bias=bias)
+        self.q_norm = layer_norm(self.head_dim, config.layer_norm_eps, config.use_qk_norm)
+        self.k_norm = layer_norm(self.head_dim, config.layer_norm_eps, config.use_qk_norm)
         self.o_proj = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -57,17 +61,21 @@ class ViTCustomAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        rope: Rope | None = None,
         context: torch.Tensor | None = None,
         output_attentions: bool | None = False,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The attended tokens [B, N, D] and, from eager attention or when asked for, the weights [B, H, N, S].
 
-        Fast backends never form the weights, so a call with `output_attentions` computes eagerly.
+        `rope` turns the queries and keys of patches by their position. Fast backends never form the weights, so a
+        call with `output_attentions` computes eagerly.
         """
         context = hidden_states if context is None else context
-        query = self._split_heads(self.q_proj(hidden_states))
-        key, value = self._split_heads(self.k_proj(context)), self._split_heads(self.v_proj(context))
+        query = self.q_norm(self._split_heads(self.q_proj(hidden_states)))
+        key, value = self.k_norm(self._split_heads(self.k_proj(context))), self._split_heads(self.v_proj(context))
+        if rope is not None:
+            query, key = rotate(query, rope), rotate(key, rope)
         backend = "eager" if output_attentions else self.config._attn_implementation
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention)
         dropout = self.attention_dropout if self.training else 0.0

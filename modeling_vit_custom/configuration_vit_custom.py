@@ -5,6 +5,7 @@ import numbers
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -63,6 +64,12 @@ _BOUNDS = {
     "initializer_range": (0.0, 10.0),
     "layer_norm_eps": (1e-20, 1.0),
 }
+# The same for what None leaves out.
+_OPTIONAL_BOUNDS = {
+    "layer_scale_init_value": (1e-20, 100),
+    "rope_theta": (1.0, 1e9),
+    "pre_logits_size": (1, 131_072),
+}
 _PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 _MAX_SIDE = 32_768
 _MAX_TOKENS = 1_048_576
@@ -94,14 +101,23 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             (Xiao et al. 2021, arXiv 2106.14881) with a norm that does not depend on the batch.
         use_cls_token (`bool`, defaults to `True`): Whether a class token is prepended.
         num_register_tokens (`int`, defaults to 0): Register tokens (Darcet et al. 2023, arXiv 2309.16588).
+        embedding_norm (`bool`, defaults to `False`): Whether a layer norm stands between embeddings and blocks (CLIP).
         position_embedding (`"learned"`, `"sincos2d"` or `"none"`, defaults to `"learned"`): Position table,
             added to patches only. `"sincos2d"` is fixed (MoCo v3).
         position_interpolation (`str`, defaults to `"bicubic_antialias"`): How the table is resampled for another
             grid; a row of `RESIZE_RULES`.
-        pooling (`"cls"`, `"mean"`, `"cls_mean"` or `"map"`, defaults to `"cls"`): From tokens to one vector:
-            class token, mean over patches, both joined (DINOv2's head), or attention with a learned query.
+        rope_theta (`float`, *optional*): Base of two-dimensional rotary positions in every attention (DINOv3: 100);
+            `None` leaves them out.
+        use_qk_norm (`bool`, defaults to `False`): Whether queries and keys are normalised per head (ViT-22B, arXiv
+            2302.05442).
+        use_gated_mlp (`bool`, defaults to `False`): Whether MLPs are gated; SwiGLU with `hidden_act="silu"`.
+        pooling (`"cls"`, `"mean"`, `"cls_mean"`, `"cls_register"` or `"map"`, defaults to `"cls"`): From tokens to
+            one vector: class token, mean over patches, both joined (DINOv2's head), class and first register token
+            joined (DeiT's distillation token is such a one), or attention with a learned query.
         final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Whether the last layer norm acts on the
             tokens before pooling or on the pooled vector (timm's `fc_norm`).
+        pre_logits_size (`int`, *optional*): Width of a linear layer with tanh before the classifier; `None` leaves it
+            out.
         apply_layernorm (`bool`, defaults to `True`): Whether a backbone normalises its feature maps.
         reshape_hidden_states (`bool`, defaults to `True`): Whether a backbone returns maps [B, D, h, w].
 
@@ -135,10 +151,15 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     stem: Literal["patch", "conv"] = "patch"
     use_cls_token: bool = True
     num_register_tokens: int = 0
+    embedding_norm: bool = False
     position_embedding: Literal["learned", "sincos2d", "none"] = "learned"
     position_interpolation: str = "bicubic_antialias"
-    pooling: Literal["cls", "mean", "cls_mean", "map"] = "cls"
+    rope_theta: float | int | None = None
+    use_qk_norm: bool = False
+    use_gated_mlp: bool = False
+    pooling: Literal["cls", "mean", "cls_mean", "cls_register", "map"] = "cls"
     final_norm: Literal["tokens", "pooled"] = "tokens"
+    pre_logits_size: int | None = None
     apply_layernorm: bool = True
     reshape_hidden_states: bool = True
     _out_features: list[str] | None = None
@@ -204,7 +225,16 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     @property
     def grid_hw(self) -> tuple[int, int]:
         """Rows and columns of patches at `image_size`; pixels beyond the last whole patch are cut off."""
-        return self.image_hw[0] // self.patch_hw[0], self.image_hw[1] // self.patch_hw[1]
+        return self.grid_of(self.image_hw)
+
+    def grid_of(self, image_hw: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of patches of an image of so many pixels."""
+        return image_hw[0] // self.patch_hw[0], image_hw[1] // self.patch_hw[1]
+
+    @property
+    def head_dim(self) -> int:
+        """Width d = D / H of one attention head."""
+        return self.hidden_size // self.num_attention_heads
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -214,7 +244,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     @property
     def pooled_size(self) -> int:
         """Width k·D of the pooled vector."""
-        return self.hidden_size * (2 if self.pooling == "cls_mean" else 1)
+        return self.hidden_size * (2 if self.pooling in ("cls_mean", "cls_register") else 1)
 
     def drop_path_rates(self) -> list[float]:
         """The rate of each block, growing linearly from 0 to `drop_path_rate`."""
@@ -243,6 +273,10 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             value = getattr(self, name)
             if not low <= value <= high:  # also refuses NaN
                 _refuse(name, value, f"must be from {low} to {high}")
+        for name, (low, high) in _OPTIONAL_BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                _refuse(name, value, f"must be from {low} to {high}, or None to leave it out")
         for name in ("image_size", "patch_size"):
             value = getattr(self, name)
             if not isinstance(value, int) and len(value) != 2:
@@ -278,13 +312,14 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
                 self.hidden_size,
                 "position_embedding='sincos2d' needs a multiple of 4, at least 8",
             )
-        if self.pooling in ("cls", "cls_mean") and not self.use_cls_token:
+        if self.pooling.startswith("cls") and not self.use_cls_token:
             _refuse("pooling", self.pooling, "needs use_cls_token=True; without a class token use 'mean' or 'map'")
+        if self.pooling == "cls_register" and not self.num_register_tokens:
+            _refuse("pooling", self.pooling, "needs num_register_tokens of at least 1")
+        if self.rope_theta is not None and self.head_dim % 4:
+            _refuse("rope_theta", self.rope_theta, f"needs heads of a multiple of 4, not {self.head_dim}")
         if self.problem_type not in _PROBLEM_TYPES:
             _refuse("problem_type", self.problem_type, f"must be one of {_PROBLEM_TYPES}")
-        scale = self.layer_scale_init_value
-        if scale is not None and not 0 < scale <= 100:
-            _refuse("layer_scale_init_value", scale, "must be above 0 and at most 100, or None for no LayerScale")
 
     def _read_labels(self, num_labels: int | None):
         """Bring `id2label` and `label2id` to {int: str} and {str: int}, each derived from the other if absent."""

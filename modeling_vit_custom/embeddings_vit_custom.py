@@ -12,7 +12,7 @@ from transformers import initialization as init
 
 from .configuration_vit_custom import ViTCustomConfig
 from .interpolation_vit_custom import RESIZE_RULES, resize_channels, resize_grid, resize_patch_kernel
-from .layers_vit_custom import ChannelNorm
+from .layers_vit_custom import ChannelNorm, layer_norm
 from .position_vit_custom import sincos_table
 
 
@@ -91,6 +91,7 @@ class ViTCustomEmbeddings(nn.Module):
         else:
             self.position_embeddings = None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layernorm = layer_norm(width, config.layer_norm_eps, config.embedding_norm)
 
     def forward(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> torch.Tensor:
         pixel_values = self._whole_patches(pixel_values)
@@ -103,7 +104,7 @@ class ViTCustomEmbeddings(nn.Module):
             patches = patches + self.positions(grid).to(pixel_values.dtype)  # a loaded buffer keeps its own
         prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
         tokens = torch.cat([token.expand(patches.shape[0], -1, -1) for token in prefix] + [patches], dim=1)
-        return self.dropout(tokens)
+        return self.layernorm(self.dropout(tokens))
 
     def positions(self, grid: tuple[int, int]) -> torch.Tensor:
         """The position table [1, h·w, D] for any grid, resampled by `position_interpolation` where it differs."""

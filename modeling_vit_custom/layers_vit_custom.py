@@ -22,6 +22,22 @@ class Mlp(nn.Module):
         return self.dropout(self.fc2(self.activation(self.fc1(hidden_states))))
 
 
+class GatedMlp(nn.Module):
+    """An MLP with gated hidden units; SwiGLU where the activation is SiLU (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden_width: int, activation: str, dropout: float):
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden_width)
+        self.up_proj = nn.Linear(width, hidden_width)
+        self.activation = ACT2FN[activation]
+        self.down_proj = nn.Linear(hidden_width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        gated = self.activation(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
+        return self.dropout(self.down_proj(gated))
+
+
 class LayerScale(nn.Module):
     """A learned factor per channel on a residual branch (CaiT, arXiv 2103.17239)."""
 
@@ -61,9 +77,19 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def layer_norm(width: int, eps: float, wanted: bool) -> nn.Module:
+    """A layer norm, or the identity where it is off."""
+    return nn.LayerNorm(width, eps=eps) if wanted else nn.Identity()
+
+
 def layer_scale(width: int, init_value: float | None) -> nn.Module:
     """`LayerScale`, or the identity where it is off."""
     return nn.Identity() if init_value is None else LayerScale(width, init_value)
+
+
+def mlp(width: int, hidden_width: int, activation: str, dropout: float, gated: bool) -> nn.Module:
+    """`Mlp` or `GatedMlp`."""
+    return (GatedMlp if gated else Mlp)(width, hidden_width, activation, dropout)
 
 
 def drop_path(rate: float) -> nn.Module:

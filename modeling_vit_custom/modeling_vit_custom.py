@@ -27,9 +27,10 @@ from .attention_vit_custom import ViTCustomAttention
 from .configuration_vit_custom import ViTCustomConfig
 from .embeddings_vit_custom import ViTCustomEmbeddings
 from .interpolation_vit_custom import RESIZE_RULES, resize_grid
-from .layers_vit_custom import Mlp, drop_path, layer_scale
+from .layers_vit_custom import drop_path, layer_norm, layer_scale, mlp
 from .loss_vit_custom import image_classification_loss
 from .pooling_vit_custom import ViTCustomPooler
+from .position_vit_custom import Rope, rope_table
 from .pretrained_vit_custom import ViTCustomPreTrainedModel
 
 
@@ -43,14 +44,20 @@ class ViTCustomBlock(GradientCheckpointingLayer):
         self.attention = ViTCustomAttention(config)
         self.layer_scale1 = layer_scale(width, config.layer_scale_init_value)
         self.layernorm_after = nn.LayerNorm(width, eps=eps)
-        self.mlp = Mlp(width, config.intermediate_size, config.hidden_act, config.hidden_dropout_prob)
+        self.mlp = mlp(
+            width, config.intermediate_size, config.hidden_act, config.hidden_dropout_prob, config.use_gated_mlp
+        )
         self.layer_scale2 = layer_scale(width, config.layer_scale_init_value)
         self.drop_path = drop_path(drop_path_rate)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        rope: Rope | None = None,
+        **kwargs,
     ) -> torch.Tensor:
-        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, rope, **kwargs)
         hidden_states = hidden_states + self.drop_path(self.layer_scale1(attended))
         return hidden_states + self.drop_path(self.layer_scale2(self.mlp(self.layernorm_after(hidden_states))))
 
@@ -70,11 +77,7 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         super().__init__(config)
         self.embeddings = ViTCustomEmbeddings(config, use_mask_token=use_mask_token)
         self.layers = nn.ModuleList(ViTCustomBlock(config, rate) for rate in config.drop_path_rates())
-        self.layernorm = (
-            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-            if config.final_norm == "tokens"
-            else nn.Identity()
-        )
+        self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps, config.final_norm == "tokens")
         self.pooler = ViTCustomPooler(config) if add_pooling_layer else None
         self.post_init()
 
@@ -97,11 +100,19 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         hidden_states = self.embeddings(pixel_values, bool_masked_pos)
         kwargs["output_attentions"] = kwargs.get("output_attentions", self.config.output_attentions)
         attention_mask = self._attention_mask(attention_mask, hidden_states, kwargs["output_attentions"])
+        rope = self._rope(pixel_values)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+            hidden_states = layer(hidden_states, attention_mask, rope, **kwargs)
         hidden_states = self.layernorm(hidden_states)
         pooled = None if self.pooler is None else self.pooler(hidden_states)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def _rope(self, pixel_values: torch.Tensor) -> Rope | None:
+        """Rotary positions of the patches of these images, where the configuration has them."""
+        if self.config.rope_theta is None:
+            return None
+        grid = self.config.grid_of(pixel_values.shape[2:])
+        return rope_table(grid, self.config.head_dim, self.config.rope_theta, pixel_values.device)
 
     def _attention_mask(self, mask: torch.Tensor | None, hidden_states: torch.Tensor, eager: bool | None):
         """The mask in the form its backend reads; attentions are asked of the eager one."""
@@ -118,12 +129,19 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
 
 
 class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
-    """The encoder with one linear layer on the pooled vector; `num_labels=0` returns that vector as logits."""
+    """The encoder with one linear layer on the pooled vector; `num_labels=0` returns that vector as logits.
+
+    `pre_logits_size` puts a linear layer and a tanh before it (Dosovitskiy et al. 2021, section 3.1).
+    """
 
     def __init__(self, config: ViTCustomConfig):
         super().__init__(config)
         self.vit = ViTCustomModel(config)
-        self.classifier = nn.Linear(config.pooled_size, config.num_labels) if config.num_labels else nn.Identity()
+        width = config.pre_logits_size or config.pooled_size
+        self.pre_logits = (
+            nn.Sequential(nn.Linear(config.pooled_size, width), nn.Tanh()) if config.pre_logits_size else nn.Identity()
+        )
+        self.classifier = nn.Linear(width, config.num_labels) if config.num_labels else nn.Identity()
         self.loss_function = image_classification_loss
         self.post_init()
 
@@ -140,7 +158,7 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         labels: [B] class ids, [B, K] soft targets or multi-hot, or regression targets; see `loss_vit_custom`.
         """
         outputs = self.vit(pixel_values, attention_mask=attention_mask, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
+        logits = self.classifier(self.pre_logits(outputs.pooler_output))
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -196,7 +214,7 @@ class ViTCustomForMaskedImageModeling(ViTCustomPreTrainedModel):
         """The reconstruction [B, C, h·p, w·q] and, with bool_masked_pos [B, h·w], the mean L1 loss on masked pixels."""
         outputs = self.vit(pixel_values, bool_masked_pos, attention_mask, return_dict=True, **kwargs)
         p, q = self.config.patch_hw
-        h, w = pixel_values.shape[2] // p, pixel_values.shape[3] // q
+        h, w = self.config.grid_of(pixel_values.shape[2:])
         reconstruction = self.decoder(outputs.last_hidden_state[:, self.config.num_prefix_tokens :], (h, w))
         loss = None
         if bool_masked_pos is not None:
@@ -243,9 +261,8 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
             hidden_states = self.vit.layernorm(hidden_states)
         if not self.config.reshape_hidden_states:
             return hidden_states
-        grid = [side // cell for side, cell in zip(pixel_values.shape[2:], self.config.patch_hw, strict=True)]
         patches = hidden_states[:, self.config.num_prefix_tokens :]  # [B, h·w, D]
-        return patches.transpose(1, 2).unflatten(2, grid)
+        return patches.transpose(1, 2).unflatten(2, self.config.grid_of(pixel_values.shape[2:]))
 
 
 ViTCustomModel.register_for_auto_class("AutoModel")

@@ -9,7 +9,7 @@ from transformers import initialization as init
 
 from .attention_vit_custom import ViTCustomAttention
 from .configuration_vit_custom import ViTCustomConfig
-from .layers_vit_custom import Mlp
+from .layers_vit_custom import layer_norm, mlp
 
 
 class ViTCustomAttentionPooling(nn.Module):
@@ -20,7 +20,13 @@ class ViTCustomAttentionPooling(nn.Module):
         self.query = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.attention = ViTCustomAttention(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = Mlp(config.hidden_size, config.intermediate_size, config.hidden_act, config.hidden_dropout_prob)
+        self.mlp = mlp(
+            config.hidden_size,
+            config.intermediate_size,
+            config.hidden_act,
+            config.hidden_dropout_prob,
+            config.use_gated_mlp,
+        )
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         pooled = self.attention(self.query.expand(patches.shape[0], -1, -1), context=patches)[0]
@@ -39,11 +45,7 @@ class ViTCustomPooler(nn.Module):
         self.pooling = config.pooling
         self.num_prefix_tokens = config.num_prefix_tokens
         self.attention_pooling = ViTCustomAttentionPooling(config) if config.pooling == "map" else None
-        self.layernorm = (
-            nn.LayerNorm(config.pooled_size, eps=config.layer_norm_eps)
-            if config.final_norm == "pooled"
-            else nn.Identity()
-        )
+        self.layernorm = layer_norm(config.pooled_size, config.layer_norm_eps, config.final_norm == "pooled")
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.layernorm(self.pool(tokens))
@@ -57,4 +59,6 @@ class ViTCustomPooler(nn.Module):
             return patches.mean(dim=1)
         if self.pooling == "cls_mean":
             return torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=-1)
+        if self.pooling == "cls_register":
+            return tokens[:, :2].flatten(1)
         return self.attention_pooling(patches)

@@ -1,9 +1,13 @@
-"""Fixed position tables: pure functions of a grid.
+"""Fixed positions: pure functions of a grid.
 
-Shapes: h×w grid, D width.
+Shapes: B batch, H heads, h×w grid, P prefix tokens, N = P + h·w tokens, D width, d = D / H.
 """
 
+import math
+
 import torch
+
+Rope = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, [h·w, d] each
 
 
 def sincos_table(grid: tuple[int, int], width: int, temperature: float = 10_000.0) -> torch.Tensor:
@@ -19,3 +23,25 @@ def sincos_table(grid: tuple[int, int], width: int, temperature: float = 10_000.
     y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     x, y = x.flatten()[:, None] * omega, y.flatten()[:, None] * omega
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).to(torch.float32)
+
+
+def rope_table(grid: tuple[int, int], head_dim: int, theta: float, device: torch.device | None = None) -> Rope:
+    """The angles by which two-dimensional rotary positions turn each patch (DINOv3; Siméoni et al. 2025).
+
+    Patch centres lie in [-1, 1] on both axes, whatever the grid. A quarter of the head turns with y, a quarter with
+    x, at frequencies that fall geometrically from 1 towards 1 / theta; the second half repeats the first.
+    """
+    frequencies = theta ** -torch.arange(0, 1, 4 / head_dim, dtype=torch.float32, device=device)
+    axes = [(torch.arange(n, dtype=torch.float32, device=device) + 0.5) / n * 2 - 1 for n in grid]
+    centres = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)  # [h·w, 2]
+    angles = (2 * math.pi * centres[:, :, None] * frequencies).flatten(1).repeat(1, 2)  # [h·w, d]
+    return angles.cos(), angles.sin()
+
+
+def rotate(heads: torch.Tensor, rope: Rope) -> torch.Tensor:
+    """Queries or keys [B, H, N, d] with their patches turned by `rope`, in float32; prefix tokens stay as they are."""
+    cos, sin = rope
+    prefix, patches = heads.split([heads.shape[2] - len(cos), len(cos)], dim=2)
+    first, second = patches.chunk(2, dim=-1)
+    turned = patches * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.cat([prefix, turned.to(heads.dtype)], dim=2)

@@ -109,7 +109,7 @@ def _from_checkpoint(path: str, model_args: ModelArguments, splits: Splits):
         path, ignore_mismatched_sizes=model_args.ignore_mismatched_sizes, **source, **overrides
     )
     if plan.new_head:
-        head = nn.Linear(model.config.pooled_size, model.config.num_labels)
+        head = nn.Linear(model.classifier.in_features, model.config.num_labels)
         model._init_weights(head)
         model.classifier = head.to(model.dtype)
     splits.notes.append(f"{'NEW HEAD, trained from zero' if plan.new_head else 'head'}: {plan.reason}")
