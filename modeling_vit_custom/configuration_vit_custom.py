@@ -114,7 +114,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         pooling (`"cls"`, `"mean"`, `"cls_mean"`, `"cls_register"` or `"map"`, defaults to `"cls"`): From tokens to
             one vector: class token, mean over patches, both joined (DINOv2's head), class and first register token
             joined (DeiT's distillation token is such a one), or attention with a learned query.
-        final_norm (`"tokens"` or `"pooled"`, defaults to `"tokens"`): Whether the last layer norm acts on the
+        final_norm (`"tokens"`, `"pooled"` or `"none"`, defaults to `"tokens"`): Whether the last layer norm acts on the
             tokens before pooling or on the pooled vector (timm's `fc_norm`).
         pre_logits_size (`int`, *optional*): Width of a linear layer with tanh before the classifier; `None` leaves it
             out.
@@ -158,7 +158,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     use_qk_norm: bool = False
     use_gated_mlp: bool = False
     pooling: Literal["cls", "mean", "cls_mean", "cls_register", "map"] = "cls"
-    final_norm: Literal["tokens", "pooled"] = "tokens"
+    final_norm: Literal["tokens", "pooled", "none"] = "tokens"
     pre_logits_size: int | None = None
     apply_layernorm: bool = True
     reshape_hidden_states: bool = True

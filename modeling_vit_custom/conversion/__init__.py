@@ -1,0 +1,1 @@
+"""Conversion: checkpoints of other libraries into this model, and back."""

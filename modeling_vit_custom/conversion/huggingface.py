@@ -1,0 +1,243 @@
+"""The plain Vision Transformers of transformers: vit, deit, dinov2, dinov2_with_registers, dinov3_vit, vit_mae, ijepa,
+clip and siglip vision towers.
+
+Names are those of transformers 5 without the base model's prefix; `canonical` brings older spellings to them.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from .engine import Row, State, Table, folded_positions, packed, same
+from .family import Family, Settings, Source, resolve
+
+# Older spelling -> that of transformers 5; files are still saved in the older one.
+_SPELLINGS = (
+    (r"^(vit|deit|dinov2|dinov2_with_registers|ijepa|dinov3_vit|vision_model|backbone)\.", ""),
+    (r"^encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.", r"encoder.layer.\1.attention.\2_proj."),
+    (r"\.attention\.(q|k|v)(?:uery|ey|alue)_proj\.", r".attention.\1_proj."),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"encoder.layer.\1.mlp.fc2."),
+    (r"^encoder\.layer\.(\d+)\.(layernorm_before|layernorm_after)\.", r"layers.\1.\2."),
+    (r"^model\.layer\.", "layer."),
+    (r"\.mlp\.weights_out\.", ".mlp.down_proj."),
+)
+
+_MASK = "the mask token only serves pre-training"
+_POOLER = "transformers' pooler, which classifiers do not use"
+
+
+def canonical(state: State) -> dict[str, Any]:
+    """The same tensors under transformers 5's names, without the base model's prefix."""
+    renamed: dict[str, Any] = {}
+    dinov2 = any(re.search(r"encoder\.layer\.\d+\.norm1\.", name) for name in state)
+    for name, tensor in state.items():
+        for pattern, spelling in _SPELLINGS:
+            name = re.sub(pattern, spelling, name)
+        if not dinov2:  # the older spelling of vit, deit, mae and ijepa
+            name = re.sub(r"^encoder\.layer\.", "layers.", name)
+        renamed[name] = tensor
+    return renamed
+
+
+def _block(theirs: str, names: Mapping[str, str]) -> list[Row]:
+    return [same(f"vit.layers.{{i}}.{ours}.{{p}}", f"{theirs}.{{i}}.{name}.{{p}}") for ours, name in names.items()]
+
+
+_ATTENTION = {f"attention.{name}_proj": f"attention.{name}_proj" for name in "qkvo"}
+_MLP = {f"mlp.{name}": f"mlp.{name}" for name in ("fc1", "fc2", "gate_proj", "up_proj", "down_proj")}
+_PATCH = same("vit.embeddings.patch_embeddings.projection.{p}", "embeddings.patch_embeddings.projection.{p}")
+_CLS = ("vit.embeddings.cls_token", "embeddings.cls_token")
+_DISTILLATION = ("vit.embeddings.register_tokens", "embeddings.distillation_token")
+_POSITIONS = ("vit.embeddings.position_embeddings", "embeddings.position_embeddings")
+_HEAD = same("classifier.{p}", "classifier.{p}")
+_NORM = same("vit.layernorm.{p}", "layernorm.{p}")
+
+_VIT_BLOCK = _block(
+    "layers", {"layernorm_before": "layernorm_before", **_ATTENTION, "layernorm_after": "layernorm_after", **_MLP}
+)
+_DINO_NAMES = {"layernorm_before": "norm1", **_ATTENTION, "layernorm_after": "norm2", **_MLP}
+_SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
+
+
+def _dino_block(theirs: str) -> list[Row]:
+    scales = [same(f"vit.layers.{{i}}.{name}", f"{theirs}.{{i}}.{name}") for name in _SCALES]
+    packed_gate = packed(
+        ["vit.layers.{i}.mlp.gate_proj.{p}", "vit.layers.{i}.mlp.up_proj.{p}"], f"{theirs}.{{i}}.mlp.weights_in.{{p}}"
+    )
+    return [*_block(theirs, _DINO_NAMES), *scales, packed_gate]
+
+
+_CLIP_NAMES = {
+    "layernorm_before": "layer_norm1",
+    **{f"attention.{name}_proj": f"self_attn.{name}_proj" for name in "qkv"},
+    "attention.o_proj": "self_attn.out_proj",
+    "layernorm_after": "layer_norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+
+
+def _averaged_heads() -> Row:
+    """Two classifiers whose logits are averaged are one on both vectors joined, with half the weights."""
+
+    def read(cls_weight, cls_bias, other_weight, other_bias):
+        return torch.cat([cls_weight, other_weight], dim=1) / 2, (cls_bias + other_bias) / 2
+
+    def write(weight, bias):
+        cls_weight, other_weight = weight.chunk(2, dim=1)
+        return 2 * cls_weight, bias, 2 * other_weight, bias
+
+    theirs = [f"{head}_classifier.{p}" for head in ("cls", "distillation") for p in ("weight", "bias")]
+    return Row(("classifier.weight", "classifier.bias"), tuple(theirs), read, write)
+
+
+def _unsqueezed(ours: str, theirs: str) -> Row:
+    """A table [h·w, D] that ours has as [1, h·w, D]."""
+    return Row((ours,), (theirs,), lambda table: (table[None],), lambda table: (table[0],))
+
+
+def _flat_positions() -> Row:
+    """A class vector [D] and a table [1 + h·w, D]."""
+    folded = folded_positions([_CLS], *_POSITIONS)
+
+    def write(token, table):
+        token, table = folded.write(token, table)
+        return token[0, 0], table[0]
+
+    theirs = ("embeddings.class_embedding", "embeddings.position_embedding.weight")
+    return Row(folded.ours, theirs, lambda token, table: folded.read(token[None, None], table[None]), write)
+
+
+def _map_head() -> list[Row]:
+    ours, attention = "vit.pooler.attention_pooling", "vit.pooler.attention_pooling.attention"
+    projections = [[f"{attention}.{name}_proj.{p}" for name in "qkv"] for p in ("weight", "bias")]
+    return [
+        same(f"{ours}.query", "head.probe"),
+        *(
+            packed(names, f"head.attention.in_proj_{p}")
+            for names, p in zip(projections, ("weight", "bias"), strict=True)
+        ),
+        same(f"{attention}.o_proj.{{p}}", "head.attention.out_proj.{p}"),
+        same(f"{ours}.layernorm.{{p}}", "head.layernorm.{p}"),
+        *(same(f"{ours}.mlp.{name}.{{p}}", f"head.mlp.{name}.{{p}}") for name in ("fc1", "fc2")),
+    ]
+
+
+_NO_PATCH_BIAS = ("vit.embeddings.patch_embeddings.projection.bias",)
+_TEXT = {"text_model.*": "the text tower", "*_projection.*": "the projection to texts", "logit_*": "for texts only"}
+_TOWER = [
+    same("vit.embeddings.patch_embeddings.projection.{p}", "embeddings.patch_embedding.{p}"),
+    *_block("encoder.layers", _CLIP_NAMES),
+]
+_IDS = {"embeddings.position_ids": "computed"}
+
+VIT = Table(
+    [_PATCH, folded_positions([_CLS], *_POSITIONS), *_VIT_BLOCK, _NORM, _HEAD],
+    unused={"embeddings.mask_token": _MASK, "pooler.dense.*": _POOLER, "decoder*": "the decoder of pre-training"},
+)
+DEIT = Table(
+    [_PATCH, folded_positions([_CLS, _DISTILLATION], *_POSITIONS), *_VIT_BLOCK, _NORM, _averaged_heads(), _HEAD],
+    unused=VIT.unused,
+)
+IJEPA = Table([_PATCH, same(*_POSITIONS), *_VIT_BLOCK, _NORM, _HEAD], unused=VIT.unused)
+DINOV2 = Table(
+    [
+        _PATCH,
+        folded_positions([_CLS], *_POSITIONS),
+        same("vit.embeddings.register_tokens", "embeddings.register_tokens"),
+        *_dino_block("encoder.layer"),
+        _NORM,
+        _HEAD,
+    ],
+    unused={"embeddings.mask_token": _MASK},
+)
+DINOV3 = Table(
+    [
+        same("vit.embeddings.patch_embeddings.projection.{p}", "embeddings.patch_embeddings.{p}"),
+        same(*_CLS),
+        same("vit.embeddings.register_tokens", "embeddings.register_tokens"),
+        *_dino_block("layer"),
+        same("vit.layernorm.{p}", "norm.{p}"),
+        _HEAD,
+    ],
+    zero=["vit.layers.*.attention.?_proj.bias", "vit.layers.*.mlp.*.bias"],
+    unused={"embeddings.mask_token": _MASK},
+)
+CLIP = Table(
+    [
+        *_TOWER,
+        _flat_positions(),
+        same("vit.embeddings.layernorm.{p}", "pre_layrnorm.{p}"),
+        same("vit.pooler.layernorm.{p}", "post_layernorm.{p}"),
+    ],
+    zero=_NO_PATCH_BIAS,
+    unused=_TEXT | _IDS,
+)
+CLIP_CLASSIFIER = Table(
+    [*CLIP.rows[:-1], _HEAD], zero=_NO_PATCH_BIAS, unused=CLIP.unused | {"post_layernorm.*": "the classifier skips it"}
+)
+SIGLIP = Table(
+    [
+        *_TOWER,
+        _unsqueezed("vit.embeddings.position_embeddings", "embeddings.position_embedding.weight"),
+        same("vit.layernorm.{p}", "post_layernorm.{p}"),
+        *_map_head(),
+    ],
+    unused=_TEXT | _IDS,
+)
+SIGLIP_CLASSIFIER = Table(
+    [*SIGLIP.rows[: len(_TOWER) + 2], _HEAD],
+    unused=SIGLIP.unused | {"head.*": "the classifier averages patches instead"},
+)
+
+_FIELDS = {
+    name: name
+    for name in (
+        "num_attention_heads", "hidden_act", "layer_norm_eps", "image_size", "hidden_dropout_prob",
+        "initializer_range", "drop_path_rate", "rope_theta", "problem_type",
+    )
+}  # fmt: skip
+_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+_HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
+def _settings(source: Source, tensors: State, defaults: Mapping[str, Any], whose: str, **fixed: Any) -> Settings:
+    config = source.config.get("vision_config") or source.config
+    names = _FIELDS | {"attention_probs_dropout_prob": "attention_probs_dropout_prob"}
+    fields, notes = resolve(config, names, defaults, whose)
+    if labels := source.config.get("id2label"):
+        fields["id2label"] = {int(i): name for i, name in labels.items()}
+    return Settings(fields | fixed, dict(source.processor), notes)
+
+
+_PLAIN = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
+_DINO = {"hidden_act": "gelu", "layer_norm_eps": 1e-6}
+
+
+def _family(name, present, absent, table, defaults, **fixed) -> Family:
+    return Family(name, present, absent, table, partial(_settings, defaults=defaults, whose=name, **fixed))
+
+
+FAMILIES = [
+    _family(
+        "vit", ("layers.0.layernorm_before.weight", "embeddings.cls_token"),
+        ("embeddings.distillation_token", "decoder_pos_embed"), VIT, _PLAIN, position_interpolation="bicubic",
+    ),
+    _family(
+        "deit", ("layers.0.layernorm_before.weight", "embeddings.distillation_token"), ("classifier.weight",), DEIT,
+        _PLAIN, position_interpolation="bicubic", pooling="cls_register",
+    ),
+    _family(
+        "ijepa", ("layers.0.layernorm_before.weight",), ("embeddings.cls_token",), IJEPA,
+        _PLAIN, position_interpolation="bicubic", pooling="mean",
+    ),
+    _family(
+        "dinov2", ("encoder.layer.0.norm1.weight",), ("embeddings.register_tokens",), DINOV2, _DINO,
+        position_interpolation="bicubic",
+    ),
+]  # fmt: skip
