@@ -5,6 +5,7 @@ k·D pooled width, K classes.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -100,19 +101,18 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         hidden_states = self.embeddings(pixel_values, bool_masked_pos)
         kwargs["output_attentions"] = kwargs.get("output_attentions", self.config.output_attentions)
         attention_mask = self._attention_mask(attention_mask, hidden_states, kwargs["output_attentions"])
-        rope = self._rope(pixel_values)
+        rope = self._rope(pixel_values.shape[2:], hidden_states)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, rope, **kwargs)
         hidden_states = self.layernorm(hidden_states)
         pooled = None if self.pooler is None else self.pooler(hidden_states)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
-    def _rope(self, pixel_values: torch.Tensor) -> Rope | None:
-        """Rotary positions of the patches of these images, where the configuration has them."""
+    def _rope(self, image_hw: Sequence[int], hidden_states: torch.Tensor) -> Rope | None:
+        """Rotary positions of the patches of images of this size, where the configuration has them."""
         if self.config.rope_theta is None:
             return None
-        grid = self.config.grid_of(pixel_values.shape[2:])
-        return rope_table(grid, self.config.head_dim, self.config.rope_theta, pixel_values.device)
+        return rope_table(self.config.grid_of(image_hw), self.config.head_dim, self.config.rope_theta, hidden_states)
 
     def _attention_mask(self, mask: torch.Tensor | None, hidden_states: torch.Tensor, eager: bool | None):
         """The mask in the form its backend reads; attentions are asked of the eager one."""

@@ -25,16 +25,20 @@ def sincos_table(grid: tuple[int, int], width: int, temperature: float = 10_000.
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).to(torch.float32)
 
 
-def rope_table(grid: tuple[int, int], head_dim: int, theta: float, device: torch.device | None = None) -> Rope:
+def rope_table(grid: tuple[int, int], head_dim: int, theta: float, like: torch.Tensor | None = None) -> Rope:
     """The angles by which two-dimensional rotary positions turn each patch (DINOv3; Siméoni et al. 2025).
 
     Patch centres lie in [-1, 1] on both axes, whatever the grid. A quarter of the head turns with y, a quarter with
-    x, at frequencies that fall geometrically from 1 towards 1 / theta; the second half repeats the first.
+    x, at frequencies that fall geometrically from 1 towards 1 / theta; the second half repeats the first. Computed on
+    the device of `like`, in its dtype if that is wider than float32.
     """
-    frequencies = theta ** -torch.arange(0, 1, 4 / head_dim, dtype=torch.float32, device=device)
-    axes = [(torch.arange(n, dtype=torch.float32, device=device) + 0.5) / n * 2 - 1 for n in grid]
+    like = torch.empty(0) if like is None else like
+    exact = {"dtype": torch.float32, "device": like.device}  # frequencies and centres: part of the definition
+    frequencies = 1 / theta ** torch.arange(0, 1, 4 / head_dim, **exact)
+    axes = [(torch.arange(n, **exact) + 0.5) / n * 2 - 1 for n in grid]
     centres = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)  # [h·w, 2]
-    angles = (2 * math.pi * centres[:, :, None] * frequencies).flatten(1).repeat(1, 2)  # [h·w, d]
+    wide = torch.promote_types(like.dtype, torch.float32)
+    angles = ((2 * math.pi * centres[:, :, None]).to(wide) * frequencies).flatten(1).repeat(1, 2)  # [h·w, d]
     return angles.cos(), angles.sin()
 
 

@@ -108,8 +108,9 @@ def read(table: Table, given: State) -> tuple[dict[str, torch.Tensor], list[str]
 
 def fill(table: Table, made: State, needed: Shapes) -> dict[str, torch.Tensor]:
     """`made` with the zeros the source leaves out. Raises ConversionError unless that is what a model needs."""
+    dtype = next(iter(made.values())).dtype
     zeros = {
-        name: torch.zeros(shape)
+        name: torch.zeros(shape, dtype=dtype)
         for name, shape in needed.items()
         if name not in made and any(fnmatchcase(name, pattern) for pattern in table.zero)
     }
@@ -133,7 +134,7 @@ def _apply(rows: Iterable[Row], given: State, needed: Shapes | None = None) -> t
     made: dict[str, torch.Tensor] = {}
     left = set(given)
     bound = 1 + max((int(number) for name in given for number in re.findall(r"\d+", name)), default=0)
-    for row in (expanded for row in rows for expanded in row.expand(bound)):
+    for row in (expanded for whole in rows for expanded in whole.expand(bound)):
         wanted = needed is None or set(row.ours) <= set(needed)
         if wanted and set(row.theirs) <= left and not set(row.ours) & set(made):
             made |= zip(row.ours, row.read(*(given[name] for name in row.theirs)), strict=True)

@@ -49,7 +49,7 @@ def _block(theirs: str, names: Mapping[str, str]) -> list[Row]:
 
 
 _ATTENTION = {f"attention.{name}_proj": f"attention.{name}_proj" for name in "qkvo"}
-_MLP = {f"mlp.{name}": f"mlp.{name}" for name in ("fc1", "fc2", "gate_proj", "up_proj", "down_proj")}
+_MLP = {f"mlp.{name}": f"mlp.{name}" for name in ("fc1", "fc2")}
 _PATCH = same("vit.embeddings.patch_embeddings.projection.{p}", "embeddings.patch_embeddings.projection.{p}")
 _CLS = ("vit.embeddings.cls_token", "embeddings.cls_token")
 _DISTILLATION = ("vit.embeddings.register_tokens", "embeddings.distillation_token")
@@ -65,11 +65,25 @@ _SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
 
 
 def _dino_block(theirs: str) -> list[Row]:
+    """Blocks with LayerScale; their MLP is plain, gated, or gated with gate and value in one matrix."""
     scales = [same(f"vit.layers.{{i}}.{name}", f"{theirs}.{{i}}.{name}") for name in _SCALES]
-    packed_gate = packed(
-        ["vit.layers.{i}.mlp.gate_proj.{p}", "vit.layers.{i}.mlp.up_proj.{p}"], f"{theirs}.{{i}}.mlp.weights_in.{{p}}"
+    ours, names = (
+        tuple(f"{block}.{{i}}.mlp.{name}_proj.{{p}}" for name in ("gate", "up", "down"))
+        for block in ("vit.layers", theirs)
     )
-    return [*_block(theirs, _DINO_NAMES), *scales, packed_gate]
+    both = f"{theirs}.{{i}}.mlp.weights_in.{{p}}"
+    mlps = [
+        Row(ours, names),
+        Row(
+            ours,
+            (both, names[2]),
+            lambda x, down: (*x.chunk(2), down),
+            lambda gate, up, down: (torch.cat([gate, up]), down),
+        ),
+        same("vit.layers.{i}.mlp.fc1.{p}", names[1]),
+        same("vit.layers.{i}.mlp.fc2.{p}", names[2]),
+    ]
+    return [*_block(theirs, _DINO_NAMES), *scales, *mlps]
 
 
 _CLIP_NAMES = {
@@ -206,38 +220,70 @@ _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.
 _HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
-def _settings(source: Source, tensors: State, defaults: Mapping[str, Any], whose: str, **fixed: Any) -> Settings:
+def _settings(
+    source: Source, tensors: State, defaults: Mapping[str, Any], whose: str, fixed: Mapping[str, Any]
+) -> Settings:
     config = source.config.get("vision_config") or source.config
     names = _FIELDS | {"attention_probs_dropout_prob": "attention_probs_dropout_prob"}
     fields, notes = resolve(config, names, defaults, whose)
     if labels := source.config.get("id2label"):
         fields["id2label"] = {int(i): name for i, name in labels.items()}
-    return Settings(fields | fixed, dict(source.processor), notes)
+    fields |= {"position_interpolation": "bicubic"}
+    fields |= {name: value(tensors) if callable(value) else value for name, value in fixed.items()}
+    return Settings(fields, dict(source.processor), notes)
 
 
+def _joined(tensors: State) -> str:
+    """DINOv2's classifier sees the class token and the mean of the patches; its encoder pools the class token."""
+    head = tensors.get("classifier.weight")
+    width = len(tensors["vit.embeddings.patch_embeddings.projection.weight"])
+    return "cls_mean" if head is not None and head.shape[1] == 2 * width else "cls"
+
+
+def _gate(tensors: State) -> str:
+    """DINOv2's gated MLP uses SiLU whatever its configuration names."""
+    return "silu" if "vit.layers.0.mlp.gate_proj.weight" in tensors else "gelu"
+
+
+_VIT_BLOCKS = "layers.*.layernorm_before.weight"
+_DINO_BLOCKS = "encoder.layer.*.norm1.weight"
+_CLIP_BLOCKS = "encoder.layers.*.layer_norm1.weight"
+_CLS_KEY, _DISTILLATION_KEY, _REGISTERS_KEY = _CLS[1], _DISTILLATION[1], "embeddings.register_tokens"
 _PLAIN = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
 _DINO = {"hidden_act": "gelu", "layer_norm_eps": 1e-6}
+_QUICK = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_TANH = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 
-
-def _family(name, present, absent, table, defaults, **fixed) -> Family:
-    return Family(name, present, absent, table, partial(_settings, defaults=defaults, whose=name, **fixed))
-
+# name, names that occur, names that do not, table, defaults, what else holds of all of them
+_ROWS: list[tuple[str, tuple[str, ...], tuple[str, ...], Table, dict[str, Any], dict[str, Any]]] = [
+    ("vit", (_VIT_BLOCKS, _CLS_KEY), (_DISTILLATION_KEY, "decoder*"), VIT, _PLAIN, {}),
+    ("vit_mae", (_VIT_BLOCKS, _CLS_KEY, "decoder*"), (), VIT, _PLAIN, {}),
+    ("deit", (_VIT_BLOCKS, _DISTILLATION_KEY), ("distillation_classifier*",), DEIT, _PLAIN, {}),
+    (
+        "deit, two heads", (_DISTILLATION_KEY, "distillation_classifier*"), (), DEIT, _PLAIN,
+        {"pooling": "cls_register"},
+    ),
+    ("ijepa", (_VIT_BLOCKS,), (_CLS_KEY,), IJEPA, _PLAIN, {"pooling": "mean"}),
+    ("dinov2", (_DINO_BLOCKS,), (_REGISTERS_KEY,), DINOV2, _DINO, {"pooling": _joined, "hidden_act": _gate}),
+    (
+        "dinov2_with_registers", (_DINO_BLOCKS, _REGISTERS_KEY), (), DINOV2, _DINO,
+        {"pooling": _joined, "hidden_act": _gate, "position_interpolation": "bicubic_antialias"},
+    ),
+    (
+        "dinov3_vit", ("layer.*.norm1.weight",), (), DINOV3,
+        {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "rope_theta": 100.0}, {},
+    ),
+    ("clip", (_CLIP_BLOCKS, "pre_layrnorm.weight"), ("classifier.*",), CLIP, _QUICK, {}),
+    (
+        "clip, classifier", (_CLIP_BLOCKS, "pre_layrnorm.weight", "classifier.*"), (), CLIP_CLASSIFIER, _QUICK,
+        {"pooling": "mean", "final_norm": "none"},
+    ),
+    ("siglip", (_CLIP_BLOCKS, "head.probe"), ("classifier.*",), SIGLIP, _TANH, {}),
+    ("siglip, classifier", (_CLIP_BLOCKS, "classifier.*"), ("pre_layrnorm.weight",), SIGLIP_CLASSIFIER, _TANH,
+     {"pooling": "mean"}),
+]  # fmt: skip
 
 FAMILIES = [
-    _family(
-        "vit", ("layers.0.layernorm_before.weight", "embeddings.cls_token"),
-        ("embeddings.distillation_token", "decoder_pos_embed"), VIT, _PLAIN, position_interpolation="bicubic",
-    ),
-    _family(
-        "deit", ("layers.0.layernorm_before.weight", "embeddings.distillation_token"), ("classifier.weight",), DEIT,
-        _PLAIN, position_interpolation="bicubic", pooling="cls_register",
-    ),
-    _family(
-        "ijepa", ("layers.0.layernorm_before.weight",), ("embeddings.cls_token",), IJEPA,
-        _PLAIN, position_interpolation="bicubic", pooling="mean",
-    ),
-    _family(
-        "dinov2", ("encoder.layer.0.norm1.weight",), ("embeddings.register_tokens",), DINOV2, _DINO,
-        position_interpolation="bicubic",
-    ),
-]  # fmt: skip
+    Family(name, present, absent, table, partial(_settings, defaults=defaults, whose=name, fixed=fixed))
+    for name, present, absent, table, defaults, fixed in _ROWS
+]

@@ -1,0 +1,72 @@
+"""From a source and its family to our model, its image processor, and a word on everything that was assumed.
+
+Shapes: D width, H heads.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from ..configuration_vit_custom import ViTCustomConfig
+from ..image_processing_vit_custom import ViTCustomImageProcessor
+from ..modeling_vit_custom import ViTCustomForImageClassification, ViTCustomModel
+from .engine import ConversionError, Shapes, State, fill, read
+from .family import Family, Source
+from .structure import square_image_size, structure_of
+
+HEAD_DIM = 64  # of every published ViT whose file does not state its heads
+Converted = ViTCustomForImageClassification | ViTCustomModel
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """model: in eval mode; a classifier where the source has one, else the encoder.   notes: one sentence each."""
+
+    model: Converted
+    processor: ViTCustomImageProcessor
+    family: Family
+    notes: list[str]
+
+
+def build(source: Source, family: Family) -> Conversion:
+    """Translate every tensor, or raise ConversionError: nothing is initialised anew."""
+    tensors, notes = read(family.table, source.state)
+    settings = family.settings(source, tensors)
+    notes += settings.notes
+    fields = structure_of(tensors) | settings.fields | dict(source.flags)
+    if fields.get("image_size") is None:
+        fields["image_size"] = square_image_size(tensors, fields["patch_size"])
+    if fields["image_size"] is None:
+        raise ConversionError("the image size cannot be read off these tensors: give it with --image_size.")
+    if "num_attention_heads" not in fields:
+        fields["num_attention_heads"] = fields["hidden_size"] // HEAD_DIM
+        notes.append(f"num_attention_heads={fields['num_attention_heads']}: taken as heads of {HEAD_DIM}")
+    if "id2label" in fields and len(fields["id2label"]) == fields["num_labels"]:
+        del fields["num_labels"]  # they say it
+    elif fields.pop("id2label", None) is not None and fields["num_labels"]:
+        raise ConversionError(f"the classifier has {fields['num_labels']} outputs, the configuration other labels.")
+    try:
+        config = ViTCustomConfig(**fields)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ConversionError(f"these tensors and settings are no model: {error}") from error
+    model = load(config, fill(family.table, tensors, shapes_of(config)))
+    processor = ViTCustomImageProcessor.for_model(config, **settings.processor)
+    return Conversion(model, processor, family, notes)
+
+
+def shapes_of(config: ViTCustomConfig) -> Shapes:
+    """Name and shape of every tensor of the classifier (or, without labels, of the encoder) under its full name."""
+    with torch.device("meta"):
+        model = ViTCustomForImageClassification(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def load(config: ViTCustomConfig, state: State) -> Converted:
+    """The model of these tensors."""
+    with torch.device("meta"):
+        whole = ViTCustomForImageClassification(config)
+    whole.load_state_dict(dict(state), strict=True, assign=True)
+    model: Any = whole if config.num_labels else whole.vit
+    return model.eval()
