@@ -4,6 +4,7 @@ Shapes: B batch, H heads, h×w grid, P prefix tokens, N = P + h·w tokens, D wid
 """
 
 import math
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ def rope_table(grid: tuple[int, int], head_dim: int, theta: float, like: torch.T
     the device of `like`, in its dtype if that is wider than float32.
     """
     like = torch.empty(0) if like is None else like
-    exact = {"dtype": torch.float32, "device": like.device}  # frequencies and centres: part of the definition
+    exact: dict[str, Any] = {"dtype": torch.float32, "device": like.device}  # part of the definition
     frequencies = 1 / theta ** torch.arange(0, 1, 4 / head_dim, **exact)
     axes = [(torch.arange(n, **exact) + 0.5) / n * 2 - 1 for n in grid]
     centres = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)  # [h·w, 2]

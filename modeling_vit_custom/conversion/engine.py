@@ -63,7 +63,7 @@ class Table:
 
     rows: Sequence[Row]
     zero: Sequence[str] = ()
-    unused: Mapping[str, str] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
 
 
 def same(ours: str, theirs: str) -> Row:
@@ -79,19 +79,35 @@ def packed(ours: Sequence[str], theirs: str) -> Row:
 def folded_positions(prefix: Sequence[tuple[str, str]], ours: str, theirs: str) -> Row:
     """A table [1, P + h·w, D] that begins with positions of the P prefix tokens; ours has them added to the tokens.
 
-    prefix: (ours, theirs) names of those tokens, each [1, 1, D].
+    prefix: (ours, theirs) names of those tokens, each [1, n, D].
     """
-    count = len(prefix)
 
     def read(*tensors: torch.Tensor) -> Tensors:
         *tokens, table = tensors
-        return *(token + table[:, i : i + 1] for i, token in enumerate(tokens)), table[:, count:]
+        lengths = [token.shape[1] for token in tokens]
+        *added, patches = table.split([*lengths, table.shape[1] - sum(lengths)], dim=1)
+        return *(token + position for token, position in zip(tokens, added, strict=True)), patches
 
     def write(*tensors: torch.Tensor) -> Tensors:
-        *tokens, table = tensors
-        return *tokens, torch.cat([table.new_zeros(1, count, table.shape[2]), table], dim=1)
+        *tokens, patches = tensors
+        return *tokens, torch.cat([*(torch.zeros_like(token) for token in tokens), patches], dim=1)
 
     return Row((*(name for name, _ in prefix), ours), (*(name for _, name in prefix), theirs), read, write)
+
+
+def averaged_heads(one: str, other: str) -> Row:
+    """Two classifiers whose logits are averaged are one on both vectors joined, with half the weights."""
+
+    def read(*tensors: torch.Tensor) -> Tensors:
+        weight, bias, other_weight, other_bias = tensors
+        return torch.cat([weight, other_weight], dim=1) / 2, (bias + other_bias) / 2
+
+    def write(*tensors: torch.Tensor) -> Tensors:
+        weight, other_weight = (2 * tensors[0]).chunk(2, dim=1)
+        return weight, tensors[1], other_weight, tensors[1]
+
+    theirs = tuple(f"{head}.{p}" for head in (one, other) for p in ("weight", "bias"))
+    return Row(("classifier.weight", "classifier.bias"), theirs, read, write)
 
 
 def read(table: Table, given: State) -> tuple[dict[str, torch.Tensor], list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .engine import Row, State, Table, folded_positions, packed, same
+from .engine import Row, State, Table, averaged_heads, folded_positions, packed, same
 from .family import Family, Settings, Source, resolve
 
 # Older spelling -> that of transformers 5; files are still saved in the older one.
@@ -96,20 +96,6 @@ _CLIP_NAMES = {
 }
 
 
-def _averaged_heads() -> Row:
-    """Two classifiers whose logits are averaged are one on both vectors joined, with half the weights."""
-
-    def read(cls_weight, cls_bias, other_weight, other_bias):
-        return torch.cat([cls_weight, other_weight], dim=1) / 2, (cls_bias + other_bias) / 2
-
-    def write(weight, bias):
-        cls_weight, other_weight = weight.chunk(2, dim=1)
-        return 2 * cls_weight, bias, 2 * other_weight, bias
-
-    theirs = [f"{head}_classifier.{p}" for head in ("cls", "distillation") for p in ("weight", "bias")]
-    return Row(("classifier.weight", "classifier.bias"), tuple(theirs), read, write)
-
-
 def _unsqueezed(ours: str, theirs: str) -> Row:
     """A table [h·w, D] that ours has as [1, h·w, D]."""
     return Row((ours,), (theirs,), lambda table: (table[None],), lambda table: (table[0],))
@@ -142,20 +128,31 @@ def _map_head() -> list[Row]:
     ]
 
 
-_NO_PATCH_BIAS = ("vit.embeddings.patch_embeddings.projection.bias",)
-_TEXT = {"text_model.*": "the text tower", "*_projection.*": "the projection to texts", "logit_*": "for texts only"}
+_NO_PATCH_BIAS: tuple[str, ...] = ("vit.embeddings.patch_embeddings.projection.bias",)
+_TEXT: dict[str, str] = {
+    "text_model.*": "the text tower",
+    "*_projection.*": "the projection to texts",
+    "logit_*": "for texts only",
+}
 _TOWER = [
     same("vit.embeddings.patch_embeddings.projection.{p}", "embeddings.patch_embedding.{p}"),
     *_block("encoder.layers", _CLIP_NAMES),
 ]
-_IDS = {"embeddings.position_ids": "computed"}
+_IDS: dict[str, str] = {"embeddings.position_ids": "computed"}
 
 VIT = Table(
     [_PATCH, folded_positions([_CLS], *_POSITIONS), *_VIT_BLOCK, _NORM, _HEAD],
     unused={"embeddings.mask_token": _MASK, "pooler.dense.*": _POOLER, "decoder*": "the decoder of pre-training"},
 )
 DEIT = Table(
-    [_PATCH, folded_positions([_CLS, _DISTILLATION], *_POSITIONS), *_VIT_BLOCK, _NORM, _averaged_heads(), _HEAD],
+    [
+        _PATCH,
+        folded_positions([_CLS, _DISTILLATION], *_POSITIONS),
+        *_VIT_BLOCK,
+        _NORM,
+        averaged_heads("cls_classifier", "distillation_classifier"),
+        _HEAD,
+    ],
     unused=VIT.unused,
 )
 IJEPA = Table([_PATCH, same(*_POSITIONS), *_VIT_BLOCK, _NORM, _HEAD], unused=VIT.unused)

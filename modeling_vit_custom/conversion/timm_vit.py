@@ -1,0 +1,179 @@
+"""timm's plain Vision Transformers (`VisionTransformer`, `VisionTransformerDistilled`, and `Eva` with DINOv3's rotary
+positions). A live model says what its tensors do not; what this architecture has no place for is refused by name.
+"""
+
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from .engine import ConversionError, Row, State, Table, averaged_heads, folded_positions, packed, same
+from .family import Family, Settings, Source
+
+_ACTIVATIONS = {
+    "GELU": "gelu",
+    "GELUTanh": "gelu_pytorch_tanh",
+    "QuickGELU": "quick_gelu",
+    "SiLU": "silu",
+    "ReLU": "relu",
+}
+_POOLINGS = {"token": "cls", "avg": "mean", "map": "map"}
+# class -> what it is; anything else has parts that this architecture lacks
+_MODELS = ("VisionTransformer", "VisionTransformerDistilled", "Eva")
+_BLOCKS = ("Block", "EvaBlock")
+_ATTENTIONS = ("Attention", "EvaAttention")
+_MLPS = ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked")
+_RESAMPLING = {"bilinear": 2, "bicubic": 3, "nearest": 0, "lanczos": 1}
+
+
+def family_of(model: Any) -> Family:
+    """How to read this timm model. Raises ConversionError naming the part that has no place here."""
+    refuse_unknown_parts(model)
+    return Family("timm", (), (), table_of(model), partial(_settings, model))
+
+
+def refuse_unknown_parts(model: Any) -> None:
+    """Raises ConversionError unless every part of the model is one this architecture has."""
+    kinds = [(type(model).__name__, _MODELS)]
+    for block in getattr(model, "blocks", []):
+        kinds += [(type(block).__name__, _BLOCKS)]
+        if kinds[-1][0] in _BLOCKS:
+            kinds += [(type(block.attn).__name__, _ATTENTIONS), (type(block.mlp).__name__, _MLPS)]
+    for kind, known in kinds:
+        if kind not in known:
+            raise ConversionError(f"{kind} has no place in this architecture, which knows {', '.join(known)}.")
+    block, rope = model.blocks[0], getattr(model, "rope", None)
+    refused = {
+        f"the stem {type(model.patch_embed).__name__}": type(model.patch_embed).__name__ != "PatchEmbed",
+        "norms other than layer norm": not isinstance(block.norm1, nn.LayerNorm),
+        f"pooling {model.global_pool!r}": model.global_pool not in (*_POOLINGS, ""),
+        "pooling that includes prefix tokens": bool(getattr(model, "pool_include_prefix", False)),
+        f"rotary positions of kind {type(rope).__name__}": rope is not None and not _is_dinov3_rope(rope, block.attn),
+        "heads of a width of their own": block.attn.num_heads * block.attn.head_dim != model.embed_dim,
+    }
+    if said := [what for what, here in refused.items() if here]:
+        raise ConversionError(f"{', '.join(said)}: no place in this architecture.")
+
+
+def _is_dinov3_rope(rope: Any, attention: Any) -> bool:
+    return type(rope).__name__ == "RotaryEmbeddingDinoV3" and attention.rotate_half
+
+
+def table_of(model: Any) -> Table:
+    """The rows of this model's tensors."""
+    prefix = [
+        (f"vit.embeddings.{ours}", theirs)
+        for ours, theirs in (
+            ("cls_token", "cls_token"),
+            ("register_tokens", "reg_token"),
+            ("register_tokens", "dist_token"),
+        )
+        if getattr(model, theirs, None) is not None
+    ]
+    positions = ("vit.embeddings.position_embeddings", "pos_embed")
+    in_table = not getattr(model, "no_embed_class", False)
+    embeddings = [folded_positions(prefix, *positions)] if in_table and model.pos_embed is not None else []
+    embeddings += [same(*names) for names in (*prefix, positions)]
+    block, ours = "blocks.{i}", "vit.layers.{i}"
+    qkv = [f"{ours}.attention.{name}_proj" for name in "qkv"]
+    rows = [
+        same("vit.embeddings.patch_embeddings.projection.{p}", "patch_embed.proj.{p}"),
+        *embeddings,
+        same("vit.embeddings.layernorm.{p}", "norm_pre.{p}"),
+        same(f"{ours}.layernorm_before.{{p}}", f"{block}.norm1.{{p}}"),
+        packed([f"{name}.{{p}}" for name in qkv], f"{block}.attn.qkv.{{p}}"),
+        same(f"{qkv[0]}.bias", f"{block}.attn.q_bias"),
+        same(f"{qkv[2]}.bias", f"{block}.attn.v_bias"),
+        *(same(f"{name}.{{p}}", f"{block}.attn.{part}_proj.{{p}}") for name, part in zip(qkv, "qkv", strict=True)),
+        *(same(f"{ours}.attention.{name}.{{p}}", f"{block}.attn.{name}.{{p}}") for name in ("q_norm", "k_norm")),
+        same(f"{ours}.attention.o_proj.{{p}}", f"{block}.attn.proj.{{p}}"),
+        *(
+            same(f"{ours}.layer_scale{k}.lambda1", f"{block}.{name}")
+            for k in "12"
+            for name in (f"ls{k}.gamma", f"gamma_{k}")
+        ),
+        same(f"{ours}.layernorm_after.{{p}}", f"{block}.norm2.{{p}}"),
+        *_mlp_rows(model.blocks[0].mlp, f"{ours}.mlp", f"{block}.mlp"),
+        same("vit.layernorm.{p}", "norm.{p}"),
+        same("vit.pooler.layernorm.{p}", "fc_norm.{p}"),
+        *_map_rows("vit.pooler.attention_pooling", "attn_pool"),
+        averaged_heads("head", "head_dist"),
+        same("classifier.{p}", "head.{p}"),
+    ]
+    zero = ["vit.embeddings.patch_embeddings.projection.bias", "vit.layers.*.attention.?_proj.bias"]
+    return Table(rows, zero=zero)
+
+
+def _mlp_rows(mlp: Any, ours: str, theirs: str) -> list[Row]:
+    kind = type(mlp).__name__
+    if kind == "Mlp":
+        return [same(f"{ours}.{name}.{{p}}", f"{theirs}.{name}.{{p}}") for name in ("fc1", "fc2")]
+    gate, up, down = (f"{ours}.{name}_proj.{{p}}" for name in ("gate", "up", "down"))
+    last = same(down, f"{theirs}.fc2.{{p}}")
+    if kind == "SwiGLU":
+        return [same(gate, f"{theirs}.fc1_g.{{p}}"), same(up, f"{theirs}.fc1_x.{{p}}"), last]
+    return [packed([up, gate] if mlp.gate_last else [gate, up], f"{theirs}.fc1.{{p}}"), last]
+
+
+def _map_rows(ours: str, theirs: str) -> list[Row]:
+    attention = f"{ours}.attention"
+    return [
+        same(f"{ours}.query", f"{theirs}.latent"),
+        same(f"{attention}.q_proj.{{p}}", f"{theirs}.q.{{p}}"),
+        packed([f"{attention}.{name}_proj.{{p}}" for name in "kv"], f"{theirs}.kv.{{p}}"),
+        same(f"{attention}.o_proj.{{p}}", f"{theirs}.proj.{{p}}"),
+        same(f"{ours}.layernorm.{{p}}", f"{theirs}.norm.{{p}}"),
+        *(same(f"{ours}.mlp.{name}.{{p}}", f"{theirs}.mlp.{name}.{{p}}") for name in ("fc1", "fc2")),
+    ]
+
+
+def _settings(model: Any, source: Source, tensors: State) -> Settings:
+    block, norms = model.blocks[0], [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    if len({norm.eps for norm in norms}) > 1:
+        raise ConversionError(f"layer norms of several eps ({sorted({norm.eps for norm in norms})}) in one model.")
+    fields: dict[str, Any] = {
+        "num_attention_heads": block.attn.num_heads,
+        "hidden_act": _activation(block.mlp.act),
+        "layer_norm_eps": norms[0].eps,
+        "image_size": tuple(model.patch_embed.img_size),
+        "position_interpolation": "bicubic_antialias",
+        "pooling": _POOLINGS.get(model.global_pool, "cls" if model.cls_token is not None else "mean"),
+        "final_norm": "pooled" if _is_norm(model.fc_norm) else "tokens" if _is_norm(model.norm) else "none",
+        "rope_theta": None if getattr(model, "rope", None) is None else float(model.rope.temperature),
+    }
+    if getattr(model, "head_dist", None) is not None:
+        fields["pooling"] = "cls_register"
+    return Settings(fields, processor_settings(model.pretrained_cfg, model.patch_embed.img_size))
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.LayerNorm)
+
+
+def _activation(module: nn.Module) -> str:
+    name = type(module).__name__
+    if name == "GELU" and getattr(module, "approximate", "none") == "tanh":
+        name = "GELUTanh"
+    if name not in _ACTIVATIONS:
+        raise ConversionError(f"the activation {name} is unknown; known are {', '.join(_ACTIVATIONS)}.")
+    return _ACTIVATIONS[name]
+
+
+def processor_settings(config: Any, image_hw: tuple[int, int]) -> dict[str, Any]:
+    """Image processor settings from timm's `pretrained_cfg`: resize by crop_pct and crop_mode, then normalise."""
+    height, width = image_hw
+    settings: dict[str, Any] = {
+        "image_mean": list(config["mean"]),
+        "image_std": list(config["std"]),
+        "resample": _RESAMPLING[config["interpolation"]],
+    }
+    fraction, mode = config.get("crop_pct") or 0.875, config.get("crop_mode") or "center"
+    scaled = {"height": int(height / fraction), "width": int(width / fraction)}
+    if fraction == 1.0 and mode == "squash":
+        return settings
+    if mode == "squash":
+        return settings | {"size": scaled, "do_center_crop": True, "crop_size": {"height": height, "width": width}}
+    if mode == "center" and height == width:
+        size = {"shortest_edge": scaled["height"]}
+        return settings | {"size": size, "do_center_crop": True, "crop_size": {"height": height, "width": width}}
+    raise ConversionError(f"crop_mode={mode!r} at {height}x{width} has no equal among our image processor's settings.")
