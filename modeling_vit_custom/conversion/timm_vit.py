@@ -34,7 +34,7 @@ def family_of(model: Any) -> Family:
 
 def refuse_unknown_parts(model: Any) -> None:
     """Raises ConversionError unless every part of the model is one this architecture has."""
-    kinds = [(type(model).__name__, _MODELS)]
+    kinds: list[tuple[str, tuple[str, ...]]] = [(type(model).__name__, _MODELS)]
     for block in getattr(model, "blocks", []):
         kinds += [(type(block).__name__, _BLOCKS)]
         if kinds[-1][0] in _BLOCKS:
