@@ -1,4 +1,4 @@
-"""Google's `.npz` files: vision_transformer (ImageNet-21k, AugReg, SAM) and big_vision (SigLIP's and LiT's image towers).
+"""Google's `.npz` files: vision_transformer (ImageNet-21k, AugReg, SAM) and big_vision (also SigLIP, LiT).
 
 Shapes: D width, H heads, d = D / H, M hidden width of the MLP, p×q patch, C channels, L blocks, N patches.
 """
@@ -55,7 +55,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 def _load(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: _tensor(archive[name]) for name in archive.files}
     except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ConversionError(f"{path} cannot be read as .npz, and nothing in it was unpickled: {error}") from error
@@ -170,8 +170,9 @@ def _settings(source: Source, tensors: State, whose: str) -> Settings:
     fields, notes = resolve(given, {name: name for name in defaults}, defaults, whose)
     if "hidden_act" not in given:
         notes.append("timm and transformers run these weights with the exact GELU: --hidden_act gelu")
-    queries = next(source.state[name] for name in sorted(source.state) if name.endswith("/query/kernel"))
-    fields |= {"num_attention_heads": queries.shape[1], "position_interpolation": "bilinear_align_corners"}
+    fields["position_interpolation"] = "bilinear_align_corners"
+    if kernels := [kernel for name, kernel in source.state.items() if name.endswith("/query/kernel")]:
+        fields["num_attention_heads"] = kernels[0].shape[1]
     attends = "vit.pooler.attention_pooling.query" in tensors
     if "vit.embeddings.cls_token" not in tensors and not attends:
         fields["pooling"] = "mean"
