@@ -69,7 +69,7 @@ def test_converted_equals_source_in_float64(name, tmp_path, record_property):
         (spec.side + 2 * spec.patch,) * 2,
         (spec.side + spec.patch, spec.side - spec.patch),
     )
-    flags = {} if spec.positions else {"image_size": side}
+    flags = {} if spec.positions else {"image_size": spec.side}
     conversion = convert(path, **flags)
     assert conversion.family.name == name.split("/")[0]
     worst = 0.0
