@@ -33,12 +33,15 @@ class Conversion:
 
 def build(source: Source, family: Family) -> Conversion:
     """Translate every tensor, or raise ConversionError: nothing is initialised anew."""
+    if not family.matches(source.state):
+        raise ConversionError(f"{source.origin} is not of the family {family.name}: {family.lacks(source.state)}.")
     tensors, notes = read(family.table, source.state)
     settings = family.settings(source, tensors)
     notes += settings.notes
     fields = structure_of(tensors) | settings.fields | dict(source.flags)
     if fields.get("image_size") is None:
         fields["image_size"] = square_image_size(tensors, fields["patch_size"])
+        notes.append(f"image_size={fields['image_size']}: read off the positions; pixels beyond them need --image_size")
     if fields["image_size"] is None:
         raise ConversionError("the image size cannot be read off these tensors: give it with --image_size.")
     if "num_attention_heads" not in fields:
