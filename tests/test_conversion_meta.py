@@ -164,9 +164,10 @@ def test_rope_theta_and_heads_are_read_off_the_periods():
         state["rope_embed.periods"] = (theta ** (torch.arange(2) / 2)).to(dtype)
         config = build(Source("file", state), detect(FAMILIES, state)).model.config
         assert (config.rope_theta, config.num_attention_heads) == (theta, 4)
-    state["rope_embed.periods"] = torch.tensor([3.0, 10.0])
-    with pytest.raises(ConversionError, match=r"rope_embed\.periods"):
-        convert(layout, state)
+    for periods in ([3.0, 10.0], [], [1.0]):
+        state["rope_embed.periods"] = torch.tensor(periods)
+        with pytest.raises(ConversionError, match=r"rope_embed\.periods"):
+            convert(layout, state)
 
 
 PREPROCESSING = {
@@ -232,6 +233,10 @@ def test_damaged_states_are_refused():
     state = random_state(layout)
     del state["blocks.1.attn.proj.weight"]
     with pytest.raises(ConversionError, match=r"missing: vit\.layers\.1\.attention\.o_proj\.weight"):
+        convert(layout, state)
+    state = random_state(layout)
+    del state["patch_embed.proj.weight"]
+    with pytest.raises(ConversionError, match="no patch embedding"):
         convert(layout, state)
     state = random_state(layout)
     state["blocks.0.mlp.fc1.weight"] = state["blocks.0.mlp.fc1.weight"].T

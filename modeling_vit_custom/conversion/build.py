@@ -36,14 +36,16 @@ def build(source: Source, family: Family) -> Conversion:
     if not family.matches(source.state):
         raise ConversionError(f"{source.origin} is not of the family {family.name}: {family.lacks(source.state)}.")
     tensors, notes = read(family.table, source.state)
+    structure = structure_of(tensors)
     settings = family.settings(source, tensors)
     notes += settings.notes
-    fields = structure_of(tensors) | settings.fields | dict(source.flags)
+    fields = structure | settings.fields | dict(source.flags)
     if fields.get("image_size") is None:
-        fields["image_size"] = square_image_size(tensors, fields["patch_size"])
-        notes.append(f"image_size={fields['image_size']}: read off the positions; pixels beyond them need --image_size")
-    if fields["image_size"] is None:
-        raise ConversionError("the image size cannot be read off these tensors: give it with --image_size.")
+        size = square_image_size(tensors, fields["patch_size"])
+        if size is None:
+            raise ConversionError("the image size cannot be read off these tensors: give it with --image_size.")
+        fields["image_size"] = size
+        notes.append(f"image_size={size}: read off the positions; with pixels beyond the last patch, give --image_size")
     if "num_attention_heads" not in fields:
         fields["num_attention_heads"] = fields["hidden_size"] // HEAD_DIM
         notes.append(f"num_attention_heads={fields['num_attention_heads']}: taken as heads of {HEAD_DIM}")

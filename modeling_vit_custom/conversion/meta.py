@@ -169,17 +169,24 @@ def _joined(pooling: str) -> Callable[[Source, State], str]:
 
 def _rotary_heads(source: Source, tensors: State) -> int:
     """H, as d / 4 periods are stored."""
-    return _width(tensors) // (4 * len(source.state["rope_embed.periods"]))
+    return _width(tensors) // (4 * len(_periods(source)))
 
 
 def _rope_theta(source: Source, tensors: State) -> float:
-    """The base θ of periods θ^(4i/d), which a file may have rounded to bfloat16."""
-    periods = source.state["rope_embed.periods"].double()
+    """The base θ of the periods θ^(4i/d), which a file may have rounded to bfloat16."""
+    periods = _periods(source)
     exponents = torch.arange(len(periods), dtype=torch.float64) / len(periods)
     theta = float((periods[-1] ** (1 / exponents[-1])).round())
     if not torch.allclose(periods, theta**exponents, rtol=1e-2, atol=0):
         raise ConversionError(f"rope_embed.periods={periods.tolist()}: not the powers of one base that are known here.")
     return theta
+
+
+def _periods(source: Source) -> torch.Tensor:
+    periods = source.state["rope_embed.periods"].double()
+    if periods.ndim != 1 or len(periods) < 2:
+        raise ConversionError(f"rope_embed.periods has shape {tuple(periods.shape)}: a quarter of a head is needed.")
+    return periods
 
 
 def _by_ratio(side: int) -> tuple[dict[str, Any], str]:
