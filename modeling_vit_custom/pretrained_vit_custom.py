@@ -129,12 +129,11 @@ def resize_input(model: ViTCustomPreTrainedModel, processor: Any, size: Size):
     The processor's resize and crop keep their proportion to each other. Returns (model, processor), both changed
     in place.
     """
-    old = model.config.image_hw
     model.resize_input(image_size=size)
     height, width = model.config.image_hw
     if processor.do_center_crop:
+        scale = max(height / processor.crop_size.height, width / processor.crop_size.width)
         processor.crop_size = SizeDict(height=height, width=width)
-        scale = max(height / old[0], width / old[1])
         processor.size = SizeDict(**{edge: round(length * scale) for edge, length in dict(processor.size).items()})
     else:
         processor.size = SizeDict(height=height, width=width)

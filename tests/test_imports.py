@@ -44,6 +44,7 @@ ALLOWED = {
 ROOT_MODULES = ("cli", "_version")
 # Each sub-package and those it may import; the root they may all import.
 SUB_PACKAGES = {
+    "conversion": set(),
     "data": set(),
     "evaluation": {"data", "inference"},
     "inference": {"data"},

@@ -12,8 +12,10 @@ from modeling_vit_custom import (
     ViTCustomConfig,
     ViTCustomForImageClassification,
     ViTCustomForMaskedImageModeling,
+    ViTCustomImageProcessor,
 )
 from modeling_vit_custom.interpolation_vit_custom import RESIZE_RULES
+from modeling_vit_custom.pretrained_vit_custom import resize_input
 
 
 @pytest.fixture
@@ -207,3 +209,11 @@ def test_weights_without_a_stored_config_are_described_by_the_given_one(tmp_path
     (tmp_path / "config.json").unlink()
     loaded = ViTCustomForImageClassification.from_pretrained(tmp_path, config=model.config)
     assert torch.equal(loaded.classifier.weight, model.classifier.weight)
+
+
+def test_a_crop_keeps_its_proportion_whatever_size_the_positions_are_for(tiny_config):
+    """DINOv2's positions are for 518 pixels, its images are resized to 256 and cropped to 224."""
+    model = ViTCustomForImageClassification(tiny_config)
+    crop = {"do_center_crop": True, "crop_size": {"height": 16, "width": 16}, "size": {"shortest_edge": 20}}
+    model, processor = resize_input(model, ViTCustomImageProcessor(**crop), 32)
+    assert (processor.size.shortest_edge, processor.crop_size.height, processor.crop_size.width) == (40, 32, 32)

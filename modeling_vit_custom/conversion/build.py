@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..modeling_vit_custom import ViTCustomForImageClassification, ViTCustomModel
+from ..position_vit_custom import sincos_table
 from .engine import ConversionError, Shapes, State, fill, read
 from .family import Family, Source
 from .structure import square_image_size, structure_of
@@ -32,14 +33,19 @@ class Conversion:
 
 def build(source: Source, family: Family) -> Conversion:
     """Translate every tensor, or raise ConversionError: nothing is initialised anew."""
+    if not family.matches(source.state):
+        raise ConversionError(f"{source.origin} is not of the family {family.name}: {family.lacks(source.state)}.")
     tensors, notes = read(family.table, source.state)
+    structure = structure_of(tensors)
     settings = family.settings(source, tensors)
     notes += settings.notes
-    fields = structure_of(tensors) | settings.fields | dict(source.flags)
+    fields = structure | settings.fields | dict(source.flags)
     if fields.get("image_size") is None:
-        fields["image_size"] = square_image_size(tensors, fields["patch_size"])
-    if fields["image_size"] is None:
-        raise ConversionError("the image size cannot be read off these tensors: give it with --image_size.")
+        size = square_image_size(tensors, fields["patch_size"])
+        if size is None:
+            raise ConversionError("the image size cannot be read off these tensors: give it with --image_size.")
+        fields["image_size"] = size
+        notes.append(f"image_size={size}: read off the positions; with pixels beyond the last patch, give --image_size")
     if "num_attention_heads" not in fields:
         fields["num_attention_heads"] = fields["hidden_size"] // HEAD_DIM
         notes.append(f"num_attention_heads={fields['num_attention_heads']}: taken as heads of {HEAD_DIM}")
@@ -51,6 +57,9 @@ def build(source: Source, family: Family) -> Conversion:
         config = ViTCustomConfig(**fields)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ConversionError(f"these tensors and settings are no model: {error}") from error
+    if config.position_embedding == "sincos2d":
+        computed = sincos_table(config.grid_hw, config.hidden_size)[None]
+        tensors.setdefault("vit.embeddings.position_embeddings", computed.to(next(iter(tensors.values())).dtype))
     model = load(config, fill(family.table, tensors, shapes_of(config)))
     processor = ViTCustomImageProcessor.for_model(config, **settings.processor)
     return Conversion(model, processor, family, notes)
@@ -64,9 +73,10 @@ def shapes_of(config: ViTCustomConfig) -> Shapes:
 
 
 def load(config: ViTCustomConfig, state: State) -> Converted:
-    """The model of these tensors."""
+    """The model of copies of these tensors, which may be views of one another or of a live source."""
     with torch.device("meta"):
         whole = ViTCustomForImageClassification(config)
-    whole.load_state_dict(dict(state), strict=True, assign=True)
+    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    whole.load_state_dict(own, strict=True, assign=True)
     model: Any = whole if config.num_labels else whole.vit
     return model.eval()

@@ -110,6 +110,22 @@ def averaged_heads(one: str, other: str) -> Row:
     return Row(("classifier.weight", "classifier.bias"), theirs, read, write)
 
 
+def respelled(state: State, spellings: Sequence[tuple[str, str]]) -> dict[str, torch.Tensor]:
+    """The same tensors with each (pattern, replacement) applied to every name in turn.
+
+    Raises ConversionError where two names become one.
+    """
+    renamed: dict[str, torch.Tensor] = {}
+    for old, tensor in state.items():
+        name = old
+        for pattern, replacement in spellings:
+            name = re.sub(pattern, replacement, name)
+        if name in renamed:
+            raise ConversionError(f"{old} and another tensor are both {name!r}: the file holds several models.")
+        renamed[name] = tensor
+    return renamed
+
+
 def read(table: Table, given: State) -> tuple[dict[str, torch.Tensor], list[str]]:
     """(our tensors, notes on what was left out), from a source's. Raises ConversionError for one left over."""
     made, left = _apply(table.rows, given)

@@ -47,10 +47,16 @@ class Family:
     settings: Callable[[Source, State], Settings]
 
     def matches(self, state: State) -> bool:
+        return not self.lacks(state)
+
+    def lacks(self, state: State) -> str:
+        """Which patterns rule these names out, in words; "" where none does."""
+
         def occurs(pattern: str) -> bool:
             return any(fnmatchcase(name, pattern) for name in state)
 
-        return all(map(occurs, self.present)) and not any(map(occurs, self.absent))
+        missing = [f"no {pattern!r}" for pattern in self.present if not occurs(pattern)]
+        return ", ".join(missing + [f"there is {pattern!r}" for pattern in self.absent if occurs(pattern)])
 
 
 def detect(families: list[Family], state: State) -> Family:

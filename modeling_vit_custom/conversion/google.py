@@ -1,0 +1,200 @@
+"""Google's `.npz` files: vision_transformer (ImageNet-21k, AugReg, SAM) and big_vision (also SigLIP, LiT).
+
+Shapes: D width, H heads, d = D / H, M hidden width of the MLP, p×q patch, C channels, L blocks, N patches.
+"""
+
+import math
+import os
+import zipfile
+import zlib
+from fnmatch import fnmatchcase
+from functools import partial
+
+import numpy as np
+import torch
+
+from .engine import ConversionError, Row, State, Table, folded_positions, listed, respelled, same
+from .family import Family, Settings, Source, resolve
+from .preprocessing import BILINEAR, HALF, image_side, resize_and_crop, squash
+
+_PREFIXES = ("", "params/", "params/img/", "opt/target/")
+_STEM = "embedding/kernel"
+_POSITIONS = "pos_embedding"
+_POSITIONS_WITH_CLS = "Transformer/posembed_input/pos_embedding"
+# Older spelling -> newer
+_SPELLINGS = (
+    (r"^Transformer/pos_embedding$", _POSITIONS),
+    (r"^(probe$|(?:LayerNorm|MlpBlock|MultiHeadDotProductAttention)_0/)", r"MAPHead_0/\1"),
+)
+_REFUSED = {
+    "conv_root/*": "a hybrid, whose patches come from a ResNet",
+    "block*/unit*": "a hybrid, whose patches come from a ResNet",
+    "MixerBlock_*": "an MLP-Mixer",
+}
+
+
+def read_npz(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The arrays of the image tower under their flax names; what lies beside the tower keeps its whole name.
+
+    Prefixes are cut off, blocks stacked along a depth axis are taken apart, bfloat16 becomes float32. A position table
+    that begins with the class token's is called "Transformer/posembed_input/pos_embedding", another "pos_embedding".
+    Raises ConversionError for a file that cannot be read, that needs unpickling, or that holds no plain ViT.
+    """
+    state = _load(path)
+    prefix = next((prefix for prefix in _PREFIXES if prefix + _STEM in state), None)
+    if prefix is None:
+        raise ConversionError(f"{path}: no {_STEM!r} among {listed(sorted(state))}: no ViT of Google's.")
+    state = respelled(state, [(f"^{prefix}", ""), *_SPELLINGS])
+    for pattern, what in _REFUSED.items():
+        if any(fnmatchcase(name, pattern) for name in state):
+            raise ConversionError(f"{path}: {what}: no place in this architecture.")
+    if state[_STEM].ndim != 4:
+        raise ConversionError(f"{path}: NaFlex, which embeds flattened patches: no place in this architecture.")
+    return _with_named_positions(_unstacked(state))
+
+
+def _load(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: _tensor(archive[name]) for name in archive.files}
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConversionError(f"{path} cannot be read as .npz, and nothing in it was unpickled: {error}") from error
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """An array as a tensor; numpy has no bfloat16 and stores it as two bytes of nothing."""
+    if array.dtype == np.dtype("V2"):
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).float()
+    return torch.from_numpy(array)
+
+
+def _unstacked(state: State) -> dict[str, torch.Tensor]:
+    """Transformer/encoderblock/… [L, …] as Transformer/encoderblock_0/… and so on."""
+    unstacked: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith("Transformer/encoderblock/"):
+            rest = name.removeprefix("Transformer/encoderblock")
+            unstacked |= {f"Transformer/encoderblock_{i}{rest}": block for i, block in enumerate(tensor)}
+        else:
+            unstacked[name] = tensor
+    return unstacked
+
+
+def _with_named_positions(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Positions called by whether they begin with the class token's, which their place and number tell."""
+    if "cls" not in state and _POSITIONS_WITH_CLS in state:
+        state[_POSITIONS] = state.pop(_POSITIONS_WITH_CLS)
+    elif "cls" in state and _POSITIONS in state:
+        patches = state[_POSITIONS].shape[1] - 1
+        if math.isqrt(patches) ** 2 == patches:  # big_vision decides by the same rule
+            state[_POSITIONS_WITH_CLS] = state.pop(_POSITIONS)
+    return state
+
+
+def table(heads: int = 1) -> Table:
+    """The rows of both libraries. `heads` shapes what is written; what is read has its own."""
+    block, ours = "Transformer/encoderblock_{i}", "vit.layers.{i}"
+    cls, positions = "vit.embeddings.cls_token", "vit.embeddings.position_embeddings"
+    pooler, map_head = "vit.pooler.attention_pooling", "MAPHead_0"
+    rows = [
+        *_dense("vit.embeddings.patch_embeddings.projection", "embedding", (3, 2, 0, 1)),
+        folded_positions([(cls, "cls")], positions, _POSITIONS_WITH_CLS),
+        same(cls, "cls"),
+        same(positions, _POSITIONS),
+        *_norm(f"{ours}.layernorm_before", f"{block}/LayerNorm_0"),
+        *_norm("vit.layernorm", "Transformer/encoder_norm"),
+        same(f"{pooler}.query", f"{map_head}/probe"),
+        *_attention(f"{pooler}.attention", f"{map_head}/MultiHeadDotProductAttention_0", heads),
+        *_norm(f"{pooler}.layernorm", f"{map_head}/LayerNorm_0"),
+        *_mlp(f"{pooler}.mlp", f"{map_head}/MlpBlock_0"),
+        *_dense("pre_logits.0", "pre_logits"),
+        *_dense("classifier", "head"),
+    ]
+    for attention, norm, mlp in ((1, 2, 3), (0, 1, 0)):  # vision_transformer counts all layers, big_vision each kind
+        rows += [
+            *_attention(f"{ours}.attention", f"{block}/MultiHeadDotProductAttention_{attention}", heads),
+            *_norm(f"{ours}.layernorm_after", f"{block}/LayerNorm_{norm}"),
+            *_mlp(f"{ours}.mlp", f"{block}/MlpBlock_{mlp}"),
+        ]
+    unused = {"params/*": "not of the image tower", "opt/*": "the optimiser's state", "chrono/*": "training's clock"}
+    return Table(rows, unused=unused)
+
+
+def _dense(ours: str, theirs: str, order: tuple[int, ...] = (1, 0)) -> list[Row]:
+    """flax has the outputs on the last axis, we on the first."""
+    back = tuple(order.index(axis) for axis in range(len(order)))
+    kernel = Row(
+        (f"{ours}.weight",), (f"{theirs}/kernel",), lambda x: (x.permute(order),), lambda x: (x.permute(back),)
+    )
+    return [kernel, same(f"{ours}.bias", f"{theirs}/bias")]
+
+
+def _norm(ours: str, theirs: str) -> list[Row]:
+    return [same(f"{ours}.weight", f"{theirs}/scale"), same(f"{ours}.bias", f"{theirs}/bias")]
+
+
+def _mlp(ours: str, theirs: str) -> list[Row]:
+    return [*_dense(f"{ours}.fc1", f"{theirs}/Dense_0"), *_dense(f"{ours}.fc2", f"{theirs}/Dense_1")]
+
+
+def _attention(ours: str, theirs: str, heads: int) -> list[Row]:
+    """Projections into heads [D, H, d] with biases [H, d], and out of them [H, d, D] with a bias [D]."""
+    rows = []
+    for name in ("query", "key", "value"):
+        rows += [
+            Row(
+                (f"{ours}.{name[0]}_proj.weight",),
+                (f"{theirs}/{name}/kernel",),
+                lambda x: (x.flatten(1).T,),
+                lambda x: (x.T.unflatten(1, (heads, -1)),),
+            ),
+            Row(
+                (f"{ours}.{name[0]}_proj.bias",),
+                (f"{theirs}/{name}/bias",),
+                lambda x: (x.flatten(),),
+                lambda x: (x.unflatten(0, (heads, -1)),),
+            ),
+        ]
+    out = Row(
+        (f"{ours}.o_proj.weight",),
+        (f"{theirs}/out/kernel",),
+        lambda x: (x.flatten(0, 1).T,),
+        lambda x: (x.T.unflatten(0, (heads, -1)),),
+    )
+    return [*rows, out, same(f"{ours}.o_proj.bias", f"{theirs}/out/bias")]
+
+
+def _settings(source: Source, tensors: State, whose: str) -> Settings:
+    given = {**source.config, **source.flags}
+    defaults = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+    fields, notes = resolve(given, {name: name for name in defaults}, defaults, whose)
+    if "hidden_act" not in given:
+        notes.append("timm and transformers run these weights with the exact GELU: --hidden_act gelu")
+    fields["position_interpolation"] = "bilinear_align_corners"
+    if kernels := [kernel for name, kernel in source.state.items() if name.endswith("/query/kernel")]:
+        fields["num_attention_heads"] = kernels[0].shape[1]
+    attends = "vit.pooler.attention_pooling.query" in tensors
+    if "vit.embeddings.cls_token" not in tensors and not attends:
+        fields["pooling"] = "mean"
+    if "vit.embeddings.position_embeddings" not in tensors:
+        fields["position_embedding"] = "sincos2d"
+        notes.append(
+            "the file has no positions: sine-cosine ones are computed for the image size given. At another size "
+            "big_vision computes them anew, this model resamples them"
+        )
+    processor, said = _preprocessing(image_side(source, tensors), crop=whose == "big_vision" and not attends)
+    return Settings(fields, {**HALF, **processor, **source.processor}, [*notes, f"{said}, as {whose} documents"])
+
+
+def _preprocessing(side: int, crop: bool) -> tuple[dict, str]:
+    unlike = "bilinear (there without antialiasing, here with it), mean and standard deviation 0.5"
+    if crop:
+        resized = round(side * 256 / 224)
+        return resize_and_crop(resized, side, BILINEAR), f"shorter edge resized to {resized}, centre cropped, {unlike}"
+    return squash(BILINEAR), f"the whole image resized, {unlike}"
+
+
+FAMILIES = [
+    Family(name, (f"Transformer/encoderblock_*/{mlp}/*",), (), table(), partial(_settings, whose=name))
+    for name, mlp in (("vision_transformer", "MlpBlock_3"), ("big_vision", "MlpBlock_0"))
+]

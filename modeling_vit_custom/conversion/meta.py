@@ -1,0 +1,241 @@
+"""Meta's `.pth` files: DeiT, DeiT III, DINO, MAE, DINOv2 and DINOv3.
+
+They hold tensors only, so heads, eps, position rule and preprocessing are those of the repository each comes from.
+
+Shapes: D width, H heads, d = D / H, P prefix tokens, N patches, R registers.
+"""
+
+import argparse
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from .engine import (
+    ConversionError,
+    Row,
+    State,
+    Table,
+    averaged_heads,
+    folded_positions,
+    listed,
+    packed,
+    respelled,
+    same,
+)
+from .family import Family, Settings, Source, resolve
+from .preprocessing import BICUBIC, BILINEAR, IMAGENET, image_side, resize_and_crop, squash
+
+Preparation = Callable[[int], tuple[dict[str, Any], str]]  # side -> image processor settings, in words
+_WRAPPERS = ("model", "state_dict", "teacher")
+_SPELLINGS = (
+    (r"^(module\.|backbone\.)+", ""),
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # blocks in chunks, numbered through
+)
+
+
+def read_pth(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The tensors of a `.pth` file under the names of `canonical`; nothing in it is executed.
+
+    Raises ConversionError for a file that is no such file, or holds more than tensors and plain values.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # DeiT and MAE keep their command line
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConversionError(f"{path} cannot be read as tensors, and nothing in it was executed: {reason}") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict):
+        raise ConversionError(f"{path} holds a {type(loaded).__name__} instead of named tensors.")
+    if other := [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]:
+        raise ConversionError(f"{path} holds no tensors but others under {listed(other)}.")
+    return canonical(loaded)
+
+
+def canonical(state: State) -> dict[str, torch.Tensor]:
+    """The same tensors without wrappers' prefixes, with blocks numbered through."""
+    return respelled(state, _SPELLINGS)
+
+
+def _masked_bias() -> Row:
+    """DINOv3's bias of q, k and v with the mask that multiplies it, 0 on k."""
+
+    def read(bias: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (bias * mask).chunk(3)
+
+    def write(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        q, k, v = parts
+        return torch.cat(parts), torch.cat([torch.ones_like(q), (k != 0).to(k.dtype), torch.ones_like(v)])
+
+    names = tuple(f"{_OURS}.attention.{name}_proj.bias" for name in "qkv")
+    return Row(names, (f"{_BLOCK}.attn.qkv.bias", f"{_BLOCK}.attn.qkv.bias_mask"), read, write)
+
+
+_BLOCK, _OURS = "blocks.{i}", "vit.layers.{i}"
+_CLS = ("vit.embeddings.cls_token", "cls_token")
+_POSITIONS = ("vit.embeddings.position_embeddings", "pos_embed")
+_ROWS = [
+    same("vit.embeddings.patch_embeddings.projection.{p}", "patch_embed.proj.{p}"),
+    *(
+        same(f"{_OURS}.{ours}.{{p}}", f"{_BLOCK}.{theirs}.{{p}}")
+        for ours, theirs in {
+            "layernorm_before": "norm1",
+            "attention.o_proj": "attn.proj",
+            "layernorm_after": "norm2",
+            "mlp.fc1": "mlp.fc1",
+            "mlp.fc2": "mlp.fc2",
+            "mlp.gate_proj": "mlp.w1",
+            "mlp.up_proj": "mlp.w2",
+            "mlp.down_proj": "mlp.w3",
+        }.items()
+    ),
+    _masked_bias(),
+    packed([f"{_OURS}.attention.{name}_proj.{{p}}" for name in "qkv"], f"{_BLOCK}.attn.qkv.{{p}}"),
+    packed([f"{_OURS}.mlp.{name}_proj.{{p}}" for name in ("gate", "up")], f"{_BLOCK}.mlp.w12.{{p}}"),
+    *(
+        same(f"{_OURS}.layer_scale{k}.lambda1", f"{_BLOCK}.{name}")
+        for k in "12"
+        for name in (f"ls{k}.gamma", f"gamma_{k}")
+    ),
+    same("vit.layernorm.{p}", "norm.{p}"),
+    same("vit.pooler.layernorm.{p}", "fc_norm.{p}"),
+    averaged_heads("head", "head_dist"),
+    same("classifier.{p}", "head.{p}"),
+    same("classifier.{p}", "linear_head.{p}"),
+]
+_UNUSED = {
+    "mask_token": "the mask token only serves pre-training",
+    "decoder_*": "the decoder of pre-training",
+    "head.mlp.*": "a head of pre-training",
+    "head.last_layer.*": "a head of pre-training",
+    "dino_head.*": "a head of pre-training",
+    "ibot_head.*": "a head of pre-training",
+    "local_cls_norm.*": "only serves pre-training on small crops",
+    "rope_embed.periods": "computed from rope_theta, which they tell",
+}
+_ZERO = ["vit.layers.*.attention.?_proj.bias"]
+
+_REGISTERS = "vit.embeddings.register_tokens"
+_PLAIN = Table([folded_positions([_CLS], *_POSITIONS), *_ROWS], _ZERO, _UNUSED)
+_DISTILLED = Table([folded_positions([_CLS, (_REGISTERS, "dist_token")], *_POSITIONS), *_ROWS], _ZERO, _UNUSED)
+_UNFOLDED = Table([same(*_CLS), same(*_POSITIONS), *_ROWS], _ZERO, _UNUSED)
+_WITH_REGISTERS = Table([same(_REGISTERS, "register_tokens"), *_PLAIN.rows], _ZERO, _UNUSED)
+_ROTARY = Table([same(*_CLS), same(_REGISTERS, "storage_tokens"), *_ROWS], _ZERO, _UNUSED)
+
+
+def _settings(
+    source: Source,
+    tensors: State,
+    whose: str,
+    assumed: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    prepare: Preparation,
+) -> Settings:
+    """assumed: defaults that differ from the common ones.   fixed: what holds of the whole family, or how to see it."""
+    fixed = {name: value(source, tensors) if callable(value) else value for name, value in fixed.items()}
+    gated = "vit.layers.0.mlp.gate_proj.weight" in tensors
+    defaults = {"hidden_act": "silu" if gated else "gelu", "layer_norm_eps": 1e-6, **assumed}
+    if "num_attention_heads" not in fixed and _width(tensors) in _HEADS:
+        defaults["num_attention_heads"] = _HEADS[_width(tensors)]
+    given = {**source.config, **source.flags}
+    fields, notes = resolve(given, {name: name for name in (*defaults, "num_attention_heads")}, defaults, whose)
+    processor, said = prepare(image_side(source, tensors))
+    said = f"{said}; ImageNet's mean and standard deviation: as the repository of {whose} evaluates"
+    return Settings(fields | fixed, {**IMAGENET, **processor, **source.processor}, [*notes, said])
+
+
+_HEADS = {1280: 16}  # every ViT-H of DeiT III and MAE; other widths have heads of 64
+
+
+def _width(tensors: State) -> int:
+    return tensors["vit.embeddings.patch_embeddings.projection.weight"].shape[0]
+
+
+def _joined(pooling: str) -> Callable[[Source, State], str]:
+    """`pooling` where the classifier sees two vectors, else the class token."""
+
+    def choose(_: Source, tensors: State) -> str:
+        head = tensors.get("classifier.weight")
+        return pooling if head is not None and head.shape[1] == 2 * _width(tensors) else "cls"
+
+    return choose
+
+
+def _rotary_heads(source: Source, tensors: State) -> int:
+    """H, as d / 4 periods are stored."""
+    return _width(tensors) // (4 * len(_periods(source)))
+
+
+def _rope_theta(source: Source, tensors: State) -> float:
+    """The base θ of the periods θ^(4i/d), which a file may have rounded to bfloat16."""
+    periods = _periods(source)
+    exponents = torch.arange(len(periods), dtype=torch.float64) / len(periods)
+    theta = float((periods[-1] ** (1 / exponents[-1])).round())
+    if not torch.allclose(periods, theta**exponents, rtol=1e-2, atol=0):
+        raise ConversionError(f"rope_embed.periods={periods.tolist()}: not the powers of one base that are known here.")
+    return theta
+
+
+def _periods(source: Source) -> torch.Tensor:
+    periods = source.state["rope_embed.periods"].double()
+    if periods.ndim != 1 or len(periods) < 2:
+        raise ConversionError(f"rope_embed.periods has shape {tuple(periods.shape)}: a quarter of a head is needed.")
+    return periods
+
+
+def _by_ratio(side: int) -> tuple[dict[str, Any], str]:
+    resized = int(side * 256 / 224)
+    return resize_and_crop(resized, side, BICUBIC), f"shorter edge resized to {resized} (bicubic), centre cropped"
+
+
+def _by_ratio_up_to_224(side: int) -> tuple[dict[str, Any], str]:
+    """MAE resizes images of more than 224 pixels to their size itself."""
+    if side <= 224:
+        return _by_ratio(side)
+    return resize_and_crop(side, side, BICUBIC), f"shorter edge resized to {side} (bicubic), centre cropped"
+
+
+def _to_224(side: int) -> tuple[dict[str, Any], str]:
+    return resize_and_crop(256, 224, BICUBIC), "shorter edge resized to 256 (bicubic), centre cropped to 224"
+
+
+def _whole(side: int) -> tuple[dict[str, Any], str]:
+    return squash(BILINEAR), "the whole image resized (bilinear)"
+
+
+_BICUBIC = {"position_interpolation": "bicubic"}
+_OFFSET = {"position_interpolation": "bicubic_offset", "pooling": _joined("cls_mean")}
+_ANTIALIASED = {"position_interpolation": "bicubic_antialias", "pooling": _joined("cls_mean")}
+_ROPE = {"rope_theta": _rope_theta, "num_attention_heads": _rotary_heads, "pooling": _joined("cls_mean")}
+_QKV = "blocks.*.attn.qkv.weight"
+
+# name, names that occur, names that do not, table, defaults, what holds of the family, preprocessing
+_FAMILIES: list[
+    tuple[str, tuple[str, ...], tuple[str, ...], Table, dict[str, Any], dict[str, Any], Preparation]
+] = [
+    # DeiT, DINO, and MAE's encoder without its decoder look alike
+    ("meta_vit", (_QKV, "cls_token", "norm.weight"), ("dist_token", "*.gamma*", "decoder_*"), _PLAIN, {}, _BICUBIC,
+     _by_ratio),
+    ("meta_deit, distilled", (_QKV, "dist_token"), (), _DISTILLED, {}, {**_BICUBIC, "pooling": _joined("cls_register")},
+     _by_ratio),
+    ("meta_deit3", (_QKV, "blocks.*.gamma_1"), (), _UNFOLDED, {}, _BICUBIC, _by_ratio),
+    ("meta_mae", (_QKV, "decoder_*", "norm.weight"), (), _PLAIN, {}, _BICUBIC, _by_ratio_up_to_224),
+    ("meta_mae, fine-tuned", (_QKV, "cls_token", "fc_norm.weight"), (), _PLAIN, {}, {**_BICUBIC, "pooling": "mean"},
+     _by_ratio_up_to_224),
+    ("meta_dinov2", (_QKV, "blocks.*.ls1.gamma", "pos_embed"), ("register_tokens",), _PLAIN, {}, _OFFSET, _to_224),
+    ("meta_dinov2_with_registers", (_QKV, "blocks.*.ls1.gamma", "register_tokens"), (), _WITH_REGISTERS, {},
+     _ANTIALIASED, _to_224),
+    ("meta_dinov3", (_QKV, "storage_tokens", "rope_embed.periods"), (), _ROTARY,
+     {"layer_norm_eps": 1e-5, "image_size": 224}, _ROPE, _whole),
+]  # fmt: skip
+
+FAMILIES = [
+    Family(name, present, absent, rows, partial(_settings, whose=name, assumed=assumed, fixed=fixed, prepare=prepare))
+    for name, present, absent, rows, assumed, fixed, prepare in _FAMILIES
+]
