@@ -1,0 +1,1 @@
+"""Publishing: what is staged, checked, described and uploaded to the Hub."""
