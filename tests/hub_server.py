@@ -52,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request: finds the route, applies its fault, answers."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     hub: Hub
 
     def log_message(self, format: str, *args: Any) -> None:

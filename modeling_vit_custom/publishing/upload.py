@@ -32,7 +32,7 @@ T = TypeVar("T")
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt
 TRANSIENT = {408, 429, 500, 502, 503, 504}
 STALE = 412
-KEPT = {".gitattributes"}  # written by the Hub itself: says what is stored as a large file
+KEPT = {".gitattributes"}  # written by the Hub itself: what it stores as a large file; neither sent nor deleted
 EXPLAINED = {
     400: "the Hub refused the content",
     401: "the Hub does not know you: run `hf auth login`, or set HF_TOKEN to a token that may write",
@@ -105,7 +105,8 @@ def commit_holding(folder: str | Path, repo_id: str, *, revision: str | None = N
 
 def files_of(folder: str | Path) -> dict[str, Path]:
     """{name in the repository: file}. Raises PublishError where there is none."""
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+    everything = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*"))}
+    found = {name: path for name, path in everything.items() if path.is_file() and name not in KEPT}
     if not found:
         raise PublishError(f"{folder} holds no files: nothing to publish.")
     return found
