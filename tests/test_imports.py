@@ -46,6 +46,7 @@ SUB_PACKAGES = {
     "data": set(),
     "evaluation": {"data", "inference"},
     "inference": {"data"},
+    "publishing": {"data", "evaluation", "inference", "serving"},
     "training": {"data", "evaluation", "inference"},
 }
 
