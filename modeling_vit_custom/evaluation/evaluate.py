@@ -215,7 +215,12 @@ Writes the metrics as JSON and, for single-label models, confusion_matrix.png be
         default="raise",
         help="an image that cannot be read stops the run (default), or is left out and listed in the output",
     )
-    parser.add_argument("--trust_remote_code", action="store_true", help="run other people's code in --model")
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run other people's code in --model; of a Hub id, pin --revision",
+    )
+    parser.add_argument("--revision", metavar="COMMIT", help="of a Hub id: commit, tag or branch (default: main)")
     return parser
 
 
@@ -232,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    model, processor = load_classifier(args.model, args.trust_remote_code)
+    model, processor = load_classifier(args.model, args.trust_remote_code, revision=args.revision)
     config: Any = model.config
     examples = load_eval_examples(
         args.data_dir,
@@ -245,7 +250,13 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     result = evaluate_model(model, processor, examples, args.batch_size, args.num_workers, on_error=args.on_error)
     seconds = time.perf_counter() - start
-    context = {"model": args.model, "data": args.data_dir, "device": str(model.device), "seconds": seconds}
+    context = {
+        "model": args.model,
+        "revision": args.revision,
+        "data": args.data_dir,
+        "device": str(model.device),
+        "seconds": seconds,
+    }
     written = [write_json(args.output, result.report(**context))]
     if result.confusion is not None:
         from .plots import plot_confusion_matrix

@@ -125,6 +125,7 @@ def predict(
     overwrite: bool = False,
     follow_links: bool = False,
     trust_remote_code: bool = False,
+    revision: str | None = None,
     processes: Processes | None = None,
 ) -> Summary:
     """Predicts every image of `inputs` (files and folders) with the saved `model`; writes the lines `output`.
@@ -134,7 +135,7 @@ def predict(
     images and for an output that may not be continued, OSError for a model that is not there.
     """
     processes = processes or Processes()
-    classifier, processor = load_classifier(model, trust_remote_code)
+    classifier, processor = load_classifier(model, trust_remote_code, revision=revision)
     lines = ResumableLines(output)
 
     def plan() -> tuple[list[str], list[str], list[int], int]:
@@ -142,6 +143,7 @@ def predict(
         settings = {"top_k": top_k, "embeddings": embeddings}
         identity = {
             "model": model,
+            "revision": revision,
             **settings,
             "vit_custom": __version__,
             "fingerprint": fingerprint(classifier, processor, settings),
@@ -195,7 +197,12 @@ without any GPU, or it starts one process only). Embeddings are read back by
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")
     parser.add_argument("--overwrite", action="store_true", help="discard what the output holds and start afresh")
     parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of a folder")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run other people's code in --model")
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run other people's code in --model; of a Hub id, pin --revision",
+    )
+    parser.add_argument("--revision", metavar="COMMIT", help="of a Hub id: commit, tag or branch (default: main)")
     return parser
 
 

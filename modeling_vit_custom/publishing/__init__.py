@@ -1,1 +1,1 @@
-"""Publishing: what is staged, checked, described and uploaded to the Hub."""
+"""Publishing: a saved model staged, scanned, checked, and proven by golden outputs."""

@@ -1,0 +1,130 @@
+"""The Python of a published folder: which files its configurations reach, and whether they are ours.
+
+transformers runs the module that an `auto_map` or `custom_pipelines` entry names, and every module it imports
+relatively, found by a regular expression; nothing here runs any of it.
+"""
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..inference.json_files import read_json
+
+CONFIGS = ("config.json", "preprocessor_config.json")
+SHIPPED = Path(__file__).parents[1]
+VERSION = f"vit-custom {__version__}"
+# As transformers.dynamic_module_utils.get_relative_imports finds siblings, in comments and docstrings too.
+_RELATIVE = re.compile(r"^\s*from\s+\.(\S+)\s+import|^\s*import\s+\.(\S+)\s*$", re.MULTILINE)
+_REFERENCE = re.compile(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)")
+
+
+def read_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What config.json and preprocessor_config.json hold. Raises ValueError for other than JSON tables."""
+    found = []
+    for name in CONFIGS:
+        if not isinstance(content := read_json(folder / name), dict):
+            raise ValueError(f"{name} holds a {type(content).__name__}; it must be a table.")
+        found.append(content)
+    return found[0], found[1]
+
+
+def references(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(where it stands, `module.Class`) of every entry that names code, of config.json and preprocessor_config.json.
+
+    Raises ValueError for a table of another form.
+    """
+    for file, table in zip(CONFIGS, (config, processor), strict=True):
+        for name, target in _table(file, table, "auto_map").items():
+            targets = target if isinstance(target, dict) else dict(enumerate(target)) if isinstance(target, list) else {}
+            yield from ((f"{file} auto_map[{name!r}][{key!r}]", each) for key, each in targets.items())
+            if not targets:
+                yield f"{file} auto_map[{name!r}]", target
+    for task, entry in _table("config.json", config, "custom_pipelines").items():
+        yield f"config.json custom_pipelines[{task!r}]", entry.get("impl") if isinstance(entry, dict) else entry
+
+
+def _table(file: str, mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = mapping.get(name) or {}
+    if not isinstance(table, dict):
+        raise ValueError(f"{file}: {name} is {type(table).__name__}; it must be a table of names.")
+    return table
+
+
+def parse_reference(where: str, reference: Any) -> tuple[str, str]:
+    """(module, class) of "module.Class". Raises ValueError for a path and for code of another repository."""
+    if isinstance(reference, str) and "--" in reference:
+        raise ValueError(
+            f"{where} is {reference!r}: it runs the newest code of another repository, whatever revision is pinned. "
+            "Save the model again, so that it names its own files."
+        )
+    if not isinstance(reference, str) or (match := _REFERENCE.fullmatch(reference)) is None:
+        raise ValueError(f"{where} is {reference!r}: write module.Class, the module a file beside config.json.")
+    return match[1], match[2]
+
+
+def reached_modules(folder: Path, config: Mapping[str, Any], processor: Mapping[str, Any]) -> list[str]:
+    """File names of all modules that loading the folder can run, sorted.
+
+    Raises ValueError where an entry does not lead to a class in this folder, or an import to no file of it.
+    """
+    todo: list[tuple[str, str]] = []
+    for where, reference in references(config, processor):
+        module, class_name = parse_reference(where, reference)
+        if class_name not in _classes(folder, module, where):
+            raise ValueError(f"{where} names {reference}: {module}.py defines no class {class_name}.")
+        todo.append((where, module))
+    found: dict[str, None] = {}
+    while todo:
+        where, module = todo.pop()
+        if f"{module}.py" in found:
+            continue
+        found[f"{module}.py"] = None
+        for sibling in relative_imports(_source(folder, module, where)):
+            if not sibling.isidentifier():
+                raise ValueError(f"{module}.py imports .{sibling}: a published folder is flat, import .module only.")
+            todo.append((f"{module}.py", sibling))
+    return sorted(found)
+
+
+def relative_imports(source: str) -> list[str]:
+    """The siblings that transformers would fetch along with a module of this text."""
+    return [plain or odd for plain, odd in _RELATIVE.findall(source)]
+
+
+def _source(folder: Path, module: str, where: str) -> str:
+    path = folder / f"{module}.py"
+    if path.is_symlink() or not path.is_file():
+        raise ValueError(f"{where} needs {module}.py, which is not in the folder. Save the model again.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{module}.py is not UTF-8 text.") from error
+
+
+def _classes(folder: Path, module: str, where: str) -> set[str]:
+    try:
+        tree = ast.parse(_source(folder, module, where))
+    except (SyntaxError, RecursionError) as error:
+        raise ValueError(f"{module}.py is not Python: {error}") from error
+    return {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def foreign_code(folder: Path) -> list[str]:
+    """The .py files anywhere in `folder` that are not, byte for byte, a module shipped with this package."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if not _is_shipped(path, folder)
+    )
+
+
+def _is_shipped(path: Path, folder: Path) -> bool:
+    ours = SHIPPED / path.name
+    is_module = path.parent == folder and path.name.endswith("_vit_custom.py") and ours.is_file()
+    return is_module and _digest(ours) == _digest(path)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
