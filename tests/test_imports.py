@@ -46,6 +46,8 @@ SUB_PACKAGES = {
     "data": set(),
     "evaluation": {"data", "inference"},
     "inference": {"data"},
+    "publishing": {"data", "evaluation", "inference", "serving"},
+    "serving": {"data", "inference"},
     "training": {"data", "evaluation", "inference"},
 }
 

@@ -1,0 +1,1 @@
+"""Publishing: from a trained folder to a repository that anyone can check."""
