@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import GitCommitInfo, RepoFile
+from huggingface_hub.utils import validate_repo_id
 
 try:  # the client's own HTTP library, which has changed its name
     from httpx2 import TransportError
@@ -43,6 +44,18 @@ EXPLAINED = {
 
 class PublishError(RuntimeError):
     """What stood in the way of publishing, and the way out; never holds a token."""
+
+
+def check_target(repo_id: str, revision: str | None) -> None:
+    """Raises PublishError for a name that no repository can have, and for a revision that is no branch."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishError(str(error)) from error
+    if "/" not in repo_id:
+        raise PublishError(f"{repo_id!r} lacks its owner: give NAMESPACE/{repo_id}, your user name or organisation.")
+    if revision is not None and (revision.startswith("refs/") or len(revision) == 40):
+        raise PublishError(f"--revision {revision} is no branch: give the name of one, which is made if need be.")
 
 
 def upload_folder(
@@ -182,7 +195,7 @@ class Repository:
                 )
             if pause is None:
                 raise failure
-            print(f"{self.named['repo_id']}: not committed ({short(http_cause(failure) or failure)}); again in {pause:g} s")
+            print(f"{self.named['repo_id']}: not committed; again in {pause:g} s ({short(http_cause(failure) or failure)})")
             time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
