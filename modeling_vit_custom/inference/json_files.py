@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-MAX_JSON_BYTES = 64 * 1024**2
-
 
 def json_safe(value: Any) -> Any:
     """`value` with numpy turned into Python and every NaN or infinity into None."""
@@ -40,34 +38,6 @@ def readable_json(value: Any, pad: str = "") -> str:
         lines = [readable_json(item, inner) for item in value]
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     return f"{opening}\n{inner}" + f",\n{inner}".join(lines) + f"\n{pad}{closing}"
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """What a JSON file holds, as strictly as it was written.
-
-    Raises ValueError, naming the file, for what is no JSON (NaN, a key given twice, other text) and for a file
-    beyond `MAX_JSON_BYTES`; OSError where it cannot be read.
-    """
-    path = Path(path)
-    if (size := path.stat().st_size) > MAX_JSON_BYTES:
-        raise ValueError(f"{path.name} has {size:,} bytes: more than {MAX_JSON_BYTES:,} are not read.")
-    try:
-        text = path.read_text(encoding="utf-8", errors="strict")
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not JSON: {error}") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
-    return found
 
 
 def write_json(path: str | os.PathLike, value: Any) -> Path:

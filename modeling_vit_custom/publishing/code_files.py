@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..inference.json_files import read_json
+from ..weight_files_vit_custom import parse_strict_json
 
 CONFIGS = ("config.json", "preprocessor_config.json")
+MAX_JSON_BYTES = 16 * 1024**2
 SHIPPED = Path(__file__).parents[1]
 VERSION = f"vit-custom {__version__}"
 # As transformers.dynamic_module_utils.get_relative_imports finds siblings, in comments and docstrings too.
@@ -22,14 +23,17 @@ _RELATIVE = re.compile(r"^\s*from\s+\.(\S+)\s+import|^\s*import\s+\.(\S+)\s*$", 
 _REFERENCE = re.compile(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object a JSON file holds. Raises ValueError for NaN, repeated keys, other content, and a huge file."""
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise ValueError(f"{path.name} has {size:,} bytes: JSON of more than {MAX_JSON_BYTES:,} is not read.")
+    return parse_strict_json(path.read_bytes(), path.name)
+
+
 def read_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What config.json and preprocessor_config.json hold. Raises ValueError for other than JSON tables."""
-    found = []
-    for name in CONFIGS:
-        if not isinstance(content := read_json(folder / name), dict):
-            raise ValueError(f"{name} holds a {type(content).__name__}; it must be a table.")
-        found.append(content)
-    return found[0], found[1]
+    """What config.json and preprocessor_config.json hold. Raises ValueError, or OSError where one is missing."""
+    config, processor = (read_json(folder / name) for name in CONFIGS)
+    return config, processor
 
 
 def references(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

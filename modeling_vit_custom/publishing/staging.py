@@ -1,14 +1,13 @@
 """What may be published, copied into a clean folder: an allow-list, so that nothing is published by oversight."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..inference.json_files import read_json
-from .code_files import CONFIGS, SHIPPED, VERSION, foreign_code, reached_modules, read_configs
+from ..weight_files_vit_custom import check_weight_map
+from .code_files import CONFIGS, SHIPPED, VERSION, foreign_code, reached_modules, read_configs, read_json
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # Published where present, beside weights and reached modules.
@@ -106,27 +105,23 @@ def _plan(model_dir: Path) -> Plan:
 def weight_files(folder: Path) -> list[str]:
     """Names of the weights that transformers loads: model.safetensors, or an index and its shards.
 
-    Raises ValueError where there are none, or the index names other files than shards of this folder.
+    Raises ValueError where there are none, or some of what an index names are missing.
     """
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     if not (folder / WEIGHTS_INDEX).is_file():
         raise ValueError(f"there is no {WEIGHTS}: save the model as safetensors, which is save_pretrained's default.")
-    return [WEIGHTS_INDEX, *sorted(set(read_index(folder).values()))]
+    shards = sorted(set(read_index(folder).values()))
+    if missing := [name for name in shards if not (folder / name).is_file()]:
+        raise ValueError(f"{WEIGHTS_INDEX} names {missing[0]}, which is not in the folder: save the model again.")
+    return [WEIGHTS_INDEX, *shards]
 
 
 def read_index(folder: Path) -> dict[str, str]:
-    """Tensor name -> shard, of model.safetensors.index.json. Raises ValueError for any other content."""
-    index = read_json(folder / WEIGHTS_INDEX)
-    table = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(table, dict) or not table:
-        raise ValueError(f"{WEIGHTS_INDEX} has no weight_map.")
-    for name, shard in table.items():
-        if not isinstance(shard, str) or not fnmatchcase(shard, "model-*.safetensors") or Path(shard).name != shard:
-            raise ValueError(f"{WEIGHTS_INDEX} puts {name!r} into {json.dumps(shard)}: shards are model-*.safetensors.")
-        if not (folder / shard).is_file():
-            raise ValueError(f"{WEIGHTS_INDEX} names {shard}, which is not in the folder.")
-    return table
+    """Tensor name -> shard, of model.safetensors.index.json. Raises ValueError for names that are no shards."""
+    weight_map = read_json(folder / WEIGHTS_INDEX).get("weight_map")
+    check_weight_map(weight_map, WEIGHTS_INDEX)
+    return weight_map  # type: ignore[return-value]
 
 
 def _entries(model_dir: Path) -> Iterator[Path]:

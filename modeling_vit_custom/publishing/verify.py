@@ -1,0 +1,114 @@
+"""Verify a model: a folder, or a repository on the Hub at one commit, downloaded into an empty folder."""
+
+import argparse
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from .checks import iterate_checks
+from .golden import GOLDEN
+from .report import Check, show
+from .staging import PICKLES
+
+MAX_FILES = 1_000
+MAX_BYTES = 50 * 1024**3
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class VerifyError(ValueError):
+    """It could not be verified as asked; the message says why."""
+
+
+def verify(source: str, revision: str | None = None, trust_remote_code: bool = False) -> bool:
+    """Prints PASS or FAIL for each check of a folder or a Hub id; returns whether all have passed.
+
+    Raises VerifyError where there is nothing to verify, OSError where the Hub cannot be reached.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise VerifyError(f"{source} is a folder and has no --revision {revision}.")
+        return show(_checks(folder, trust_remote_code))
+    if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise VerifyError(f"{source} is no folder: give one, or a Hub id such as user/name.")
+    with downloaded(source, revision) as folder:
+        return show(_checks(folder, trust_remote_code))
+
+
+def _checks(folder: Path, trust_remote_code: bool) -> Iterator[Check]:
+    yield from iterate_checks(folder, trust_remote_code)
+    if not (folder / GOLDEN).exists():
+        yield Check("golden images", False, f"not run: there is no {GOLDEN}, which says what the model must answer")
+
+
+@contextmanager
+def downloaded(repo_id: str, revision: str | None) -> Iterator[Path]:
+    """A folder with the files of a repository at one commit, none from any cache; it is removed at the end.
+
+    Nothing is downloaded before the list of its files is known to be sensible. Raises VerifyError.
+    """
+    try:
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+    except (HFValidationError, HfHubHTTPError) as error:
+        raise VerifyError(f"{repo_id}: {str(error).splitlines()[0]}") from error
+    commit = info.sha or ""
+    print(f"{repo_id} at commit {commit}", flush=True)
+    if not _COMMIT.fullmatch(revision or ""):
+        print(f"{revision or 'main'} is that commit now and may be another tomorrow: pin it with --revision {commit}")
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    check_listing(repo_id, sizes)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "repository"
+        snapshot_download(repo_id, revision=commit, local_dir=folder, cache_dir=Path(scratch) / "cache")
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes on the download
+        yield folder
+
+
+def check_listing(repo_id: str, sizes: dict[str, int]) -> None:
+    """Raises VerifyError for a repository of absurd size and for files that run code when read."""
+    if len(sizes) > MAX_FILES or sum(sizes.values()) > MAX_BYTES:
+        raise VerifyError(
+            f"{repo_id} has {len(sizes):,} files of {sum(sizes.values()) / 1e9:.1f} GB; more than {MAX_FILES:,} or "
+            f"{MAX_BYTES / 1e9:.0f} GB are not downloaded."
+        )
+    for name in sizes:
+        if any(fnmatchcase(name.rsplit("/", 1)[-1].lower(), pattern) for pattern in PICKLES):
+            raise VerifyError(f"{repo_id} holds {name}, not safetensors: reading it can run code. Not downloaded.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="verify",
+        description="Verify a saved classifier: files, weights, code, labels, golden outputs; PASS or FAIL for each.",
+        epilog="""examples:
+  %(prog)s outputs/quickstart
+  %(prog)s user/name --revision 0123456789abcdef0123456789abcdef01234567
+
+A folder is verified offline. A repository is downloaded into an empty folder, at one commit. What can be seen
+without running its code is checked first; its code runs after that, in a fresh process, if it is byte for byte
+the code of this package, or with --trust_remote_code. That process is no sandbox.
+Exit codes: 0 all passed, 1 some failed, 2 it could not be verified.""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="REPO_OR_DIR", help="saved model folder, or a Hub id")
+    parser.add_argument("--revision", metavar="SHA", help="commit of a Hub id; a branch or tag moves")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that differs from this package's")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0 all passed, 1 some failed, 2 it could not be verified."""
+    args = build_parser().parse_args(argv)
+    try:
+        return 0 if verify(args.source, args.revision, args.trust_remote_code) else 1
+    except (VerifyError, OSError) as error:
+        print(f"verify: {error}", file=sys.stderr)
+        return 2
