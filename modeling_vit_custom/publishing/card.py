@@ -217,7 +217,7 @@ def figure(name: str, scores: Mapping[str, Any], n: int) -> str:
     z = 1.96
     centre = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + (z / (2 * n)) ** 2)
-    return f"{value:.1%} (95% interval {centre - half:.1%} to {centre + half:.1%})"
+    return f"{value:.1%} ({centre - half:.1%} to {centre + half:.1%})"
 
 
 def number(value: Any) -> str:
@@ -283,9 +283,7 @@ def examples(folder: Path) -> list[dict[str, Any]]:
 def list_files(folder: Path) -> dict[str, str]:
     """Name or pattern -> what it is, for all that lies in the folder but the card itself."""
     names = sorted(path.name for path in folder.iterdir() if path.name != "README.md")
-    known = {
-        Markup(f"`{pattern}`"): what for pattern, what in FILES.items() if any(fnmatch(name, pattern) for name in names)
-    }
+    known = {pattern: what for pattern, what in FILES.items() if any(fnmatch(name, pattern) for name in names)}
     return known | {name: "" for name in names if not any(fnmatch(name, pattern) for pattern in FILES)}
 
 
