@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.metrics import confusion_matrix
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
