@@ -170,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, body: bytes, kind: str, repo: str, revision: str | None) -> Reply:
         repository = self.readable(kind, repo)
         commit = repository.at(revision)
-        siblings = [{"rfilename": path} for path in sorted(commit.files)]
+        siblings = [{"rfilename": path, "size": len(file.data)} for path, file in sorted(commit.files.items())]
         found = {"_id": repo, "id": repo, "sha": commit.sha, "private": repository.private, "siblings": siblings}
         if card := commit.files.get("README.md"):
             data = ModelCard(card.data.decode()).data.to_dict()

@@ -21,8 +21,10 @@ from PIL import Image
 from .._version import __version__
 from ..data.folders import readable_suffixes
 from .card import write_card
-from .checks import Check, check_folder
+from .checks import iterate_checks
+from .code_files import foreign_code
 from .golden import MAX_IMAGES, write_golden
+from .report import Check
 from .secrets import scan_secrets
 from .staging import stage
 from .upload import PublishError, check_target, commit_holding, files_of, upload_folder
@@ -49,18 +51,19 @@ def publish(
     examples: Sequence[str | Path] = (),
     message: str | None = None,
     space: bool = False,
+    trust_remote_code: bool = False,
 ) -> str:
     """Publishes a saved classifier; returns the 40-hex sha of the commit that holds model and code.
 
     revision: the branch, made if there is none (default: main).   examples: images of the golden outputs, published
     with them; without any, those in `model_dir`/examples, or else drawn ones: no photograph goes up unasked.
-    space: also publish the demo, as a Space of the same name.   RUNS THE CODE OF THE FOLDER, in a fresh process.
-    Raises PublishError; nothing has been uploaded then, unless it says so.
+    space: also publish the demo, as a Space of the same name.   trust_remote_code: run code of the folder, in a fresh
+    process, where it is not this package's.   Raises PublishError; nothing has been uploaded then, unless it says so.
     """
     check_target(repo_id, revision)
     with tempfile.TemporaryDirectory() as temporary:
         staging, demo = Path(temporary) / "model", Path(temporary) / "space"
-        describe = prepare(model_dir, staging, repo_id, origin, examples)
+        describe = prepare(model_dir, staging, repo_id, origin, examples, trust_remote_code)
         sha = commit_holding(staging, repo_id, revision=revision, besides=CARD)
         if sha is None:
             message = message or f"Publish with ViT Custom {__version__}"
@@ -80,7 +83,12 @@ def publish(
 
 
 def prepare(
-    model_dir: str | Path, staging: Path, repo_id: str, origin: Origin, examples: Sequence[str | Path] = ()
+    model_dir: str | Path,
+    staging: Path,
+    repo_id: str,
+    origin: Origin,
+    examples: Sequence[str | Path] = (),
+    trust_remote_code: bool = False,
 ) -> Callable[[str], object]:
     """Fills `staging` with all that is to be published, and checks it.
 
@@ -89,6 +97,10 @@ def prepare(
     """
     try:
         stage(Path(model_dir), staging)
+        if (foreign := foreign_code(staging)) and not trust_remote_code:
+            raise PublishError(
+                f"{', '.join(foreign)}: not this package's code. Read it, then pass --trust_remote_code."
+            )
         metrics, run = (_read(staging / name) for name in ("metrics.json", "training_args.json"))
         with tempfile.TemporaryDirectory() as drawn:
             images = [Path(image) for image in examples] or images_in(Path(model_dir) / "examples")
@@ -99,7 +111,7 @@ def prepare(
             return write_card(staging, repo_id, metrics=metrics, run=run, revision=sha, **asdict(origin))
 
         describe()
-        demand(check_folder(staging))
+        demand(iterate_checks(staging, trust_remote_code))
     except (ValueError, OSError) as error:
         raise PublishError(f"{model_dir}: {error}") from error
     return describe
@@ -119,12 +131,11 @@ def demand(checks: Iterable[Check]) -> None:
     """Prints every check; raises PublishError with those that failed."""
     failed = []
     for check in checks:
-        line = f"{'PASS' if check.passed else 'FAIL'}  {check.name}: {check.detail}"
-        print(line)
+        print(check, flush=True)
         if not check.passed:
-            failed.append(line)
+            failed.append(str(check))
     if failed:
-        raise PublishError("\n".join(["not uploaded, checks failed:", *failed]))
+        raise PublishError("\n".join(["not uploaded, these checks failed:", *failed]))
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -190,7 +201,7 @@ def build_parser() -> argparse.ArgumentParser:
   %(prog)s outputs/photos me/photos --license mit --base_model me/base --datasets me/pictures --space
 
 The repository's branch becomes equal to what is staged: other files in it are deleted, and named. Without --examples
-the golden outputs are those of MODEL_DIR/examples, or of drawn pictures. First log in: `hf auth login`, or HF_TOKEN.""",
+the golden outputs are those of MODEL_DIR/examples, or of drawn pictures. Log in first: `hf auth login`.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model_dir", metavar="MODEL_DIR", help="a folder that training or save_pretrained made")
@@ -204,6 +215,7 @@ the golden outputs are those of MODEL_DIR/examples, or of drawn pictures. First 
     parser.add_argument("--base_model", metavar="ID", help="what it was fine-tuned from, on the Hub")
     parser.add_argument("--examples", nargs="+", default=[], metavar="IMAGE", help="up to 5 images, to be published")
     parser.add_argument("--message", help="of the commit")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that differs from this package's")
     return parser
 
 
@@ -216,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_target(repo_id, args["revision"])
         origin = find_origin(model_dir, **given)
         if dry_run:
-            show_staged(model_dir, repo_id, origin, args["examples"], args["space"])
+            show_staged(model_dir, repo_id, origin, args["space"], args["examples"], args["trust_remote_code"])
             return 0
         sha = publish(model_dir, repo_id, origin, **args)
     except PublishError as error:
@@ -226,10 +238,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def show_staged(model_dir: str, repo_id: str, origin: Origin, examples: Sequence[str], space: bool) -> None:
+def show_staged(model_dir: str, repo_id: str, origin: Origin, space: bool, *how: Any) -> None:
     """Leaves in a new folder what would be published and prints its files; contacts nothing."""
     folder = Path(tempfile.mkdtemp(prefix="publish-"))
-    prepare(model_dir, folder / "model", repo_id, origin, examples)
+    prepare(model_dir, folder / "model", repo_id, origin, *how)
     if space:
         prepare_space(folder / "space", repo_id, "0" * 40)
     print(f"\nstaged, not uploaded: {folder}")

@@ -162,12 +162,12 @@ class Repository:
         return str(patiently(lambda: self.api.repo_info(**self.named, revision=branch)).sha)
 
     def files(self, revision: str) -> dict[str, RepoFile]:
-        tree = patiently(lambda: list(self.api.list_repo_tree(**self.named, revision=revision, recursive=True)))
+        tree = self.api.list_repo_tree(**self.named, revision=revision, recursive=True)  # patient by itself
         return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
     def commits(self, branch: str) -> list[GitCommitInfo]:
         """Newest first."""
-        return patiently(lambda: self.api.list_repo_commits(**self.named, revision=branch))
+        return self.api.list_repo_commits(**self.named, revision=branch)  # patient by itself
 
     def commit(self, operations: list, branch: str, parent: str, files: Mapping[str, Path], message: str) -> str:
         """One commit on `parent` that makes the branch hold `files`; its sha, also where only the answer was lost."""
@@ -195,7 +195,8 @@ class Repository:
                 )
             if pause is None:
                 raise failure
-            print(f"{self.named['repo_id']}: not committed; again in {pause:g} s ({short(http_cause(failure) or failure)})")
+            reason = short(http_cause(failure) or failure)
+            print(f"{self.named['repo_id']}: not committed; again in {pause:g} s ({reason})")
             time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 

@@ -9,6 +9,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 
+from .args import ViTTrainingArguments
 from .optim import decay_parameter_names
 from .pushing import Pusher
 
@@ -22,6 +23,8 @@ class ViTCustomTrainer(Trainer):
     path stay off in it.
     """
 
+    args: ViTTrainingArguments
+
     def __init__(self, *args: Any, frozen: nn.Module | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.frozen = frozen
@@ -29,7 +32,7 @@ class ViTCustomTrainer(Trainer):
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Makes the repository. Raises UsageError where this user could not publish."""
         self.pusher = Pusher(self.args)
-        self.hub_model_id = self.pusher.repo_id
+        self.hub_model_id = self.args.hub_model_id  # type: ignore[assignment]
         if self.is_world_process_zero():
             self.pusher.open()
 
@@ -73,7 +76,7 @@ class ViTCustomTrainer(Trainer):
         if self.args.push_to_hub:
             self.pusher.wait()
 
-    def push_to_hub(self, commit_message: str | None = None, revision: str | None = None) -> str | None:  # type: ignore[override]
+    def push_to_hub(self, commit_message: str | None = None, revision: str | None = None) -> str | None:
         """Saves the model and publishes the output folder; returns the sha, or None in other processes than the first.
 
         Raises PublishError, with the command that tries again.
