@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.hub.fault(name)
         if fault and fault.before:
             fault.before()
-        failing = fault is not None and fault.before is None and fault.truncate is None
+        failing = fault is not None and fault.before is None
         reply = Reply({"error": "injected"}, status=(fault.status if fault and fault.status else 503))
         if not failing or (fault and fault.after_effect):
             try:
@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault and failing and fault.status is None:
             self.close_connection = True
             return
-        self.send(reply, fault.truncate if fault else None)
+        self.send(reply, name)
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_request
 
@@ -94,16 +94,17 @@ class Handler(BaseHTTPRequestHandler):
                 return name, getattr(self, method), values
         return "none", self.nothing, {}
 
-    def send(self, reply: Reply, truncate: int | None) -> None:
+    def send(self, reply: Reply, route: str) -> None:
         body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
         self.send_response(reply.status)
         for key, value in {"Content-Length": str(len(body)), **reply.headers}.items():
             self.send_header(key, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body[:truncate])
-        if truncate is not None:
-            self.close_connection = True
+        if self.command == "HEAD":
+            return
+        if len(body) > self.hub.cuts.get(route, len(body)):
+            body, self.close_connection = body[: self.hub.cuts.pop(route)], True
+        self.wfile.write(body)
 
     # Who may do what
 

@@ -83,7 +83,6 @@ class Fault:
     times: int
     status: int | None = None
     after_effect: bool = False
-    truncate: int | None = None
     before: Callable[[], object] | None = None
 
 
@@ -97,6 +96,7 @@ class Hub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.faults: list[Fault] = []
+        self.cuts: dict[str, int] = {}
         self.requests: list[tuple[str, str]] = []
         self.with_token: list[tuple[str, str]] = []
         self.lock = threading.RLock()
@@ -107,9 +107,9 @@ class Hub:
         """Answers with `status` (None: cuts the connection) before, or after, the request has had its effect."""
         self.faults.append(Fault(route, times, status, after_effect))
 
-    def truncate_next(self, route: str, after: int, times: int = 1) -> None:
-        """Cuts the connection after so many bytes of the body."""
-        self.faults.append(Fault(route, times, truncate=after))
+    def cut_next(self, route: str, after: int) -> None:
+        """Cuts the connection after so many bytes of the route's next answer that has more."""
+        self.cuts[route] = after
 
     def before_next(self, route: str, action: Callable[[], object]) -> None:
         """Calls `action` before the next request of a route: somebody else's commit, a pause."""

@@ -260,7 +260,7 @@ def test_a_revision_pins_content(hub, folder, tmp_path):
 
 def test_a_download_that_is_cut_off_is_completed(hub, folder):
     sha = publish(folder)
-    hub.truncate_next("download", after=100_000)
+    hub.cut_next("download", after=100_000)
     path = hf_hub_download(REPO, "model.safetensors", revision=sha)
     assert load_file(path)["weight"].equal(torch.arange(50_000.0))
     assert sum(method == "GET" and path.endswith("model.safetensors") for method, path in hub.requests) == 2
