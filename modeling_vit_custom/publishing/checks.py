@@ -6,7 +6,6 @@ Each check is a function that returns what it looked at, or raises ValueError sa
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from .code_files import VERSION, foreign_code, reached_modules, read_configs, re
 from .golden import GOLDEN, GoldenError, compare_golden, measure, read_golden
 from .report import Check
 from .secrets import scan_secrets
-from .staging import CONFIGS, PICKLES, WEIGHTS_INDEX, read_index, weight_files
+from .staging import CONFIGS, WEIGHTS_INDEX, is_pickle, read_index, weight_files
 
 MAX_CARD_BYTES = 1024**2
 # First bytes of files that a careless reader would execute or unpack, whatever they are called.
@@ -131,7 +130,7 @@ def required_files(folder: Path) -> str:
 def no_pickles(folder: Path) -> str:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        if any(fnmatchcase(path.name.lower(), pattern) for pattern in PICKLES):
+        if is_pickle(name):
             raise ValueError(f"{name} is not safetensors: reading it can run code. Remove it.")
         with open(path, "rb") as file:
             start = file.read(8)
@@ -148,7 +147,9 @@ def configuration(folder: Path) -> str:
 def _load_config(folder: Path) -> Any:
     stored, _ = read_configs(folder)
     if stored.get("model_type") != ViTCustomConfig.model_type:
-        raise ValueError(f"config.json: model_type is {stored.get('model_type')!r}, not {ViTCustomConfig.model_type!r}.")
+        raise ValueError(
+            f"config.json: model_type is {stored.get('model_type')!r}, not {ViTCustomConfig.model_type!r}."
+        )
     config: Any = ViTCustomConfig.from_dict(stored)
     if not config.id2label:
         raise ValueError("config.json: there are no labels; publish a model with a classifier.")
@@ -163,7 +164,9 @@ def auto_map(folder: Path) -> str:
     )
     for file, table, required in tables:
         if missing := [name for name in required if name not in (table.get("auto_map") or {})]:
-            raise ValueError(f"{file}: auto_map has no {missing[0]}, so that the Auto class finds no code. Save it again.")
+            raise ValueError(
+                f"{file}: auto_map has no {missing[0]}, so that the Auto class finds no code. Save it again."
+            )
     target = config["auto_map"]["AutoModelForImageClassification"]
     if config.get("architectures") != [target.partition(".")[2]]:
         raise ValueError(
@@ -190,7 +193,9 @@ def weight_headers(folder: Path) -> str:
     for name in names:
         with safe_open(folder / name, framework="pt") as file:
             if (written := (file.metadata() or {}).get("format")) != "pt":
-                raise ValueError(f"{name}: its metadata say format={written!r}, not 'pt': save it with save_pretrained.")
+                raise ValueError(
+                    f"{name}: its metadata say format={written!r}, not 'pt': save it with save_pretrained."
+                )
             tensors = set(file.keys())
         if (folder / WEIGHTS_INDEX).is_file() and len(names) > 1:
             promised = {tensor for tensor, shard in read_index(folder).items() if shard == name}

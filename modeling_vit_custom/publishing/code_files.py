@@ -43,7 +43,9 @@ def references(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Itera
     """
     for file, table in zip(CONFIGS, (config, processor), strict=True):
         for name, target in _table(file, table, "auto_map").items():
-            targets = target if isinstance(target, dict) else dict(enumerate(target)) if isinstance(target, list) else {}
+            targets = (
+                target if isinstance(target, dict) else dict(enumerate(target)) if isinstance(target, list) else {}
+            )
             yield from ((f"{file} auto_map[{name!r}][{key!r}]", each) for key, each in targets.items())
             if not targets:
                 yield f"{file} auto_map[{name!r}]", target
@@ -119,9 +121,7 @@ def _classes(folder: Path, module: str, where: str) -> set[str]:
 
 def foreign_code(folder: Path) -> list[str]:
     """The .py files anywhere in `folder` that are not, byte for byte, a module shipped with this package."""
-    return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if not _is_shipped(path, folder)
-    )
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if not _is_shipped(path, folder))
 
 
 def _is_shipped(path: Path, folder: Path) -> bool:

@@ -133,5 +133,10 @@ def _entries(model_dir: Path) -> Iterator[Path]:
             yield path
 
 
+def is_pickle(name: str) -> bool:
+    """Whether a file's name says that reading it can run code, or is not what is published here."""
+    return any(fnmatchcase(name.rpartition("/")[2].lower(), pattern) for pattern in PICKLES)
+
+
 def _reason(name: str) -> str:
     return next(reason for patterns, reason in REASONS if any(fnmatchcase(name, pattern) for pattern in patterns))
