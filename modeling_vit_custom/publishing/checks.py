@@ -19,7 +19,7 @@ from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessorPil
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..weight_files_vit_custom import check_shapes, read_headers, some
-from .code_files import VERSION, foreign_code, reached_modules, read_configs, read_json
+from .code_files import VERSION, foreign_code, parse_reference, reached_modules, read_configs, read_json
 from .golden import GOLDEN, GoldenError, compare_golden, measure, read_golden
 from .report import Check
 from .secrets import scan_secrets
@@ -147,9 +147,7 @@ def configuration(folder: Path) -> str:
 def _load_config(folder: Path) -> Any:
     stored, _ = read_configs(folder)
     if stored.get("model_type") != ViTCustomConfig.model_type:
-        raise ValueError(
-            f"config.json: model_type is {stored.get('model_type')!r}, not {ViTCustomConfig.model_type!r}."
-        )
+        raise ValueError(f"config.json: model_type is {stored.get('model_type')!r}, not 'vit_custom'.")
     config: Any = ViTCustomConfig.from_dict(stored)
     if not config.id2label:
         raise ValueError("config.json: there are no labels; publish a model with a classifier.")
@@ -159,19 +157,19 @@ def _load_config(folder: Path) -> Any:
 def auto_map(folder: Path) -> str:
     config, processor = read_configs(folder)
     modules = reached_modules(folder, config, processor)
-    tables = (("config.json", config, ("AutoConfig", "AutoModelForImageClassification")),) + (
-        ("preprocessor_config.json", processor, ("AutoImageProcessor",)),
-    )
-    for file, table, required in tables:
-        if missing := [name for name in required if name not in (table.get("auto_map") or {})]:
-            raise ValueError(
-                f"{file}: auto_map has no {missing[0]}, so that the Auto class finds no code. Save it again."
-            )
+    for name, file, table in (
+        ("AutoConfig", "config.json", config),
+        ("AutoModelForImageClassification", "config.json", config),
+        ("AutoImageProcessor", "preprocessor_config.json", processor),
+    ):
+        if name not in (table.get("auto_map") or {}):
+            raise ValueError(f"{file}: auto_map has no {name}, so that class finds no code. Save it again.")
     target = config["auto_map"]["AutoModelForImageClassification"]
-    if config.get("architectures") != [target.partition(".")[2]]:
+    _, class_name = parse_reference("config.json auto_map['AutoModelForImageClassification']", target)
+    if config.get("architectures") != [class_name]:
         raise ValueError(
-            f"config.json: architectures is {config.get('architectures')}, AutoModelForImageClassification is {target}: "
-            "publish the classifier, not another class of the model."
+            f"config.json: architectures is {config.get('architectures')}, AutoModelForImageClassification is "
+            f"{target}: publish the classifier, not another class of the model."
         )
     for task, entry in (config.get("custom_pipelines") or {}).items():
         _check_pipeline_entry(task, entry)
@@ -258,7 +256,7 @@ def image_processor(folder: Path) -> str:
     height, width = config.image_hw
     if made != {"height": height, "width": width}:
         raise ValueError(
-            f"preprocessor_config.json: {key or 'do_resize=False'} gives {made or 'images of any size'}, the model takes "
+            f"preprocessor_config.json: {key or 'do_resize=False'} gives {made or 'any size'}, the model takes "
             f"{height}x{width}: make it with ViTCustomImageProcessor.for_model(config)."
         )
     return f"{height}x{width} px, {config.num_channels} channels, as the model takes"
@@ -279,7 +277,7 @@ def model_card(folder: Path) -> str:
             raise ValueError(f"README.md: {name} is {data.get(name)!r}; pipeline(model=…) needs {value!r}.")
     if not data.get("license"):
         raise ValueError("README.md: there is no license; nobody may use a model without one.")
-    return f"library_name, pipeline_tag, license {data.license}"
+    return f"library_name, pipeline_tag, license {data.get('license')}"
 
 
 def no_secrets(folder: Path) -> str:

@@ -43,12 +43,11 @@ def references(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Itera
     """
     for file, table in zip(CONFIGS, (config, processor), strict=True):
         for name, target in _table(file, table, "auto_map").items():
-            targets = (
-                target if isinstance(target, dict) else dict(enumerate(target)) if isinstance(target, list) else {}
-            )
-            yield from ((f"{file} auto_map[{name!r}][{key!r}]", each) for key, each in targets.items())
-            if not targets:
-                yield f"{file} auto_map[{name!r}]", target
+            where = f"{file} auto_map[{name!r}]"
+            if isinstance(target, dict) and target:  # a class for each backend
+                yield from ((f"{where}[{key!r}]", each) for key, each in target.items())
+            else:
+                yield where, target
     for task, entry in _table("config.json", config, "custom_pipelines").items():
         yield f"config.json custom_pipelines[{task!r}]", entry.get("impl") if isinstance(entry, dict) else entry
 

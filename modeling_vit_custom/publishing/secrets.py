@@ -33,8 +33,8 @@ _PATTERNS = {
 _SECRET_FILES = (".env", ".env.*", "*.env", ".netrc", "_netrc", ".git-credentials", "*.pem", "id_rsa*", "id_ed25519*")
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic")
 _PERSONAL_TAGS = {
-    "ImageDescription": "description", "Artist": "artist", "CameraOwnerName": "owner", "BodySerialNumber": "serial number",
-    "UserComment": "comment", "XPComment": "comment", "XPAuthor": "author",
+    "ImageDescription": "description", "Artist": "artist", "CameraOwnerName": "owner",
+    "BodySerialNumber": "serial number", "UserComment": "comment", "XPComment": "comment", "XPAuthor": "author",
 }  # fmt: skip
 MAX_PIXELS = 50_000_000  # of an image whose text is read
 MAX_HEADER = 16 * 1024**2  # bytes of a safetensors header that is searched
