@@ -124,7 +124,10 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         if expected_keys is None:
             _check_fit(model, info, load_config)
         elif lacking := sorted(info.missing_keys & set(expected_keys)):
-            raise RuntimeError(f"The adapter lacks weights of its own configuration: {some(lacking)}.")
+            raise RuntimeError(
+                f"Of the adapter these weights were not found: {some(lacking)}. Load the base model and then the "
+                "adapter with peft.PeftModel.from_pretrained."
+            )
         model._weights_were_checked = True
         return info, offloaded
 
