@@ -15,6 +15,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from .code_files import is_shipped
+
 _NO_SECRETS = ("Base64HighEntropyString", "HexHighEntropyString", "IPPublicDetector")
 # Lines that would silence detect-secrets: a file may not vouch for itself.
 _SELF_VOUCHING = "detect_secrets.filters.allowlist.is_line_allowlisted"
@@ -70,6 +72,8 @@ def _scan_file(path: Path) -> Iterator[str]:
         yield ": a file of secrets by its name"
     if path.suffix.lower() in _IMAGES:
         yield from _scan_image(path)
+    elif is_shipped(path):
+        return  # public already
     elif path.suffix == ".safetensors":
         yield from (f": {kind} in its metadata" for kind in _kinds_in(_safetensors_metadata(path)))
     else:
