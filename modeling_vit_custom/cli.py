@@ -9,6 +9,7 @@ COMMANDS = {
     "train": ("training.recipe", "train or fine-tune an image classifier"),
     "evaluate": ("evaluation.evaluate", "measure a saved classifier on labelled images"),
     "predict": ("inference.predict", "classify image files, one JSON line each"),
+    "publish": ("publishing.publish", "check a saved classifier and upload it to the Hub"),
     "verify": ("publishing.verify", "prove what a saved classifier, or one on the Hub, holds and answers"),
     "quickstart": ("training.quickstart", "MNIST digits: train, evaluate, and serve from a fresh process"),
 }

@@ -48,7 +48,8 @@ SUB_PACKAGES = {
     "evaluation": {"data", "inference"},
     "inference": {"data"},
     "publishing": {"data", "evaluation", "inference", "serving"},
-    "training": {"data", "evaluation", "inference"},
+    "serving": {"data", "inference"},
+    "training": {"data", "evaluation", "inference", "publishing"},
 }
 
 

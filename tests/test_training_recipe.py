@@ -2,6 +2,7 @@
 
 import csv
 import json
+import platform
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,16 @@ def test_metrics_are_those_of_the_saved_model(trained, folder):
     right = [classify(str(path), top_k=1)[0]["label"] == path.parent.name for path in files]
     assert np.mean(right) == pytest.approx(metrics["test"]["accuracy"])
     assert metrics["test"]["accuracy"] > 0.8, "nought and one are easily told apart"
+    assert metrics["per_label"]["split"] == "test"
+    assert [row["support"] for row in metrics["per_label"]["rows"]] == [4, 4]
+    assert sum(row["recall"] * row["support"] for row in metrics["per_label"]["rows"]) == np.sum(right)
+
+
+def test_environment_is_recorded_without_names_of_the_machine(trained):
+    run = json.loads((trained[0] / "training_args.json").read_text())
+    environment = run["environment"]
+    assert environment["torch"] == torch.__version__ and environment["cpu_cores"] >= 1 and environment["device"]
+    assert platform.node() not in json.dumps(run)
 
 
 def test_best_model_by_validation_is_the_one_saved(trained):
@@ -119,7 +130,10 @@ def test_resuming_gives_the_same_model_bit_for_bit(folder, tmp_path):
     shutil.copytree(tmp_path / "whole" / "checkpoint-6", cut / "checkpoint-6")
     shutil.copytree(tmp_path / "whole" / "checkpoint-9", cut / "checkpoint-9")
     (cut / "checkpoint-9" / "trainer_state.json").write_text("{")  # killed while saving: passed over
-    tiny_train(cut, *flags)
+    run = json.loads((cut / "training_args.json").read_text())
+    run["environment"] |= {"torch": "0.0", "device": "another"}  # is described, not compared
+    (cut / "training_args.json").write_text(json.dumps(run))
+    assert tiny_train(cut, *flags)["train"]["resumed"]
     assert not (cut / "checkpoint-3").exists(), "it went on from step 6, not from the start"
     history = [
         json.loads((path / "checkpoint-12" / "trainer_state.json").read_text()) for path in (tmp_path / "whole", cut)

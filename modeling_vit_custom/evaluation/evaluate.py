@@ -4,7 +4,6 @@ Shapes: N examples, C classes, T regression targets.
 """
 
 import argparse
-import platform
 import sys
 import time
 from collections.abc import Mapping
@@ -13,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 from sklearn.metrics import confusion_matrix
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from .._version import __version__
 from ..data.examples import MULTI_LABEL, REGRESSION, Examples
 from ..data.raw import listed
 from ..data.sources import load_eval_examples
+from ..inference.environment import versions
 from ..inference.forward import PreparedImages, run_batches
 from ..inference.json_files import write_json
 from ..inference.loading import load_classifier, problem_type_of
@@ -69,12 +66,7 @@ class Evaluation:
             **tables,
             "skipped": [{"name": name, "error": error} for name, error in self.skipped.items()],
             "notes": self.notes,
-            "versions": {
-                "vit_custom": __version__,
-                "transformers": transformers.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         }
 
 

@@ -25,6 +25,7 @@ from ..data.labels import plan_head
 from ..data.mnist5k import write_mnist5k
 from ..data.sources import load_splits, with_label_ids
 from ..image_processing_vit_custom import ViTCustomImageProcessor
+from ..inference.environment import hardware, versions
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..pretrained_vit_custom import resize_input
 from .args import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, config_overrides
@@ -155,6 +156,7 @@ def describe_run(
         },
         "training": {name: getattr(training_args, name) for name in PUBLISHED}
         | {"processes": training_args.world_size},
+        "environment": versions() | hardware(training_args.device),
     }
 
 

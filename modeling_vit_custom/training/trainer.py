@@ -7,20 +7,34 @@ import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import HubStrategy
 
+from .args import ViTTrainingArguments
 from .optim import decay_parameter_names
+from .pushing import Pusher
 
 
 class ViTCustomTrainer(Trainer):
     """Decays matrices only, keeps a frozen part in eval mode, stops at a loss that is no number, writes no pickle.
 
+    What it pushes to the Hub is staged, checked and complete: see `pushing`.
+
     frozen: the part of the model that is not trained (its parameters require no gradient); dropout and drop
     path stay off in it.
     """
 
+    args: ViTTrainingArguments
+
     def __init__(self, *args: Any, frozen: nn.Module | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.frozen = frozen
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Makes the repository. Raises UsageError where this user could not publish."""
+        self.pusher = Pusher(self.args)
+        self.hub_model_id = self.args.hub_model_id  # type: ignore[assignment]
+        if self.is_world_process_zero():
+            self.pusher.open()
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return decay_parameter_names(model)
@@ -49,3 +63,23 @@ class ViTCustomTrainer(Trainer):
         """Model, code and processor; not `training_args.bin`, a pickle that can hold a token."""
         super()._save(output_dir, state_dict)
         (Path(output_dir or self.args.output_dir or ".") / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's, but pushes nothing: `push_to_hub` does, when metrics and pictures are there too."""
+        super().save_model(output_dir, _internal_call=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero() and self.args.hub_strategy == HubStrategy.EVERY_SAVE:
+            self.pusher.push_checkpoint(checkpoint_folder, f"Training in progress, step {self.state.global_step}")
+
+    def _finish_current_push(self) -> None:
+        if self.args.push_to_hub:
+            self.pusher.wait()
+
+    def push_to_hub(self, commit_message: str | None = None, revision: str | None = None) -> str | None:
+        """Saves the model and publishes the output folder; returns the sha, or None in other processes than the first.
+
+        Raises PublishError, with the command that tries again.
+        """
+        self.save_model()
+        return self.pusher.push_final(commit_message, revision) if self.is_world_process_zero() else None
