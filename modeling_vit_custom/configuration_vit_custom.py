@@ -67,6 +67,16 @@ _PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classificati
 _MAX_SIDE = 32_768
 _MAX_TOKENS = 1_048_576
 _MAX_LABELS = 1_000_000
+_MAX_PARAMETERS = 30_000_000_000  # the largest published Vision Transformer has 22 billion (arXiv 2302.05442)
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+# Keys of a stored configuration that transformers and we write besides the fields below. All others are left out:
+# some name code or files to load (`attn_implementation` a kernel, `transformers_weights` a file).
+_SERVICE_KEYS = {
+    "_commit_hash", "_name_or_path", "architectures", "auto_map", "chunk_size_feed_forward", "custom_pipelines",
+    "dtype", "id2label", "is_encoder_decoder", "label2id", "model_type", "num_labels", "out_features", "out_indices",
+    "output_attentions", "output_hidden_states", "problem_type", "quantization_config", "return_dict",
+    "stage_names", "torch_dtype", "transformers_version",
+}  # fmt: skip
 
 
 @strict
@@ -166,8 +176,18 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        """As in transformers, but overrides are validated like stored values, and a new `num_labels` is a new head."""
-        stored = dict(config_dict)
+        """As in transformers, but overrides are validated like stored values, and a new `num_labels` is a new head.
+
+        Stored keys that are no field are left out with a warning; a keyword of the same name still counts.
+        """
+        own = cls.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+        known = {name for name in own if not name.startswith("_")} | _SERVICE_KEYS
+        stored = {name: value for name, value in config_dict.items() if name in known}
+        if foreign := sorted(set(config_dict) - known):
+            logger.warning(
+                f"The stored configuration has keys that are no field of ViTCustomConfig, left out: {foreign[:20]}. "
+                "Perhaps a newer version wrote it."
+            )
         if "id2label" in kwargs or "label2id" in kwargs:
             _drop(stored, "id2label", "label2id", "num_labels")
         elif kwargs.get("num_labels") not in (None, len(stored.get("id2label") or {})):
@@ -182,6 +202,9 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
                 setattr(self, name, tuple(getattr(self, name)))
         if "num_labels" in kwargs:
             _require_label_count(kwargs["num_labels"])
+        for dtype in (self.dtype, kwargs.get("torch_dtype")):
+            if isinstance(dtype, str) and dtype not in _DTYPES:
+                _refuse("dtype", dtype, f"must be one of {', '.join(_DTYPES)}")
         self._read_labels(kwargs.get("num_labels"))
         self._validate_bounds()
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
@@ -235,6 +258,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         """The one validation: impossible values raise ValueError naming field, value and fix."""
         self._validate_bounds()
         self._validate_grid()
+        self._validate_parameters()
         self._validate_fields_together()
         self._validate_labels()
 
@@ -264,6 +288,18 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if self.stem == "conv" and (max(patch) == 1 or any(side & (side - 1) for side in patch)):
             _refuse("patch_size", self.patch_size, "stem='conv' halves the image: use powers of two, at least 2")
+
+    def _validate_parameters(self):
+        width, pixels = self.hidden_size, math.prod(self.patch_hw) * self.num_channels
+        blocks = self.num_hidden_layers * (4 * width**2 + 2 * width * self.intermediate_size)
+        about = blocks + width * (pixels + math.prod(self.grid_hw) + self.num_labels)
+        if about > _MAX_PARAMETERS:
+            _refuse(
+                "hidden_size", width,
+                f"with num_hidden_layers={self.num_hidden_layers}, intermediate_size={self.intermediate_size}, "
+                f"image_size={self.image_size}, patch_size={self.patch_size} and {self.num_labels} labels makes about "
+                f"{about / 1e9:,.0f} billion parameters: at most {_MAX_PARAMETERS // 10**9} billion",
+            )  # fmt: skip
 
     def _validate_fields_together(self):
         if self.hidden_size % self.num_attention_heads:
@@ -296,6 +332,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             self.id2label = {_label_id("label2id", i): name for name, i in self.label2id.items()}
         if self.id2label is None:
             return
+        _require_label_count(len(self.id2label))
         if num_labels is not None and num_labels != len(self.id2label):
             _refuse("num_labels", num_labels, f"id2label has {len(self.id2label)} entries: leave num_labels out")
         names = {_label_id("id2label", i): name for i, name in self.id2label.items()}

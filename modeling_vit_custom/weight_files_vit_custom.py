@@ -131,9 +131,10 @@ def parse_strict_json(data: bytes, path: str | os.PathLike) -> dict[str, Any]:
     return value
 
 
-def some(names: list[str], limit: int = 5) -> str:
+def some(names: list[str], separator: str = ", ", limit: int = 10) -> str:
     """The first names, and how many more there are."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
+    rest = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return separator.join(names[:limit]) + rest
 
 
 def _entry(path: Path, name: str, fields: Any) -> tuple[tuple[int, int], str, str, tuple[int, ...]]:

@@ -58,3 +58,11 @@ def random_model():
         return model
 
     return build
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """A published folder, in which every check passes; not to be changed."""
+    from published_models import publish_tiny
+
+    return publish_tiny(tmp_path_factory.mktemp("published"))

@@ -5,7 +5,6 @@ relatively, found by a regular expression; nothing here runs any of it.
 """
 
 import ast
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,10 +42,11 @@ def references(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Itera
     """
     for file, table in zip(CONFIGS, (config, processor), strict=True):
         for name, target in _table(file, table, "auto_map").items():
-            targets = target if isinstance(target, dict) else dict(enumerate(target)) if isinstance(target, list) else {}
-            yield from ((f"{file} auto_map[{name!r}][{key!r}]", each) for key, each in targets.items())
-            if not targets:
-                yield f"{file} auto_map[{name!r}]", target
+            where = f"{file} auto_map[{name!r}]"
+            if isinstance(target, dict) and target:  # a class for each backend
+                yield from ((f"{where}[{key!r}]", each) for key, each in target.items())
+            else:
+                yield where, target
     for task, entry in _table("config.json", config, "custom_pipelines").items():
         yield f"config.json custom_pipelines[{task!r}]", entry.get("impl") if isinstance(entry, dict) else entry
 
@@ -75,28 +75,23 @@ def reached_modules(folder: Path, config: Mapping[str, Any], processor: Mapping[
 
     Raises ValueError where an entry does not lead to a class in this folder, or an import to no file of it.
     """
-    todo: list[tuple[str, str]] = []
-    for where, reference in references(config, processor):
-        module, class_name = parse_reference(where, reference)
-        if class_name not in _classes(folder, module, where):
-            raise ValueError(f"{where} names {reference}: {module}.py defines no class {class_name}.")
-        todo.append((where, module))
-    found: dict[str, None] = {}
+    sources: dict[str, str] = {}
+    named = [(where, *parse_reference(where, reference)) for where, reference in references(config, processor)]
+    todo = [(module, where) for where, module, _ in named]
     while todo:
-        where, module = todo.pop()
-        if f"{module}.py" in found:
+        module, where = todo.pop()
+        if module in sources:
             continue
-        found[f"{module}.py"] = None
-        for sibling in relative_imports(_source(folder, module, where)):
+        sources[module] = _source(folder, module, where)
+        for sibling in (plain or odd for plain, odd in _RELATIVE.findall(sources[module])):
             if not sibling.isidentifier():
                 raise ValueError(f"{module}.py imports .{sibling}: a published folder is flat, import .module only.")
-            todo.append((f"{module}.py", sibling))
-    return sorted(found)
-
-
-def relative_imports(source: str) -> list[str]:
-    """The siblings that transformers would fetch along with a module of this text."""
-    return [plain or odd for plain, odd in _RELATIVE.findall(source)]
+            todo.append((sibling, f"{module}.py"))
+    classes = {module: _classes(module, sources[module]) for module in {module for _, module, _ in named}}
+    for where, module, class_name in named:
+        if class_name not in classes[module]:
+            raise ValueError(f"{where} names {module}.{class_name}: {module}.py defines no class {class_name}.")
+    return sorted(f"{module}.py" for module in sources)
 
 
 def _source(folder: Path, module: str, where: str) -> str:
@@ -109,9 +104,9 @@ def _source(folder: Path, module: str, where: str) -> str:
         raise ValueError(f"{module}.py is not UTF-8 text.") from error
 
 
-def _classes(folder: Path, module: str, where: str) -> set[str]:
+def _classes(module: str, source: str) -> set[str]:
     try:
-        tree = ast.parse(_source(folder, module, where))
+        tree = ast.parse(source)
     except (SyntaxError, RecursionError) as error:
         raise ValueError(f"{module}.py is not Python: {error}") from error
     return {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -119,16 +114,11 @@ def _classes(folder: Path, module: str, where: str) -> set[str]:
 
 def foreign_code(folder: Path) -> list[str]:
     """The .py files anywhere in `folder` that are not, byte for byte, a module shipped with this package."""
-    return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if not _is_shipped(path, folder)
-    )
+    modules = [path for path in folder.rglob("*.py") if path.parent != folder or not is_shipped(path)]
+    return sorted(path.relative_to(folder).as_posix() for path in modules)
 
 
-def _is_shipped(path: Path, folder: Path) -> bool:
+def is_shipped(path: Path) -> bool:
+    """Whether a file is, byte for byte, the module of its name that is shipped with this package."""
     ours = SHIPPED / path.name
-    is_module = path.parent == folder and path.name.endswith("_vit_custom.py") and ours.is_file()
-    return is_module and _digest(ours) == _digest(path)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.name.endswith("_vit_custom.py") and ours.is_file() and ours.read_bytes() == path.read_bytes()

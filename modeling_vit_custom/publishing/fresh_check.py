@@ -59,7 +59,7 @@ def run_pipeline(folder, images):
 
 def main(folder, report, *images):
     disable_progress_bar()
-    measured = {"logits": {}}
+    measured: dict = {"logits": {}}
 
     @contextmanager
     def part(table, name):

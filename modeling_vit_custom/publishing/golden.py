@@ -169,7 +169,7 @@ def compare_golden(golden: Mapping[str, Any], report: Mapping[str, Any]) -> list
             checks.append(_compare_logits(name, golden, golden["logits"][backend], report["logits"][backend]))
     name = "golden images, pipeline"
     if "torchvision" not in report["logits"]:
-        why = "the model did not load" if "error" in report["load"] else "it was recorded with torchvision, missing here"
+        why = "the model did not load" if "error" in report["load"] else "recorded with torchvision, missing here"
         return [*checks, Check(name, False, f"not run: {why}")]
     return [*checks, _compare_pipeline(name, golden, report["pipeline"])]
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from .code_files import is_shipped
+
 _NO_SECRETS = ("Base64HighEntropyString", "HexHighEntropyString", "IPPublicDetector")
 # Lines that would silence detect-secrets: a file may not vouch for itself.
 _SELF_VOUCHING = "detect_secrets.filters.allowlist.is_line_allowlisted"
@@ -33,8 +35,8 @@ _PATTERNS = {
 _SECRET_FILES = (".env", ".env.*", "*.env", ".netrc", "_netrc", ".git-credentials", "*.pem", "id_rsa*", "id_ed25519*")
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic")
 _PERSONAL_TAGS = {
-    "ImageDescription": "description", "Artist": "artist", "CameraOwnerName": "owner", "BodySerialNumber": "serial number",
-    "UserComment": "comment", "XPComment": "comment", "XPAuthor": "author",
+    "ImageDescription": "description", "Artist": "artist", "CameraOwnerName": "owner",
+    "BodySerialNumber": "serial number", "UserComment": "comment", "XPComment": "comment", "XPAuthor": "author",
 }  # fmt: skip
 MAX_PIXELS = 50_000_000  # of an image whose text is read
 MAX_HEADER = 16 * 1024**2  # bytes of a safetensors header that is searched
@@ -70,6 +72,8 @@ def _scan_file(path: Path) -> Iterator[str]:
         yield ": a file of secrets by its name"
     if path.suffix.lower() in _IMAGES:
         yield from _scan_image(path)
+    elif is_shipped(path):
+        return  # public already
     elif path.suffix == ".safetensors":
         yield from (f": {kind} in its metadata" for kind in _kinds_in(_safetensors_metadata(path)))
     else:

@@ -105,8 +105,13 @@ def _plan(model_dir: Path) -> Plan:
 def weight_files(folder: Path) -> list[str]:
     """Names of the weights that transformers loads: model.safetensors, or an index and its shards.
 
-    Raises ValueError where there are none, or some of what an index names are missing.
+    Raises ValueError where there are none, where some of what an index names are missing, and where both are there.
     """
+    if (folder / WEIGHTS).is_file() and (folder / WEIGHTS_INDEX).is_file():
+        raise ValueError(
+            f"{WEIGHTS} and {WEIGHTS_INDEX} are both there: transformers loads the first, which may be an older model. "
+            "Remove one of the two."
+        )
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     if not (folder / WEIGHTS_INDEX).is_file():
@@ -131,6 +136,11 @@ def _entries(model_dir: Path) -> Iterator[Path]:
             yield from sorted(path.iterdir())
         else:
             yield path
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file's name says that reading it can run code, or is not what is published here."""
+    return any(fnmatchcase(name.rpartition("/")[2].lower(), pattern) for pattern in PICKLES)
 
 
 def _reason(name: str) -> str:

@@ -5,18 +5,17 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from ..weight_files_vit_custom import some
 from .checks import iterate_checks
 from .golden import GOLDEN
 from .report import Check, show
-from .staging import PICKLES
+from .staging import is_pickle
 
 MAX_FILES = 1_000
 MAX_BYTES = 50 * 1024**3
@@ -30,7 +29,7 @@ class VerifyError(ValueError):
 def verify(source: str, revision: str | None = None, trust_remote_code: bool = False) -> bool:
     """Prints PASS or FAIL for each check of a folder or a Hub id; returns whether all have passed.
 
-    Raises VerifyError where there is nothing to verify, OSError where the Hub cannot be reached.
+    Raises VerifyError where there is nothing to verify, or the Hub cannot be reached.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -39,8 +38,9 @@ def verify(source: str, revision: str | None = None, trust_remote_code: bool = F
         return show(_checks(folder, trust_remote_code))
     if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise VerifyError(f"{source} is no folder: give one, or a Hub id such as user/name.")
-    with downloaded(source, revision) as folder:
-        return show(_checks(folder, trust_remote_code))
+    if trust_remote_code and not _COMMIT.fullmatch(revision or ""):
+        raise VerifyError("--trust_remote_code runs code you have read: name its commit, all 40 digits, by --revision.")
+    return show(_hub_checks(source, revision, trust_remote_code))
 
 
 def _checks(folder: Path, trust_remote_code: bool) -> Iterator[Check]:
@@ -49,39 +49,47 @@ def _checks(folder: Path, trust_remote_code: bool) -> Iterator[Check]:
         yield Check("golden images", False, f"not run: there is no {GOLDEN}, which says what the model must answer")
 
 
-@contextmanager
-def downloaded(repo_id: str, revision: str | None) -> Iterator[Path]:
-    """A folder with the files of a repository at one commit, none from any cache; it is removed at the end.
-
-    Nothing is downloaded before the list of its files is known to be sensible. Raises VerifyError.
-    """
-    try:
+def _hub_checks(repo_id: str, revision: str | None, trust_remote_code: bool) -> Iterator[Check]:
+    """The checks of a repository at one commit; it is downloaded only if the list of its files is sensible."""
+    with _hub_errors(repo_id):
         info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
-    except (HFValidationError, HfHubHTTPError) as error:
-        raise VerifyError(f"{repo_id}: {str(error).splitlines()[0]}") from error
     commit = info.sha or ""
+    if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(revision or "") and revision != commit):
+        raise VerifyError(f"{repo_id}: the Hub gave commit {commit!r} for revision {revision!r}.")
     print(f"{repo_id} at commit {commit}", flush=True)
-    if not _COMMIT.fullmatch(revision or ""):
+    if revision != commit:
         print(f"{revision or 'main'} is that commit now and may be another tomorrow: pin it with --revision {commit}")
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    check_listing(repo_id, sizes)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "repository"
-        snapshot_download(repo_id, revision=commit, local_dir=folder, cache_dir=Path(scratch) / "cache")
-        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes on the download
-        yield folder
+    listing = check_listing({file.rfilename: file.size or 0 for file in info.siblings or []})
+    yield listing
+    if listing.passed:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "repository"
+            with _hub_errors(repo_id):
+                snapshot_download(repo_id, revision=commit, local_dir=folder, cache_dir=Path(scratch) / "cache")
+            shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes on the download
+            yield from _checks(folder, trust_remote_code)
 
 
-def check_listing(repo_id: str, sizes: dict[str, int]) -> None:
-    """Raises VerifyError for a repository of absurd size and for files that run code when read."""
-    if len(sizes) > MAX_FILES or sum(sizes.values()) > MAX_BYTES:
-        raise VerifyError(
-            f"{repo_id} has {len(sizes):,} files of {sum(sizes.values()) / 1e9:.1f} GB; more than {MAX_FILES:,} or "
-            f"{MAX_BYTES / 1e9:.0f} GB are not downloaded."
-        )
-    for name in sizes:
-        if any(fnmatchcase(name.rsplit("/", 1)[-1].lower(), pattern) for pattern in PICKLES):
-            raise VerifyError(f"{repo_id} holds {name}, not safetensors: reading it can run code. Not downloaded.")
+@contextmanager
+def _hub_errors(repo_id: str) -> Iterator[None]:
+    """Whatever keeps the Hub's client from an answer, as VerifyError: its HTTP library differs by version."""
+    try:
+        yield
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        raise VerifyError(f"{repo_id} cannot be had from {HfApi().endpoint}: {said or type(error).__name__}") from error
+
+
+def check_listing(sizes: Mapping[str, int]) -> Check:
+    """A repository's file names and their bytes, before anything is downloaded."""
+    name, total = "repository listing", sum(sizes.values())
+    said = f"{len(sizes):,} files, {total / 1e6:,.1f} MB"
+    if len(sizes) > MAX_FILES or total > MAX_BYTES:
+        limit = f"more than {MAX_FILES:,} files or {MAX_BYTES / 1e6:,.0f} MB"
+        return Check(name, False, f"{said}: {limit} are not downloaded")
+    if pickles := sorted(file for file in sizes if is_pickle(file)):
+        return Check(name, False, f"{some(pickles)}: no safetensors, reading it can run code; nothing was downloaded")
+    return Check(name, True, said)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -109,6 +117,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         return 0 if verify(args.source, args.revision, args.trust_remote_code) else 1
-    except (VerifyError, OSError) as error:
+    except VerifyError as error:
         print(f"verify: {error}", file=sys.stderr)
         return 2

@@ -34,7 +34,7 @@ def quickstart(output_dir: str | Path, data_root: str | Path, seed: int = 0, *fl
 
 
 def serve_fresh(model: str | Path, files: Sequence[str | Path]) -> None:
-    """Predicts `files` in a fresh process and prints the result. Raises FreshProcessError if it does not serve there."""
+    """Predicts `files` in a fresh process and prints the result; raises FreshProcessError if it does not serve."""
     paths = [Path(path).resolve() for path in (model, *files)]
     print(run_fresh(SERVE_FRESH, *paths), end="", flush=True)
 
