@@ -9,6 +9,7 @@ COMMANDS = {
     "train": ("training.recipe", "train or fine-tune an image classifier"),
     "evaluate": ("evaluation.evaluate", "measure a saved classifier on labelled images"),
     "predict": ("inference.predict", "classify image files, one JSON line each"),
+    "demo": ("serving.demo", "a page in the browser to try a saved classifier on"),
     "quickstart": ("training.quickstart", "MNIST digits: train, evaluate, and serve from a fresh process"),
 }
 

@@ -1,0 +1,339 @@
+"""A page to try a saved image classifier on: `vit-custom demo`, and, copied as app.py, a Space.
+
+The file stands alone: it imports no module of its package, so that its bytes can be the Space's. Beside it, a Space
+has model.json, {"model": Hub id, "revision": commit}; on the command line both are flags. An uploaded file reaches the
+model's own decoder as it is: no part of the page decodes or converts it before. The page is served whole by this
+process, fonts included, and reports to no one.
+
+Shapes: B batch, C channels, H, W of the picture, h, w of the model's input, K labels or targets.
+"""
+
+import argparse
+import base64
+import csv
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+TOP_K = 5
+MAX_FILE_SIZE = "20mb"
+MAX_FILES = 200  # of one batch
+BATCH_SIZE = 16
+SETTINGS = Path(__file__).with_name("model.json")
+COLUMNS = ["file", "label", "score", "error"]
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
+ORIENTATION = 0x0112  # EXIF tag
+CSS = """
+.gradio-container { max-width: 1080px !important; margin: 0 auto; }
+#head h1 { font-size: 1.7rem; font-weight: 650; margin: .4rem 0 0; overflow-wrap: anywhere; }
+#head p, .seen figcaption, .seen p { color: var(--body-text-color-subdued); font-size: .9rem; margin: .15rem 0; }
+.seen { display: flex; flex-wrap: wrap; gap: 14px; }
+.seen figure { flex: 1 1 180px; margin: 0; min-width: 0; }
+.seen img { width: 100%; height: 220px; object-fit: contain; image-rendering: pixelated; border-radius: 8px;
+  border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); }
+.seen img.photo { image-rendering: auto; }
+.seen figcaption b { color: var(--body-text-color); font-weight: 600; }
+.notes { flex-basis: 100%; }
+.notes span { display: inline-block; margin: 0 6px 6px 0; padding: 2px 10px; border-radius: 99px; font-size: .85rem;
+  border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); overflow-wrap: anywhere; }
+.notes span.warning { border-color: #d97706; }
+.csv { display: inline-block; padding: 7px 16px; border-radius: 8px; font-weight: 600; text-decoration: none !important;
+  color: var(--button-primary-text-color) !important; background: var(--button-primary-background-fill); }
+.failed { border-left: 4px solid #dc2626; padding: 8px 14px; overflow-wrap: anywhere; }
+"""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image on its way: decoded [C, H, W] uint8, pixels [C, h, w] float32, what to know, milliseconds taken."""
+
+    decoded: torch.Tensor
+    pixels: torch.Tensor
+    notes: list[str]
+    milliseconds: float
+
+
+class Classifier:
+    """A saved model with its processor, ready to run."""
+
+    def __init__(self, source: str, revision: str | None = None):
+        """Raises ValueError for a source that is neither a folder nor a Hub id with a commit, or lacks weights."""
+        if not Path(source).is_dir() and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+            raise ValueError(
+                f"{source} is no folder here, and as a Hub id its code would run: say which by --revision, the 40 "
+                f"characters of the commit you have read, not {revision!r}."
+            )
+        pinned: dict[str, Any] = {"revision": revision} if revision else {}
+        self.model, info = AutoModelForImageClassification.from_pretrained(
+            source, trust_remote_code=True, use_safetensors=True, output_loading_info=True, **pinned
+        )
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"{source} lacks the weights {', '.join(missing[:3])}: they would be random.")
+        self.processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True, **pinned)
+        if not hasattr(self.processor, "decode"):
+            raise ValueError(f"{source}: {type(self.processor).__name__} has no decode(); give a ViT Custom model.")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.eval().to(self.device)
+        config = self.model.config
+        self.labels = [config.id2label[i] for i in range(len(config.id2label))]
+        self.task = config.problem_type or ("regression" if len(self.labels) == 1 else "single_label_classification")
+        self.name, self.revision = Path(source).resolve().name if Path(source).is_dir() else source, revision
+
+    def prepare(self, path: str) -> Prepared:
+        """Decodes and preprocesses one file. Raises ValueError or OSError for one that is no usable image."""
+        started = time.perf_counter()
+        decoded = self.processor.decode(path, name=Path(path).name)
+        pixels = self.processor(decoded, return_tensors="pt")["pixel_values"][0]
+        return Prepared(decoded, pixels, header_notes(path), 1000 * (time.perf_counter() - started))
+
+    def scores(self, images: Sequence[Prepared]) -> list[list[float]]:
+        """[B][K]: probabilities, for a regression the values."""
+        batch = torch.stack([image.pixels for image in images]).to(self.device, self.model.dtype)
+        with torch.inference_mode():
+            logits = self.model(pixel_values=batch).logits.float()
+        if self.task == "multi_label_classification":
+            logits = logits.sigmoid()
+        elif self.task != "regression":
+            logits = logits.softmax(dim=-1)
+        return logits.cpu().tolist()
+
+    def model_view(self, pixels: torch.Tensor) -> Image.Image:
+        """What the model is given, normalisation undone: [C, h, w] -> an image of h x w."""
+        values = pixels.double().cpu()
+        if self.processor.do_normalize:
+            mean, std = (
+                torch.tensor(v).double().view(-1, 1, 1) for v in (self.processor.image_mean, self.processor.image_std)
+            )
+            values = values * std + mean
+        if self.processor.do_rescale:
+            values = values / self.processor.rescale_factor
+        return picture(values.round().clamp(0, 255).to(torch.uint8))
+
+
+def picture(decoded: torch.Tensor) -> Image.Image:
+    """[1 or 3, H, W] uint8 -> an image."""
+    array = decoded.numpy()
+    return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(np.moveaxis(array, 0, -1)))
+
+
+def header_notes(path: str) -> list[str]:
+    """What a viewer should know about how a readable file became pixels."""
+    with Image.open(path) as image:
+        frames = getattr(image, "n_frames", 1)
+        turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
+        deep = image.mode == "I" or image.mode.startswith("I;16")
+        notes = [
+            (frames > 1, f"the first of {frames} frames"),
+            (turned, "turned upright by its EXIF orientation"),
+            (image.has_transparency_data, "transparent parts filled with the background colour"),
+            (deep, "16 bits a pixel, scaled to 8"),
+            (max(image.size) >= 4 * min(image.size), "very long: squeezed a lot"),
+        ]
+    return [text for applies, text in notes if applies]
+
+
+# ---------- what the page shows
+
+
+def data_url(image: Image.Image) -> str:
+    stream = BytesIO()
+    image.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def seen(classifier: Classifier, name: str, image: Prepared, milliseconds: float) -> str:
+    """HTML: the file upright, the model's input pixel by pixel, remarks and times."""
+    view, whole = classifier.model_view(image.pixels), picture(image.decoded)
+    shown = whole.copy()
+    shown.thumbnail((640, 640))
+    smooth = ' class="photo"' if max(whole.size) > 128 else ""
+    chips = [
+        *(f'<span class="warning">{escape(note)}</span>' for note in image.notes),
+        f"<span>decoding and preprocessing {image.milliseconds:.1f} ms</span>",
+        f"<span>model {milliseconds:.1f} ms on {escape(str(classifier.device))}</span>",
+    ]
+    return f"""<div class="seen">
+<figure><img src="{data_url(shown)}" alt="the image, decoded"{smooth}>
+<figcaption><b>{escape(name)}</b>, {whole.width} × {whole.height}</figcaption></figure>
+<figure><img id="model-view" src="{data_url(view)}" alt="what the model is given">
+<figcaption><b>what the model sees</b>, {view.width} × {view.height}, each pixel enlarged</figcaption></figure>
+<div class="notes">{"".join(chips)}</div></div>"""
+
+
+def failure(message: str) -> str:
+    return f'<div class="failed" role="alert">{escape(message)}</div>'
+
+
+def ranked(classifier: Classifier, scores: Sequence[float]) -> dict[str, float] | str:
+    """What gr.Label takes: the top labels with their probabilities; a regression's values as text."""
+    if classifier.task == "regression":
+        return ", ".join(f"{name}: {value:.4g}" for name, value in zip(classifier.labels, scores, strict=True))
+    best = sorted(zip(classifier.labels, scores, strict=True), key=lambda pair: -pair[1])[:TOP_K]
+    return dict(best)
+
+
+def classify(classifier: Classifier, path: str | None) -> tuple[dict[str, float] | str | None, str]:
+    """(scores for gr.Label, HTML) of one file; (None, the reason as HTML) of one that cannot be read."""
+    if path is None:
+        return None, ""
+    try:
+        image = classifier.prepare(path)
+    except (ValueError, OSError) as error:
+        return None, failure(str(error))
+    started = time.perf_counter()
+    (scores,) = classifier.scores([image])
+    milliseconds = 1000 * (time.perf_counter() - started)
+    return ranked(classifier, scores), seen(classifier, Path(path).name, image, milliseconds)
+
+
+def classify_many(classifier: Classifier, paths: Sequence[str], progress: Any = None) -> list[list[str]]:
+    """One row of COLUMNS for each file, in their order; an unreadable one says why and stops nothing."""
+    rows = [[Path(path).name, "", "", ""] for path in paths]
+    for start in range(0, len(paths), BATCH_SIZE):
+        images: dict[int, Prepared] = {}
+        for index in range(start, min(start + BATCH_SIZE, len(paths))):
+            try:
+                images[index] = classifier.prepare(paths[index])
+            except (ValueError, OSError) as error:
+                rows[index][3] = str(error)
+        for index, scores in zip(images, classifier.scores(list(images.values())) if images else [], strict=True):
+            best = ranked(classifier, scores)
+            rows[index][1:3] = [best, ""] if isinstance(best, str) else [(top := next(iter(best))), f"{best[top]:.4f}"]
+        if progress is not None:
+            progress((min(start + BATCH_SIZE, len(paths)), len(paths)), unit="images")
+    return rows
+
+
+def table_link(rows: Sequence[Sequence[str]]) -> str:
+    """A link that holds the rows as a CSV file; cells that a spreadsheet would run get a quote in front."""
+    text = StringIO()
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    writer.writerows([f"'{cell}" if cell.startswith(FORMULA) else cell for cell in row] for row in rows)
+    content = base64.b64encode(text.getvalue().encode("utf-8", "replace")).decode()
+    return f'<a class="csv" download="predictions.csv" href="data:text/csv;charset=utf-8;base64,{content}">Download CSV</a>'
+
+
+# ---------- the page
+
+
+def build(classifier: Classifier, examples: Sequence[str] = ()) -> Any:
+    """The gr.Blocks of a classifier; `examples` are images offered under the drop zone."""
+    import gradio as gr
+
+    config = classifier.model.config
+    size = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
+    facts = [
+        f"{len(classifier.labels)} labels",
+        f"{size[0]} × {size[1]} pixels, {'grey' if config.num_channels == 1 else 'colour'}",
+        f"{sum(p.numel() for p in classifier.model.parameters()) / 1e6:.2g} million parameters",
+        *([f"revision {classifier.revision[:12]}"] if classifier.revision else []),
+    ]
+
+    def one(path: str | None):
+        return *classify(classifier, path), None  # the drop zone is empty again, for the next image
+
+    def example(event: gr.SelectData):
+        return classify(classifier, examples[event.index])
+
+    def many(paths: list[str] | None, progress: Any = gr.Progress()):  # noqa: B008 - Gradio looks for it there
+        if not paths:
+            return [], ""
+        if len(paths) > MAX_FILES:
+            return [], failure(f"{len(paths)} files: give at most {MAX_FILES} at a time, or use `vit-custom predict`.")
+        rows = classify_many(classifier, paths, progress)
+        failed = sum(bool(row[3]) for row in rows)
+        return rows, f"<p>{len(rows)} files, {failed} of them unreadable. {table_link(rows)}</p>"
+
+    with gr.Blocks(title=classifier.name, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.HTML(f"<h1>{escape(classifier.name)}</h1><p>{escape(' · '.join(facts))}</p>", elem_id="head")
+        with gr.Tab("One image"), gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                file = gr.File(label="Drop an image", height=170, elem_id="drop")
+                if examples:
+                    gallery = gr.Gallery(
+                        [picture(classifier.processor.decode(path)) for path in examples],
+                        label="Or try one of these", columns=5, height="auto", allow_preview=False,
+                        buttons=[], interactive=False, object_fit="contain", elem_id="examples",
+                    )  # fmt: skip
+            with gr.Column(scale=3, min_width=300):
+                label = gr.Label(label="Prediction", num_top_classes=TOP_K, elem_id="label")
+                view = gr.HTML(elem_id="view")
+            file.upload(one, file, [label, view, file], api_name="classify")
+            if examples:
+                gallery.select(example, None, [label, view], api_visibility="private")
+        with gr.Tab("Several images"):
+            files = gr.File(
+                label=f"Drop up to {MAX_FILES} images", file_count="multiple", height=170, elem_id="drop-many"
+            )
+            summary = gr.HTML(elem_id="summary")
+            table = gr.Dataframe(headers=COLUMNS, datatype="str", interactive=False, wrap=True, elem_id="table")
+            files.change(many, files, [table, summary], api_name="classify_many")
+    return page.queue(max_size=32, default_concurrency_limit=1)
+
+
+def launch(
+    classifier: Classifier, source: str, host: str | None = None, port: int | None = None, **options: Any
+) -> Any:
+    """Serves the page; returns what `gr.Blocks.launch` does. Without a host: this machine only, in a Space everyone."""
+    import gradio as gr
+
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    theme = gr.themes.Soft(primary_hue="teal", neutral_hue="slate", **fonts)
+    page = build(classifier, find_examples(source))
+    return page.launch(
+        server_name=host, server_port=port, share=False, ssr_mode=False, max_file_size=MAX_FILE_SIZE, allowed_paths=[],
+        footer_links=["api"], theme=theme, css=CSS, **options,
+    )  # fmt: skip
+
+
+def find_examples(source: str) -> list[str]:
+    """The example images of a local model folder."""
+    return sorted(str(path) for path in Path(source, "examples").glob("*") if path.is_file())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    stored = json.loads(SETTINGS.read_text(encoding="utf-8")) if SETTINGS.is_file() else {}
+    parser = argparse.ArgumentParser(
+        prog="demo",
+        description="A page in the browser to try a saved classifier on; it runs the code that lies with the model.",
+        epilog="""examples:
+  %(prog)s --model outputs/quickstart
+  %(prog)s --model someone/digits --revision 0123456789abcdef0123456789abcdef01234567 --port 8000""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default=stored.get("model"), required=not stored, help="saved folder, or a Hub id")
+    parser.add_argument("--revision", default=stored.get("revision"), help="commit of a Hub id, 40 characters")
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code when the page is closed by Ctrl-C: 0, or 2 for a model it cannot serve."""
+    args = build_parser().parse_args(argv)
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        classifier = Classifier(args.model, args.revision)
+    except (ValueError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    launch(classifier, args.model, args.host, args.port)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
