@@ -37,23 +37,46 @@ COLUMNS = ["file", "label", "score", "error"]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
 ORIENTATION = 0x0112  # EXIF tag
 CSS = """
-.gradio-container { max-width: 1080px !important; margin: 0 auto; }
+.gradio-container { width: 100%; max-width: 1080px !important; margin: 0 auto; }
+.gradio-container .html-container { padding: 0; }
+footer { display: none !important; }
 #head h1 { font-size: 1.7rem; font-weight: 650; margin: .4rem 0 0; overflow-wrap: anywhere; }
-#head p, .seen figcaption, .seen p { color: var(--body-text-color-subdued); font-size: .9rem; margin: .15rem 0; }
-.seen { display: flex; flex-wrap: wrap; gap: 14px; }
-.seen figure { flex: 1 1 180px; margin: 0; min-width: 0; }
-.seen img { width: 100%; height: 220px; object-fit: contain; image-rendering: pixelated; border-radius: 8px;
+#head p, .answer figcaption, .hint { color: var(--body-text-color-subdued); font-size: .9rem; margin: .15rem 0; }
+#examples .grid-container { grid-template-columns: repeat(auto-fill, 64px); gap: 8px; }
+#examples .gallery-item, #examples button, #examples img { height: 64px; min-height: 0; image-rendering: pixelated; }
+.answer { background: var(--block-background-fill); border: 1px solid var(--border-color-primary);
+  border-radius: var(--block-radius); padding: 18px 20px; }
+.answer.failed { border-left: 4px solid #dc2626; overflow-wrap: anywhere; }
+.answer h2 { font-size: 1.6rem; font-weight: 650; margin: 0 0 10px; overflow-wrap: anywhere; }
+.bars { display: grid; grid-template-columns: minmax(3ch, max-content) 1fr max-content; gap: 7px 12px;
+  align-items: center; font-variant-numeric: tabular-nums; }
+.bars > :nth-child(3n+1) { max-width: 16ch; overflow-wrap: anywhere; }
+.bars > :nth-child(3n) { text-align: right; }
+.bars i { height: 12px; border-radius: 6px; background: var(--border-color-primary); overflow: hidden; }
+.bars i::before { content: ""; display: block; height: 100%; width: var(--share); border-radius: 6px;
+  background: var(--color-accent); }
+.pictures { display: flex; gap: 14px; margin: 18px 0 12px; }
+.pictures figure { flex: 1 1 0; margin: 0; min-width: 0; }
+.pictures img { width: 100%; aspect-ratio: 4 / 3; object-fit: contain; image-rendering: pixelated; border-radius: 8px;
   border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); }
-.seen img.photo { image-rendering: auto; }
-.seen figcaption b { color: var(--body-text-color); font-weight: 600; }
-.notes { flex-basis: 100%; }
+.pictures img.photo { image-rendering: auto; }
+.pictures figcaption { overflow-wrap: anywhere; }
+.pictures b { color: var(--body-text-color); font-weight: 600; }
 .notes span { display: inline-block; margin: 0 6px 6px 0; padding: 2px 10px; border-radius: 99px; font-size: .85rem;
-  border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); overflow-wrap: anywhere; }
-.notes span.warning { border-color: #d97706; }
-.csv { display: inline-block; padding: 7px 16px; border-radius: 8px; font-weight: 600; text-decoration: none !important;
-  color: var(--button-primary-text-color) !important; background: var(--button-primary-background-fill); }
-.failed { border-left: 4px solid #dc2626; padding: 8px 14px; overflow-wrap: anywhere; }
+  border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); }
+.notes span.warning { border-color: #d97706; color: #b45309; }
+.dark .notes span.warning { color: #fbbf24; }
+.answer table { width: 100%; border-collapse: collapse; margin-top: 14px; font-size: .92rem;
+  table-layout: fixed; border: 0 !important; }
+.answer th, .answer td { text-align: left; padding: 6px 10px 6px 0 !important; vertical-align: top; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; overflow-wrap: anywhere; }
+.answer th:last-child { width: 5.5em; }
+.answer td.error { color: #dc2626; }
+.dark .answer td.error { color: #f87171; }
+.answer .csv { display: inline-block; margin-left: 10px; padding: 5px 14px; border-radius: 8px; font-weight: 600;
+  text-decoration: none; color: white; background: var(--color-accent); }
 """
+EMPTY = '<div class="answer hint">The prediction appears here.</div>'
 
 
 @dataclass(frozen=True)
@@ -88,8 +111,10 @@ class Classifier:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.eval().to(self.device)
         config = self.model.config
+        self.size: tuple[int, int] = np.broadcast_to(config.image_size, 2).tolist()
         self.labels = [config.id2label[i] for i in range(len(config.id2label))]
         self.task = config.problem_type or ("regression" if len(self.labels) == 1 else "single_label_classification")
+        self.scores([Prepared(None, torch.zeros(config.num_channels, *self.size), [], 0)])  # the first run is slow
         self.name, self.revision = Path(source).resolve().name if Path(source).is_dir() else source, revision
 
     def prepare(self, path: str) -> Prepared:
@@ -145,7 +170,58 @@ def header_notes(path: str) -> list[str]:
     return [text for applies, text in notes if applies]
 
 
-# ---------- what the page shows
+# ---------- predictions
+
+
+def ranked(classifier: Classifier, scores: Sequence[float]) -> list[dict[str, Any]]:
+    """The TOP_K best labels with their scores; a regression's targets with their values, all in their order."""
+    if classifier.task == "regression":
+        return [{"label": name, "value": value} for name, value in zip(classifier.labels, scores, strict=True)]
+    best = sorted(zip(classifier.labels, scores, strict=True), key=lambda pair: -pair[1])[:TOP_K]
+    return [{"label": name, "score": score} for name, score in best]
+
+
+def classify(classifier: Classifier, path: str) -> tuple[dict[str, Any], str]:
+    """(what was found, the same as HTML); for a file that is no usable image, its "error"."""
+    name = Path(path).name
+    try:
+        image = classifier.prepare(path)
+    except (ValueError, OSError) as error:
+        return {"file": name, "error": str(error)}, failure(str(error))
+    started = time.perf_counter()
+    (scores,) = classifier.scores([image])
+    found = {
+        "file": name,
+        "predictions": ranked(classifier, scores),
+        "notes": image.notes,
+        "preprocess_ms": round(image.milliseconds, 2),
+        "model_ms": round(1000 * (time.perf_counter() - started), 2),
+    }
+    return found, answer(found, image.decoded, classifier.model_view(image.pixels), str(classifier.device))
+
+
+def classify_many(classifier: Classifier, paths: Sequence[str], progress: Any = None) -> list[dict[str, Any]]:
+    """One row of COLUMNS for each file, in their order; an unreadable one says why and stops nothing."""
+    rows: list[dict[str, Any]] = [dict.fromkeys(COLUMNS, "") | {"file": Path(path).name} for path in paths]
+    for start in range(0, len(paths), BATCH_SIZE):
+        images: dict[int, Prepared] = {}
+        for index in range(start, min(start + BATCH_SIZE, len(paths))):
+            try:
+                images[index] = classifier.prepare(paths[index])
+            except (ValueError, OSError) as error:
+                rows[index]["error"] = str(error)
+        for index, scores in zip(images, classifier.scores(list(images.values())) if images else [], strict=True):
+            best = ranked(classifier, scores)
+            if classifier.task == "regression":
+                rows[index]["label"] = ", ".join(f"{entry['label']} {entry['value']:.4g}" for entry in best)
+            else:
+                rows[index] |= {"label": best[0]["label"], "score": round(best[0]["score"], 4)}
+        if progress is not None:
+            progress((min(start + BATCH_SIZE, len(paths)), len(paths)), unit="images")
+    return rows
+
+
+# ---------- HTML, in which everything that comes from outside is escaped
 
 
 def data_url(image: Image.Image) -> str:
@@ -154,77 +230,60 @@ def data_url(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def seen(classifier: Classifier, name: str, image: Prepared, milliseconds: float) -> str:
-    """HTML: the file upright, the model's input pixel by pixel, remarks and times."""
-    view, whole = classifier.model_view(image.pixels), picture(image.decoded)
+def failure(message: str) -> str:
+    return f'<div class="answer failed" role="alert">{escape(message)}</div>'
+
+
+def answer(found: dict[str, Any], decoded: torch.Tensor, view: Image.Image, device: str) -> str:
+    """The labels as bars, the file upright, the model's input pixel by pixel, remarks and times."""
+    whole = picture(decoded)
     shown = whole.copy()
     shown.thumbnail((640, 640))
     smooth = ' class="photo"' if max(whole.size) > 128 else ""
-    chips = [
-        *(f'<span class="warning">{escape(note)}</span>' for note in image.notes),
-        f"<span>decoding and preprocessing {image.milliseconds:.1f} ms</span>",
-        f"<span>model {milliseconds:.1f} ms on {escape(str(classifier.device))}</span>",
-    ]
-    return f"""<div class="seen">
+    bars = "".join(
+        f"<span>{escape(entry['label'])}</span>"
+        + (
+            f'<i style="--share: {entry["score"]:.2%}"></i><span>{entry["score"]:.1%}</span>'
+            if "score" in entry
+            else f"<span></span><span>{entry['value']:.4g}</span>"
+        )
+        for entry in found["predictions"]
+    )
+    heading = f"<h2>{escape(found['predictions'][0]['label'])}</h2>" if "score" in found["predictions"][0] else ""
+    notes = "".join(f'<span class="warning">{escape(note)}</span>' for note in found["notes"])
+    return f"""<div class="answer">{heading}<div class="bars">{bars}</div>
+<div class="pictures">
 <figure><img src="{data_url(shown)}" alt="the image, decoded"{smooth}>
-<figcaption><b>{escape(name)}</b>, {whole.width} × {whole.height}</figcaption></figure>
+<figcaption><b>{escape(found["file"])}</b>, {whole.width} × {whole.height}</figcaption></figure>
 <figure><img id="model-view" src="{data_url(view)}" alt="what the model is given">
-<figcaption><b>what the model sees</b>, {view.width} × {view.height}, each pixel enlarged</figcaption></figure>
-<div class="notes">{"".join(chips)}</div></div>"""
+<figcaption><b>What the model sees</b>, {view.width} × {view.height}</figcaption></figure></div>
+<div class="notes">{notes}<span>preprocessing {found["preprocess_ms"]:.1f} ms</span>
+<span>model {found["model_ms"]:.1f} ms on {escape(device)}</span></div></div>"""
 
 
-def failure(message: str) -> str:
-    return f'<div class="failed" role="alert">{escape(message)}</div>'
+def answers(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a table, and a link that holds them as a CSV file.
 
-
-def ranked(classifier: Classifier, scores: Sequence[float]) -> dict[str, float] | str:
-    """What gr.Label takes: the top labels with their probabilities; a regression's values as text."""
-    if classifier.task == "regression":
-        return ", ".join(f"{name}: {value:.4g}" for name, value in zip(classifier.labels, scores, strict=True))
-    best = sorted(zip(classifier.labels, scores, strict=True), key=lambda pair: -pair[1])[:TOP_K]
-    return dict(best)
-
-
-def classify(classifier: Classifier, path: str | None) -> tuple[dict[str, float] | str | None, str]:
-    """(scores for gr.Label, HTML) of one file; (None, the reason as HTML) of one that cannot be read."""
-    if path is None:
-        return None, ""
-    try:
-        image = classifier.prepare(path)
-    except (ValueError, OSError) as error:
-        return None, failure(str(error))
-    started = time.perf_counter()
-    (scores,) = classifier.scores([image])
-    milliseconds = 1000 * (time.perf_counter() - started)
-    return ranked(classifier, scores), seen(classifier, Path(path).name, image, milliseconds)
-
-
-def classify_many(classifier: Classifier, paths: Sequence[str], progress: Any = None) -> list[list[str]]:
-    """One row of COLUMNS for each file, in their order; an unreadable one says why and stops nothing."""
-    rows = [[Path(path).name, "", "", ""] for path in paths]
-    for start in range(0, len(paths), BATCH_SIZE):
-        images: dict[int, Prepared] = {}
-        for index in range(start, min(start + BATCH_SIZE, len(paths))):
-            try:
-                images[index] = classifier.prepare(paths[index])
-            except (ValueError, OSError) as error:
-                rows[index][3] = str(error)
-        for index, scores in zip(images, classifier.scores(list(images.values())) if images else [], strict=True):
-            best = ranked(classifier, scores)
-            rows[index][1:3] = [best, ""] if isinstance(best, str) else [(top := next(iter(best))), f"{best[top]:.4f}"]
-        if progress is not None:
-            progress((min(start + BATCH_SIZE, len(paths)), len(paths)), unit="images")
-    return rows
-
-
-def table_link(rows: Sequence[Sequence[str]]) -> str:
-    """A link that holds the rows as a CSV file; cells that a spreadsheet would run get a quote in front."""
+    In the file, text that a spreadsheet would run gets a quote in front.
+    """
     text = StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    writer.writerows([f"'{cell}" if cell.startswith(FORMULA) else cell for cell in row] for row in rows)
-    content = base64.b64encode(text.getvalue().encode("utf-8", "replace")).decode()
-    return f'<a class="csv" download="predictions.csv" href="data:text/csv;charset=utf-8;base64,{content}">Download CSV</a>'
+    writer.writerows([f"'{cell}" if str(cell).startswith(FORMULA) else cell for cell in row.values()] for row in rows)
+    file = base64.b64encode(text.getvalue().encode("utf-8", "replace")).decode()
+    body = "".join(
+        f"<tr><td>{escape(row['file'])}</td>"
+        + (
+            f'<td class="error" colspan="2">{escape(row["error"])}</td></tr>'
+            if row["error"]
+            else f"<td>{escape(row['label'])}</td><td>{row['score']}</td></tr>"
+        )
+        for row in rows
+    )
+    failed = sum(bool(row["error"]) for row in rows)
+    return f"""<div class="answer">{len(rows)} files, {failed} of them unreadable.
+<a class="csv" download="predictions.csv" href="data:text/csv;charset=utf-8;base64,{file}">Download CSV</a>
+<table><thead><tr><th>file</th><th>label</th><th>score</th></tr></thead><tbody>{body}</tbody></table></div>"""
 
 
 # ---------- the page
@@ -235,53 +294,52 @@ def build(classifier: Classifier, examples: Sequence[str] = ()) -> Any:
     import gradio as gr
 
     config = classifier.model.config
-    size = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
     facts = [
         f"{len(classifier.labels)} labels",
-        f"{size[0]} × {size[1]} pixels, {'grey' if config.num_channels == 1 else 'colour'}",
+        f"{classifier.size[0]} × {classifier.size[1]} pixels, {'grey' if config.num_channels == 1 else 'colour'}",
         f"{sum(p.numel() for p in classifier.model.parameters()) / 1e6:.2g} million parameters",
         *([f"revision {classifier.revision[:12]}"] if classifier.revision else []),
     ]
 
     def one(path: str | None):
-        return *classify(classifier, path), None  # the drop zone is empty again, for the next image
+        found, html = classify(classifier, path) if path else (None, EMPTY)
+        return found, html, None  # the drop zone is empty again, for the next image
 
     def example(event: gr.SelectData):
-        return classify(classifier, examples[event.index])
+        return classify(classifier, examples[event.index])[1]
 
     def many(paths: list[str] | None, progress: Any = gr.Progress()):  # noqa: B008 - Gradio looks for it there
         if not paths:
-            return [], ""
+            return [], EMPTY
         if len(paths) > MAX_FILES:
             return [], failure(f"{len(paths)} files: give at most {MAX_FILES} at a time, or use `vit-custom predict`.")
         rows = classify_many(classifier, paths, progress)
-        failed = sum(bool(row[3]) for row in rows)
-        return rows, f"<p>{len(rows)} files, {failed} of them unreadable. {table_link(rows)}</p>"
+        return rows, answers(rows)
 
     with gr.Blocks(title=classifier.name, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        data = gr.JSON(visible=False)  # what callers of the API read
         gr.HTML(f"<h1>{escape(classifier.name)}</h1><p>{escape(' · '.join(facts))}</p>", elem_id="head")
         with gr.Tab("One image"), gr.Row():
             with gr.Column(scale=2, min_width=280):
                 file = gr.File(label="Drop an image", height=170, elem_id="drop")
                 if examples:
+                    gr.HTML('<p class="hint">or try one of these</p>')
+                    pictures = [picture(classifier.processor.decode(path)) for path in examples]
                     gallery = gr.Gallery(
-                        [picture(classifier.processor.decode(path)) for path in examples],
-                        label="Or try one of these", columns=5, height="auto", allow_preview=False,
-                        buttons=[], interactive=False, object_fit="contain", elem_id="examples",
+                        pictures, show_label=False, allow_preview=False, buttons=[], interactive=False,
+                        container=False, height="auto", elem_id="examples",
                     )  # fmt: skip
-            with gr.Column(scale=3, min_width=300):
-                label = gr.Label(label="Prediction", num_top_classes=TOP_K, elem_id="label")
-                view = gr.HTML(elem_id="view")
-            file.upload(one, file, [label, view, file], api_name="classify")
+            with gr.Column(scale=3, min_width=280):
+                shown = gr.HTML(EMPTY, elem_id="one")
+            file.upload(one, file, [data, shown, file], api_name="classify")
             if examples:
-                gallery.select(example, None, [label, view], api_visibility="private")
+                gallery.select(example, None, shown, api_visibility="private")
         with gr.Tab("Several images"):
             files = gr.File(
                 label=f"Drop up to {MAX_FILES} images", file_count="multiple", height=170, elem_id="drop-many"
             )
-            summary = gr.HTML(elem_id="summary")
-            table = gr.Dataframe(headers=COLUMNS, datatype="str", interactive=False, wrap=True, elem_id="table")
-            files.change(many, files, [table, summary], api_name="classify_many")
+            table = gr.HTML(EMPTY, elem_id="many")
+            files.change(many, files, [data, table], api_name="classify_many")
     return page.queue(max_size=32, default_concurrency_limit=1)
 
 
@@ -296,7 +354,7 @@ def launch(
     page = build(classifier, find_examples(source))
     return page.launch(
         server_name=host, server_port=port, share=False, ssr_mode=False, max_file_size=MAX_FILE_SIZE, allowed_paths=[],
-        footer_links=["api"], theme=theme, css=CSS, **options,
+        footer_links=[], theme=theme, css=CSS, **options,
     )  # fmt: skip
 
 
