@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -40,9 +41,11 @@ CSS = """
 .gradio-container { width: 100%; max-width: 1080px !important; margin: 0 auto; }
 .gradio-container .html-container { padding: 0; }
 footer { display: none !important; }
+#drop, #drop-many { border: 1px dashed var(--border-color-accent) !important; }
 #head h1 { font-size: 1.7rem; font-weight: 650; margin: .4rem 0 0; overflow-wrap: anywhere; }
 #head p, .answer figcaption, .hint { color: var(--body-text-color-subdued); font-size: .9rem; margin: .15rem 0; }
-#examples .grid-container { grid-template-columns: repeat(auto-fill, 64px); gap: 8px; }
+#examples, #examples .grid-wrap { min-height: 0; padding: 0; }
+#examples .grid-container { grid: auto-flow 64px / repeat(auto-fill, 64px); gap: 8px; padding: 0; }
 #examples .gallery-item, #examples button, #examples img { height: 64px; min-height: 0; image-rendering: pixelated; }
 .answer { background: var(--block-background-fill); border: 1px solid var(--border-color-primary);
   border-radius: var(--block-radius); padding: 18px 20px; }
@@ -66,9 +69,9 @@ footer { display: none !important; }
   border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); }
 .notes span.warning { border-color: #d97706; color: #b45309; }
 .dark .notes span.warning { color: #fbbf24; }
-.answer table { width: 100%; border-collapse: collapse; margin-top: 14px; font-size: .92rem;
-  table-layout: fixed; border: 0 !important; }
-.answer th, .answer td { text-align: left; padding: 6px 10px 6px 0 !important; vertical-align: top; border: 0 !important;
+.answer table { width: 100%; border-collapse: collapse; margin-top: 14px; font-size: .92rem; table-layout: fixed; }
+.answer :is(table, thead, tbody, tr, th, td) { border: 0 !important; }
+.answer :is(th, td) { text-align: left; padding: 6px 10px 6px 0 !important; vertical-align: top;
   border-bottom: 1px solid var(--border-color-primary) !important; overflow-wrap: anywhere; }
 .answer th:last-child { width: 5.5em; }
 .answer td.error { color: #dc2626; }
@@ -94,18 +97,13 @@ class Classifier:
 
     def __init__(self, source: str, revision: str | None = None):
         """Raises ValueError for a source that is neither a folder nor a Hub id with a commit, or lacks weights."""
-        if not Path(source).is_dir() and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-            raise ValueError(
-                f"{source} is no folder here, and as a Hub id its code would run: say which by --revision, the 40 "
-                f"characters of the commit you have read, not {revision!r}."
-            )
-        pinned: dict[str, Any] = {"revision": revision} if revision else {}
+        self.folder = fetch(source, revision)
         self.model, info = AutoModelForImageClassification.from_pretrained(
-            source, trust_remote_code=True, use_safetensors=True, output_loading_info=True, **pinned
+            self.folder, trust_remote_code=True, use_safetensors=True, output_loading_info=True
         )
         if missing := sorted(info["missing_keys"]):
             raise ValueError(f"{source} lacks the weights {', '.join(missing[:3])}: they would be random.")
-        self.processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True, **pinned)
+        self.processor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=True)
         if not hasattr(self.processor, "decode"):
             raise ValueError(f"{source}: {type(self.processor).__name__} has no decode(); give a ViT Custom model.")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -115,7 +113,8 @@ class Classifier:
         self.labels = [config.id2label[i] for i in range(len(config.id2label))]
         self.task = config.problem_type or ("regression" if len(self.labels) == 1 else "single_label_classification")
         self.scores([Prepared(None, torch.zeros(config.num_channels, *self.size), [], 0)])  # the first run is slow
-        self.name, self.revision = Path(source).resolve().name if Path(source).is_dir() else source, revision
+        self.name = source if revision else self.folder.resolve().name
+        self.revision = revision
 
     def prepare(self, path: str) -> Prepared:
         """Decodes and preprocesses one file. Raises ValueError or OSError for one that is no usable image."""
@@ -146,6 +145,19 @@ class Classifier:
         if self.processor.do_rescale:
             values = values / self.processor.rescale_factor
         return picture(values.round().clamp(0, 255).to(torch.uint8))
+
+
+def fetch(source: str, revision: str | None) -> Path:
+    """The folder of a saved model; a Hub id is downloaded at a commit, for its code will run here."""
+    if revision is None and Path(source).is_dir():
+        return Path(source)
+    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        raise ValueError(
+            f"{source} is not a folder here. If it is a Hub id, its code will run: name the commit that you have read "
+            f"by --revision, 40 characters, not {revision!r}."
+        )
+    wanted = ["*.json", "*.py", "*.safetensors", "examples/*"]
+    return Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
 
 
 def picture(decoded: torch.Tensor) -> Image.Image:
@@ -215,7 +227,7 @@ def classify_many(classifier: Classifier, paths: Sequence[str], progress: Any = 
             if classifier.task == "regression":
                 rows[index]["label"] = ", ".join(f"{entry['label']} {entry['value']:.4g}" for entry in best)
             else:
-                rows[index] |= {"label": best[0]["label"], "score": round(best[0]["score"], 4)}
+                rows[index] |= {"label": best[0]["label"], "score": f"{best[0]['score']:.4f}"}
         if progress is not None:
             progress((min(start + BATCH_SIZE, len(paths)), len(paths)), unit="images")
     return rows
@@ -289,10 +301,11 @@ def answers(rows: Sequence[dict[str, Any]]) -> str:
 # ---------- the page
 
 
-def build(classifier: Classifier, examples: Sequence[str] = ()) -> Any:
-    """The gr.Blocks of a classifier; `examples` are images offered under the drop zone."""
+def build(classifier: Classifier) -> Any:
+    """The gr.Blocks of a classifier; the images in its folder's examples/ are offered under the drop zone."""
     import gradio as gr
 
+    examples = sorted(str(path) for path in (classifier.folder / "examples").glob("*") if path.is_file())
     config = classifier.model.config
     facts = [
         f"{len(classifier.labels)} labels",
@@ -351,16 +364,11 @@ def launch(
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Soft(primary_hue="teal", neutral_hue="slate", **fonts)
-    page = build(classifier, find_examples(source))
+    page = build(classifier)
     return page.launch(
         server_name=host, server_port=port, share=False, ssr_mode=False, max_file_size=MAX_FILE_SIZE, allowed_paths=[],
         footer_links=[], theme=theme, css=CSS, **options,
     )  # fmt: skip
-
-
-def find_examples(source: str) -> list[str]:
-    """The example images of a local model folder."""
-    return sorted(str(path) for path in Path(source, "examples").glob("*") if path.is_file())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -389,7 +397,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
-    launch(classifier, args.model, args.host, args.port)
+    launch(classifier, args.host, args.port)
     return 0
 
 
