@@ -356,9 +356,7 @@ def build(classifier: Classifier) -> Any:
     return page.queue(max_size=32, default_concurrency_limit=1)
 
 
-def launch(
-    classifier: Classifier, source: str, host: str | None = None, port: int | None = None, **options: Any
-) -> Any:
+def launch(classifier: Classifier, host: str | None = None, port: int | None = None, **options: Any) -> Any:
     """Serves the page; returns what `gr.Blocks.launch` does. Without a host: this machine only, in a Space everyone."""
     import gradio as gr
 
