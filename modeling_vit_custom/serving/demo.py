@@ -370,7 +370,6 @@ def launch(classifier: Classifier, host: str | None = None, port: int | None = N
 
 
 def build_parser() -> argparse.ArgumentParser:
-    stored = json.loads(SETTINGS.read_text(encoding="utf-8")) if SETTINGS.is_file() else {}
     parser = argparse.ArgumentParser(
         prog="demo",
         description="A page in the browser to try a saved classifier on; it runs the code that lies with the model.",
@@ -379,8 +378,8 @@ def build_parser() -> argparse.ArgumentParser:
   %(prog)s --model someone/digits --revision 0123456789abcdef0123456789abcdef01234567 --port 8000""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", default=stored.get("model"), required=not stored, help="saved folder, or a Hub id")
-    parser.add_argument("--revision", default=stored.get("revision"), help="commit of a Hub id, 40 characters")
+    parser.add_argument("--model", required=not SETTINGS.is_file(), help="saved folder, or a Hub id")
+    parser.add_argument("--revision", help="commit of a Hub id, 40 characters")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     return parser
@@ -389,9 +388,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code when the page is closed by Ctrl-C: 0, or 2 for a model it cannot serve."""
     args = build_parser().parse_args(argv)
+    chosen = json.loads(SETTINGS.read_text(encoding="utf-8")) if args.model is None else vars(args)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
-        classifier = Classifier(args.model, args.revision)
+        classifier = Classifier(chosen["model"], chosen["revision"])
     except (ValueError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
