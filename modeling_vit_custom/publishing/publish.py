@@ -26,6 +26,7 @@ from .code_files import foreign_code
 from .golden import MAX_IMAGES, write_golden
 from .report import Check
 from .secrets import scan_secrets
+from .space import write_space
 from .staging import stage
 from .upload import PublishError, check_target, commit_holding, files_of, upload_folder
 
@@ -119,9 +120,6 @@ def prepare(
 
 def prepare_space(folder: Path, repo_id: str, sha: str) -> None:
     """Fills `folder` with the Space that shows commit `sha` of the model. Raises PublishError for a secret in it."""
-    from .space import write_space
-
-    folder.mkdir()
     write_space(folder, repo_id, sha)
     findings = scan_secrets(folder)
     demand([Check("no secrets in the Space", not findings, "; ".join(findings) or "none found")])
