@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +64,38 @@ def publish(
     """
     check_target(repo_id, revision)
     with tempfile.TemporaryDirectory() as temporary:
-        staging, demo = Path(temporary) / "model", Path(temporary) / "space"
-        describe = prepare(model_dir, staging, repo_id, origin, examples, trust_remote_code)
-        sha = commit_holding(staging, repo_id, revision=revision, besides=CARD)
-        if sha is None:
-            message = message or f"Publish with ViT Custom {__version__}"
-            sha = upload_folder(staging, repo_id, private=private, revision=revision, message=message)
-        try:
-            describe(sha)
-            upload_folder(staging, repo_id, private=private, revision=revision, message=f"Card: pin {sha[:12]}")
-            if space:
-                prepare_space(demo, repo_id, sha)
+        folder = Path(temporary) / "model"
+        card = prepare(model_dir, folder, repo_id, origin, examples, trust_remote_code)
+        return send(folder, repo_id, card, private=private, revision=revision, message=message, space=space)
+
+
+def send(
+    folder: Path,
+    repo_id: str,
+    card: Callable[..., Path],
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    space: bool = False,
+) -> str:
+    """Uploads what `prepare` has left in `folder`, then the card that pins it; returns the sha that is pinned."""
+    sha = commit_holding(folder, repo_id, revision=revision, besides=CARD)
+    if sha is None:
+        message = message or f"Publish with ViT Custom {__version__}"
+        sha = upload_folder(folder, repo_id, private=private, revision=revision, message=message)
+    card(folder, revision=sha)
+    try:
+        upload_folder(folder, repo_id, private=private, revision=revision, message=f"Card: pin {sha[:12]}")
+        if space:
+            with tempfile.TemporaryDirectory() as demo:
+                prepare_space(Path(demo), repo_id, sha)
                 upload_folder(demo, repo_id, repo_type="space", private=private, message=f"Demo of {sha[:12]}")
-        except PublishError as error:
-            raise PublishError(
-                f"The model is published, as commit {sha}. What comes after it failed; the same command goes on "
-                f"from there. {error}"
-            ) from error
+    except PublishError as error:
+        raise PublishError(
+            f"The model is published, as commit {sha}. What comes after it failed; the same command goes on from "
+            f"there. {error}"
+        ) from error
     return sha
 
 
@@ -90,14 +106,16 @@ def prepare(
     origin: Origin,
     examples: Sequence[str | Path] = (),
     trust_remote_code: bool = False,
-) -> Callable[[str], object]:
+) -> Callable[..., Path]:
     """Fills `staging` with all that is to be published, and checks it.
 
-    Returns what writes the card anew, for the commit that its snippet is to pin. Raises PublishError, with all failed
-    checks where there are any.
+    Returns `write_card` for this model: called with the folder and a revision it writes the card that pins it. Raises
+    PublishError, with all failed checks where there are any.
     """
     try:
         stage(Path(model_dir), staging)
+        if (staging / CARD).exists():
+            print(f"{CARD} is written anew; of the one in {model_dir} only license, datasets and base_model are kept")
         if (foreign := foreign_code(staging)) and not trust_remote_code:
             raise PublishError(
                 f"{', '.join(foreign)}: not this package's code. Read it, then pass --trust_remote_code."
@@ -107,15 +125,12 @@ def prepare(
             images = [Path(image) for image in examples] or images_in(Path(model_dir) / "examples")
             print(f"example images, to be published: {', '.join(map(str, images)) or 'drawn ones, no photographs'}")
             write_golden(staging, images or draw_images(Path(drawn), _read(staging / "config.json") or {}))
-
-        def describe(sha: str | None = None) -> Path:
-            return write_card(staging, repo_id, metrics=metrics, run=run, revision=sha, **asdict(origin))
-
-        describe()
+        card = partial(write_card, repo_id=repo_id, metrics=metrics, run=run, **asdict(origin))
+        card(staging)
         demand(iterate_checks(staging, trust_remote_code))
     except (ValueError, OSError) as error:
         raise PublishError(f"{model_dir}: {error}") from error
-    return describe
+    return card
 
 
 def prepare_space(folder: Path, repo_id: str, sha: str) -> None:
