@@ -134,9 +134,10 @@ def differences(files: Mapping[str, Path], remote: Mapping[str, RepoFile]) -> tu
 def _same(path: Path, remote: RepoFile) -> bool:
     if path.stat().st_size != remote.size:
         return False
-    content = path.read_bytes()
     if remote.lfs is not None:
-        return hashlib.sha256(content).hexdigest() == remote.lfs.sha256
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == remote.lfs.sha256
+    content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote.blob_id  # as git names it
 
 
@@ -243,7 +244,7 @@ def explained(repo_id: str) -> Iterator[None]:
         yield
     except OfflineModeIsEnabled as error:
         raise PublishError(f"{repo_id}: the client is offline; unset HF_HUB_OFFLINE to publish.") from error
-    except (HFValidationError, ValueError) as error:
+    except ValueError as error:  # an impossible name, metadata that the Hub refuses
         raise PublishError(f"{repo_id}: {short(error)}") from error
     except Exception as error:
         if (cause := http_cause(error)) is None:

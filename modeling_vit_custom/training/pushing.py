@@ -3,7 +3,9 @@
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..publishing.upload import PublishError, Repository, explained, upload_folder
@@ -11,6 +13,15 @@ from .args import UsageError, ViTTrainingArguments
 from .start import RUN_FILE
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def told(message: str) -> Iterator[None]:
+    """Logs what goes wrong inside, and goes on."""
+    try:
+        yield
+    except Exception:
+        logger.exception(f"NOT PUSHED: {message}. The training goes on; its end publishes the model")
 
 
 class Pusher:
@@ -40,22 +51,20 @@ class Pusher:
             logger.warning(f"NOT PUSHED: {message}; the push before it is still under way")
             return
         copy = Path(tempfile.mkdtemp(prefix="push-"))
-        stage(Path(checkpoint), copy / "checkpoint", say=logger.debug)
-        shutil.copy(Path(str(self.args.output_dir)) / RUN_FILE, copy / "checkpoint")
-        self.job = self.pool.submit(self._publish_copy, copy, message)
+        with told(message):
+            stage(Path(checkpoint), copy / "checkpoint", say=logger.debug)
+            shutil.copy(Path(str(self.args.output_dir)) / RUN_FILE, copy / "checkpoint")
+            self.job = self.pool.submit(self._publish_copy, copy, message)
 
     def _publish_copy(self, copy: Path, message: str) -> None:
         from ..publishing.publish import find_origin, prepare
 
         private, revision = bool(self.args.hub_private_repo), self.args.hub_revision
-        try:
+        with told(message):
             origin = find_origin(copy / "checkpoint", self.args.hub_license)
             prepare(copy / "checkpoint", copy / "staged", self.repo_id, origin)
             upload_folder(copy / "staged", self.repo_id, private=private, revision=revision, message=message)
-        except Exception:
-            logger.exception(f"NOT PUSHED: {message}. The training goes on; its end publishes the model")
-        finally:
-            shutil.rmtree(copy, ignore_errors=True)
+        shutil.rmtree(copy, ignore_errors=True)
 
     def wait(self) -> None:
         """Until nothing is under way."""

@@ -9,7 +9,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 
-from .args import ViTTrainingArguments
+from .args import UsageError, ViTTrainingArguments
 from .optim import decay_parameter_names
 from .pushing import Pusher
 
@@ -79,7 +79,9 @@ class ViTCustomTrainer(Trainer):
     def push_to_hub(self, commit_message: str | None = None, revision: str | None = None) -> str | None:
         """Saves the model and publishes the output folder; returns the sha, or None in other processes than the first.
 
-        Raises PublishError, with the command that tries again.
+        Raises PublishError, with the command that tries again, UsageError without push_to_hub in the arguments.
         """
+        if not self.args.push_to_hub:
+            raise UsageError("set push_to_hub, hub_model_id and hub_license in the arguments of the training.")
         self.save_model()
         return self.pusher.push_final(commit_message, revision) if self.is_world_process_zero() else None
