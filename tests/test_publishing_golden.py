@@ -234,8 +234,8 @@ def test_an_example_that_is_missing_or_a_link(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_seen_in_a_fresh_process(folder, fault):
+@pytest.mark.parametrize("fault", ["another mean", "swapped channels", "permuted labels"])
+def test_faults_are_seen_in_a_fresh_process(folder, fault):
     harm, checks = FAULTS[fault]
     harm(folder)
     assert {each.name for each in check_golden(folder) if not each.passed} == checks

@@ -57,8 +57,11 @@ def scan_secrets(folder: Path) -> list[str]:
 
 @contextmanager
 def _detectors() -> Iterator[None]:
-    """detect-secrets switched on; its settings are global to the process."""
-    from detect_secrets.settings import default_settings, transient_settings
+    """detect-secrets switched on; its settings are global to the process. Raises ValueError where it is missing."""
+    try:
+        from detect_secrets.settings import default_settings, transient_settings
+    except ModuleNotFoundError as error:
+        raise ValueError("not run: detect-secrets is missing, pip install 'vit-custom[publish]'") from error
 
     with default_settings() as settings:
         plugins = [{"name": name} for name in settings.plugins if name not in _NO_SECRETS]

@@ -76,8 +76,8 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = str(error).strip().partition("\n")[0]
-        raise VerifyError(f"{repo_id} cannot be had from {HfApi().endpoint}: {said or type(error).__name__}") from error
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise VerifyError(f"{repo_id} cannot be had from {HfApi().endpoint}: {said}") from error
 
 
 def check_listing(sizes: Mapping[str, int]) -> Check:
