@@ -292,12 +292,12 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     def _validate_parameters(self):
         width, pixels = self.hidden_size, math.prod(self.patch_hw) * self.num_channels
         blocks = self.num_hidden_layers * (4 * width**2 + 2 * width * self.intermediate_size)
-        about = blocks + width * (pixels + math.prod(self.grid_hw) + self.num_labels)
+        about = blocks + width * (pixels + math.prod(self.grid_hw) + len(self.id2label or {}))
         if about > _MAX_PARAMETERS:
             _refuse(
                 "hidden_size", width,
                 f"with num_hidden_layers={self.num_hidden_layers}, intermediate_size={self.intermediate_size}, "
-                f"image_size={self.image_size}, patch_size={self.patch_size} and {self.num_labels} labels makes about "
+                f"image_size={self.image_size}, patch_size={self.patch_size} and {len(self.id2label or {})} labels makes about "
                 f"{about / 1e9:,.0f} billion parameters: at most {_MAX_PARAMETERS // 10**9} billion",
             )  # fmt: skip
 
