@@ -66,7 +66,7 @@ _BOUNDS = {
 _PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 _MAX_SIDE = 32_768
 _MAX_TOKENS = 1_048_576
-_MAX_LABELS = 250_000  # the most classes of a public image set are 203,094 (Google Landmarks v2)
+_MAX_LABELS = 250_000  # the most classes of a public image set are about 200,000 (Google Landmarks v2)
 _MAX_PARAMETERS = 30_000_000_000  # the largest published Vision Transformer has 22 billion (arXiv 2302.05442)
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 # Keys of a stored configuration that transformers and we write besides the fields below. All others are left out:
@@ -290,14 +290,14 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             _refuse("patch_size", self.patch_size, "stem='conv' halves the image: use powers of two, at least 2")
 
     def _validate_parameters(self):
-        width, pixels = self.hidden_size, math.prod(self.patch_hw) * self.num_channels
+        width, pixels, labels = self.hidden_size, math.prod(self.patch_hw) * self.num_channels, len(self.id2label or {})
         blocks = self.num_hidden_layers * (4 * width**2 + 2 * width * self.intermediate_size)
-        about = blocks + width * (pixels + math.prod(self.grid_hw) + len(self.id2label or {}))
+        about = blocks + width * (pixels + math.prod(self.grid_hw) + labels)
         if about > _MAX_PARAMETERS:
             _refuse(
                 "hidden_size", width,
                 f"with num_hidden_layers={self.num_hidden_layers}, intermediate_size={self.intermediate_size}, "
-                f"image_size={self.image_size}, patch_size={self.patch_size} and {len(self.id2label or {})} labels makes about "
+                f"image_size={self.image_size}, patch_size={self.patch_size} and {labels} labels makes about "
                 f"{about / 1e9:,.0f} billion parameters: at most {_MAX_PARAMETERS // 10**9} billion",
             )  # fmt: skip
 

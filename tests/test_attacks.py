@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attack_behaviours import HOSTILE_KEYS
 from attacks import ATTACKS, OURS, TODAY, WEIGHTS, attempt, fields, weights
 from saved_models import save_ours, save_transformers_vit
 from tiny import TINY
@@ -160,11 +161,7 @@ def test_pickles_are_not_read_even_when_asked_for(folder):
 
 
 def test_stored_keys_that_nobody_knows_are_left_out_and_named(folder, caplog, monkeypatch):
-    hostile = {
-        "_attn_implementation_internal": "someone/kernel", "attn_implementation": "someone/kernel",
-        "transformers_weights": "../other.safetensors", "extra_files": ["x"], "base_model_tp_plan": {"a": "b"},
-        "_auto_class": "os.system", "fusion_config": {"a": True},
-    }  # fmt: skip
+    hostile = HOSTILE_KEYS | {"extra_files": ["x"], "base_model_tp_plan": {"a": "b"}}
     fields("config.json", **hostile)(folder)
     monkeypatch.setattr(pretrained_vit_custom.logger.parent, "propagate", True)
     with caplog.at_level("WARNING"):
