@@ -39,6 +39,7 @@ _PERSONAL_TAGS = {
     "BodySerialNumber": "serial number", "UserComment": "comment", "XPComment": "comment", "XPAuthor": "author",
 }  # fmt: skip
 MAX_PIXELS = 50_000_000  # of an image whose text is read
+MAX_TEXT = 64 * 1024**2  # bytes of a file that is searched line by line
 MAX_HEADER = 16 * 1024**2  # bytes of a safetensors header that is searched
 
 
@@ -77,6 +78,8 @@ def _scan_file(path: Path) -> Iterator[str]:
         yield from _scan_image(path)
     elif is_shipped(path):
         return  # public already
+    elif path.suffix != ".safetensors" and path.stat().st_size > MAX_TEXT:
+        yield f": not searched, {path.stat().st_size:,} bytes are too many"
     elif path.suffix == ".safetensors":
         yield from (f": {kind} in its metadata" for kind in _kinds_in(_safetensors_metadata(path)))
     else:
