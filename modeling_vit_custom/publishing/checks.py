@@ -67,9 +67,8 @@ def _static_check(name: str, check: Callable[[Path], str], folder: Path) -> Chec
 
 def _code_checks(folder: Path, trust_remote_code: bool, failed: list[str]) -> Iterator[Check]:
     """Whether its code may be run; if so, what it does."""
-    name = "fresh process"
     if failed:
-        yield Check(name, False, f"not run: {failed[0]!r} has failed")
+        yield Check("fresh process", False, f"not run: {failed[0]!r} has failed")
         return
     foreign = foreign_code(folder)
     if foreign and not trust_remote_code:
@@ -94,7 +93,7 @@ def fresh_checks(folder: Path) -> Iterator[Check]:
     if isinstance(classes, dict):
         yield Check("classes in a fresh process", False, classes["error"])
     else:
-        yield Check("classes in a fresh process", True, some(sorted(set(classes))))
+        yield Check("classes in a fresh process", True, f"all {len(classes)} entries of auto_map and custom_pipelines")
     if golden is not None:
         yield from compare_golden(golden, report)
 

@@ -19,7 +19,7 @@ class Check:
 
     def __str__(self) -> str:
         """One line; nothing in it can steer a terminal, though file names and labels are other people's."""
-        return f"{'PASS' if self.passed else 'FAIL'}  {self.name:<33}  {printable(self.detail)}"
+        return f"{'PASS' if self.passed else 'FAIL'}  {self.name:<34}  {printable(self.detail)}"
 
 
 def show(checks: Iterable[Check]) -> bool:

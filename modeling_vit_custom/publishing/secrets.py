@@ -78,14 +78,14 @@ def _scan_file(path: Path) -> Iterator[str]:
         yield from _scan_image(path)
     elif is_shipped(path):
         return  # public already
-    elif path.suffix != ".safetensors" and path.stat().st_size > MAX_TEXT:
-        yield f": not searched, {path.stat().st_size:,} bytes are too many"
     elif path.suffix == ".safetensors":
         yield from (f": {kind} in its metadata" for kind in _kinds_in(_safetensors_metadata(path)))
+    elif path.stat().st_size > MAX_TEXT:
+        yield f": not searched, {path.stat().st_size:,} bytes are too many"
     else:
         with open(path, encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
-                yield from (f":{number}: {kind}" for kind in _kinds_in(line))
+                yield from (f":{number}: {kind}" for kind in _kinds_in(line.replace("\0", "")))  # UTF-16 has them
 
 
 def _kinds_in(text: str) -> list[str]:
@@ -117,14 +117,18 @@ def _scan_image(path: Path) -> Iterator[str]:
     except Exception as error:  # Pillow raises a dozen types on damaged files
         yield f": not searched, no readable image ({type(error).__name__})"
         return
-    text = "\n".join(t if isinstance(t, str) else t.decode("latin-1") for t in texts)
-    named = {ExifTags.TAGS.get(tag, ""): value for tag, value in tags.items()}
+    text = "\n".join(map(_as_text, texts))
+    named = {ExifTags.TAGS.get(tag, ""): _as_text(value) for tag, value in tags.items()}
     if position or "GPSLatitude" in text:
         yield ": GPS position in its metadata"
     for tag, kind in _PERSONAL_TAGS.items():
-        if str(named.get(tag, "")).strip("\0 "):
+        if named.get(tag, "").removeprefix("ASCII").strip("\0 "):  # the prefix names the coding of a comment
             yield f": {kind} in its EXIF data"
-    yield from (f": {kind} in its metadata" for kind in _kinds_in(text + "\n" + "\n".join(map(str, named.values()))))
+    yield from (f": {kind} in its metadata" for kind in _kinds_in("\n".join([text, *named.values()])))
+
+
+def _as_text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def _safetensors_metadata(path: Path) -> str:
