@@ -66,7 +66,7 @@ _BOUNDS = {
 _PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 _MAX_SIDE = 32_768
 _MAX_TOKENS = 1_048_576
-_MAX_LABELS = 1_000_000
+_MAX_LABELS = 250_000  # the most classes of a public image set are about 200,000 (Google Landmarks v2)
 _MAX_PARAMETERS = 30_000_000_000  # the largest published Vision Transformer has 22 billion (arXiv 2302.05442)
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 # Keys of a stored configuration that transformers and we write besides the fields below. All others are left out:
@@ -290,14 +290,14 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             _refuse("patch_size", self.patch_size, "stem='conv' halves the image: use powers of two, at least 2")
 
     def _validate_parameters(self):
-        width, pixels = self.hidden_size, math.prod(self.patch_hw) * self.num_channels
+        width, pixels, labels = self.hidden_size, math.prod(self.patch_hw) * self.num_channels, len(self.id2label or {})
         blocks = self.num_hidden_layers * (4 * width**2 + 2 * width * self.intermediate_size)
-        about = blocks + width * (pixels + math.prod(self.grid_hw) + self.num_labels)
+        about = blocks + width * (pixels + math.prod(self.grid_hw) + labels)
         if about > _MAX_PARAMETERS:
             _refuse(
                 "hidden_size", width,
                 f"with num_hidden_layers={self.num_hidden_layers}, intermediate_size={self.intermediate_size}, "
-                f"image_size={self.image_size}, patch_size={self.patch_size} and {self.num_labels} labels makes about "
+                f"image_size={self.image_size}, patch_size={self.patch_size} and {labels} labels makes about "
                 f"{about / 1e9:,.0f} billion parameters: at most {_MAX_PARAMETERS // 10**9} billion",
             )  # fmt: skip
 
@@ -339,6 +339,8 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         if len(names) < len(self.id2label):
             _refuse("id2label", self.id2label, "holds an id twice, as a number and as a string")
         self.id2label = names
+        for i, name in names.items():
+            _require_label_name(i, name)
         if self.label2id is None:
             self.label2id = {name: i for i, name in names.items()}
         self.label2id = {name: _label_id("label2id", i) for name, i in self.label2id.items()}
@@ -348,10 +350,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         if sorted(names) != list(range(len(names))):
             _refuse("id2label", sorted(names), f"ids must be 0 to {len(names) - 1} without gaps")
         for i, name in names.items():
-            if not isinstance(name, str) or not name.strip():
-                _refuse(f"id2label[{i}]", name, "must be a non-empty string")
-            if any(_is_unsafe(character) for character in name):
-                _refuse(f"id2label[{i}]", name, "must not hold control characters, '<' or '>': rename the class")
+            _require_label_name(i, name)
         repeated = [name for name, count in Counter(names.values()).items() if count > 1]
         if repeated:
             logger.warning_once(f"id2label names several classes alike: {repeated[:5]}. Their ids stay distinct.")
@@ -365,8 +364,9 @@ def _pair(size: Size) -> tuple[int, int]:
 
 def _label_id(field: str, value: Any) -> int:
     """The id that a key of id2label, a string in JSON, or a value of label2id stands for."""
-    if not str(value).isdecimal() or str(int(value)) != str(value):
-        _refuse(field, value, "an id must be a whole number")
+    text = str(value)
+    if not text.isdecimal() or len(text) > len(str(_MAX_LABELS)) or str(int(text)) != text:
+        _refuse(field, text[:40], f"an id must be a whole number up to {_MAX_LABELS}")
     return int(value)
 
 
@@ -374,6 +374,13 @@ def _require_label_count(value: Any):
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or not 0 <= int(value) <= _MAX_LABELS:
         _refuse("num_labels", value, f"must be a whole number from 0 (no head) to {_MAX_LABELS}")
+
+
+def _require_label_name(i: int, name: Any):
+    if not isinstance(name, str) or not name.strip():
+        _refuse(f"id2label[{i}]", name, "must be a non-empty string")
+    if any(_is_unsafe(character) for character in name):
+        _refuse(f"id2label[{i}]", name, "must not hold control characters, '<' or '>': rename the class")
 
 
 def _is_unsafe(character: str) -> bool:

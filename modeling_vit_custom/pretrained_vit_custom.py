@@ -80,13 +80,14 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         which `ignore_mismatched_sizes=True` turns into that warning), and where one is NaN or infinite; OSError where
         there is no safetensors file.
         """
-        if kwargs.setdefault("use_safetensors", True) is not True:
-            raise ValueError("use_safetensors=False: pickled weights can run code and are never read. Leave it out.")
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError(f"use_safetensors=False: leave it out. {_ONLY_SAFETENSORS}")
+        kwargs["use_safetensors"] = True
         requested = {name: kwargs.pop(name) for name in INPUT_FIELDS if name in kwargs}
         if config is not None and pretrained_model_name_or_path is not None:
             config, requested = _at_stored_input(cls, pretrained_model_name_or_path, config, requested, kwargs)
         try:
-            model, info = super().from_pretrained(
+            loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path,
                 *model_args,
                 config=config,
@@ -95,14 +96,15 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
                 **kwargs,
             )
         except OSError as error:
-            if SAFE_WEIGHTS_NAME not in str(error):
+            if f"file named {SAFE_WEIGHTS_NAME}" not in str(error):
                 raise
-            raise OSError(
-                f"{pretrained_model_name_or_path} holds no {SAFE_WEIGHTS_NAME}. {_ONLY_SAFETENSORS}"
-            ) from error
+            source = pretrained_model_name_or_path
+            raise OSError(f"{source} holds no {SAFE_WEIGHTS_NAME}. {_ONLY_SAFETENSORS}") from error
+        model, info = loaded
         if not getattr(model, "_weights_were_checked", False):
             raise RuntimeError("This way of loading passes the checks of weight files by. Use save_pretrained's files.")
-        _check_finite(model)
+        if broken := nonfinite_weights(model):
+            raise RuntimeError(f"NaN or infinite weights: {some(broken)}. This checkpoint is broken: use another.")
         if requested:
             model.resize_input(**requested)
         return (model, info) if output_loading_info else model
@@ -193,6 +195,16 @@ def resize_input(model: ViTCustomPreTrainedModel, processor: Any, size: Size):
     return model, processor
 
 
+def nonfinite_weights(model: torch.nn.Module) -> list[str]:
+    """Names of the weights that hold NaN or infinity; those that are quantised or not loaded are passed by."""
+    return [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and tensor.itemsize > 1 and tensor.numel() and not tensor.is_meta
+        if not all(extreme.isfinite() for extreme in tensor.aminmax())
+    ]
+
+
 def _at_stored_input(cls, path, config, requested: dict, kwargs: dict) -> tuple[Any, dict]:
     """`config` with the input fields of the stored weights, and the changes that lead back to what was asked for.
 
@@ -239,28 +251,16 @@ def _check_fit(model: ViTCustomPreTrainedModel, info: Any, load_config: Any):
         logger.warning(f"NEWLY INITIALISED, train before use: {'; '.join(new)}.")
 
 
-def _promised_names(model: ViTCustomPreTrainedModel, load_config: Any) -> set[str]:
+def _promised_names(model: Any, load_config: Any) -> set[str]:
     """Weights, without the encoder's prefix, that a checkpoint holds by its own configuration.
 
     A head's are among them where it was saved by this class. Without a stored configuration, the model's counts.
     """
-    fields, path = {}, load_config.pretrained_model_name_or_path
-    if path is not None:
+    fields: dict[str, Any] = {}
+    if (path := load_config.pretrained_model_name_or_path) is not None:
         fields, _ = model.config_class.get_config_dict(path, **load_config.download_kwargs)
     with torch.device("meta"):
         stored = type(model)(model.config_class.from_dict(fields) if fields else model.config)
     names = {name.removeprefix(f"{model.base_model_prefix}.") for name in stored.state_dict()}
     saved_with_head = type(model).__name__ in (fields.get("architectures") or [])
     return names if saved_with_head else set(filter(_ENCODER.match, names))
-
-
-def _check_finite(model: ViTCustomPreTrainedModel):
-    """Raise RuntimeError, naming them, where weights are NaN or infinite; quantised and unloaded ones are passed by."""
-    broken = [
-        name
-        for name, tensor in model.state_dict().items()
-        if tensor.is_floating_point() and tensor.itemsize > 1 and tensor.numel() and not tensor.is_meta
-        if not all(extreme.isfinite() for extreme in tensor.aminmax())
-    ]
-    if broken:
-        raise RuntimeError(f"NaN or infinite weights: {some(broken)}. This checkpoint is broken: use an earlier one.")

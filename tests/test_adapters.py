@@ -6,6 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import TINY
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
+from modeling_vit_custom.weight_files_vit_custom import WeightFileError
 
 # peft asks by a name that the newest transformers has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -65,6 +66,19 @@ def test_a_head_saved_with_an_adapter_is_loaded_or_refused(tmp_path, random_mode
         assert "not found: classifier.modules_to_save" in str(error)
     else:
         assert torch.equal(loaded(pixel_values).logits, adapted(pixel_values=pixel_values).logits)
+
+
+def test_the_files_of_an_adapter_are_checked_too(tmp_path, random_model, tiny_config):
+    random_model(tiny_config).save_pretrained(tmp_path / "base")
+    with_lora(ViTCustomForImageClassification.from_pretrained(tmp_path / "base")).save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes() + b"more")
+    with pytest.raises(WeightFileError, match="its tensors end at"):
+        ViTCustomForImageClassification.from_pretrained(tmp_path / "adapter")
+    file.unlink()
+    torch.save({}, file.with_suffix(".bin"))
+    with pytest.raises(OSError, match="adapter_model"):
+        ViTCustomForImageClassification.from_pretrained(tmp_path / "adapter")
 
 
 @torch.no_grad()

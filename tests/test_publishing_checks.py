@@ -202,6 +202,12 @@ def test_nothing_that_failed_leads_to_code_being_run(folder, monkeypatch):
     assert not last.passed and last.detail == "not run: 'secrets' has failed"
 
 
+def test_what_is_said_cannot_steer_a_terminal(folder):
+    (folder / "\x1b[2Jgone.pkl").write_text("")
+    line = str(next(each for each in check_folder(folder) if not each.passed))
+    assert line.startswith("FAIL  safetensors only") and "gone.pkl" in line and line.isprintable()
+
+
 def test_placeholder_labels_are_said(folder, monkeypatch):
     monkeypatch.setattr("modeling_vit_custom.publishing.checks.fresh_checks", lambda _: [])
     names = {str(i): f"LABEL_{i}" for i in range(3)}

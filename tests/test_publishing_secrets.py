@@ -1,8 +1,10 @@
 """The scan for secrets: every kind is found where it can hide, what was found is never said, and no false alarm."""
 
 import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from image_files import photograph
 from PIL import ExifTags, Image, PngImagePlugin
@@ -53,6 +55,11 @@ def test_a_line_cannot_vouch_for_itself(tmp_path):
     assert scan_secrets(tmp_path) == ["README.md:1: GitHub Token"]
 
 
+def test_utf_16_hides_nothing(tmp_path):
+    (tmp_path / "README.md").write_text(f"first\n{HF}\n", encoding="utf-16")
+    assert scan_secrets(tmp_path) == ["README.md:2: Hugging Face token"]
+
+
 def test_files_of_secrets_by_name(tmp_path):
     for name in (".env", "prod.env", "id_rsa", "server.pem"):
         (tmp_path / name).write_text("")
@@ -68,6 +75,7 @@ def test_images_are_searched_for_texts_and_for_where_they_were_taken(tmp_path):
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (52.0, 31.0, 12.0)
     exif[ExifTags.Base.Artist] = "Ada"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0"  # empty, as cameras leave it
     texts = PngImagePlugin.PngInfo()
     texts.add_text("prompt", f"token {HF}", zip=True)
     photograph().save(tmp_path / "taken.jpg", exif=exif)
@@ -84,9 +92,13 @@ def test_images_are_searched_for_texts_and_for_where_they_were_taken(tmp_path):
     ]
 
 
-def test_weights_are_searched_for_texts(tmp_path):
-    import numpy as np
+def test_a_scan_that_cannot_be_made_has_found_nothing_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "detect_secrets.settings", None)
+    with pytest.raises(ValueError, match="detect-secrets is missing"):
+        scan_secrets(tmp_path)
 
+
+def test_weights_are_searched_for_texts(tmp_path):
     save_file({"a": np.zeros(3)}, tmp_path / "model.safetensors", metadata={"format": "pt", "by": HF})
     assert scan_secrets(tmp_path) == ["model.safetensors: Hugging Face token in its metadata"]
 

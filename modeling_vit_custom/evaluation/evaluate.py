@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.examples import MULTI_LABEL, REGRESSION, Examples
-from ..data.raw import listed
+from ..data.raw import listed, printable
 from ..data.sources import load_eval_examples
 from ..inference.environment import versions
 from ..inference.forward import PreparedImages, run_batches
@@ -198,7 +198,9 @@ Writes the metrics as JSON and, for single-label models, confusion_matrix.png be
     parser.add_argument("--output", default="metrics.json", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--image_column", default="image", metavar="NAME", help="of a table (%(default)s)")
     parser.add_argument("--label_column", default="label", metavar="NAME", help="of a table (%(default)s)")
-    parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of the folder")
+    parser.add_argument(
+        "--follow_links", action="store_true", help="follow links, and paths in a table, that lead outside"
+    )
     parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")
     parser.add_argument(
@@ -223,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except (ValueError, OSError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
+        print(printable(f"evaluate: {error}"), file=sys.stderr)
         return 1
     return 0
 
@@ -260,5 +262,5 @@ def run(args: argparse.Namespace) -> None:
     for name, value in result.metrics.items():
         print(f"  {name:<24}{value:.4f}")
     for note in result.notes:
-        print(f"  note: {note}")
+        print(printable(f"  note: {note}"))
     print("wrote " + " and ".join(map(str, written)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 
@@ -61,7 +62,7 @@ def load_classifier(
         model, info = AutoModelForImageClassification.from_pretrained(
             source, use_safetensors=True, output_loading_info=True, **options
         )
-    except RuntimeError as error:  # weights that do not fit, in transformers' models and ours
+    except (RuntimeError, StrictDataclassError) as error:  # weights that do not fit, fields of a wrong type
         raise ValueError(f"{source}: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(

@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from .._version import __version__
 from ..data.examples import MULTI_LABEL, REGRESSION
 from ..data.folders import readable_suffixes, walk_files
+from ..data.raw import printable
 from .forward import BatchResult, PreparedImages, run_batches
 from .loading import load_classifier, problem_type_of
 from .processes import Processes, joined_processes
@@ -222,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
             summary = predict(**vars(args), processes=processes)
         except (ValueError, OSError) as error:
             if processes.is_first:
-                print(f"predict: {error}", file=sys.stderr)
+                print(printable(f"predict: {error}"), file=sys.stderr)
             return 2
         if processes.is_first:
             _report(summary)
@@ -231,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _report(summary: Summary) -> None:
     for note in summary.notes:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     kept = f", {summary.resumed:,} of them from before" if summary.resumed else ""
     by = "" if summary.processes == 1 else f" by {summary.processes} processes"
     print(f"{summary.images:,} images{by}{kept}, {summary.failed:,} failed")

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 
 from ..configuration_vit_custom import ViTCustomConfig
@@ -62,15 +61,14 @@ def iterate_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[Ch
 def _static_check(name: str, check: Callable[[Path], str], folder: Path) -> Check:
     try:
         return Check(name, True, check(folder))
-    except (ValueError, TypeError, OSError, StrictDataclassError) as error:
-        return Check(name, False, " ".join(str(error).split()))
+    except Exception as error:  # a hostile file may fail in ways that nobody foresaw
+        return Check(name, False, " ".join(str(error).split()) or type(error).__name__)
 
 
 def _code_checks(folder: Path, trust_remote_code: bool, failed: list[str]) -> Iterator[Check]:
     """Whether its code may be run; if so, what it does."""
-    name = "fresh process"
     if failed:
-        yield Check(name, False, f"not run: {failed[0]!r} has failed")
+        yield Check("fresh process", False, f"not run: {failed[0]!r} has failed")
         return
     foreign = foreign_code(folder)
     if foreign and not trust_remote_code:
@@ -95,7 +93,7 @@ def fresh_checks(folder: Path) -> Iterator[Check]:
     if isinstance(classes, dict):
         yield Check("classes in a fresh process", False, classes["error"])
     else:
-        yield Check("classes in a fresh process", True, some(sorted(set(classes))))
+        yield Check("classes in a fresh process", True, f"all {len(classes)} entries of auto_map and custom_pipelines")
     if golden is not None:
         yield from compare_golden(golden, report)
 

@@ -66,7 +66,7 @@ def main(folder, report, *images):
         try:
             yield
         except BaseException as error:  # code of the folder may even call sys.exit
-            table[name] = {"error": f"{type(error).__name__}: {error}"}
+            table[name] = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
 
     model = None
     with part(measured, "classes"):

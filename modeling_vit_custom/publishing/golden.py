@@ -106,7 +106,8 @@ def measure(folder: Path, images: Sequence[str] = ()) -> dict[str, Any]:
             run_fresh(_FRESH_CHECK, folder.resolve(), report, *(folder.resolve() / name for name in images))
             return json.loads(report.read_text(encoding="utf-8"))
         except (FreshProcessError, OSError, ValueError) as error:
-            return {"load": {"error": str(error)}, "classes": {"error": str(error)}, "logits": {}, "versions": {}}
+            failed = {"error": str(error).splitlines()[-1]}
+            return {"load": failed, "classes": failed, "logits": {}, "versions": {}}
 
 
 def read_golden(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..data.raw import printable
+
 
 @dataclass(frozen=True)
 class Check:
@@ -16,7 +18,8 @@ class Check:
     detail: str
 
     def __str__(self) -> str:
-        return f"{'PASS' if self.passed else 'FAIL'}  {self.name:<33}  {self.detail}"
+        """One line; nothing in it can steer a terminal, though file names and labels are other people's."""
+        return f"{'PASS' if self.passed else 'FAIL'}  {self.name:<34}  {printable(self.detail)}"
 
 
 def show(checks: Iterable[Check]) -> bool:

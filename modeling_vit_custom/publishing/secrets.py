@@ -39,6 +39,7 @@ _PERSONAL_TAGS = {
     "BodySerialNumber": "serial number", "UserComment": "comment", "XPComment": "comment", "XPAuthor": "author",
 }  # fmt: skip
 MAX_PIXELS = 50_000_000  # of an image whose text is read
+MAX_TEXT = 64 * 1024**2  # bytes of a file that is searched line by line
 MAX_HEADER = 16 * 1024**2  # bytes of a safetensors header that is searched
 
 
@@ -57,8 +58,11 @@ def scan_secrets(folder: Path) -> list[str]:
 
 @contextmanager
 def _detectors() -> Iterator[None]:
-    """detect-secrets switched on; its settings are global to the process."""
-    from detect_secrets.settings import default_settings, transient_settings
+    """detect-secrets switched on; its settings are global to the process. Raises ValueError where it is missing."""
+    try:
+        from detect_secrets.settings import default_settings, transient_settings
+    except ModuleNotFoundError as error:
+        raise ValueError("not run: detect-secrets is missing, pip install 'vit-custom[publish]'") from error
 
     with default_settings() as settings:
         plugins = [{"name": name} for name in settings.plugins if name not in _NO_SECRETS]
@@ -76,10 +80,12 @@ def _scan_file(path: Path) -> Iterator[str]:
         return  # public already
     elif path.suffix == ".safetensors":
         yield from (f": {kind} in its metadata" for kind in _kinds_in(_safetensors_metadata(path)))
+    elif path.stat().st_size > MAX_TEXT:
+        yield f": not searched, {path.stat().st_size:,} bytes are too many"
     else:
         with open(path, encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
-                yield from (f":{number}: {kind}" for kind in _kinds_in(line))
+                yield from (f":{number}: {kind}" for kind in _kinds_in(line.replace("\0", "")))  # UTF-16 has them
 
 
 def _kinds_in(text: str) -> list[str]:
@@ -111,14 +117,18 @@ def _scan_image(path: Path) -> Iterator[str]:
     except Exception as error:  # Pillow raises a dozen types on damaged files
         yield f": not searched, no readable image ({type(error).__name__})"
         return
-    text = "\n".join(t if isinstance(t, str) else t.decode("latin-1") for t in texts)
-    named = {ExifTags.TAGS.get(tag, ""): value for tag, value in tags.items()}
+    text = "\n".join(map(_as_text, texts))
+    named = {ExifTags.TAGS.get(tag, ""): _as_text(value) for tag, value in tags.items()}
     if position or "GPSLatitude" in text:
         yield ": GPS position in its metadata"
     for tag, kind in _PERSONAL_TAGS.items():
-        if str(named.get(tag, "")).strip("\0 "):
+        if named.get(tag, "").removeprefix("ASCII").strip("\0 "):  # the prefix names the coding of a comment
             yield f": {kind} in its EXIF data"
-    yield from (f": {kind} in its metadata" for kind in _kinds_in(text + "\n" + "\n".join(map(str, named.values()))))
+    yield from (f": {kind} in its metadata" for kind in _kinds_in("\n".join([text, *named.values()])))
+
+
+def _as_text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def _safetensors_metadata(path: Path) -> str:

@@ -96,7 +96,7 @@ def _plan(model_dir: Path) -> Plan:
     for name in plan.copied:
         if name.endswith(".json"):
             read_json(model_dir / name)
-    for name in set(modules).intersection(foreign_code(model_dir)):
+    for name in sorted(set(modules).intersection(foreign_code(model_dir))):
         kind = "differs from that of" if (SHIPPED / name).is_file() else "is no module of"
         plan.notes.append(f"customised code: {name} {kind} {VERSION}; who loads this model runs it")
     return plan

@@ -76,8 +76,8 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = str(error).strip().partition("\n")[0]
-        raise VerifyError(f"{repo_id} cannot be had from {HfApi().endpoint}: {said or type(error).__name__}") from error
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise VerifyError(f"{repo_id} cannot be had from {HfApi().endpoint}: {said}") from error
 
 
 def check_listing(sizes: Mapping[str, int]) -> Check:
@@ -97,10 +97,11 @@ def build_parser() -> argparse.ArgumentParser:
         prog="verify",
         description="Verify a saved classifier: files, weights, code, labels, golden outputs; PASS or FAIL for each.",
         epilog="""examples:
-  %(prog)s outputs/quickstart
+  %(prog)s STAGED_FOLDER
   %(prog)s user/name --revision 0123456789abcdef0123456789abcdef01234567
 
-A folder is verified offline. A repository is downloaded into an empty folder, at one commit. What can be seen
+A folder is verified offline: one as it is published, which `publish --dry_run` leaves; checkpoints are not for
+publishing and fail. A repository is downloaded into an empty folder, at one commit. What can be seen
 without running its code is checked first; its code runs after that, in a fresh process, if it is byte for byte
 the code of this package, or with --trust_remote_code. That process is no sandbox.
 Exit codes: 0 all passed, 1 some failed, 2 it could not be verified.""",
