@@ -23,6 +23,7 @@ def watch(event, arguments):
     if host not in (None, "", "127.0.0.1", "::1", "localhost", "0.0.0.0"):
         print("OUTSIDE", event, host, file=sys.stderr, flush=True)
 sys.addaudithook(watch)
+sys.modules["uvloop"] = None  # looks up and connects in C, unseen
 """
 _RUN = "\nsys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')\n"
 

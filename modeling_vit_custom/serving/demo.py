@@ -305,6 +305,16 @@ def build(classifier: Classifier) -> Any:
     """The gr.Blocks of a classifier; the images in its folder's examples/ are offered under the drop zone."""
     import gradio as gr
 
+    class Upload(gr.File):
+        """Takes what was uploaded; Gradio's own would also download an address, of any size."""
+
+        is_template = True  # shown as its parent is
+
+        async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+            if "://" in str(url_or_file_path):
+                raise gr.Error("Addresses are not downloaded: upload the file.")
+            return await super().async_move_resource_to_block_cache(url_or_file_path)
+
     examples = sorted(str(path) for path in (classifier.folder / "examples").glob("*") if path.is_file())
     config = classifier.model.config
     facts = [
@@ -334,7 +344,7 @@ def build(classifier: Classifier) -> Any:
         gr.HTML(f"<h1>{escape(classifier.name)}</h1><p>{escape(' · '.join(facts))}</p>", elem_id="head")
         with gr.Tab("One image"), gr.Row():
             with gr.Column(scale=2, min_width=280):
-                file = gr.File(label="Drop an image", height=170, elem_id="drop")
+                file = Upload(label="Drop an image", height=170, elem_id="drop")
                 if examples:
                     gr.HTML('<p class="hint">or try one of these</p>')
                     pictures = [picture(classifier.processor.decode(path)) for path in examples]
@@ -348,7 +358,7 @@ def build(classifier: Classifier) -> Any:
             if examples:
                 gallery.select(example, None, shown, api_visibility="private")
         with gr.Tab("Several images"):
-            files = gr.File(
+            files = Upload(
                 label=f"Drop up to {MAX_FILES} images", file_count="multiple", height=170, elem_id="drop-many"
             )
             table = gr.HTML(EMPTY, elem_id="many")
