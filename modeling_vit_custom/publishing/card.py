@@ -162,7 +162,7 @@ def model_facts(folder: Path) -> dict[str, Any]:
     return {
         "labels": labels,
         "task": task,
-        "size": f"{height} × {width}",
+        "size": f"{width} × {height}",
         "grey": config["num_channels"] == 1,
         "stretched": "height" in resized,
     }
