@@ -154,7 +154,7 @@ def test_the_page_comes_from_this_machine_alone(server):
 
 
 def test_the_network_watch_sees(tmp_path):
-    look_up = "import sys, socket\n" + WATCH_NETWORK + "\ntry: socket.create_connection(('192.0.2.1', 9), 0.01)\n"
+    look_up = "import socket\n" + WATCH_NETWORK + "\ntry: socket.create_connection(('192.0.2.1', 9), 0.01)\n"
     done = subprocess.run([sys.executable, "-c", look_up + "except OSError: pass"], capture_output=True, text=True)
     assert "OUTSIDE socket.getaddrinfo 192.0.2.1" in done.stderr
 
