@@ -13,18 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from fresh_process import _HIDE_PACKAGE
 
 # Says on stderr which address other than this machine's own the process looks up or connects to.
 WATCH_NETWORK = """
+import sys
 def watch(event, arguments):
     host = {"socket.connect": lambda a: a[1], "socket.getaddrinfo": lambda a: a}.get(event, lambda a: None)(arguments)
     host = host[0] if isinstance(host, tuple) else None
     if host not in (None, "", "127.0.0.1", "::1", "localhost", "0.0.0.0"):
         print("OUTSIDE", event, host, file=sys.stderr, flush=True)
 sys.addaudithook(watch)
+sys.modules["uvloop"] = None  # looks up and connects in C, unseen
 """
-_RUN = "\nsys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')\n"
+_RUN_HIDDEN = """
+import runpy
+sys.modules["modeling_vit_custom"] = None  # whoever imports it gets ModuleNotFoundError
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 class DemoServer:
@@ -61,7 +67,7 @@ def running_demo(app: Path, model: Path, work: Path) -> Iterator[DemoServer]:
     }
     environment |= {"HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(work / "uploads")}
     log = work / "log"
-    command = [sys.executable, "-c", _HIDE_PACKAGE + WATCH_NETWORK + _RUN, str(app), "--model", str(model)]
+    command = [sys.executable, "-c", WATCH_NETWORK + _RUN_HIDDEN, str(app), "--model", str(model)]
     with open(log, "w") as output:
         process = subprocess.Popen(
             [*command, "--port", str(port)], cwd=app.parent, env=environment, stdout=output, stderr=output

@@ -51,6 +51,7 @@ FILES = {
     "confusion_matrix.png": "the confusion matrix",
     "training.png": "the course of the training",
     "LICENSE": "the licence",
+    ".gitattributes": "which files Git LFS stores",
 }
 ACTIVE = re.compile(r"""[!"#$&'*:<>@\[\]\\^_`{|}~]""")  # what can mean something to Markdown inside a line, or to HTML
 JOINERS = "\u200c\u200d"
@@ -162,7 +163,7 @@ def model_facts(folder: Path) -> dict[str, Any]:
     return {
         "labels": labels,
         "task": task,
-        "size": f"{height} × {width}",
+        "size": f"{width} × {height}",
         "grey": config["num_channels"] == 1,
         "stretched": "height" in resized,
     }
@@ -266,7 +267,7 @@ def batch_size(training: Mapping[str, Any]) -> str | None:
 
 def warm_up(steps: float | None) -> str | None:
     """As TrainingArguments means it: steps, or below 1 a share of all steps."""
-    return None if not steps else f"{steps:.1%} of all steps" if steps < 1 else f"{steps:g} steps"
+    return None if not steps else f"{100 * steps:g}% of all steps" if steps < 1 else f"{steps:g} steps"
 
 
 def examples(folder: Path) -> list[dict[str, Any]]:

@@ -46,14 +46,14 @@ footer { display: none !important; }
 #head p, .answer figcaption, .hint { color: var(--body-text-color-subdued); font-size: .9rem; margin: .15rem 0; }
 #examples, #examples .grid-wrap { min-height: 0; padding: 0; }
 #examples .grid-container { grid: auto-flow 64px / repeat(auto-fill, 64px); gap: 8px; padding: 0; }
-#examples .gallery-item, #examples button, #examples img { height: 64px; min-height: 0; image-rendering: pixelated; }
+#examples .gallery-item, #examples button, #examples img { height: 64px; min-height: 0; }
 .answer { background: var(--block-background-fill); border: 1px solid var(--border-color-primary);
   border-radius: var(--block-radius); padding: 18px 20px; }
 .answer.failed { border-left: 4px solid #dc2626; overflow-wrap: anywhere; }
 .answer h2 { font-size: 1.6rem; font-weight: 650; margin: 0 0 10px; overflow-wrap: anywhere; }
 .bars { display: grid; grid-template-columns: minmax(3ch, max-content) 1fr max-content; gap: 7px 12px;
   align-items: center; font-variant-numeric: tabular-nums; }
-.bars > :nth-child(3n+1) { max-width: 16ch; overflow-wrap: anywhere; }
+.bars > :nth-child(3n+1) { max-width: min(16ch, 26vw); overflow-wrap: anywhere; }
 .bars > :nth-child(3n) { text-align: right; }
 .bars i { height: 12px; border-radius: 6px; background: var(--border-color-primary); overflow: hidden; }
 .bars i::before { content: ""; display: block; height: 100%; width: var(--share); border-radius: 6px;
@@ -112,7 +112,7 @@ class Classifier:
         self.size: tuple[int, int] = np.broadcast_to(config.image_size, 2).tolist()
         self.labels = [config.id2label[i] for i in range(len(config.id2label))]
         self.task = config.problem_type or ("regression" if len(self.labels) == 1 else "single_label_classification")
-        self.scores([Prepared(None, torch.zeros(config.num_channels, *self.size), [], 0)])  # the first run is slow
+        self.scores(torch.zeros(1, config.num_channels, *self.size))  # the first run is slow
         self.name = source if revision else self.folder.resolve().name
         self.revision = revision
 
@@ -123,11 +123,10 @@ class Classifier:
         pixels = self.processor(decoded, return_tensors="pt")["pixel_values"][0]
         return Prepared(decoded, pixels, header_notes(path), 1000 * (time.perf_counter() - started))
 
-    def scores(self, images: Sequence[Prepared]) -> list[list[float]]:
-        """[B][K]: probabilities, for a regression the values."""
-        batch = torch.stack([image.pixels for image in images]).to(self.device, self.model.dtype)
+    def scores(self, pixels: torch.Tensor) -> list[list[float]]:
+        """[B, C, h, w] -> [B][K]: probabilities, for a regression the values."""
         with torch.inference_mode():
-            logits = self.model(pixel_values=batch).logits.float()
+            logits = self.model(pixel_values=pixels.to(self.device, self.model.dtype)).logits.float()
         if self.task == "multi_label_classification":
             logits = logits.sigmoid()
         elif self.task != "regression":
@@ -201,7 +200,7 @@ def classify(classifier: Classifier, path: str) -> tuple[dict[str, Any], str]:
     except (ValueError, OSError) as error:
         return {"file": name, "error": str(error)}, failure(str(error))
     started = time.perf_counter()
-    (scores,) = classifier.scores([image])
+    (scores,) = classifier.scores(image.pixels[None])
     found = {
         "file": name,
         "predictions": ranked(classifier, scores),
@@ -222,7 +221,8 @@ def classify_many(classifier: Classifier, paths: Sequence[str], progress: Any = 
                 images[index] = classifier.prepare(paths[index])
             except (ValueError, OSError) as error:
                 rows[index]["error"] = str(error)
-        for index, scores in zip(images, classifier.scores(list(images.values())) if images else [], strict=True):
+        pixels = [image.pixels for image in images.values()]
+        for index, scores in zip(images, classifier.scores(torch.stack(pixels)) if pixels else [], strict=True):
             best = ranked(classifier, scores)
             if classifier.task == "regression":
                 rows[index]["label"] = ", ".join(f"{entry['label']} {entry['value']:.4g}" for entry in best)
@@ -266,9 +266,9 @@ def answer(found: dict[str, Any], decoded: torch.Tensor, view: Image.Image, devi
     return f"""<div class="answer">{heading}<div class="bars">{bars}</div>
 <div class="pictures">
 <figure><img src="{data_url(shown)}" alt="the image, decoded"{smooth}>
-<figcaption><b>{escape(found["file"])}</b>, {whole.width} × {whole.height}</figcaption></figure>
+<figcaption><b>{escape(found["file"])}</b>, {whole.width}&nbsp;×&nbsp;{whole.height}</figcaption></figure>
 <figure><img id="model-view" src="{data_url(view)}" alt="what the model is given">
-<figcaption><b>What the model sees</b>, {view.width} × {view.height}</figcaption></figure></div>
+<figcaption><b>What the model sees</b>, {view.width}&nbsp;×&nbsp;{view.height}</figcaption></figure></div>
 <div class="notes">{notes}<span>preprocessing {found["preprocess_ms"]:.1f} ms</span>
 <span>model {found["model_ms"]:.1f} ms on {escape(device)}</span></div></div>"""
 
@@ -301,6 +301,18 @@ def answers(rows: Sequence[dict[str, Any]]) -> str:
 # ---------- the page
 
 
+def refuse_addresses(file: Any) -> None:
+    """Makes a gr.File take uploads alone: for an address, Gradio would download whatever lies there, of any size."""
+    take = file.async_move_resource_to_block_cache
+
+    async def take_upload(path: str | Path | None) -> str | None:
+        if "://" in str(path):
+            raise ValueError(f"{path} is an address: download it and upload the file.")
+        return await take(path)
+
+    file.async_move_resource_to_block_cache = take_upload
+
+
 def build(classifier: Classifier) -> Any:
     """The gr.Blocks of a classifier; the images in its folder's examples/ are offered under the drop zone."""
     import gradio as gr
@@ -309,7 +321,7 @@ def build(classifier: Classifier) -> Any:
     config = classifier.model.config
     facts = [
         f"{len(classifier.labels)} labels",
-        f"{classifier.size[0]} × {classifier.size[1]} pixels, {'grey' if config.num_channels == 1 else 'colour'}",
+        f"{classifier.size[1]} × {classifier.size[0]} pixels, {'grey' if config.num_channels == 1 else 'colour'}",
         f"{sum(p.numel() for p in classifier.model.parameters()) / 1e6:.2g} million parameters",
         *([f"revision {classifier.revision[:12]}"] if classifier.revision else []),
     ]
@@ -353,6 +365,8 @@ def build(classifier: Classifier) -> Any:
             )
             table = gr.HTML(EMPTY, elem_id="many")
             files.change(many, files, [data, table], api_name="classify_many")
+        refuse_addresses(file)
+        refuse_addresses(files)
     return page.queue(max_size=32, default_concurrency_limit=1)
 
 
@@ -360,8 +374,12 @@ def launch(classifier: Classifier, host: str | None = None, port: int | None = N
     """Serves the page; returns what `gr.Blocks.launch` does. Without a host: this machine only, in a Space everyone."""
     import gradio as gr
 
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    theme = gr.themes.Soft(primary_hue="teal", neutral_hue="slate", **fonts)
+    theme = gr.themes.Soft(
+        primary_hue="teal",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
     page = build(classifier)
     return page.launch(
         server_name=host, server_port=port, share=False, ssr_mode=False, max_file_size=MAX_FILE_SIZE, allowed_paths=[],

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..publishing.upload import PublishError, Repository, explained, upload_folder
@@ -34,6 +35,8 @@ class Pusher:
 
     def open(self) -> None:
         """Makes the repository before anything is trained. Raises UsageError if this user could not publish there."""
+        if find_spec("detect_secrets") is None:
+            raise UsageError("--push_to_hub searches for secrets with detect-secrets: pip install 'vit-custom[publish]'.")
         try:
             with explained(self.repo_id):
                 Repository(self.repo_id, "model").open(bool(self.args.hub_private_repo), self.args.hub_revision)
