@@ -36,7 +36,7 @@ class Pusher:
     def open(self) -> None:
         """Makes the repository before anything is trained. Raises UsageError if this user could not publish there."""
         if find_spec("detect_secrets") is None:
-            raise UsageError("--push_to_hub searches for secrets with detect-secrets: pip install 'vit-custom[publish]'.")
+            raise UsageError("--push_to_hub needs detect-secrets, to find secrets: pip install 'vit-custom[publish]'.")
         try:
             with explained(self.repo_id):
                 Repository(self.repo_id, "model").open(bool(self.args.hub_private_repo), self.args.hub_revision)
