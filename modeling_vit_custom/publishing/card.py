@@ -169,7 +169,7 @@ def model_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def sentence(model: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
+def sentence(model: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     """The card's first: what the model is, does, and how well."""
     count, images = len(model["labels"]), f"{'grey' if model['grey'] else 'colour'} images of {model['size']} pixels"
     does = {
@@ -179,8 +179,8 @@ def sentence(model: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
     }[model["task"]]
     parameters, last = results["parameters"], results["last"]
     size = f" of {parameters / 1e6:.2g} million parameters" if parameters else ""
-    right = results["headline"] and f": {results['headline']} of {results['splits'][last]:,} {last} images right"
-    return Markup(f"A Vision Transformer{size} that {does}{right or ''}.")
+    right = results["headline"] and f" and got {results['headline']} of {results['splits'][last]:,} {last} images right"
+    return f"A Vision Transformer{size} that {does}{right or ''}."
 
 
 def result_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:

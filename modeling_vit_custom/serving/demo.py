@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.util import find_spec
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -404,16 +405,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code when the page is closed by Ctrl-C: 0, or 2 for a model it cannot serve."""
+    """The command; returns its exit code: 0 when Ctrl-C has closed the page, 2 if there is none it could open."""
     args = build_parser().parse_args(argv)
     chosen = json.loads(SETTINGS.read_text(encoding="utf-8")) if args.model is None else vars(args)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    if find_spec("gradio") is None:
+        print("demo: the page needs Gradio. Fix: pip install 'vit-custom[demo]'", file=sys.stderr)
+        return 2
     try:
-        classifier = Classifier(chosen["model"], chosen["revision"])
+        launch(Classifier(chosen["model"], chosen["revision"]), args.host, args.port)
     except (ValueError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
-    launch(classifier, args.host, args.port)
     return 0
 
 
