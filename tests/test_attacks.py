@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from attack_behaviours import HOSTILE_KEYS
@@ -80,8 +81,9 @@ def test_a_header_tells_names_types_and_shapes(sound):
             check_shapes(header, wrong)
 
 
-def test_a_file_of_the_hubs_cache_is_a_link_that_stays_inside(folder, tmp_path):
-    """The cache keeps snapshots/SHA/file -> ../../blobs/HASH; its headers are checked like a folder's."""
+@pytest.fixture
+def cached(folder, tmp_path, monkeypatch) -> Path:
+    """The blobs of me/vit at COMMIT in the Hub's cache, which keeps snapshots/SHA/file -> ../../blobs/HASH."""
     repository = tmp_path / "cache" / "models--me--vit"
     snapshot = repository / "snapshots" / COMMIT
     snapshot.mkdir(parents=True), (repository / "refs").mkdir(), (repository / "blobs").mkdir()
@@ -89,12 +91,22 @@ def test_a_file_of_the_hubs_cache_is_a_link_that_stays_inside(folder, tmp_path):
     for path in folder.iterdir():
         shutil.move(path, repository / "blobs" / path.name)
         (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
-    load = ViTCustomForImageClassification.from_pretrained
-    assert load("me/vit", cache_dir=tmp_path / "cache").config.num_labels == 10
-    blob = repository / "blobs" / WEIGHTS
-    blob.write_bytes(blob.read_bytes() + b"more")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return repository / "blobs"
+
+
+@pytest.mark.parametrize("revision", [COMMIT, "main", None])
+def test_links_of_the_hubs_cache_stay_inside_and_headers_are_checked(cached, revision):
+    model, processor = load_classifier("me/vit", revision=revision, device="cpu")
+    assert model.config.num_labels == 10 and processor.num_channels == 1
+    with open(cached / WEIGHTS, "ab") as file:
+        file.write(b"more")
     with pytest.raises(WeightFileError, match="its tensors end at"):
-        load("me/vit", cache_dir=tmp_path / "cache")
+        load_classifier("me/vit", revision=revision, device="cpu")
+
+
+def test_code_of_the_hub_runs_at_its_commit(cached):
+    assert load_classifier("me/vit", trust_remote_code=True, revision=COMMIT, device="cpu")[0].config.num_labels == 10
 
 
 # ---------- weights that are not in the file
