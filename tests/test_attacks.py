@@ -22,6 +22,7 @@ from modeling_vit_custom import (
     pretrained_vit_custom,
 )
 from modeling_vit_custom.inference.loading import load_classifier
+from modeling_vit_custom.pretrained_vit_custom import ViTCustomPreTrainedModel
 from modeling_vit_custom.weight_files_vit_custom import WeightFileError, check_shapes, read_header
 
 ROOT = Path(__file__).parent.parent
@@ -123,6 +124,24 @@ def test_a_head_that_the_checkpoint_never_had_is_new_and_said(folder, tmp_path, 
     ViTCustomModel.from_pretrained(tmp_path / "masked").save_pretrained(tmp_path / "base")
     ViTCustomForImageClassification.from_pretrained(tmp_path / "base")
     assert "classifier.bias" in said.pop() and not said
+
+
+class TwoHeads(ViTCustomPreTrainedModel):
+    """A user's own class on the encoder, with an argument of its own."""
+
+    def __init__(self, config: ViTCustomConfig, outputs: int):
+        super().__init__(config)
+        self.vit = ViTCustomModel(config)
+        self.left, self.right = torch.nn.Linear(32, outputs), torch.nn.Linear(32, outputs)
+        self.post_init()
+
+
+def test_heads_of_other_peoples_classes_are_new_and_said(folder, said):
+    assert TwoHeads.from_pretrained(folder, 3).left.out_features == 3
+    assert said.pop() == "NEWLY INITIALISED, train before use: left.bias; left.weight; right.bias; right.weight."
+    weights(lambda tensors: {name: t for name, t in tensors.items() if "layers.2" not in name})(folder)
+    with pytest.raises(RuntimeError, match=r"Missing: vit\.layers\.2"):
+        TwoHeads.from_pretrained(folder, 3)
 
 
 @pytest.mark.parametrize(
