@@ -243,7 +243,7 @@ ATTACKS = [
     config("num_labels -1", "num_labels=-1", num_labels=-1, id2label=None),
     config("a label <script>", "control characters, '<' or '>'", id2label={"0": "<script>alert(1)</script>", "1": "b"}),
     config("a label that steers the terminal", "control characters", id2label={"0": "\x1b[2Jok", "1": "b"}),
-    config("a label that is a nested object", "non-empty string", id2label={"0": {"a": {"b": 1}}, "1": "b"}),
+    config("a label that is a nested object", "non-empty string|id2label", id2label={"0": {"a": {"b": 1}}, "1": "b"}),
     config("ids 0 and 5", "without gaps", id2label={"0": "a", "5": "b"}),
     config("label ids of 5,000 digits", "id2label='9999.*whole number", id2label={"0": "a", "9" * 5000: "b"}),
     config("250,001 labels", "from 0 .no head. to 250000", id2label={str(i): str(i) for i in range(250_001)}),
