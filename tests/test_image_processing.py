@@ -168,7 +168,7 @@ def test_images_that_are_scaled_already(backend):
     scaled = (np.moveaxis(np.asarray(PHOTO), -1, 0) / 255 - 0.485) / 0.229
     assert np.array_equal(pixel_values(processor, scaled)[0], scaled.astype(np.float32))
     assert np.array_equal(processor.decode(scaled), scaled.astype(np.float32))
-    with pytest.raises(ImageDecodingError, match=r"image 1 of the batch is float32, the first is uint8.*one scale"):
+    with pytest.raises(ImageDecodingError, match=r"image 1 of the batch is float32, image 0 is uint8.*one scale"):
         processor([PHOTO, scaled])
 
 
@@ -309,7 +309,10 @@ def test_for_model(backend):
 
 # ---------- saving
 
-CODE = ["image_decoding_vit_custom.py", "image_processing_base_vit_custom.py", "image_processing_vit_custom.py"]
+CODE = [
+    f"image_{part}_vit_custom.py"
+    for part in ("arrays", "decoding", "download", "files", "limits", "processing_base", "processing")
+]
 SETTINGS = {"num_channels": 1, "size": (20, 30), "background_color": (10, 20, 30), "image_mean": 0.25}
 
 

@@ -36,8 +36,12 @@ ALLOWED = {
         "pooling",
         "pretrained",
     },
-    "image_decoding": set(),
-    "image_processing_base": {"image_decoding"},
+    "image_limits": set(),
+    "image_arrays": {"image_limits"},
+    "image_download": {"image_limits"},
+    "image_files": {"image_limits"},
+    "image_decoding": {"image_arrays", "image_download", "image_files", "image_limits"},
+    "image_processing_base": {"image_decoding", "image_limits"},
     "image_processing": {"image_processing_base"},
 }
 ROOT_MODULES = ("cli", "_version")
