@@ -140,7 +140,7 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
             keep_float=not now["do_rescale"],
             channel_order=now["channel_order"],
             allow_urls=now["allow_urls"],
-            limits=self.limits,
+            limits=settings.get("limits", self.limits),
         )
 
     # ---------- from images to decoded tensors

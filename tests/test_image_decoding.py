@@ -55,7 +55,7 @@ OPAQUE = {
     "gif": (PHOTO, "GIF", {}),
     "bmp": (PHOTO, "BMP", {}),
     "tiff": (PHOTO, "TIFF", {}),
-    "tiff, ycbcr": (PHOTO.convert("YCbCr"), "TIFF", {}),
+    "tiff, ycbcr": (PHOTO.convert("YCbCr"), "TIFF", {"compression": "tiff_lzw"}),
     "webp": (PHOTO, "WEBP", {}),
     "webp, lossless": (PHOTO, "WEBP", {"lossless": True}),
     "avif": (PHOTO, "AVIF", {}),

@@ -25,7 +25,7 @@ ALLOWED = {
     "attention": {"configuration"},
     "embeddings": {"configuration", "interpolation", "layers", "position"},
     "pooling": {"attention", "configuration", "layers"},
-    "pretrained": {"configuration", "interpolation", "layers"},
+    "pretrained": {"configuration", "interpolation", "layers", "pipeline"},
     "modeling": {
         "attention",
         "configuration",
@@ -43,6 +43,7 @@ ALLOWED = {
     "image_decoding": {"image_arrays", "image_download", "image_files", "image_limits"},
     "image_processing_base": {"image_decoding", "image_limits"},
     "image_processing": {"image_processing_base"},
+    "pipeline": {"image_decoding", "image_limits"},
 }
 ROOT_MODULES = ("cli", "_version")
 # Each sub-package and those it may import; the root they may all import.
