@@ -514,3 +514,87 @@ def test_keep_float_still_refuses_what_no_model_can_use():
         decode_image(np.full((3, 8, 9), np.nan), keep_float=True)
     with pytest.raises(ImageDecodingError, match="composite it first"):
         decode_image(np.zeros((4, 8, 9), np.float32), keep_float=True)
+
+
+# ---------- channel order, batches
+
+
+def test_bgr_arrays_are_put_in_order_when_told():
+    bgr, alpha = LAST[..., ::-1], RAMP[..., None]  # a view with a negative stride, as OpenCV users write it
+    grey = np.asarray(GREY)
+    for array in (bgr, bgr.copy(), np.moveaxis(bgr, -1, 0), bgr / 255, torch.from_numpy(bgr.copy())):
+        assert np.array_equal(decode_image(array, channel_order="bgr"), RGB)
+        assert np.array_equal(decode_image(array), RGB[::-1])
+    bgra = np.concatenate([bgr, alpha], axis=-1)
+    expected = decode_image(np.concatenate([LAST, alpha], axis=-1), background=(10, 20, 30))
+    assert torch.equal(decode_image(bgra, background=(10, 20, 30), channel_order="bgr"), expected)
+    assert np.array_equal(decode_image(grey, channel_order="bgr"), GREY_RGB)
+    scaled = (RGB / 255 - 0.5) / 0.5
+    assert np.array_equal(decode_image(scaled[::-1], channel_order="bgr", keep_float=True), scaled.astype(np.float32))
+    for source in (JPEG, PHOTO):  # they know their own order
+        assert torch.equal(decode_image(source, channel_order="bgr"), decode_image(source))
+    with pytest.raises(ValueError, match="channel_order='gbr': give one of rgb, bgr"):
+        decode_image(RGB, channel_order="gbr")
+
+
+def test_batches_tell_what_was_left_out(caplog):
+    sources = [PHOTO, b"nothing", RGB, "nowhere.png"]
+    with pytest.raises(ImageDecodingError, match=r"^image 1 of the batch: not an image"):
+        decode_images(sources)
+    batch = decode_images(iter(sources), on_error="report", num_channels=1)
+    assert batch.kept == [0, 2] and len(batch.images) == 2 and batch.images[0].shape == (1, HEIGHT, WIDTH)
+    assert set(batch.errors) == {1, 3} and "nowhere.png" in batch.errors[3] and not caplog.messages
+    assert decode_images(sources, on_error="skip").errors == batch.errors
+    assert [message.count("LEFT OUT: image") for message in caplog.messages] == [1, 1]
+    assert decode_images([], on_error="skip").images == []
+    with pytest.raises(ValueError, match="on_error='ignore': give one of raise, skip, report"):
+        decode_images(sources, on_error="ignore")
+
+
+# ---------- tensors and arrays that hold no plain pixels
+
+ODD = {
+    "sparse": lambda: torch.zeros(3, 8, 9).to_sparse(),
+    "quantized": lambda: torch.quantize_per_tensor(torch.zeros(3, 8, 9), 0.1, 0, torch.quint8),
+    "without data": lambda: torch.zeros(3, 8, 9, device="meta"),
+    "complex, conjugated": lambda: torch.zeros(3, 8, 9, dtype=torch.complex64).conj(),
+    "masked": lambda: np.ma.masked_less(LAST, 9),
+    "dates": lambda: np.zeros((8, 9, 3), "datetime64[s]"),
+    "text": lambda: np.full((8, 9, 3), "a"),
+    "records": lambda: np.zeros((8, 9), [("r", np.uint8)]),
+    "float64 beyond float32, scaled already": lambda: np.full((8, 9, 3), 1e300),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("keep_float", [False, True])
+def test_odd_containers_are_refused(make, keep_float):
+    with pytest.raises(ImageDecodingError, match="Fix: "):
+        decode_image(make(), keep_float=keep_float)
+
+
+def test_float8_tensors_are_read():
+    image = torch.tensor([[0.0, 0.5], [0.25, 1.0]]).to(torch.float8_e4m3fn)
+    assert decode_image(image, num_channels=1).tolist() == [[[0, 128], [64, 255]]]
+
+
+def test_heic_and_avif(tmp_path):
+    """AVIF is built in; HEIC is read where the user has registered the package for it, and named where not."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="reads HEIC")
+    file = tmp_path / "photo.heic"
+    heif = pillow_heif.from_pillow(PHOTO)
+    try:
+        heif.save(file, quality=95)
+    except (RuntimeError, ValueError) as error:
+        pytest.skip(f"this build writes no HEIC: {error}")
+    with pytest.raises(ImageDecodingError, match=r"photo\.heic: a HEIC photo.*pillow_heif\.register_heif_opener"):
+        decode_image(file)
+    pillow_heif.register_heif_opener()
+    try:
+        assert np.abs(decode_image(file).numpy().astype(int) - RGB).mean() < 6
+    finally:
+        for extension in [extension for extension, name in Image.EXTENSION.items() if name == "HEIF"]:
+            del Image.EXTENSION[extension]
+        Image.ID.remove("HEIF")
+        del Image.OPEN["HEIF"]
