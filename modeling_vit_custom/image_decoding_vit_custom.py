@@ -97,7 +97,8 @@ def decode_image(
             pixels = composite(to_uint8(pixels), background)
     except ImageDecodingError as error:
         raise ImageDecodingError(f"{label}: {error}") from error.__cause__
-    report_unusual_size(*pixels.shape[1:], label)
+    _, height, width = pixels.shape
+    report_unusual_size(height, width, label)
     return torch.from_numpy(np.array(match_channels(pixels, num_channels), order="C"))
 
 
@@ -188,9 +189,7 @@ def _checked_layout(input_data_format: str | None) -> str | None:
     raise ValueError(f"input_data_format={input_data_format!r}: give {CHANNELS_FIRST!r} or {CHANNELS_LAST!r}.")
 
 
-def _read(
-    source: Any, layout: str | None, channel_order: str, allow_urls: bool, limits: ImageLimits
-) -> np.ndarray:
+def _read(source: Any, layout: str | None, channel_order: str, allow_urls: bool, limits: ImageLimits) -> np.ndarray:
     """Any source -> [C, H, W] in the dtype it is stored in."""
     if isinstance(source, dict) and set(source) == {"bytes", "path"}:
         source = source["path"] if source["bytes"] is None else source["bytes"]
@@ -210,7 +209,8 @@ def _read(
         source = tensor_to_array(source)
     if isinstance(source, np.ndarray):
         pixels = to_channels_first(source, layout, channel_order)
-        check_size(*pixels.shape[1:], limits)
+        _, height, width = pixels.shape
+        check_size(height, width, limits)
         return pixels
     raise ImageDecodingError(
         f"{type(source).__name__} is not an image source. Fix: give a path, the bytes of an image file, "

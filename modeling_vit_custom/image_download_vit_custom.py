@@ -53,8 +53,8 @@ def download_image(url: str, limits: ImageLimits) -> bytes:
         raise
     except urllib.error.HTTPError as error:
         error.close()
-        reason = error.msg.strip().replace("\n", " ")
-        raise ImageDecodingError(f"the server answered {error.code} {reason}. Fix: check the address.") from error
+        said = error.msg.strip().replace("\n", " ")
+        raise ImageDecodingError(f"the server answered {error.code} {said}. Fix: check the address.") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         if deadline.passed():
             raise _too_slow(limits) from error
@@ -137,6 +137,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         schemes = urlsplit(req.full_url).scheme.lower(), urlsplit(newurl).scheme.lower()
         if schemes not in (("http", "http"), ("http", "https"), ("https", "https")):
+            fp.close()
             raise ImageDecodingError(
                 f"the server redirects from {schemes[0]} to {schemes[1]}, which is not followed. Fix: check the address."
             )

@@ -157,7 +157,7 @@ def _name(image: Image.Image) -> str:
     return str(getattr(image, "filename", None) or "An image")
 
 
-def _report_frames(image: Image.Image) -> None:
+def _report_frames(image: Any) -> None:
     """Say that of several frames only the current one, the first unless the caller chose, is used."""
     try:
         if not getattr(image, "is_animated", False):  # only formats that can hold several frames have it

@@ -309,7 +309,9 @@ def test_limits_are_named_and_can_be_raised(image, limits, reason, tmp_path):
     generous = ImageLimits(aspect_ratio=5000)
     with Image.open(file) as opened:
         for source in (file, file.read_bytes(), opened, np.asarray(image)):
-            assert np.array_equal(decode_image(source, limits=generous, input_data_format="channels_last"), pixels(image))
+            assert np.array_equal(
+                decode_image(source, limits=generous, input_data_format="channels_last"), pixels(image)
+            )
             if "bytes" in reason and not isinstance(source, bytes | type(file)):
                 continue
             with pytest.raises(ImageDecodingError, match=reason):

@@ -160,7 +160,14 @@ def test_what_is_no_image_within_the_limits_is_refused_by_name(address, path):
 
 
 def test_no_server_and_impossible_addresses():
-    for url in ("http://127.0.0.1:9/x", "http://[::1/x", "http://127.0.0.1:99999/", "http://a b/", "http://", "http://é\n/"):
+    for url in (
+        "http://127.0.0.1:9/x",
+        "http://[::1/x",
+        "http://127.0.0.1:99999/",
+        "http://a b/",
+        "http://",
+        "http://é\n/",
+    ):
         with pytest.raises(ImageDecodingError, match=r"cannot be downloaded"):
             decode_image(url, allow_urls=True, limits=HERE)
     for url in ("ftp://127.0.0.1/x", "file:///etc/hostname", "data:image/png;base64,AA", "s3://bucket/key"):
@@ -176,7 +183,16 @@ def test_this_machine_is_refused_however_it_is_spelled(server, address, host):
 
 
 def test_which_addresses_are_public():
-    private = ["10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "::1", "fe80::1%eth0", "fc00::1"]
+    private = [
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.0.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "::1",
+        "fe80::1%eth0",
+        "fc00::1",
+    ]
     for address in [*private, "::ffff:10.0.0.1", "224.0.0.1"]:
         with pytest.raises(ImageDecodingError, match="an address that is not public"):
             _refuse_private(address)

@@ -195,7 +195,9 @@ def test_a_four_dimensional_array_is_several_images(classify):
         np.testing.assert_allclose(scores(classify(given, top_k=10)), one_by_one, atol=1e-6)
 
 
-@pytest.mark.parametrize("nothing", [[], (), None, np.zeros((0, 8, 8, 3), np.uint8)], ids=["[]", "()", "None", "0x8x8x3"])
+@pytest.mark.parametrize(
+    "nothing", [[], (), None, np.zeros((0, 8, 8, 3), np.uint8)], ids=["[]", "()", "None", "0x8x8x3"]
+)
 def test_no_image_is_refused(classify, nothing):
     with pytest.raises(ValueError, match="inputs: there is no image"):
         classify(nothing)
@@ -316,7 +318,9 @@ def iter_of(images):
 
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"function_to_apply": "sigmoid"}, {"function_to_apply": "none"}])
-@pytest.mark.parametrize("problem_type, num_labels", [(None, 10), ("multi_label_classification", 10), ("regression", 1)])
+@pytest.mark.parametrize(
+    "problem_type, num_labels", [(None, 10), ("multi_label_classification", 10), ("regression", 1)]
+)
 def test_scores_are_those_of_transformers_pipeline(tmp_path, options, problem_type, num_labels):
     folder = save_ours(
         tmp_path, num_channels=3, problem_type=problem_type, num_labels=num_labels,
