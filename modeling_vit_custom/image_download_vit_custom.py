@@ -139,7 +139,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if schemes not in (("http", "http"), ("http", "https"), ("https", "https")):
             fp.close()
             raise ImageDecodingError(
-                f"the server redirects from {schemes[0]} to {schemes[1]}, which is not followed. Fix: check the address."
+                f"the server redirects from {schemes[0]} to {schemes[1]}, which is not followed. Fix: check it."
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
