@@ -104,7 +104,7 @@ class DataArguments:
         "auto: standard, and none for a linear probe.",
         choices=("auto", *AUGMENTATIONS),
     )
-    follow_links: bool = flag(default=False, help="Follow links that lead out of an image folder.")
+    follow_links: bool = flag(default=False, help="Follow links, and paths in tables, that lead outside.")
 
 
 @dataclass
