@@ -9,6 +9,7 @@ COMMANDS = {
     "train": ("training.recipe", "train or fine-tune an image classifier"),
     "evaluate": ("evaluation.evaluate", "measure a saved classifier on labelled images"),
     "predict": ("inference.predict", "classify image files, one JSON line each"),
+    "serve": ("serving.server", "answer images over HTTP, in batches"),
     "quickstart": ("training.quickstart", "MNIST digits: train, evaluate, and serve from a fresh process"),
 }
 

@@ -52,6 +52,7 @@ SUB_PACKAGES = {
     "data": set(),
     "evaluation": {"data", "inference"},
     "inference": {"data"},
+    "serving": {"data", "inference"},
     "training": {"data", "evaluation", "inference"},
 }
 
