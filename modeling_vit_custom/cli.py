@@ -12,6 +12,7 @@ COMMANDS = {
     "publish": ("publishing.publish", "check a saved classifier and upload it to the Hub"),
     "verify": ("publishing.verify", "prove what a saved classifier, or one on the Hub, holds and answers"),
     "demo": ("serving.demo", "a page in the browser to try a saved classifier on"),
+    "serve": ("serving.server", "answer images over HTTP, in batches"),
     "quickstart": ("training.quickstart", "MNIST digits: train, evaluate, and serve from a fresh process"),
 }
 

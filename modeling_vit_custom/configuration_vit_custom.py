@@ -1,5 +1,6 @@
 """The configuration: every field with its default, one validation, and the table of named variants."""
 
+import copy
 import math
 import numbers
 import os
@@ -27,6 +28,16 @@ AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_vit_custom.ViTCustomForImageClassification",
     "AutoModelForMaskedImageModeling": "modeling_vit_custom.ViTCustomForMaskedImageModeling",
 }
+
+# The pipeline that decodes an image without loss; `pipeline` reads this where it may run the folder's code.
+CUSTOM_PIPELINES: dict[str, dict[str, Any]] = {
+    "image-classification": {
+        "impl": "pipeline_vit_custom.ViTCustomImageClassificationPipeline",
+        "pt": ["AutoModelForImageClassification"],
+        "type": "image",
+    }
+}
+_RUNS_FROM_FOLDER = __name__.startswith("transformers_modules.")  # trust_remote_code, not the installed package
 
 _SMALL_IMAGE = {
     "image_size": 32,
@@ -210,6 +221,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
         if kwargs.pop("stage_names", self.stage_names) != self.stage_names:
             _drop(kwargs, "out_features", "out_indices")  # chosen among the stages of another depth
+        self._custom_pipelines = kwargs.pop("custom_pipelines", {})
         out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
         super().__post_init__(**kwargs)
@@ -244,14 +256,33 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         last = max(self.num_hidden_layers - 1, 1)
         return [self.drop_path_rate * i / last for i in range(self.num_hidden_layers)]
 
+    @property
+    def custom_pipelines(self) -> dict[str, Any]:
+        """What config.json says of pipelines, for `pipeline`, which writes into what it reads: a copy each time.
+
+        Empty in the installed package: importing it registers the pipeline, and `pipeline` would demand
+        trust_remote_code for an entry here.
+        """
+        return copy.deepcopy(self._custom_pipelines) if _RUNS_FROM_FOLDER else {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field that is saved, as transformers gives it."""
+        output = super().to_dict()
+        if pipelines := output.pop("_custom_pipelines", None):
+            output["custom_pipelines"] = pipelines
+        return output
+
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any):
-        """Save; `auto_map` lists the classes whose module lies in the folder, so that no entry dangles."""
-        present = {
-            name: target
-            for name, target in AUTO_MAP.items()
-            if name == "AutoConfig" or os.path.isfile(os.path.join(save_directory, target.split(".")[0] + ".py"))
+        """Save; `auto_map` and `custom_pipelines` list the classes whose module lies in the folder, so that no
+        entry dangles."""
+
+        def lies_there(target: str) -> bool:
+            return os.path.isfile(os.path.join(save_directory, target.split(".")[0] + ".py"))
+
+        self.auto_map = {
+            name: target for name, target in AUTO_MAP.items() if name == "AutoConfig" or lies_there(target)
         }
-        self.auto_map = present
+        self._custom_pipelines = {task: entry for task, entry in CUSTOM_PIPELINES.items() if lies_there(entry["impl"])}
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def validate_architecture(self):

@@ -15,6 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .configuration_vit_custom import Size, ViTCustomConfig
 from .layers_vit_custom import LayerScale
+from .pipeline_vit_custom import ViTCustomImageClassificationPipeline
 from .weight_files_vit_custom import check_weight_map, read_headers, some
 
 logger = logging.get_logger(__name__)
@@ -47,6 +48,7 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _input_embed_layer = "patch_embeddings"
+    image_classification_pipeline = ViTCustomImageClassificationPipeline  # its file is saved along for this line
 
     def __init__(self, config: ViTCustomConfig, *args: Any, **kwargs: Any):
         config.validate()

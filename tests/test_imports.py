@@ -26,7 +26,7 @@ ALLOWED = {
     "attention": {"configuration"},
     "embeddings": {"configuration", "interpolation", "layers", "position"},
     "pooling": {"attention", "configuration", "layers"},
-    "pretrained": {"configuration", "layers", "weight_files"},
+    "pretrained": {"configuration", "layers", "pipeline", "weight_files"},
     "modeling": {
         "attention",
         "configuration",
@@ -37,9 +37,14 @@ ALLOWED = {
         "pooling",
         "pretrained",
     },
-    "image_decoding": set(),
-    "image_processing_base": {"image_decoding"},
+    "image_limits": set(),
+    "image_arrays": {"image_limits"},
+    "image_download": {"image_limits"},
+    "image_files": {"image_limits"},
+    "image_decoding": {"image_arrays", "image_download", "image_files", "image_limits"},
+    "image_processing_base": {"image_decoding", "image_limits"},
     "image_processing": {"image_processing_base"},
+    "pipeline": {"image_decoding", "image_limits"},
 }
 ROOT_MODULES = ("cli", "_version")
 # Each sub-package and those it may import; the root they may all import.

@@ -173,6 +173,15 @@ def test_nan_outputs_are_errors_not_scores(photos, tmp_path):
     assert "NaN" in read(tmp_path / "out.jsonl")[0]["error"]
 
 
+def test_images_that_pillow_does_not_read_get_a_line_too(photos, tmp_path):
+    """They are images by name: passing them over would lose them unsaid."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(photos / "2.png", tmp_path / "in")
+    (tmp_path / "in" / "phone.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(200))
+    paths, notes = find_images([str(tmp_path / "in")])
+    assert [Path(path).name for path in paths] == ["2.png", "phone.HEIC"] and not notes
+
+
 def test_images_named_twice_are_predicted_once(photos):
     paths, notes = find_images([str(photos / "2.png"), str(photos), str(photos / "2.png")])
     assert paths.count(str(photos / "2.png")) == 1 and Path(paths[0]).name == "2.png" and len(paths) == 16

@@ -153,8 +153,9 @@ def _compare_with_disk(root: Path, contents: FolderContents, labels: list[str]) 
     if contents.skipped:
         names = [path.relative_to(root).as_posix() for path in contents.skipped]
         notes.append(f"NOT USED, {len(names)} file(s) {_suffixes(contents.skipped)}: {listed(names)}")
-        if any(path.suffix.lower() in (".heic", ".heif") for path in contents.skipped):
-            notes.append("HEIC photos cannot be read here: convert them to JPEG or PNG")
+        unreadable = IMAGE_SUFFIXES - readable_suffixes()
+        if unread := [path for path in contents.skipped if path.suffix.lower() in unreadable]:
+            notes.append(f"IMAGES that Pillow does not read here {_suffixes(unread)}: convert them to JPEG or PNG")
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     if empty := natural_sorted(folders - set(labels)):
         notes.append(f"class folder(s) without any image, left out of the label map: {listed(empty)}")

@@ -64,12 +64,13 @@ def run_batches(
     try:
         with watch_pooled(model) if with_pooled else _nothing() as pooled:
             for items in loader:
-                yield _run(model, items, pooled)
+                yield run_batch(model, items, pooled)
     finally:
         model.train(was_training)
 
 
-def _run(model: PreTrainedModel, items: list[tuple], pooled: list[torch.Tensor] | None) -> BatchResult:
+def run_batch(model: PreTrainedModel, items: list[tuple], pooled: list[torch.Tensor] | None = None) -> BatchResult:
+    """Runs `model`, which is in eval mode, on the items of a PreparedImages; `pooled` is watch_pooled's list."""
     read = [(index, pixels) for index, pixels, error in items if error is None]
     config: Any = model.config
     logits, vectors = torch.empty(0, len(config.id2label)), []

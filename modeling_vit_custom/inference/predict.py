@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .._version import __version__
 from ..data.examples import MULTI_LABEL, REGRESSION
-from ..data.folders import readable_suffixes, walk_files
+from ..data.folders import IMAGE_SUFFIXES, walk_files
 from ..data.raw import printable
 from .forward import BatchResult, PreparedImages, run_batches
 from .loading import load_classifier, problem_type_of
@@ -50,9 +50,9 @@ class Summary:
 def find_images(inputs: Sequence[str], follow_links: bool = False) -> tuple[list[str], list[str]]:
     """(paths, notes): files as they are given, folders as all images below them in natural order.
 
+    What is an image by its name is among them though Pillow may not read it (HEIC): its line then says so.
     Raises ValueError when that is nothing.
     """
-    suffixes = readable_suffixes()
     found: list[str] = []
     notes = []
     for given in inputs:
@@ -63,7 +63,7 @@ def find_images(inputs: Sequence[str], follow_links: bool = False) -> tuple[list
         images = [
             path
             for path in inside
-            if path.suffix.lower() in suffixes
+            if path.suffix.lower() in IMAGE_SUFFIXES
             and not any(part.startswith(".") for part in path.relative_to(given).parts)
         ]
         if other := len(inside) - len(images):
