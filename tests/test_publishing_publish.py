@@ -188,6 +188,9 @@ def test_the_origin_is_what_was_given_else_what_the_folder_says(model_dir):
     (model_dir / "README.md").write_text("---\nlicense: gpl-3.0\nbase_model: bob/b\ndatasets: [bob/d]\n---\n")
     assert find_origin(model_dir) == Origin("gpl-3.0", ["bob/d"], "bob/b")
     assert find_origin(model_dir, "mit", ["ada/d"], "ada/b") == Origin("mit", ["ada/d"], "ada/b")
+    (model_dir / "README.md").write_text("---\nlicense: [\n---\n")
+    with pytest.raises(PublishError, match=r"README\.md or training_args\.json is damaged"):
+        find_origin(model_dir, "mit")
 
 
 def test_images_of_a_folder_are_its_first_five_by_name(tmp_path):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import constants, metadata_load
 from PIL import Image
+from yaml import YAMLError
 
 from .._version import __version__
 from ..data.folders import readable_suffixes
@@ -160,7 +161,7 @@ def images_in(folder: Path) -> list[Path]:
 
 def draw_images(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     """Three pictures made of numbers, the same each time, somewhat larger than the model's input."""
-    size = config["image_size"]
+    size = config.get("image_size", 224)  # a configuration without one is no business of this: the checks refuse it
     height, width = (round(1.5 * edge) for edge in ((size, size) if isinstance(size, int) else size))
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     rings = np.sin(40 * np.hypot(x - 0.5, y - 0.5)) / 2 + 0.5
@@ -172,7 +173,7 @@ def draw_images(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     paths = [folder / f"{i}.png" for i in range(len(pictures))]
     for path, picture in zip(paths, pictures, strict=True):
         image = Image.fromarray((255 * picture).round().astype(np.uint8))
-        (image.convert("L") if config["num_channels"] == 1 else image).save(path)
+        (image.convert("L") if config.get("num_channels") == 1 else image).save(path)
     return paths
 
 
@@ -183,9 +184,12 @@ def find_origin(
 
     Raises PublishError without a licence: it decides what others may do.
     """
-    card, run = Path(model_dir) / CARD, _read(Path(model_dir) / "training_args.json") or {}
-    said = (metadata_load(card) if card.is_file() else None) or {}
-    trained_from = run.get("model", {}).get("model_name_or_path", "")
+    card, record = Path(model_dir) / CARD, Path(model_dir) / "training_args.json"
+    try:
+        said = (metadata_load(card) if card.is_file() else None) or {}
+        trained_from = (_read(record) or {}).get("model", {}).get("model_name_or_path", "")
+    except (ValueError, AttributeError, YAMLError) as error:
+        raise PublishError(f"{card} or {record.name} is damaged, remove it: {error}") from error
     license = license or said.get("license")
     if not license:
         raise PublishError("--license is missing: say what others may do, for example --license apache-2.0.")
