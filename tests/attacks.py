@@ -219,7 +219,7 @@ ATTACKS = [
     file_of("weights: a block nobody asked for", "Not of this model: vit.layers.9", weights(
         lambda w: {**w, "vit.layers.9.mlp.fc1.weight": torch.zeros(4, 4)})),
     file_of("weights: NaN", "NaN or infinite weights: vit.layers.0", weights(one_nan)),
-    file_of("config of a model 10,000 times the file", "Of another shape", fields(
+    file_of("config of a far larger model than the file", "Of another shape", fields(
         "config.json", hidden_size=4096, intermediate_size=16_384)),
     config("hidden_size 33 with 2 heads", "must divide", hidden_size=33, num_attention_heads=2),
     config("hidden_size 1e7", "from 1 to 16384", hidden_size=10**7),
