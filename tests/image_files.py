@@ -50,6 +50,18 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
 
 
+def ramp(width: int, height: int) -> np.ndarray:
+    """[height, width] uint8, from 0 at the left to 255 at the right."""
+    return np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
+
+
+def with_alpha(image: Image.Image, alpha: np.ndarray | None = None) -> Image.Image:
+    """`image` with an alpha channel, from clear at the left to opaque at the right if none is given."""
+    image = image.copy()
+    image.putalpha(Image.fromarray(ramp(*image.size) if alpha is None else alpha))
+    return image
+
+
 def huge_png(side: int) -> bytes:
     """A sound, black 1-bit PNG of `side` x `side` pixels: a few hundred kilobytes that decode to gigabytes."""
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from image_files import encode, huge_png, photograph, pixels, rotated
+from image_files import encode, huge_png, photograph, pixels, ramp, rotated, with_alpha
 from PIL import Image
 from saved_models import save_ours, save_transformers_vit
 from transformers import ImageClassificationPipeline, ViTImageProcessor, pipeline
@@ -31,8 +31,7 @@ from modeling_vit_custom.data.dataset import eval_transform
 from modeling_vit_custom.data.folders import read_class_folder
 
 PHOTO = Image.fromarray(np.asarray(photograph(48, 36)))  # without its colour profile
-OTHER = Image.fromarray(np.asarray(photograph(60, 44)))  # beside arrays in a batch, so that an error has a position to name
-HEIGHT, WIDTH = PHOTO.height, PHOTO.width
+OTHER = Image.fromarray(np.asarray(photograph(60, 44)))  # beside arrays: an error has a position
 SIZE = {"height": 16, "width": 16}
 
 
@@ -52,6 +51,7 @@ class Case:
 
 FILE_DOORS = ("processor", "processor, Pillow", "path", "pipeline", "folder")
 ARRAY_DOORS = ("processor", "processor, Pillow", "pipeline")
+PIPE = ("pipeline",)
 
 
 # ---------- the cases
@@ -60,9 +60,7 @@ ARRAY_DOORS = ("processor", "processor, Pillow", "pipeline")
 def file_cases(folder: Path) -> list[Case]:
     """Every row of files, written to `folder`."""
     grey = np.asarray(PHOTO.convert("L"))
-    ramp = np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))
-    clear = PHOTO.copy()
-    clear.putalpha(Image.fromarray(ramp))
+    clear = with_alpha(PHOTO)
     palette = PHOTO.convert("P", palette=Image.Palette.ADAPTIVE)
     jpeg, png = encode(PHOTO, "JPEG", quality=95), encode(PHOTO, "PNG")
     rgb, grey_rgb = pixels(PHOTO), np.stack([grey] * 3)
@@ -70,7 +68,8 @@ def file_cases(folder: Path) -> list[Case]:
     frames = {"save_all": True, "append_images": [PHOTO.transpose(Image.Transpose.ROTATE_180)]}
 
     def over_white(colour):
-        return colour * (ramp / 255) + 255 * (1 - ramp / 255)
+        weight = ramp(*PHOTO.size) / 255
+        return colour * weight + 255 * (1 - weight)
 
     def as_pillow_reads(content):
         with Image.open(BytesIO(content)) as image:
@@ -154,7 +153,9 @@ def array_cases(files: Path, address: str) -> list[Case]:
         Case("uint8 and float in one batch", [last, last / 255], [rgb, rgb], "image 1", ARRAY_DOORS),
         Case("several sizes", [last, np.asarray(OTHER)], [rgb, other], "image 1", ARRAY_DOORS),
         Case("empty list", [], None, "there is no", ARRAY_DOORS),
-        Case("one bad file in a batch", [str(files / "la.png"), str(files / "cut.jpg")], None, "cut.jpg", ("pipeline",)),
+        Case(
+            "one bad file in a batch", [str(files / "la.png"), str(files / "cut.jpg")], None, "cut.jpg", ("pipeline",)
+        ),
         Case("address that answers 404", [address], None, "404", ("processor", "pipeline")),
     ]
 
@@ -226,7 +227,9 @@ def through_folder(processor: Any, given: Path) -> list[np.ndarray]:
 def our_doors(folder: Path) -> dict[str, tuple[Any, Callable[[Any], list[np.ndarray]]]]:
     """Door -> (the processor that defines what is right, the way through)."""
     torchvision, pillow = ViTCustomImageProcessor(size=SIZE), ViTCustomImageProcessorPil(size=SIZE)
-    classify = pipeline("image-classification", model=str(save_ours(folder, num_channels=3)), image_processor=torchvision)
+    classify = pipeline(
+        "image-classification", model=str(save_ours(folder, num_channels=3)), image_processor=torchvision
+    )
     for processor in (torchvision, pillow):
         processor.limits = ImageLimits(private_addresses=True)
 
@@ -264,7 +267,7 @@ def todays_doors(folder: Path) -> dict[str, tuple[Any, Callable[[Any], list[np.n
 
 
 def verdict(case: Case, processor: Any, door: Callable[[Any], list[np.ndarray]]) -> str:
-    """"right", "clear error", "unclear error", or "GARBAGE …"."""
+    """ "right", "clear error", "unclear error", or "GARBAGE …"."""
     try:
         seen = door(case.given)
     except Exception as error:
