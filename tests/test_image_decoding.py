@@ -240,6 +240,7 @@ UNUSABLE = {
     "phone.jpg": (b"\x00\x00\x00\x18ftypmif1" + bytes(200), "a HEIC photo.*pillow_heif.register_heif_opener"),
     "next.jxl": (b"\x00\x00\x00\x0cJXL \r\n\x87\n" + bytes(200), "JPEG XL image.*pillow-jxl-plugin"),
     "saved.jpg": (b"\n<!DOCTYPE html><html></html>", "a web page"),
+    "paper.png": (b"%PDF-1.7 and so on", "a PDF document"),
 }
 
 
