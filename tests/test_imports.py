@@ -43,10 +43,11 @@ ALLOWED = {
 ROOT_MODULES = ("cli", "_version")
 # Each sub-package and those it may import; the root they may all import.
 SUB_PACKAGES = {
+    "audit": {"data", "inference"},
     "data": set(),
     "evaluation": {"data", "inference"},
     "inference": {"data"},
-    "training": {"data", "evaluation", "inference"},
+    "training": {"audit", "data", "evaluation", "inference"},
 }
 
 

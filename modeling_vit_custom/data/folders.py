@@ -124,9 +124,7 @@ def sort_files(root: str | Path, follow_links: bool = False) -> FolderContents:
     return FolderContents(root, images, classless, skipped, classes, refused)
 
 
-def read_class_folder(
-    root: str | Path, split: str, follow_links: bool = False, refuse_links: bool = True
-) -> RawSplit:
+def read_class_folder(root: str | Path, split: str, follow_links: bool = False, refuse_links: bool = True) -> RawSplit:
     """One split from DIR/<class>/…; its notes compare the files on disk with the examples.
 
     Raises DataError when the folder is missing or holds no labelled image, and, unless `refuse_links` is off,
