@@ -113,7 +113,7 @@ def similar_findings(catalogue: Catalogue, records: np.ndarray) -> list[Finding]
         WARNING,
         "near-duplicates",
         "images that look like one of another split"
-        + (", or of the train that validation will be drawn from" if catalogue.self_leaks else "")
+        + (", or of the train that validation will be drawn from" if catalogue.self_leaks else ""),
         "Look at them. Copies, bursts and film frames belong into one split together: figures would be too good.",
         [Example(f"{catalogue.text(i)} ~ {catalogue.text(j)}, similarity {s:.3f}", (j, i)) for i, j, s in pairs],
     )
