@@ -6,11 +6,13 @@ Shapes: N images of all splits, in the order train, validation, test.
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from ..data.examples import REGRESSION
 from .findings import ERROR, EXAMPLES, NOTE, SPLITS, WARNING, Catalogue, Example, Finding, finding
@@ -33,44 +35,44 @@ def same_pixels(records: np.ndarray) -> list[list[int]]:
 
 
 def same_bytes(images: Sequence[Any]) -> list[list[int]]:
-    """Groups of equal files, without decoding: by size, then by both ends, then by all of it.
+    """Groups of equal files, or of equal encoded images, without decoding; others are left out.
 
-    Images that are neither files nor bytes are left out, and so are files that cannot be read.
+    Files are told apart by size, then by both ends, then by all of it, so that few are read whole.
     """
-    groups = [list(range(len(images)))]
-    for key in (_size, _ends, _whole):
-        groups = [
-            equal
-            for group in groups
-            for equal in group_equal(group, lambda i, key=key: _of_file(images[i], key, fallback=i))  # type: ignore[misc]
-        ]
-    return groups
+    encoded, files = {}, {}
+    for i in range(len(images)):
+        source = images[i]
+        if isinstance(source, bytes):
+            encoded[i] = _digest(source)
+        elif isinstance(source, str | os.PathLike):
+            files[i] = source
+    groups = [list(files)]
+    with tqdm(desc="looking for equal files", unit="file", delay=2, leave=False) as bar:
+
+        def tell_apart(by: Callable[[Any], Hashable], i: int) -> Hashable:
+            bar.update()
+            try:
+                return by(files[i])
+            except OSError:
+                return object()  # equal to none: whoever decodes it says what is wrong
+
+        for by in (os.path.getsize, _ends, _whole):
+            groups = [equal for group in groups for equal in group_equal(group, partial(tell_apart, by))]
+    return groups + group_equal(encoded, encoded.__getitem__)
 
 
-def _of_file(source: Any, key: Callable[[Any], Hashable], fallback: int) -> Hashable:
-    if not isinstance(source, str | os.PathLike | bytes):
-        return ("no file", fallback)
-    try:
-        return key(source)
-    except OSError:
-        return ("unreadable", fallback)
-
-
-def _size(source: Any) -> int:
-    return len(source) if isinstance(source, bytes) else os.stat(source).st_size
-
-
-def _ends(source: Any) -> bytes:
-    if isinstance(source, bytes):
-        return blake2b(source[:ENDS] + source[-ENDS:], digest_size=16).digest()
-    with open(source, "rb") as file:
+def _ends(path: str | os.PathLike) -> bytes:
+    with open(path, "rb") as file:
         start = file.read(ENDS)
         file.seek(max(0, os.fstat(file.fileno()).st_size - ENDS))
-        return blake2b(start + file.read(ENDS), digest_size=16).digest()
+        return _digest(start + file.read(ENDS))
 
 
-def _whole(source: Any) -> bytes:
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+def _whole(path: str | os.PathLike) -> bytes:
+    return _digest(Path(path).read_bytes())
+
+
+def _digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 

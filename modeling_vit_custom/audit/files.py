@@ -64,7 +64,7 @@ def unloaded_findings(unloaded: Mapping[Path, Path]) -> list[Finding]:
         *finding(
             ERROR,
             "lost-images",
-            f"images that would be left out, for a name that does not end as those read here do ({suffixes})",
+            f"images that would be left out for how their names end ({suffixes})",
             "Convert or rename them. HEIC and AVIF need a Pillow plugin (pillow-heif); other files are read by name "
             "only if it ends in .jpg, .png and the like.",
             groups["lost"],

@@ -90,8 +90,12 @@ class Catalogue:
         return ((self.splits[i] != self.splits[j]) | undivided) & (j < i)
 
     def label_text(self, i: int) -> str:
-        label = self.labels[i]
-        return ", ".join(map(str, sorted(label))) if isinstance(label, frozenset) else str(label)
+        label: Any = self.labels[i]
+        return (
+            label
+            if isinstance(label, str)
+            else ", ".join(map(str, sorted(label) if isinstance(label, frozenset) else label))
+        )
 
     def text(self, i: int) -> str:
         """The name of image i with its split and label."""
@@ -102,7 +106,7 @@ def catalogue(raw: dict[str, RawSplit]) -> Catalogue:
     """All splits as one `Catalogue`."""
     parts = [(split, raw[split]) for split in SPLITS if split in raw]
     return Catalogue(
-        ConcatDataset([part.images for _, part in parts]),  # type: ignore[misc]
+        ConcatDataset([part.images for _, part in parts]),
         [name for _, part in parts for name in part.names],
         np.repeat([SPLITS.index(split) for split, _ in parts], [len(part) for _, part in parts]),
         [label for _, part in parts for label in _comparable(part)],

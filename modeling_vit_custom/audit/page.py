@@ -73,9 +73,12 @@ def _below(sources: Sequence[str], text: str) -> str:
 def _class_rows(audit: Audit) -> list[dict[str, Any]]:
     """For each class its images in each split, and the share of the largest class in percent."""
     names = dict.fromkeys(name for counts in audit.counts.values() for name in counts)
-    rows = [{"name": name, "counts": {s: counts.get(name, 0) for s, counts in audit.counts.items()}} for name in names]
-    largest = max((sum(row["counts"].values()) for row in rows), default=1)
-    return [row | {"shares": {s: 100 * n / largest for s, n in row["counts"].items()}} for row in rows]
+    rows = [(name, {split: counts.get(name, 0) for split, counts in audit.counts.items()}) for name in names]
+    largest = max((sum(counts.values()) for _, counts in rows), default=1)
+    return [
+        {"name": name, "counts": counts, "shares": {split: 100 * n / largest for split, n in counts.items()}}
+        for name, counts in rows
+    ]
 
 
 def _thumbnails(images: Catalogue | None, example: Example) -> list[str]:

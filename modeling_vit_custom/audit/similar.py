@@ -21,7 +21,7 @@ HASH_SIDE, MAX_BITS = 8, 12
 LOWEST_BAR = 0.5
 DEVIATIONS = 7.0  # above the median of a class; the closest two of 5,000 MNIST digits, class by class, reach 6.4
 PAIRS_SAMPLED, FEW = 2000, 10  # pairs of one class; images that a class needs for a bar of its own
-FLAT = 1.0  # grey levels: thumbnails whose gradient is weaker show next to nothing
+FLAT = 0.6  # grey levels: a thumbnail whose gradient is weaker shows little but rounding (which makes 0.4)
 BLOCK = 2048
 
 
