@@ -21,11 +21,12 @@ ALLOWED = {
     "layers": set(),
     "position": set(),
     "loss": set(),
+    "weight_files": set(),
     "configuration": {"interpolation"},
     "attention": {"configuration"},
     "embeddings": {"configuration", "interpolation", "layers", "position"},
     "pooling": {"attention", "configuration", "layers"},
-    "pretrained": {"configuration", "interpolation", "layers"},
+    "pretrained": {"configuration", "layers", "weight_files"},
     "modeling": {
         "attention",
         "configuration",

@@ -3,7 +3,6 @@
 Shapes: N images of all splits, in the order train, validation, test.
 """
 
-import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from torch.utils.data import ConcatDataset
 
 from ..data.examples import MULTI_LABEL, REGRESSION
 from ..data.labels import canonical_name
-from ..data.raw import RawSplit
+from ..data.raw import RawSplit, printable
 
 ERROR, WARNING, NOTE = SEVERITIES = ("error", "warning", "note")
 SPLITS = ("train", "validation", "test")
@@ -52,15 +51,9 @@ def finding(severity: str, code: str, title: str, advice: str, cases: Iterable[E
     return [Finding(severity, code, title, advice, len(found), found[:EXAMPLES])] if found else []
 
 
-def visible(text: Any) -> str:
-    """`text` with control, direction and unpaired surrogate characters written as escapes, ready to be shown.
-
-    A file may be called anything: such characters could colour a terminal, or turn a line around.
-    """
-    return "".join(
-        c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") else c.encode("unicode_escape").decode()
-        for c in str(text)
-    )
+def visible(text: object) -> str:
+    """`text` for one line of a terminal, a log or a page: file names cannot steer or break it."""
+    return printable(text).replace("\n", "\\n")
 
 
 @dataclass(frozen=True)

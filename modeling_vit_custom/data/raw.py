@@ -3,6 +3,7 @@
 Shapes: N examples, T regression targets.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,16 @@ class RawSplit:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def printable(text: object) -> str:
+    r"""`text` as a terminal or a log may show it: what would steer or disguise the line, as \x1b does, is spelt out."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else character
+        for character in str(text)
+    )
 
 
 def listed(items: Sequence[Any], limit: int = 20) -> str:

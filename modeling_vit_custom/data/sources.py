@@ -15,7 +15,7 @@ from .examples import REGRESSION, Examples, Splits
 from .folders import find_split_folders, read_class_folder
 from .hub_datasets import load_dataset_splits
 from .labels import check_class_names, compare_class_sets, distinct_names, encode_labels, label_map, strata
-from .raw import DataError, RawSplit, listed
+from .raw import DataError, RawSplit, listed, printable
 from .splits import draw_subset, draw_validation
 from .tables import is_table, read_table
 
@@ -91,7 +91,7 @@ def _read(
     path: str | Path, split: str, follow_links: bool, columns: Mapping[str, Any], refuse_links: bool = True
 ) -> RawSplit:
     if is_table(path):
-        return read_table(path, split, **columns)
+        return read_table(path, split, follow_links=follow_links, **columns)
     if columns["problem_type"] not in (None, "single_label_classification"):
         raise DataError(
             f"{split}: a folder of classes is single-label, not {columns['problem_type']}. "
@@ -208,7 +208,7 @@ def load_eval_examples(
     if problem_type == REGRESSION and raw.class_names is not None and len(raw.class_names) != len(id2label):
         raise DataError(f"{data_dir} has {len(raw.class_names)} target(s), the checkpoint {len(id2label)}.")
     for note in raw.notes:
-        logger.warning(note)
+        logger.warning(printable(note))
     return Examples(raw.images, list(raw.names), encode_labels(raw, id2label))
 
 

@@ -105,7 +105,7 @@ class DataArguments:
         "auto: standard, and none for a linear probe.",
         choices=("auto", *AUGMENTATIONS),
     )
-    follow_links: bool = flag(default=False, help="Follow links that lead out of an image folder.")
+    follow_links: bool = flag(default=False, help="Follow links, and paths in tables, that lead outside.")
     audit: str = flag(
         default="refuse",
         help="What the same image under two labels or in two splits, images that would be left out and the like do: "

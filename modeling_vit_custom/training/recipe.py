@@ -15,7 +15,7 @@ import torch
 
 from ..data.dataset import ImageDataset, check_readable, collate, eval_transform
 from ..data.examples import Examples, Splits
-from ..data.raw import DataError
+from ..data.raw import DataError, printable
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..evaluation.metrics import trainer_metrics
 from ..evaluation.plots import plot_confusion_matrix, plot_training_history
@@ -50,7 +50,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
         check_readable(examples)
     model, processor, splits = build_model(model_args, splits, training_args.seed)
     if training_args.process_index == 0:
-        print(*splits.notes, sep="\n", flush=True)
+        print(*map(printable, splits.notes), sep="\n", flush=True)
 
     run = describe_run(model_args, data_args, training_args, splits)
     checkpoint = find_start(training_args, run)
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model_args, data_args, training_args = parse_args(argv)
         metrics = train(model_args, data_args, training_args)
     except (DataError, UsageError, ImageDecodingError) as error:
-        print(f"train: {error}", file=sys.stderr)
+        print(printable(f"train: {error}"), file=sys.stderr)
         return 2
     for split in ("validation", "test"):
         if split in metrics and training_args.process_index == 0:

@@ -24,12 +24,13 @@ from ..configuration_vit_custom import ViTCustomConfig
 from ..data.examples import Splits
 from ..data.labels import plan_head
 from ..data.mnist5k import write_mnist5k
+from ..data.raw import DataError
 from ..data.sources import assemble, read_splits, with_label_ids
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..pretrained_vit_custom import resize_input
 from .args import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, config_overrides
-from .checkpoints import find_last_checkpoint
+from .checkpoints import checkpoint_defect, find_last_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,13 @@ def build_model(
     set_seed(seed)
     if model_args.variant is not None:
         return *_from_variant(model_args.variant, model_args, splits), splits
-    return _from_checkpoint(str(model_args.model_name_or_path), model_args, splits)
+    path = str(model_args.model_name_or_path)
+    try:
+        return _from_checkpoint(path, model_args, splits)
+    except (DataError, UsageError):
+        raise
+    except (ValueError, RuntimeError, OSError, StrictDataclassError) as error:
+        raise UsageError(f"--model_name_or_path {path} cannot be used: {error}") from error
 
 
 def _from_variant(variant: str, model_args: ModelArguments, splits: Splits):
@@ -192,6 +199,8 @@ def find_start(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> s
     if given is not None and given.lower() not in ("true", "false"):
         if not Path(given).is_dir():
             raise UsageError(f"--resume_from_checkpoint {given} is not a folder.")
+        if (defect := checkpoint_defect(given)) is not None:
+            raise UsageError(f"--resume_from_checkpoint {given} is incomplete: {defect}.")
         return given
     path = Path(training_args.output_dir)
     if given is not None and given.lower() == "false":

@@ -8,11 +8,15 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from ..pretrained_vit_custom import nonfinite_weights
+from ..weight_files_vit_custom import some
+from .args import UsageError
 from .optim import decay_parameter_names
 
 
 class ViTCustomTrainer(Trainer):
-    """Decays matrices only, keeps a frozen part in eval mode, stops at a loss that is no number, writes no pickle.
+    """Decays matrices only, keeps a frozen part in eval mode, stops at a loss that is no number, loads strictly,
+    saves neither pickles nor broken weights.
 
     frozen: the part of the model that is not trained (its parameters require no gradient); dropout and drop
     path stay off in it.
@@ -46,6 +50,24 @@ class ViTCustomTrainer(Trainer):
         return 0
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Model, code and processor; not `training_args.bin`, a pickle that can hold a token."""
+        """Model, code and processor; not `training_args.bin`, a pickle that can hold a token.
+
+        Raises FloatingPointError, before anything is written, where weights are NaN or infinite.
+        """
+        model: Any = self.model
+        if names := nonfinite_weights(model):
+            raise FloatingPointError(
+                f"NaN or infinite weights at step {self.state.global_step}, not saved: {some(names)}. Lower "
+                f"--learning_rate (now {self.args.learning_rate:g}) and resume from an earlier checkpoint."
+            )
         super()._save(output_dir, state_dict)
         (Path(output_dir or self.args.output_dir or ".") / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raises UsageError where a checkpoint to resume from, or the best one, lacks weights or holds others."""
+        for what, names in (("lacks", load_result.missing_keys), ("holds, unknown here,", load_result.unexpected_keys)):
+            if names:
+                raise UsageError(
+                    f"the checkpoint {what} {some(list(names))}: it is of another model or damaged. Resume from an "
+                    "earlier checkpoint, or name a new --output_dir."
+                )
