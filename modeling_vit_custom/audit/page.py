@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..image_decoding_vit_custom import ImageDecodingError, decode_image
 from .audit import Audit
-from .findings import SEVERITIES, Catalogue, Example, visible
+from .findings import SEVERITIES, Catalogue, visible
 
 THUMBNAIL_SIDE = 96  # pixels
 MAX_THUMBNAILS = 240  # of a page: about a megabyte
@@ -41,19 +41,16 @@ def _shown(value: Any) -> Any:
 
 def _content(audit: Audit) -> dict[str, Any]:
     rows = _class_rows(audit)
-    budget = MAX_THUMBNAILS
     findings = []
+    left = MAX_THUMBNAILS
     for one in audit.findings:
-        examples = one.examples[:SHOWN]
-        thumbnails = [_thumbnails(audit.images, example)[: max(0, budget)] for example in examples]
-        budget -= sum(map(len, thumbnails))
-        findings.append(
-            {
-                "finding": one,
-                "examples": list(zip(examples, thumbnails, strict=True)),
-                "gallery": all(len(pictures) == 1 for pictures in thumbnails),
-            }
-        )
+        illustrated = []
+        for example in one.examples[:SHOWN]:
+            thumbnails = _thumbnails(audit.images, example.images[:left])
+            illustrated.append((example, thumbnails))
+            left -= len(thumbnails)
+        gallery = all(len(thumbnails) == 1 for _, thumbnails in illustrated)
+        findings.append({"finding": one, "examples": illustrated, "gallery": gallery})
     return {
         "audit": audit,
         "severities": [(severity, audit.count(severity)) for severity in SEVERITIES],
@@ -81,8 +78,8 @@ def _class_rows(audit: Audit) -> list[dict[str, Any]]:
     ]
 
 
-def _thumbnails(images: Catalogue | None, example: Example) -> list[str]:
-    return [] if images is None else [data for i in example.images if (data := _thumbnail(images.images[i]))]
+def _thumbnails(images: Catalogue | None, numbers: Sequence[int]) -> list[str]:
+    return [] if images is None else [data for i in numbers if (data := _thumbnail(images.images[i]))]
 
 
 def _thumbnail(source: Any) -> str:
