@@ -49,7 +49,7 @@ def read_header(path: str | os.PathLike) -> Header:
             _refuse(path, f"its header claims {length:,} bytes of a file of {size:,}")
         if length > MAX_HEADER_BYTES:
             _refuse(path, f"its header has {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
-        header = _strict_json(file.read(length), path)
+        header = parse_strict_json(file.read(length), path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         _refuse(path, "its __metadata__ must map strings to strings")
@@ -120,7 +120,7 @@ def _check_within(folder: Path, path: Path) -> None:
         _refuse(path, f"it is a link that leads out of {folder}; put the file itself there")
 
 
-def _strict_json(data: bytes, path: str | os.PathLike) -> dict[str, Any]:
+def parse_strict_json(data: bytes, path: str | os.PathLike) -> dict[str, Any]:
     """The JSON object `data`; raises WeightFileError for repeated keys, NaN, deep nesting and whatever is no object."""
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -49,12 +49,13 @@ ALLOWED = {
 ROOT_MODULES = ("cli", "_version")
 # Each sub-package and those it may import; the root they may all import.
 SUB_PACKAGES = {
+    "audit": {"data", "inference"},
     "data": set(),
     "evaluation": {"data", "inference"},
     "inference": {"data"},
     "publishing": {"data", "evaluation", "inference", "serving"},
     "serving": {"data", "inference"},
-    "training": {"data", "evaluation", "inference", "publishing"},
+    "training": {"audit", "data", "evaluation", "inference", "publishing"},
 }
 
 

@@ -155,8 +155,8 @@ def test_another_run_in_the_same_folder_is_refused_or_starts_anew(trained, folde
     assert [path.name for path in output_dir.glob("checkpoint-*")] == ["checkpoint-3"] and metrics["best"]["step"] == 3
 
 
-def table(root: Path, labels: list[str], name: str) -> Path:
-    rows = [[str(write_digit(root / f"{name}{i}.png", i % 2, i)), label] for i, label in enumerate(labels)]
+def table(root: Path, labels: list[str], name: str, first: int = 0) -> Path:
+    rows = [[str(write_digit(root / f"{name}{i}.png", i % 2, first + i)), label] for i, label in enumerate(labels)]
     with open(root / f"{name}.csv", "w", newline="") as file:
         csv.writer(file).writerows([["image", "label"], *rows])
     return root / f"{name}.csv"
@@ -171,7 +171,7 @@ def table(root: Path, labels: list[str], name: str) -> Path:
 )
 def test_other_tasks(tmp_path, problem_type, labels, metric):
     flags = ("--train_dir", table(tmp_path, labels, "train"), "--num_train_epochs", 2)
-    metrics = tiny_train(tmp_path / "o", *flags, "--test_dir", table(tmp_path, labels[:8], "test"))
+    metrics = tiny_train(tmp_path / "o", *flags, "--test_dir", table(tmp_path, labels[:8], "test", first=24))
     assert metrics["problem_type"] == problem_type and metrics["best"]["metric"] == metric
     assert np.isfinite(metrics["test"][metric])
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "o", trust_remote_code=True)

@@ -15,6 +15,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..audit.gate import MODES as AUDIT_MODES
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..publishing.upload import PublishError, check_target
 from .augment import AUGMENTATIONS
@@ -107,6 +108,12 @@ class DataArguments:
         choices=("auto", *AUGMENTATIONS),
     )
     follow_links: bool = flag(default=False, help="Follow links, and paths in tables, that lead outside.")
+    audit: str = flag(
+        default="refuse",
+        help="What the same image under two labels or in two splits, images that would be left out and the like do: "
+        "stop the run (refuse), be printed (warn), or not be looked for (off).",
+        choices=AUDIT_MODES,
+    )
 
 
 @dataclass

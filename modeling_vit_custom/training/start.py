@@ -19,12 +19,13 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import set_seed
 
+from ..audit.gate import audit_before_training
 from ..configuration_vit_custom import ViTCustomConfig
 from ..data.examples import Splits
 from ..data.labels import plan_head
 from ..data.mnist5k import write_mnist5k
 from ..data.raw import DataError
-from ..data.sources import load_splits, with_label_ids
+from ..data.sources import assemble, read_splits, with_label_ids
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..inference.environment import hardware, versions
 from ..modeling_vit_custom import ViTCustomForImageClassification
@@ -45,12 +46,12 @@ PUBLISHED = (
 
 
 def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> Splits:
-    """The splits the flags name; a built-in dataset is written first, by one process. Raises DataError."""
+    """The splits the flags name, audited; a built-in dataset is written first, by one process. Raises DataError."""
     train = data_args.train_dir
     if data_args.dataset == "mnist5k":
         with training_args.main_process_first(desc="writing MNIST 5k"):
             train = str(write_mnist5k(Path(data_args.data_root) / "mnist5k"))
-    return load_splits(
+    raw = read_splits(
         train,
         data_args.validation_dir,
         data_args.test_dir,
@@ -62,11 +63,16 @@ def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> 
         problem_type=data_args.problem_type,
         label_separator=data_args.label_separator,
         follow_links=data_args.follow_links,
-        train_val_split=data_args.train_val_split,
-        max_train_samples=data_args.max_train_samples,
-        max_eval_samples=data_args.max_eval_samples,
-        seed=training_args.seed,
     )
+    splits = assemble(
+        raw,
+        data_args.train_val_split,
+        data_args.max_train_samples,
+        data_args.max_eval_samples,
+        training_args.seed,
+    )
+    splits.notes.extend(audit_before_training(raw, data_args.audit))
+    return splits
 
 
 def build_model(
