@@ -86,7 +86,7 @@ _SERVICE_KEYS = {
     "_commit_hash", "_name_or_path", "architectures", "auto_map", "chunk_size_feed_forward", "custom_pipelines",
     "dtype", "id2label", "is_encoder_decoder", "label2id", "model_type", "num_labels", "out_features", "out_indices",
     "output_attentions", "output_hidden_states", "problem_type", "quantization_config", "return_dict",
-    "stage_names", "torch_dtype", "transformers_version",
+    "stage_names", "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
 
 

@@ -206,7 +206,8 @@ def test_what_transformers_and_the_caller_write_stays(folder):
     stored = json.loads((folder / "config.json").read_text())
     fields("config.json", custom_pipelines={"image-classification": {"impl": "pipeline_vit_custom.P"}})(folder)
     config = ViTCustomConfig.from_pretrained(folder, attn_implementation="eager")
-    assert config._attn_implementation == "eager" and config.custom_pipelines and config.auto_map == stored["auto_map"]
+    assert config._attn_implementation == "eager" and config.auto_map == stored["auto_map"]
+    assert config.to_dict()["custom_pipelines"] == {"image-classification": {"impl": "pipeline_vit_custom.P"}}
     assert ViTCustomConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
     assert ViTCustomConfig(**TINY, note="mine").note == "mine"
 
