@@ -1,10 +1,7 @@
 """The audit's page: complete in one file, bounded, and nothing in it that a name could make run."""
 
-import os
 import re
-import shutil
 from html.parser import HTMLParser
-from importlib.util import find_spec
 
 import pytest
 from audit_folders import put, tile, write_clean
@@ -71,22 +68,6 @@ def test_thumbnails_are_bounded_in_number_and_size(tmp_path, monkeypatch):
     assert len(text) < 100_000
     monkeypatch.setattr(page, "MAX_THUMBNAILS", 5)
     assert Tags(page.write_page(tmp_path / "audit.html", result).read_text()).tags.count("img") == 5
-
-
-@pytest.fixture
-def chromium():
-    """A headless Chromium; skipped without one, unless VIT_CUSTOM_REQUIRE_BROWSER asks for it."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None or find_spec("playwright") is None:
-        reason = "needs the program chromium and the package playwright"
-        assert not os.environ.get("VIT_CUSTOM_REQUIRE_BROWSER"), reason
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("with_policy", [True, False])

@@ -3,13 +3,11 @@
 import ast
 import base64
 import csv
-import os
 import shutil
 import subprocess
 import sys
 import tomllib
 from html.parser import HTMLParser
-from importlib.util import find_spec
 from io import BytesIO, StringIO
 from pathlib import Path
 
@@ -274,22 +272,6 @@ def test_the_page_stands_alone():
 
 
 # ---------- in a browser
-
-
-@pytest.fixture
-def chromium():
-    """A headless Chromium; skipped without one, unless VIT_CUSTOM_REQUIRE_BROWSER asks for it."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None or find_spec("playwright") is None:
-        reason = "needs the program chromium and the package playwright"
-        assert not os.environ.get("VIT_CUSTOM_REQUIRE_BROWSER"), reason
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.slow

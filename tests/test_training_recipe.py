@@ -91,6 +91,7 @@ def test_metrics_are_those_of_the_saved_model(trained, folder):
 
 def test_environment_is_recorded_without_names_of_the_machine(trained):
     run = json.loads((trained[0] / "training_args.json").read_text())
+    assert run["training"]["metric_for_best_model"] == "accuracy"
     environment = run["environment"]
     assert environment["torch"] == torch.__version__ and environment["cpu_cores"] >= 1 and environment["device"]
     assert platform.node() not in json.dumps(run)

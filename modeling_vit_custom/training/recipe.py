@@ -48,6 +48,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     check_output_dir(training_args.output_dir)
     share_cores(training_args)
     splits = load_data(data_args, training_args)
+    choose_best_metric(training_args, splits.problem_type)
     for examples in filter(None, (splits.train, splits.validation, splits.test)):
         check_readable(examples)
     model, processor, splits = build_model(model_args, splits, training_args.seed)
@@ -80,7 +81,6 @@ def build_trainer(
     model, processor, splits: Splits, method: str, augmentation: str, training_args: ViTTrainingArguments
 ) -> ViTCustomTrainer:
     """The Trainer for a model and its data; for a linear probe all but the head is frozen."""
-    choose_best_metric(training_args, splits.problem_type)
     frozen = None
     if method == "linear_probe":
         frozen = model.vit.requires_grad_(False)
