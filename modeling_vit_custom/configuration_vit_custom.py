@@ -407,7 +407,7 @@ def _require_label_count(value: Any):
         _refuse("num_labels", value, f"must be a whole number from 0 (no head) to {_MAX_LABELS}")
 
 
-def _require_label_name(i: int, name: Any):
+def _require_label_name(i: int | str, name: Any):
     if not isinstance(name, str) or not name.strip():
         _refuse(f"id2label[{i}]", name, "must be a non-empty string")
     if any(_is_unsafe(character) for character in name):
@@ -426,7 +426,8 @@ def _drop(mapping: dict[str, Any], *names: str):
 
 
 def _refuse(field: str, value: Any, fix: str):
-    raise ValueError(f"{field}={value!r}: {fix}.")
+    shown = repr(value)
+    raise ValueError(f"{field}={shown[:200]}{'…' * (len(shown) > 200)}: {fix}.")
 
 
 ViTCustomConfig.register_for_auto_class()

@@ -256,13 +256,14 @@ def _check_fit(model: ViTCustomPreTrainedModel, info: Any, load_config: Any):
 def _promised_names(model: Any, load_config: Any) -> set[str]:
     """Weights, without the encoder's prefix, that a checkpoint holds by its own configuration.
 
-    A head's are among them where it was saved by this class. Without a stored configuration, the model's counts.
+    All where it was saved by this class, else the encoder's. Without a stored configuration, the model's counts.
     """
     fields: dict[str, Any] = {}
     if (path := load_config.pretrained_model_name_or_path) is not None:
         fields, _ = model.config_class.get_config_dict(path, **load_config.download_kwargs)
-    with torch.device("meta"):
-        stored = type(model)(model.config_class.from_dict(fields) if fields else model.config)
-    names = {name.removeprefix(f"{model.base_model_prefix}.") for name in stored.state_dict()}
+    config = model.config_class.from_dict(fields) if fields else model.config
     saved_with_head = type(model).__name__ in (fields.get("architectures") or [])
+    with torch.device("meta"):
+        stored = type(model if saved_with_head else model.base_model)(config)
+    names = {name.removeprefix(f"{model.base_model_prefix}.") for name in stored.state_dict()}
     return names if saved_with_head else set(filter(_ENCODER.match, names))

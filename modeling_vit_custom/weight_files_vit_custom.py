@@ -49,7 +49,7 @@ def read_header(path: str | os.PathLike) -> Header:
             _refuse(path, f"its header claims {length:,} bytes of a file of {size:,}")
         if length > MAX_HEADER_BYTES:
             _refuse(path, f"its header has {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
-        header = parse_strict_json(file.read(length), path)
+        header = _strict_json(file.read(length), path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         _refuse(path, "its __metadata__ must map strings to strings")
@@ -73,7 +73,7 @@ def read_headers(paths: list[str] | list[Path]) -> Header:
     """
     merged: Header = {}
     for path in map(Path, paths):
-        check_within(path.parent, path)
+        _check_within(path.parent, path)
         header = read_header(path)
         if twice := sorted(merged.keys() & header.keys()):
             _refuse(path, f"tensor {twice[0]!r} is in another file of the checkpoint as well")
@@ -109,7 +109,7 @@ def check_shapes(header: Header | str | os.PathLike, expected: Mapping[str, tupl
         _refuse(source, "; ".join(f"{what}: {some(names)}" for what, names in differences.items() if names))
 
 
-def check_within(folder: Path, path: Path) -> None:
+def _check_within(folder: Path, path: Path) -> None:
     """Raises WeightFileError where `path` is a link that leads out of `folder`.
 
     In the Hub's cache a snapshot's files are links to the same repository's blobs; these are inside.
@@ -120,7 +120,7 @@ def check_within(folder: Path, path: Path) -> None:
         _refuse(path, f"it is a link that leads out of {folder}; put the file itself there")
 
 
-def parse_strict_json(data: bytes, path: str | os.PathLike) -> dict[str, Any]:
+def _strict_json(data: bytes, path: str | os.PathLike) -> dict[str, Any]:
     """The JSON object `data`; raises WeightFileError for repeated keys, NaN, deep nesting and whatever is no object."""
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -219,7 +219,7 @@ ATTACKS = [
     file_of("weights: a block nobody asked for", "Not of this model: vit.layers.9", weights(
         lambda w: {**w, "vit.layers.9.mlp.fc1.weight": torch.zeros(4, 4)})),
     file_of("weights: NaN", "NaN or infinite weights: vit.layers.0", weights(one_nan)),
-    file_of("config of a model 10,000 times the file", "Of another shape", fields(
+    file_of("config of a far larger model than the file", "Of another shape", fields(
         "config.json", hidden_size=4096, intermediate_size=16_384)),
     config("hidden_size 33 with 2 heads", "must divide", hidden_size=33, num_attention_heads=2),
     config("hidden_size 1e7", "from 1 to 16384", hidden_size=10**7),
@@ -243,7 +243,7 @@ ATTACKS = [
     config("num_labels -1", "num_labels=-1", num_labels=-1, id2label=None),
     config("a label <script>", "control characters, '<' or '>'", id2label={"0": "<script>alert(1)</script>", "1": "b"}),
     config("a label that steers the terminal", "control characters", id2label={"0": "\x1b[2Jok", "1": "b"}),
-    config("a label that is a nested object", "non-empty string", id2label={"0": {"a": {"b": 1}}, "1": "b"}),
+    config("a label that is a nested object", "non-empty string|id2label", id2label={"0": {"a": {"b": 1}}, "1": "b"}),
     config("ids 0 and 5", "without gaps", id2label={"0": "a", "5": "b"}),
     config("label ids of 5,000 digits", "id2label='9999.*whole number", id2label={"0": "a", "9" * 5000: "b"}),
     config("250,001 labels", "from 0 .no head. to 250000", id2label={str(i): str(i) for i in range(250_001)}),

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from attack_behaviours import HOSTILE_KEYS
@@ -21,6 +22,7 @@ from modeling_vit_custom import (
     pretrained_vit_custom,
 )
 from modeling_vit_custom.inference.loading import load_classifier
+from modeling_vit_custom.pretrained_vit_custom import ViTCustomPreTrainedModel
 from modeling_vit_custom.weight_files_vit_custom import WeightFileError, check_shapes, read_header
 
 ROOT = Path(__file__).parent.parent
@@ -80,8 +82,9 @@ def test_a_header_tells_names_types_and_shapes(sound):
             check_shapes(header, wrong)
 
 
-def test_a_file_of_the_hubs_cache_is_a_link_that_stays_inside(folder, tmp_path):
-    """The cache keeps snapshots/SHA/file -> ../../blobs/HASH; its headers are checked like a folder's."""
+@pytest.fixture
+def cached(folder, tmp_path, monkeypatch) -> Path:
+    """The blobs of me/vit at COMMIT in the Hub's cache, which keeps snapshots/SHA/file -> ../../blobs/HASH."""
     repository = tmp_path / "cache" / "models--me--vit"
     snapshot = repository / "snapshots" / COMMIT
     snapshot.mkdir(parents=True), (repository / "refs").mkdir(), (repository / "blobs").mkdir()
@@ -89,12 +92,22 @@ def test_a_file_of_the_hubs_cache_is_a_link_that_stays_inside(folder, tmp_path):
     for path in folder.iterdir():
         shutil.move(path, repository / "blobs" / path.name)
         (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
-    load = ViTCustomForImageClassification.from_pretrained
-    assert load("me/vit", cache_dir=tmp_path / "cache").config.num_labels == 10
-    blob = repository / "blobs" / WEIGHTS
-    blob.write_bytes(blob.read_bytes() + b"more")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return repository / "blobs"
+
+
+@pytest.mark.parametrize("revision", [COMMIT, "main", None])
+def test_links_of_the_hubs_cache_stay_inside_and_headers_are_checked(cached, revision):
+    model, processor = load_classifier("me/vit", revision=revision, device="cpu")
+    assert model.config.num_labels == 10 and processor.num_channels == 1
+    with open(cached / WEIGHTS, "ab") as file:
+        file.write(b"more")
     with pytest.raises(WeightFileError, match="its tensors end at"):
-        load("me/vit", cache_dir=tmp_path / "cache")
+        load_classifier("me/vit", revision=revision, device="cpu")
+
+
+def test_code_of_the_hub_runs_at_its_commit(cached):
+    assert load_classifier("me/vit", trust_remote_code=True, revision=COMMIT, device="cpu")[0].config.num_labels == 10
 
 
 # ---------- weights that are not in the file
@@ -111,6 +124,24 @@ def test_a_head_that_the_checkpoint_never_had_is_new_and_said(folder, tmp_path, 
     ViTCustomModel.from_pretrained(tmp_path / "masked").save_pretrained(tmp_path / "base")
     ViTCustomForImageClassification.from_pretrained(tmp_path / "base")
     assert "classifier.bias" in said.pop() and not said
+
+
+class TwoHeads(ViTCustomPreTrainedModel):
+    """A user's own class on the encoder, with an argument of its own."""
+
+    def __init__(self, config: ViTCustomConfig, outputs: int):
+        super().__init__(config)
+        self.vit = ViTCustomModel(config)
+        self.left, self.right = torch.nn.Linear(32, outputs), torch.nn.Linear(32, outputs)
+        self.post_init()
+
+
+def test_heads_of_other_peoples_classes_are_new_and_said(folder, said):
+    assert TwoHeads.from_pretrained(folder, 3).left.out_features == 3
+    assert said.pop() == "NEWLY INITIALISED, train before use: left.bias; left.weight; right.bias; right.weight."
+    weights(lambda tensors: {name: t for name, t in tensors.items() if "layers.2" not in name})(folder)
+    with pytest.raises(RuntimeError, match=r"Missing: vit\.layers\.2"):
+        TwoHeads.from_pretrained(folder, 3)
 
 
 @pytest.mark.parametrize(
