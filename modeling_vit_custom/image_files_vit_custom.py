@@ -41,7 +41,7 @@ _UNREAD_FORMATS = {
     (b"\xff\x0a", b"JXL "): ("a JPEG XL image", "install pillow-jxl-plugin and import pillow_jxl first"),
     (b"<svg", b"<?xml"): ("SVG or XML", "SVG has to be drawn first, to PNG"),
     (b"<!doctype", b"<html"): ("a web page", "open its address in a browser to see what it is"),
-    (b"%PDF",): ("a PDF document", "draw its page to PNG first"),
+    (b"%pdf",): ("a PDF document", "draw its page to PNG first"),
 }
 
 
@@ -78,13 +78,14 @@ def read_stream(stream: BinaryIO, size: int, limits: ImageLimits) -> np.ndarray:
     start = stream.read(64)
     stream.seek(0)
     with _pillow_errors(start), Image.open(stream) as image:
-        check_size(image.height, image.width, limits)
-        if image.info.get("progressive"):
-            _check_scans(stream)
         return read_pillow(image, limits)
 
 
-def _check_scans(stream: BinaryIO) -> None:
+def _check_scans(image: Any) -> None:
+    """Refuse a progressive JPEG, not yet loaded, whose scans would keep the decoder busy for hours."""
+    stream = getattr(image, "fp", None)
+    if stream is None or not image.info.get("progressive"):
+        return
     position = stream.tell()
     stream.seek(0)
     scans = stream.read().count(b"\xff\xda")
@@ -133,6 +134,7 @@ def read_pillow(image: Image.Image, limits: ImageLimits) -> np.ndarray:
         check_size(image.height, image.width, limits)
         if image.format == "EPS":  # Pillow would start another program on it
             raise ImageDecodingError("EPS has to be drawn first. Fix: convert it to PNG.")
+        _check_scans(image)
         _report_frames(image)
         from_file = image.format is not None
         image.load()

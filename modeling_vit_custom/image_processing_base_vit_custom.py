@@ -145,11 +145,11 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
 
     # ---------- from images to decoded tensors
 
-    def fetch_images(self, image_url_or_urls: Any, allow_urls: bool = False) -> Any:
-        """Decode a source or nested lists of them; addresses only where they are allowed."""
+    def fetch_images(self, image_url_or_urls: Any, **settings: Any) -> Any:
+        """`decode` a source or nested lists of them; addresses only with `allow_urls`, whatever the name says."""
         if isinstance(image_url_or_urls, list | tuple):
-            return [self.fetch_images(source, allow_urls) for source in image_url_or_urls]
-        return self.decode(image_url_or_urls, allow_urls=allow_urls)
+            return [self.fetch_images(source, **settings) for source in image_url_or_urls]
+        return self.decode(image_url_or_urls, **settings)
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """One image, a list, a list of lists or a [B, ...] array -> a flat list of undecoded images."""

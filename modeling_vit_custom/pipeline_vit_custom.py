@@ -95,7 +95,8 @@ class ViTCustomImageClassificationPipeline(ImageClassificationPipeline):
                 raise
             error = str(failure)
             decoded = torch.zeros(config.num_channels, *config.image_hw)  # a batch needs something in its place
-        inputs = processor(images=decoded, return_tensors="pt").to(self.dtype)
+        layout = {"input_data_format": "channels_first"}  # an image may be as narrow as it has channels
+        inputs = processor(images=decoded, return_tensors="pt", **layout).to(self.dtype)
         return {**inputs, "name": name, "error": error}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:

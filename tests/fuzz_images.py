@@ -145,6 +145,8 @@ def random_array(rng: random.Random) -> np.ndarray:
     """Any number of axes, sizes and values, with some preference for what an image could be."""
     axes = rng.choice((0, 1, 2, 2, 2, *[3] * 12, 4, 5))
     shape = [rng.choice((0, 1, 2, 3, 5, 8, 9, 12, 16, 120)) for _ in range(axes)]
+    while np.prod(shape) > 100_000:  # the fuzzing is of images, not of numpy's patience
+        shape[int(np.argmax(shape))] //= 2
     if axes == 3 and rng.random() < 0.9:
         shape[rng.choice((0, 2))] = rng.choice((1, 2, 3, 4))
     usual = (("u1", (0, 255)), ("f4", (0, 1)), ("u2", (0, 65535)), ("f4", (-3, 3)))
@@ -240,6 +242,7 @@ def run(indices: range, heartbeat: bool = False) -> dict[str, Any]:
     outcomes: Counter = Counter()
     bad = []
     slowest = 0.0
+    seed_files()  # made once, and not what is timed
     signal.signal(signal.SIGALRM, _too_slow)
     for index in indices:
         if heartbeat:

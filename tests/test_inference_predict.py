@@ -173,6 +173,13 @@ def test_nan_outputs_are_errors_not_scores(photos, tmp_path):
     assert "NaN" in read(tmp_path / "out.jsonl")[0]["error"]
 
 
+def test_images_as_narrow_as_they_have_channels_are_read(model, tmp_path):
+    """Decoded they are [3, 4, 3], which as an array of a user would be ambiguous."""
+    Image.new("RGB", (3, 4), "teal").save(tmp_path / "narrow.png")
+    predict(str(model), [str(tmp_path / "narrow.png")], str(tmp_path / "out.jsonl"))
+    assert "predictions" in read(tmp_path / "out.jsonl")[0]
+
+
 def test_images_that_pillow_does_not_read_get_a_line_too(photos, tmp_path):
     """They are images by name: passing them over would lose them unsaid."""
     (tmp_path / "in").mkdir()

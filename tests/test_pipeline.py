@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fresh_process import run_without_package
-from image_files import encode, photograph
+from image_files import encode, photograph, with_alpha
 from PIL import Image
 from saved_models import save_ours, save_transformers_vit
 from torch.utils.data import Dataset, IterableDataset
@@ -32,8 +32,7 @@ def saved(tmp_path_factory) -> Path:
 def files(tmp_path_factory) -> list[str]:
     """Images that transformers' own pipeline changes: half transparent, grey with alpha, 16 bits, float."""
     folder = tmp_path_factory.mktemp("files")
-    alpha = PHOTO.copy()
-    alpha.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, PHOTO.width).astype(np.uint8), (PHOTO.height, 1))))
+    alpha = with_alpha(PHOTO)
     grey = np.asarray(PHOTO.convert("L"))
     contents = {
         "rgba.png": encode(alpha, "PNG"),

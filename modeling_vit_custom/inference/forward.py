@@ -28,7 +28,8 @@ class PreparedImages(Dataset):
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None, str | None]:
         try:
             image = self.decode(self.sources[index], name=self.names[index])
-            return index, self.processor(image, return_tensors="pt")["pixel_values"][0], None
+            layout = {"input_data_format": "channels_first"}  # an image may be as narrow as it has channels
+            return index, self.processor(image, return_tensors="pt", **layout)["pixel_values"][0], None
         except (ValueError, OSError) as error:  # ImageDecodingError is a ValueError
             return index, None, str(error)
 
