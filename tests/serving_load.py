@@ -8,6 +8,7 @@ prints the figures with batches of up to 16 and of 1. Without --model it serves 
 import argparse
 import asyncio
 import base64
+import os
 import random
 import re
 import subprocess
@@ -251,7 +252,8 @@ async def drip_body(host: str, port: int, seconds: float = 0.1) -> int:
 def serving(model_dir: Path, *flags: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """(URL, process) of `scripts/serve.py` on a free port of this machine; stopped by SIGTERM at the end."""
     command = [sys.executable, str(ROOT / "scripts" / "serve.py"), "--model", str(model_dir), "--port", "0", *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             line = process.stdout.readline()
             yield re.search(r"http://\S+:\d+", line)[0], process

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import socket
 import threading
@@ -36,7 +37,7 @@ from serving_load import (
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.serving.app import Service
 from modeling_vit_custom.serving.limits import Limits
-from modeling_vit_custom.serving.server import http_server, main
+from modeling_vit_custom.serving.server import http_server, main, public_name
 
 LIMITS = {"max_body_mb": MAX_BODY / 1e6, "timeout_s": 5, "batch_timeout_ms": 20}
 
@@ -324,7 +325,8 @@ def test_a_fault_of_the_model_is_a_500_without_details_and_does_not_last(model_d
         service.batcher.run = lambda images: 1 / 0
         answer = post(url, CHINA.read_bytes())
         assert answer.status_code == 500 and "ZeroDivision" not in answer.text and answer.json()["error"]
-        assert "ZeroDivisionError" in capsys.readouterr().err  # the log has it
+        log: list[str] = []
+        wait_until(lambda: log.append(capsys.readouterr().err) or "ZeroDivisionError" in "".join(log))
         service.batcher.run = run
         assert post(url, CHINA.read_bytes()).status_code == 200
 
@@ -364,6 +366,18 @@ def test_stopping_answers_what_is_at_work(model_dir, expected):
 
 
 # ---------- the command
+
+
+def test_answers_name_the_commit_of_a_hub_model_and_no_path_of_a_folder(model_dir, tmp_path, monkeypatch):
+    assert public_name(str(model_dir / ".." / "m"), None) == ("m", None)
+    commit = "0123456789" * 4
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--team--photos"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    shutil.copytree(model_dir, cached / "snapshots" / commit)
+    for revision in (None, "main", commit):
+        assert public_name("team/photos", revision) == ("team/photos", commit)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub import try_to_load_from_cache
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.raw import printable
@@ -43,9 +44,7 @@ def serve(
     from .app import Service
 
     classifier, processor = load_classifier(model, trust_remote_code, revision=revision)
-    commit = getattr(classifier.config, "_commit_hash", None)
-    name = Path(model).resolve().name if Path(model).expanduser().is_dir() else model
-    service = Service(classifier, processor, name, commit, limits or Limits())
+    service = Service(classifier, processor, *public_name(model, revision), limits or Limits())
     service.check()
     with _listen(host, port) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
@@ -54,6 +53,14 @@ def serve(
             print("note: whoever reaches this address may use it; put a proxy with TLS and log-in before it.")
         sys.stdout.flush()
         http_server(service).run([listener])
+
+
+def public_name(model: str, revision: str | None) -> tuple[str, str | None]:
+    """(what answers call a loaded `model`, its commit): a folder's own name and None, or a Hub id and 40 digits."""
+    if (folder := Path(model).expanduser()).is_dir():
+        return folder.resolve().name, None
+    cached = try_to_load_from_cache(model, "config.json", revision=revision)
+    return model, Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def http_server(service: "Service") -> "uvicorn.Server":
@@ -96,8 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 Requests are images, one each; every error says what is wrong and how to go on. SIGTERM and Ctrl+C let the requests
 at work finish. Needs the extra: pip install "vit-custom[serve]". There is no log-in and no TLS: for other machines,
-put a proxy before it. Memory: at most max_requests × max_body_mb for bodies, and 3 to 12 bytes a pixel for the
-images that are being decoded, one a CPU core.""",
+put a proxy before it. Memory: about max_requests × max_body_mb for bodies, and 10 to 26 bytes a pixel (measured
+on JPEG and PNG of 24 megapixels) for each image that is being decoded, one a CPU core at once.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, metavar="DIR|REPO", help="saved model folder, or a Hub id")
@@ -120,6 +127,8 @@ def main(argv: list[str] | None = None) -> int:
         limits = Limits(**{limit.name: args.pop(limit.name) for limit in fields(Limits)})
         serve(**args, limits=limits)
     except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
         print(f'serve: {error}. Fix: pip install "vit-custom[serve]"', file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
