@@ -166,8 +166,9 @@ def _compare_with_disk(root: Path, contents: FolderContents, labels: list[str]) 
     if contents.skipped:
         names = [path.relative_to(root).as_posix() for path in contents.skipped]
         notes.append(f"NOT USED, {len(names)} file(s) {_suffixes(contents.skipped)}: {listed(names)}")
-        if any(path.suffix.lower() in (".heic", ".heif") for path in contents.skipped):
-            notes.append("HEIC photos cannot be read here: convert them to JPEG or PNG")
+        unreadable = IMAGE_SUFFIXES - readable_suffixes()
+        if unread := [path for path in contents.skipped if path.suffix.lower() in unreadable]:
+            notes.append(f"IMAGES that Pillow does not read here {_suffixes(unread)}: convert them to JPEG or PNG")
     if empty := empty_classes(contents):
         notes.append(f"class folder(s) without any image, left out of the label map: {listed(empty)}")
     deep = sum(len(path.relative_to(root).parts) > 2 for path in contents.images)
