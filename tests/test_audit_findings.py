@@ -11,9 +11,14 @@ import pytest
 from audit_folders import put, tile, write_clean
 from image_files import encode, rotated
 from PIL import Image
+from real_digits import write_class_folder
+from torch.utils.data import get_worker_info
 
 from modeling_vit_custom.audit.audit import audit, main, text_report
+from modeling_vit_custom.audit.files import imagefolder_splits, unloaded_findings
 from modeling_vit_custom.audit.findings import ERROR, NOTE, WARNING, visible
+from modeling_vit_custom.audit.scan import scan_images
+from modeling_vit_custom.data.raw import DataError
 
 
 @pytest.fixture
@@ -56,6 +61,8 @@ def test_every_file_on_disk_is_an_example_or_in_a_finding(clean):
     assert {code: (one.severity, one.count) for code, one in codes.items()} == expected
     assert result.files == sum(result.sizes.values()) + sum(one.count for one in codes.values())
     assert "1 .heic" in codes["lost-images"].title
+    few = {clean / "train" / "china" / "phone.heic": clean}
+    assert [unloaded_findings(few, loaded)[0].severity for loaded in (98, 99)] == [ERROR, WARNING]  # above, at 1 %
 
 
 def test_links_out_of_the_folder(clean, tmp_path):
@@ -80,8 +87,6 @@ def test_a_split_that_is_a_link_out_of_the_folder(clean, tmp_path):
 def test_split_words_as_datasets_reads_them(tmp_path):
     """The same files as `datasets` itself resolves, for words in folder names, in file names and in none."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
-
-    from modeling_vit_custom.audit.files import imagefolder_splits
 
     trees = [
         ["cat/train.png", "cat/0.png", "dog/test_1.png", "dog/contest.png", "dog/x validation.png", "dog/Train.png"],
@@ -119,7 +124,8 @@ def test_split_trap(tmp_path):
 def test_splits_beside_classes(clean):
     put(clean / "china" / "0.png", tile("china", 0))
     codes = found(clean)
-    assert codes["refused"].severity == ERROR and "others beside them" in codes["refused"].examples[0].text
+    assert set(codes) == {"refused"} and codes["refused"].severity == ERROR
+    assert "others beside them" in codes["refused"].examples[0].text
 
 
 def test_splits_without_class_folders(tmp_path):
@@ -240,8 +246,6 @@ def test_the_same_image_in_two_splits(clean):
 
 
 def test_a_small_leak_is_a_warning_and_a_copy_in_one_split_a_note(tmp_path):
-    from real_digits import write_class_folder
-
     write_class_folder(tmp_path / "train", {"0": 20, "1": 20})
     write_class_folder(tmp_path / "validation", {"0": 60, "1": 60}, first=100)
     for split, name in (("validation", "leak.png"), ("train", "again.png")):
@@ -315,13 +319,25 @@ def test_names_cannot_command_a_terminal(clean):
 
 def test_many_images_by_several_processes(tmp_path):
     """The same records in the same order as by one, unreadable images where they are."""
-    from real_digits import write_class_folder
-
-    from modeling_vit_custom.audit.scan import scan_images
-
     write_class_folder(tmp_path, {"0": 170, "1": 170, "2": 170})
     paths = sorted(map(str, tmp_path.rglob("*.png")))
     put(tmp_path / "0" / "7.png", b"no image")
     alone, together = (scan_images(paths, paths, workers) for workers in (0, 2))
     assert (alone[0] == together[0]).all() and alone[1] == together[1]
     assert list(alone[1]) == [paths.index(str(tmp_path / "0" / "7.png"))]
+
+
+class Crashing(list):
+    """Paths, one of which takes the process down that reads it, as a fault inside a codec would."""
+
+    def __getitem__(self, index):
+        if index == 300 and get_worker_info():
+            os._exit(1)
+        return super().__getitem__(index)
+
+
+def test_a_process_that_dies_is_said(tmp_path):
+    files = [str(put(tmp_path / f"{i}.png", tile("china", i % 40))) for i in range(40)]
+    paths = Crashing(f"{path}" for _ in range(13) for path in files)
+    with pytest.raises(DataError, match=r"process died .* at or after .*\.png"):
+        scan_images(paths, paths, num_workers=1)

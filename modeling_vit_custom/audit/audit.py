@@ -50,7 +50,7 @@ class Audit:
         return sum(one.severity == severity for one in self.findings)
 
     def summary(self) -> str:
-        """ "2 errors, 1 warning, 0 notes" """
+        """How many there are of each severity, as in: 2 errors, 1 warning, 0 notes."""
         return ", ".join(f"{n} {name}{'s' * (n != 1)}" for name in SEVERITIES for n in [self.count(name)])
 
     def report(self) -> dict[str, Any]:
@@ -95,18 +95,19 @@ def audit(
     sources = [source for source in (train, validation, test) if source is not None]
     if missing := [str(source) for source in sources if not Path(source).exists()]:
         raise DataError(f"{', '.join(missing)} does not exist.")
-    findings = link_findings(sources, follow_links)
+    findings: list[Finding] = []
     raw: dict[str, RawSplit] = {}
     images = None
     try:
         raw = read_splits(train, validation, test, follow_links=follow_links, refuse_links=False, **columns)
     except DataError as error:
         findings += _refused(error)
-    files = files_on_disk(sources, raw, follow_links)
-    loaded = loaded_files(raw)
-    findings += unloaded_findings({path: root for path, root in files.items() if str(path) not in loaded})
+    files, refused_links = files_on_disk(sources, raw, follow_links)
+    findings += link_findings(refused_links)
     if raw:
-        images = catalogue(raw)
+        images, loaded = catalogue(raw), loaded_files(raw)
+        unloaded = {path: root for path, root in files.items() if str(path) not in loaded}
+        findings += unloaded_findings(unloaded, len(images))
         findings += _split_trap(Path(train), files, images)
         by_class = class_findings(raw)
         findings += by_class + _assembled(raw, by_class)
@@ -210,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.validation_dir,
             args.test_dir,
             num_workers=args.num_workers,
-            progress=sys.stderr.isatty(),
+            progress=True,
             follow_links=args.follow_links,
             image_column=args.image_column_name,
             label_column=args.label_column_name,

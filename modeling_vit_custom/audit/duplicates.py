@@ -15,9 +15,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..data.examples import REGRESSION
-from .findings import ERROR, EXAMPLES, NOTE, SPLITS, WARNING, Catalogue, Example, Finding, finding
+from .findings import ERROR, EXAMPLES, NOTE, SERIOUS_SHARE, SPLITS, WARNING, Catalogue, Example, Finding, finding
 
-LEAK_SHARE = 0.01  # of a split: above, its figures are wrong in the digits that are usually given
 ENDS = 4096  # bytes read of each end of a file before all of it is
 
 
@@ -118,7 +117,7 @@ def _leak(catalogue: Catalogue, split: str, size: int, inside: set[int], groups:
     advice = "Figures would be too good. Remove the copies" + (
         ", or supply a validation split." if into_itself else f" from {split} or from the other."
     )
-    severity = ERROR if share > LEAK_SHARE else WARNING
+    severity = ERROR if share > SERIOUS_SHARE else WARNING
     title = f"images of {where} ({share:.1%} of {size:,})"
     return [Finding(severity, "leak", title, advice, len(inside), examples[:EXAMPLES])]
 

@@ -10,7 +10,7 @@ from PIL import Image
 from ..data.folders import IMAGE_SUFFIXES, is_hidden, readable_suffixes, walk_tree
 from ..data.raw import RawSplit
 from ..data.tables import is_table
-from .findings import ERROR, NOTE, WARNING, Finding, finding
+from .findings import ERROR, NOTE, SERIOUS_SHARE, WARNING, Finding, finding
 
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
 # What `datasets`' imagefolder takes for a split, in a folder's or file's name (datasets.data_files.SPLIT_KEYWORDS).
@@ -22,18 +22,26 @@ SPLIT_WORDS = {
 _SEPARATOR = "[-._ 0-9]"
 
 
-def files_on_disk(sources: Iterable[str | Path], raw: Mapping[str, RawSplit], follow_links: bool) -> dict[Path, Path]:
-    """{file: the root it was found under}: all below each folder, and beside the images that a table names."""
+def files_on_disk(
+    sources: Iterable[str | Path], raw: Mapping[str, RawSplit], follow_links: bool
+) -> tuple[dict[Path, Path], list[str]]:
+    """({file: the root it was found under}, why links were not followed).
+
+    All files below each folder, and those beside the images that a table names.
+    """
     found: dict[Path, Path] = {}
+    refused: list[str] = []
     for source in map(Path, sources):
         if source.is_dir():
-            found |= dict.fromkeys(walk_tree(source, follow_links)[0], source)
+            inside, links = walk_tree(source, follow_links)
+            found |= dict.fromkeys(inside, source)
+            refused += links
         elif is_table(source):
             folders = {Path(image).parent for image in loaded_files(raw)}
-            inside = sorted(folder for folder in folders if folder.is_relative_to(source.parent))
-            found |= {path: folder for folder in inside for path in folder.iterdir() if path.is_file()}
+            below = sorted(folder for folder in folders if folder.is_relative_to(source.parent))
+            found |= {path: folder for folder in below for path in folder.iterdir() if path.is_file()}
             found.pop(source, None)
-    return found
+    return found, refused
 
 
 def loaded_files(raw: Mapping[str, RawSplit]) -> set[str]:
@@ -41,9 +49,8 @@ def loaded_files(raw: Mapping[str, RawSplit]) -> set[str]:
     return {image for part in raw.values() if isinstance(part.images, list) for image in part.images}
 
 
-def link_findings(sources: Iterable[str | Path], follow_links: bool) -> list[Finding]:
+def link_findings(refused: Iterable[str]) -> list[Finding]:
     """Links that are not followed, because they lead out of the folder or in a circle."""
-    refused = [reason for source in sources if Path(source).is_dir() for reason in walk_tree(source, follow_links)[1]]
     return finding(
         ERROR,
         "links",
@@ -53,20 +60,23 @@ def link_findings(sources: Iterable[str | Path], follow_links: bool) -> list[Fin
     )
 
 
-def unloaded_findings(unloaded: Mapping[Path, Path]) -> list[Finding]:
-    """One finding for each reason why a file is no example; every file is in exactly one."""
+def unloaded_findings(unloaded: Mapping[Path, Path], loaded: int) -> list[Finding]:
+    """One finding for each reason why a file is no example; every file is in exactly one.
+
+    unloaded: file -> the root it was found under.   loaded: how many others are examples.
+    """
     groups: dict[str, list[str]] = {"hidden": [], "archive": [], "lost": [], "classless": [], "other": []}
     readable = readable_suffixes()
     for path, root in unloaded.items():
         groups[_reason(path, root, readable)].append(str(path))
-    suffixes = _suffix_counts(groups["lost"])
+    lost = len(groups["lost"])
     return [
         *finding(
-            ERROR,
+            ERROR if lost > SERIOUS_SHARE * (loaded + lost) else WARNING,
             "lost-images",
-            f"images that would be left out for how their names end ({suffixes})",
-            "Convert or rename them. HEIC and AVIF need a Pillow plugin (pillow-heif); other files are read by name "
-            "only if it ends in .jpg, .png and the like.",
+            f"images that would be left out for how their names end ({_suffix_counts(groups['lost'])})",
+            "Rename them, or convert what Pillow does not read to JPEG or PNG: an image is read if its name ends in "
+            ".jpg, .png and the like.",
             groups["lost"],
         ),
         *finding(
@@ -138,7 +148,7 @@ def split_trap(root: Path, files: Iterable[Path], ours: Mapping[str, str]) -> li
     return finding(
         WARNING,
         "split-words",
-        'images that `load_dataset("imagefolder")` sorts into other splits, or drops, for words in names: {n}',
+        'images that `load_dataset("imagefolder")` sorts into other splits, or drops, for words in names',
         "Training here takes no file name for a split. Rename the files or folders before sharing the data.",
         odd,
     )

@@ -16,6 +16,7 @@ from ..data.raw import RawSplit, printable
 
 ERROR, WARNING, NOTE = SEVERITIES = ("error", "warning", "note")
 SPLITS = ("train", "validation", "test")
+SERIOUS_SHARE = 0.01  # of images that are lost or leak: above, figures change in the digits that are usually given
 EXAMPLES = 20  # shown of each finding; the count says how many there are
 
 

@@ -16,7 +16,8 @@ def quick_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
     """Errors and warnings that need no decoding: files left out, classes, equal files."""
     unloaded = {path: part.contents.root for part in raw.values() if part.contents for path in part.contents.skipped}
     images = catalogue(dict(raw))
-    found = unloaded_findings(unloaded) + class_findings(raw) + duplicate_findings(images, same_bytes(images.images))
+    found = unloaded_findings(unloaded, len(images)) + class_findings(raw)
+    found += duplicate_findings(images, same_bytes(images.images))
     return [one for one in found if one.severity != NOTE]
 
 

@@ -30,7 +30,7 @@ def write_page(path: str | Path, audit: Audit) -> Path:
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(environment.get_template("page.html.jinja").render(_content(audit)), encoding="utf-8")
+    path.write_text(environment.get_template("page.html.j2").render(_content(audit)), encoding="utf-8")
     return path
 
 
