@@ -16,7 +16,8 @@ from transformers import (
 
 from ._version import __version__
 from .configuration_vit_custom import VARIANTS, ViTCustomConfig
-from .image_decoding_vit_custom import ImageDecodingError, decode_image
+from .image_decoding_vit_custom import decode_image, decode_images
+from .image_limits_vit_custom import ImageDecodingError, ImageLimits
 from .image_processing_vit_custom import ViTCustomImageProcessor, ViTCustomImageProcessorPil
 from .modeling_vit_custom import (
     ViTCustomBackbone,
@@ -39,6 +40,7 @@ AutoImageProcessor.register(
 __all__ = [
     "VARIANTS",
     "ImageDecodingError",
+    "ImageLimits",
     "ViTCustomBackbone",
     "ViTCustomConfig",
     "ViTCustomForImageClassification",
@@ -49,5 +51,6 @@ __all__ = [
     "ViTCustomPreTrainedModel",
     "__version__",
     "decode_image",
+    "decode_images",
     "resize_input",
 ]

@@ -6,9 +6,14 @@ from importlib import import_module
 
 # command: (module of this package with `main(argv) -> exit code`, what it does)
 COMMANDS = {
+    "audit_data": ("audit.audit", "look for what is wrong with images and labels before training"),
     "train": ("training.recipe", "train or fine-tune an image classifier"),
     "evaluate": ("evaluation.evaluate", "measure a saved classifier on labelled images"),
     "predict": ("inference.predict", "classify image files, one JSON line each"),
+    "publish": ("publishing.publish", "check a saved classifier and upload it to the Hub"),
+    "verify": ("publishing.verify", "prove what a saved classifier, or one on the Hub, holds and answers"),
+    "demo": ("serving.demo", "a page in the browser to try a saved classifier on"),
+    "serve": ("serving.server", "answer images over HTTP, in batches"),
     "quickstart": ("training.quickstart", "MNIST digits: train, evaluate, and serve from a fresh process"),
 }
 

@@ -1,5 +1,6 @@
 """The configuration: every field with its default, one validation, and the table of named variants."""
 
+import copy
 import math
 import numbers
 import os
@@ -28,6 +29,16 @@ AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_vit_custom.ViTCustomForImageClassification",
     "AutoModelForMaskedImageModeling": "modeling_vit_custom.ViTCustomForMaskedImageModeling",
 }
+
+# The pipeline that decodes an image without loss; `pipeline` reads this where it may run the folder's code.
+CUSTOM_PIPELINES: dict[str, dict[str, Any]] = {
+    "image-classification": {
+        "impl": "pipeline_vit_custom.ViTCustomImageClassificationPipeline",
+        "pt": ["AutoModelForImageClassification"],
+        "type": "image",
+    }
+}
+_RUNS_FROM_FOLDER = __name__.startswith("transformers_modules.")  # trust_remote_code, not the installed package
 
 _SMALL_IMAGE = {
     "image_size": 32,
@@ -73,7 +84,17 @@ _OPTIONAL_BOUNDS = {
 _PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 _MAX_SIDE = 32_768
 _MAX_TOKENS = 1_048_576
-_MAX_LABELS = 1_000_000
+_MAX_LABELS = 250_000  # the most classes of a public image set are about 200,000 (Google Landmarks v2)
+_MAX_PARAMETERS = 30_000_000_000  # the largest published Vision Transformer has 22 billion (arXiv 2302.05442)
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+# Keys of a stored configuration that transformers and we write besides the fields below. All others are left out:
+# some name code or files to load (`attn_implementation` a kernel, `transformers_weights` a file).
+_SERVICE_KEYS = {
+    "_commit_hash", "_name_or_path", "architectures", "auto_map", "chunk_size_feed_forward", "custom_pipelines",
+    "dtype", "id2label", "is_encoder_decoder", "label2id", "model_type", "num_labels", "out_features", "out_indices",
+    "output_attentions", "output_hidden_states", "problem_type", "quantization_config", "return_dict",
+    "stage_names", "torch_dtype", "transformers_version", "use_cache",
+}  # fmt: skip
 
 
 @strict
@@ -187,8 +208,18 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        """As in transformers, but overrides are validated like stored values, and a new `num_labels` is a new head."""
-        stored = dict(config_dict)
+        """As in transformers, but overrides are validated like stored values, and a new `num_labels` is a new head.
+
+        Stored keys that are no field are left out with a warning; a keyword of the same name still counts.
+        """
+        own = cls.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+        known = {name for name in own if not name.startswith("_")} | _SERVICE_KEYS
+        stored = {name: value for name, value in config_dict.items() if name in known}
+        if foreign := sorted(set(config_dict) - known):
+            logger.warning(
+                f"The stored configuration has keys that are no field of ViTCustomConfig, left out: {foreign[:20]}. "
+                "Perhaps a newer version wrote it."
+            )
         if "id2label" in kwargs or "label2id" in kwargs:
             _drop(stored, "id2label", "label2id", "num_labels")
         elif kwargs.get("num_labels") not in (None, len(stored.get("id2label") or {})):
@@ -203,11 +234,15 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
                 setattr(self, name, tuple(getattr(self, name)))
         if "num_labels" in kwargs:
             _require_label_count(kwargs["num_labels"])
+        for dtype in (self.dtype, kwargs.get("torch_dtype")):
+            if isinstance(dtype, str) and dtype not in _DTYPES:
+                _refuse("dtype", dtype, f"must be one of {', '.join(_DTYPES)}")
         self._read_labels(kwargs.get("num_labels"))
         self._validate_bounds()
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
         if kwargs.pop("stage_names", self.stage_names) != self.stage_names:
             _drop(kwargs, "out_features", "out_indices")  # chosen among the stages of another depth
+        self._custom_pipelines = kwargs.pop("custom_pipelines", {})
         out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
         super().__post_init__(**kwargs)
@@ -251,20 +286,40 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         last = max(self.num_hidden_layers - 1, 1)
         return [self.drop_path_rate * i / last for i in range(self.num_hidden_layers)]
 
+    @property
+    def custom_pipelines(self) -> dict[str, Any]:
+        """What config.json says of pipelines, for `pipeline`, which writes into what it reads: a copy each time.
+
+        Empty in the installed package: importing it registers the pipeline, and `pipeline` would demand
+        trust_remote_code for an entry here.
+        """
+        return copy.deepcopy(self._custom_pipelines) if _RUNS_FROM_FOLDER else {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field that is saved, as transformers gives it."""
+        output = super().to_dict()
+        if pipelines := output.pop("_custom_pipelines", None):
+            output["custom_pipelines"] = pipelines
+        return output
+
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any):
-        """Save; `auto_map` lists the classes whose module lies in the folder, so that no entry dangles."""
-        present = {
-            name: target
-            for name, target in AUTO_MAP.items()
-            if name == "AutoConfig" or os.path.isfile(os.path.join(save_directory, target.split(".")[0] + ".py"))
+        """Save; `auto_map` and `custom_pipelines` list the classes whose module lies in the folder, so that no
+        entry dangles."""
+
+        def lies_there(target: str) -> bool:
+            return os.path.isfile(os.path.join(save_directory, target.split(".")[0] + ".py"))
+
+        self.auto_map = {
+            name: target for name, target in AUTO_MAP.items() if name == "AutoConfig" or lies_there(target)
         }
-        self.auto_map = present
+        self._custom_pipelines = {task: entry for task, entry in CUSTOM_PIPELINES.items() if lies_there(entry["impl"])}
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def validate_architecture(self):
         """The one validation: impossible values raise ValueError naming field, value and fix."""
         self._validate_bounds()
         self._validate_grid()
+        self._validate_parameters()
         self._validate_fields_together()
         self._validate_labels()
 
@@ -299,6 +354,18 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.stem == "conv" and (max(patch) == 1 or any(side & (side - 1) for side in patch)):
             _refuse("patch_size", self.patch_size, "stem='conv' halves the image: use powers of two, at least 2")
 
+    def _validate_parameters(self):
+        width, pixels, labels = self.hidden_size, math.prod(self.patch_hw) * self.num_channels, len(self.id2label or {})
+        blocks = self.num_hidden_layers * (4 * width**2 + 2 * width * self.intermediate_size)
+        about = blocks + width * (pixels + math.prod(self.grid_hw) + labels)
+        if about > _MAX_PARAMETERS:
+            _refuse(
+                "hidden_size", width,
+                f"with num_hidden_layers={self.num_hidden_layers}, intermediate_size={self.intermediate_size}, "
+                f"image_size={self.image_size}, patch_size={self.patch_size} and {labels} labels makes about "
+                f"{about / 1e9:,.0f} billion parameters: at most {_MAX_PARAMETERS // 10**9} billion",
+            )  # fmt: skip
+
     def _validate_fields_together(self):
         if self.hidden_size % self.num_attention_heads:
             _refuse("num_attention_heads", self.num_attention_heads, f"must divide hidden_size={self.hidden_size}")
@@ -331,12 +398,15 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             self.id2label = {_label_id("label2id", i): name for name, i in self.label2id.items()}
         if self.id2label is None:
             return
+        _require_label_count(len(self.id2label))
         if num_labels is not None and num_labels != len(self.id2label):
             _refuse("num_labels", num_labels, f"id2label has {len(self.id2label)} entries: leave num_labels out")
         names = {_label_id("id2label", i): name for i, name in self.id2label.items()}
         if len(names) < len(self.id2label):
             _refuse("id2label", self.id2label, "holds an id twice, as a number and as a string")
         self.id2label = names
+        for i, name in names.items():
+            _require_label_name(i, name)
         if self.label2id is None:
             self.label2id = {name: i for i, name in names.items()}
         self.label2id = {name: _label_id("label2id", i) for name, i in self.label2id.items()}
@@ -346,10 +416,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         if sorted(names) != list(range(len(names))):
             _refuse("id2label", sorted(names), f"ids must be 0 to {len(names) - 1} without gaps")
         for i, name in names.items():
-            if not isinstance(name, str) or not name.strip():
-                _refuse(f"id2label[{i}]", name, "must be a non-empty string")
-            if any(_is_unsafe(character) for character in name):
-                _refuse(f"id2label[{i}]", name, "must not hold control characters, '<' or '>': rename the class")
+            _require_label_name(i, name)
         repeated = [name for name, count in Counter(names.values()).items() if count > 1]
         if repeated:
             logger.warning_once(f"id2label names several classes alike: {repeated[:5]}. Their ids stay distinct.")
@@ -363,8 +430,9 @@ def _pair(size: Size) -> tuple[int, int]:
 
 def _label_id(field: str, value: Any) -> int:
     """The id that a key of id2label, a string in JSON, or a value of label2id stands for."""
-    if not str(value).isdecimal() or str(int(value)) != str(value):
-        _refuse(field, value, "an id must be a whole number")
+    text = str(value)
+    if not text.isdecimal() or len(text) > len(str(_MAX_LABELS)) or str(int(text)) != text:
+        _refuse(field, text[:40], f"an id must be a whole number up to {_MAX_LABELS}")
     return int(value)
 
 
@@ -372,6 +440,13 @@ def _require_label_count(value: Any):
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or not 0 <= int(value) <= _MAX_LABELS:
         _refuse("num_labels", value, f"must be a whole number from 0 (no head) to {_MAX_LABELS}")
+
+
+def _require_label_name(i: int | str, name: Any):
+    if not isinstance(name, str) or not name.strip():
+        _refuse(f"id2label[{i}]", name, "must be a non-empty string")
+    if any(_is_unsafe(character) for character in name):
+        _refuse(f"id2label[{i}]", name, "must not hold control characters, '<' or '>': rename the class")
 
 
 def _is_unsafe(character: str) -> bool:
@@ -386,7 +461,8 @@ def _drop(mapping: dict[str, Any], *names: str):
 
 
 def _refuse(field: str, value: Any, fix: str):
-    raise ValueError(f"{field}={value!r}: {fix}.")
+    shown = repr(value)
+    raise ValueError(f"{field}={shown[:200]}{'…' * (len(shown) > 200)}: {fix}.")
 
 
 ViTCustomConfig.register_for_auto_class()

@@ -11,12 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.dataclasses import validate_typed_dict
-from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
-from .image_decoding_vit_custom import ImageDecodingError, check_background, decode_image, source_name
+from .image_decoding_vit_custom import (
+    check_background,
+    check_channel_order,
+    check_on_error,
+    decode_each,
+    decode_image,
+)
+from .image_limits_vit_custom import DEFAULT_LIMITS, ImageDecodingError, ImageLimits
 
 logger = logging.get_logger(__name__)
 
@@ -31,9 +38,18 @@ AUTO_MAP = {
 }
 # In saved configurations, but no settings.
 _SERVICE_KEYS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
-_DECODING_KEYS = ("num_channels", "background_color", "do_rescale", "input_data_format")
-# Settings of a call and its machine, not of a model: never saved.
-_PER_CALL_KEYS = ("data_format", "device", "disable_grouping", "input_data_format", "return_tensors")
+_DECODING_KEYS = ("num_channels", "background_color", "do_rescale", "input_data_format", "channel_order", "allow_urls")
+# Settings of a call and its machine, not of a model: never saved, nor believed where a saved file has them.
+_PER_CALL_KEYS = (
+    "allow_urls",
+    "channel_order",
+    "data_format",
+    "device",
+    "disable_grouping",
+    "input_data_format",
+    "on_error",
+    "return_tensors",
+)
 _SIZE_KEYS = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"max_height", "max_width"})
 
 
@@ -43,10 +59,20 @@ class ViTCustomImageProcessorKwargs(ImagesKwargs, total=False):
         Channels of the output: 3 for RGB, 1 for grey. `image_mean` and `image_std` have as many entries.
     background_color (`list[int]`, *optional*):
         Red, green and blue in 0..255: what shows through transparent pixels.
+    channel_order (`str`, *optional*):
+        "bgr" for arrays and tensors as OpenCV makes them. Files and Pillow images know their own order.
+    on_error (`str`, *optional*):
+        What an unreadable image of a batch does. "raise": it stops all. "skip": it is left out and a warning names
+        it. "report": it is left out. `errors` and `kept_indices` of the result tell which were.
+    allow_urls (`bool`, *optional*):
+        Download http and https addresses, within `limits`.
     """
 
     num_channels: int | None
     background_color: list[int] | tuple[int, ...] | None
+    channel_order: str | None
+    on_error: str | None
+    allow_urls: bool | None
 
 
 class BaseViTCustomImageProcessor(BaseImageProcessor):
@@ -55,6 +81,10 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
     Images may be paths, bytes of image files, Pillow images, arrays and tensors, mixed as one likes: all are
     decoded by `decode_image`, so `do_convert_rgb` changes nothing. Errors about one image of a batch name its
     index. With `do_rescale=False`, float arrays of any finite range are taken as scaled already.
+
+    What a call returns also tells, as attributes and not as entries that a model would be given, which images it
+    holds: `kept_indices`, their positions among the images given, and `errors`, position -> why not. The sizes
+    that are accepted are the attribute `limits`, an `ImageLimits`; it is never saved.
     """
 
     valid_kwargs: Any = ViTCustomImageProcessorKwargs
@@ -66,6 +96,10 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
     do_normalize = True
     num_channels = 3
     background_color = (255, 255, 255)
+    channel_order = "rgb"
+    on_error = "raise"
+    allow_urls = False
+    limits: ImageLimits = DEFAULT_LIMITS
 
     def __init__(self, **kwargs):
         """
@@ -94,12 +128,8 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
         fitting = {"size": {"height": height, "width": width}, "num_channels": config.num_channels}
         return cls(**(fitting | overrides))
 
-    def decode(self, source: Any, name: str | None = None) -> torch.Tensor:
-        """`decode_image` with the settings stored here: [num_channels, H, W] uint8."""
-        return self._decoded(source, name)
-
-    def _decoded(self, source: Any, name: str | None = None, **settings) -> torch.Tensor:
-        """Decode with the stored settings, overridden by those given for one call."""
+    def decode(self, source: Any, name: str | None = None, **settings: Any) -> torch.Tensor:
+        """`decode_image` with the settings stored here or given: [num_channels, H, W] uint8."""
         now = {key: settings.get(key, getattr(self, key)) for key in _DECODING_KEYS}
         return decode_image(
             source,
@@ -108,15 +138,18 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
             name=name,
             input_data_format=now["input_data_format"],
             keep_float=not now["do_rescale"],
+            channel_order=now["channel_order"],
+            allow_urls=now["allow_urls"],
+            limits=settings.get("limits", self.limits),
         )
 
     # ---------- from images to decoded tensors
 
-    def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Decode a source or nested lists of them; paths only, despite the inherited argument name."""
+    def fetch_images(self, image_url_or_urls: Any, **settings: Any) -> Any:
+        """`decode` a source or nested lists of them; addresses only with `allow_urls`, whatever the name says."""
         if isinstance(image_url_or_urls, list | tuple):
-            return [self.fetch_images(source) for source in image_url_or_urls]
-        return self.decode(image_url_or_urls)
+            return [self.fetch_images(source, **settings) for source in image_url_or_urls]
+        return self.decode(image_url_or_urls, **settings)
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """One image, a list, a list of lists or a [B, ...] array -> a flat list of undecoded images."""
@@ -132,23 +165,16 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
             raise ValueError("images: there is none. Give at least one image.")
         return flat
 
-    def _prepare_image_like_inputs(self, images: Any, *args, expected_ndims: int = 3, **kwargs) -> list[Any]:
-        """Decode every image into what the backend works on, naming the index of one that fails."""
-        images = self._prepare_images_structure(images, expected_ndims)
-        decoded = []
-        for index, image in enumerate(images):
-            name = source_name(image)
-            if len(images) > 1:
-                name = f"image {index} of the batch" + (f" ({name})" if name else "")
-            decoded.append(self.process_image(image, name=name, **kwargs))
-        if len({image.dtype for image in decoded}) > 1:
-            kinds = [str(image.dtype).removeprefix("torch.") for image in decoded]
-            odd = kinds.index(next(kind for kind in kinds if kind != kinds[0]))
-            raise ImageDecodingError(
-                f"image {odd} of the batch is {kinds[odd]}, the first is {kinds[0]}, and do_rescale=False "
-                "leaves both as they are. Fix: give images on one scale."
-            )
-        return decoded
+    def _preprocess_image_like_inputs(self, images: Any, *args, on_error: str = "raise", **kwargs) -> BatchFeature:
+        """Decode every image into what the backend works on, then hand them over."""
+        sources = self._prepare_images_structure(images)
+        decoded = decode_each(sources, lambda image, name: self.process_image(image, name=name, **kwargs), on_error)
+        if not decoded.images:
+            raise ImageDecodingError(f"none of the {len(sources)} images can be read. {decoded.errors[0]}")
+        _check_one_scale(decoded.images, decoded.kept)
+        features = self._preprocess(decoded.images, *args, **kwargs)
+        features.kept_indices, features.errors = decoded.kept, decoded.errors
+        return features
 
     # ---------- settings
 
@@ -180,13 +206,23 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
-        """Build from saved settings; keys that are none (another class's) are left out, with a warning."""
-        known = {*cls.valid_kwargs.__annotations__, *_SERVICE_KEYS}
+        """Build from saved settings; keys that are none, or belong to a call, are left out, with a warning."""
+        known = {*cls.valid_kwargs.__annotations__, *_SERVICE_KEYS}.difference(_PER_CALL_KEYS)
         foreign = [key for key in image_processor_dict if key not in known]
         if foreign:
             logger.warning(f"{cls.__name__} has no settings {', '.join(foreign)}: left out.")
         settings = {key: value for key, value in image_processor_dict.items() if key in known}
         return super().from_dict(settings, **kwargs)
+
+
+def _check_one_scale(images: Sequence[np.ndarray | torch.Tensor], positions: Sequence[int]) -> None:
+    kinds = [str(image.dtype).removeprefix("torch.") for image in images]
+    for kind, position in zip(kinds, positions, strict=True):
+        if kind != kinds[0]:
+            raise ImageDecodingError(
+                f"image {position} of the batch is {kind}, image {positions[0]} is {kinds[0]}, and do_rescale=False "
+                "leaves both as they are. Fix: give images on one scale."
+            )
 
 
 def check_settings(
@@ -199,6 +235,8 @@ def check_settings(
     crop_size: dict[str, int] | None,
     pad_size: dict[str, int] | None,
     resample: int | None,
+    channel_order: str,
+    on_error: str,
     data_format: str | None = None,
     **others,
 ) -> None:
@@ -210,6 +248,8 @@ def check_settings(
     if num_channels not in (1, 3):
         raise ValueError(f"num_channels={num_channels!r}: use 1 (grey) or 3 (RGB).")
     check_background(background_color)
+    check_channel_order(channel_order)
+    check_on_error(on_error)
     for field, values in (("image_mean", image_mean), ("image_std", image_std)):
         if values is None:
             continue

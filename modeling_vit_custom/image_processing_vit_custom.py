@@ -33,7 +33,7 @@ class ViTCustomImageProcessor(BaseViTCustomImageProcessor, TorchvisionBackend):
         self, image: Any, device: str | torch.device | None = None, name: str | None = None, **kwargs
     ) -> torch.Tensor:
         """Decode one image: [C, H, W] on `device`."""
-        decoded = self._decoded(image, name, **kwargs)
+        decoded = self.decode(image, name, **kwargs)
         return decoded if device is None else decoded.to(device)
 
 
@@ -44,7 +44,7 @@ class ViTCustomImageProcessorPil(BaseViTCustomImageProcessor, PilBackend):
 
     def process_image(self, image: Any, name: str | None = None, **kwargs) -> np.ndarray:
         """Decode one image: [C, H, W]."""
-        return self._decoded(image, name, **kwargs).numpy()
+        return self.decode(image, name, **kwargs).numpy()
 
     def resize(self, image: np.ndarray, size: Any, resample: Any = None, **kwargs) -> np.ndarray:
         """[C, H, W] -> [C, h, w]; images scaled already (float) channel by channel, in whatever range."""

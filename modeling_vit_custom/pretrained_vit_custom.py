@@ -1,7 +1,9 @@
-"""What every model here shares: initial weights, loading at any input size, and the code that travels along."""
+"""What every model here shares: initial weights, loading at any input size, and what is refused while loading."""
 
 import copy
+import dataclasses
 import os
+import re
 from typing import Any
 
 import torch
@@ -9,10 +11,12 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.image_utils import SizeDict
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .configuration_vit_custom import Size, ViTCustomConfig
 from .layers_vit_custom import LayerScale
+from .pipeline_vit_custom import ViTCustomImageClassificationPipeline
+from .weight_files_vit_custom import check_weight_map, read_headers, some
 
 logger = logging.get_logger(__name__)
 
@@ -20,6 +24,12 @@ logger = logging.get_logger(__name__)
 INPUT_FIELDS = ("image_size", "patch_size", "num_channels")
 # The one layer whose shape follows the labels: another number of classes means a new one.
 HEAD_PREFIX = "classifier."
+# The encoder's own weights. All others are a head's, and another head legitimately lacks them.
+_ENCODER = re.compile(r"embeddings\.(?!mask_token)|layers\.|layernorm\.")
+_ONLY_SAFETENSORS = (
+    "Only safetensors are read: pickled weights (.bin, .pt) can run code. To convert a file that you trust: "
+    "safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), 'model.safetensors')."
+)
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
 
 
@@ -38,6 +48,7 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _input_embed_layer = "patch_embeddings"
+    image_classification_pipeline = ViTCustomImageClassificationPipeline  # its file is saved along for this line
 
     def __init__(self, config: ViTCustomConfig, *args: Any, **kwargs: Any):
         config.validate()
@@ -61,29 +72,74 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         output_loading_info: bool = False,
         **kwargs,
     ):
-        """Load as transformers does, and at any input size.
+        """Load as transformers does, from safetensors only, at any input size, and never with random weights unsaid.
 
         `image_size`, `patch_size` or `num_channels`, as keywords or in `config`, may differ from what was stored: the
-        weights are loaded at their own size, then resampled, and a warning says so. Another `num_labels` gives a
-        newly initialised head, also said. Raises RuntimeError, naming the keys, where any other shape differs,
-        unless `ignore_mismatched_sizes`.
+        weights are loaded at their own size, then resampled, and a warning says so. A head that the checkpoint does
+        not have or has for other labels, and a part that was not in the stored configuration, is newly initialised,
+        also said. Raises WeightFileError for a file whose header lies; RuntimeError, naming the weights, where the
+        checkpoint lacks any that its own configuration promises, holds others, or has them in another shape (all of
+        which `ignore_mismatched_sizes=True` turns into that warning), and where one is NaN or infinite; OSError where
+        there is no safetensors file.
         """
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError(f"use_safetensors=False: leave it out. {_ONLY_SAFETENSORS}")
+        kwargs["use_safetensors"] = True
         requested = {name: kwargs.pop(name) for name in INPUT_FIELDS if name in kwargs}
         if config is not None and pretrained_model_name_or_path is not None:
             config, requested = _at_stored_input(cls, pretrained_model_name_or_path, config, requested, kwargs)
-        loaded: Any = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *model_args,
-            config=config,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **kwargs,
-        )
+        try:
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *model_args,
+                config=config,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+                output_loading_info=True,
+                **kwargs,
+            )
+        except OSError as error:
+            if f"file named {SAFE_WEIGHTS_NAME}" not in str(error):
+                raise
+            source = pretrained_model_name_or_path
+            raise OSError(f"{source} holds no {SAFE_WEIGHTS_NAME}. {_ONLY_SAFETENSORS}") from error
         model, info = loaded
-        _check_mismatches(info["mismatched_keys"], ignore_mismatched_sizes)
+        if not getattr(model, "_weights_were_checked", False):
+            raise RuntimeError("This way of loading passes the checks of weight files by. Use save_pretrained's files.")
+        if broken := nonfinite_weights(model):
+            raise RuntimeError(f"NaN or infinite weights: {some(broken)}. This checkpoint is broken: use another.")
         if requested:
             model.resize_input(**requested)
         return (model, info) if output_loading_info else model
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
+        """transformers' reading of the files, the headers checked before, what did not fit checked after.
+
+        After it, transformers allocates what is missing: nothing that a configuration alone claims gets that far.
+        expected_keys: the weights of an adapter, which is read into a model that has been loaded.
+        """
+        if checkpoint_files is not None:
+            if load_config.sharded_metadata is not None:
+                check_weight_map(load_config.sharded_metadata["weight_map"], load_config.pretrained_model_name_or_path)
+            read_headers(checkpoint_files)
+        fitting = dataclasses.replace(load_config, ignore_mismatched_sizes=True)
+        load = PreTrainedModel._load_pretrained_model
+        info, offloaded = load(model, state_dict, checkpoint_files, fitting, expected_keys)
+        if expected_keys is None:
+            _check_fit(model, info, load_config)
+        elif lacking := sorted(info.missing_keys & set(expected_keys)):
+            raise RuntimeError(
+                f"Of the adapter these weights were not found: {some(lacking)}. Load the base model and then the "
+                "adapter with peft.PeftModel.from_pretrained."
+            )
+        model._weights_were_checked = True
+        return info, offloaded
+
+    @staticmethod
+    def _finalize_model_loading(model, load_config, loading_info):
+        """transformers' initialising of new weights; `_load_pretrained_model` has decided which may be new."""
+        fitting = dataclasses.replace(load_config, ignore_mismatched_sizes=True)
+        return PreTrainedModel._finalize_model_loading(model, fitting, loading_info)
 
     @torch.no_grad()
     def resize_input(
@@ -140,6 +196,16 @@ def resize_input(model: ViTCustomPreTrainedModel, processor: Any, size: Size):
     return model, processor
 
 
+def nonfinite_weights(model: torch.nn.Module) -> list[str]:
+    """Names of the weights that hold NaN or infinity; those that are quantised or not loaded are passed by."""
+    return [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and tensor.itemsize > 1 and tensor.numel() and not tensor.is_meta
+        if not all(extreme.isfinite() for extreme in tensor.aminmax())
+    ]
+
+
 def _at_stored_input(cls, path, config, requested: dict, kwargs: dict) -> tuple[Any, dict]:
     """`config` with the input fields of the stored weights, and the changes that lead back to what was asked for.
 
@@ -162,14 +228,41 @@ def _at_stored_input(cls, path, config, requested: dict, kwargs: dict) -> tuple[
     return config, {name: value for name, value in wanted.items() if value != at_stored[name]}
 
 
-def _check_mismatches(mismatched: Any, allowed: bool):
-    if not mismatched:
-        return
-    entries = sorted((str(key), tuple(stored), tuple(needed)) for key, stored, needed in mismatched)
-    shapes = "; ".join(f"{key} stored {stored}, needed {needed}" for key, stored, needed in entries)
-    if not allowed and not all(key.startswith(HEAD_PREFIX) for key, _, _ in entries):
-        raise RuntimeError(
-            f"These weights do not fit the configuration: {shapes}. Load with the stored configuration, or pass "
-            "ignore_mismatched_sizes=True to initialise them anew."
-        )
-    logger.warning(f"NEWLY INITIALISED, train before use: {shapes}.")
+def _check_fit(model: ViTCustomPreTrainedModel, info: Any, load_config: Any):
+    """Say which weights are new; raise RuntimeError where the checkpoint should have held them, or holds others."""
+    shapes = {key: f"{key} stored {tuple(s)}, needed {tuple(n)}" for key, s, n in sorted(info.mismatched_keys)}
+    prefix = f"{model.base_model_prefix}."
+    own = {key: key.removeprefix(prefix) for key in info.missing_keys | info.unexpected_keys}
+    # quantised weights come with scales of their own
+    foreign = {key for key in info.unexpected_keys if _ENCODER.match(own[key]) and not load_config.is_quantized}
+    if not load_config.ignore_mismatched_sizes:
+        promised = _promised_names(model, load_config) if info.missing_keys or foreign else set()
+        wrong = {
+            "of another shape": [text for key, text in shapes.items() if not key.startswith(HEAD_PREFIX)],
+            "missing": sorted(key for key in info.missing_keys if own[key] in promised),
+            "not of this model": sorted(key for key in foreign if own[key] not in promised),
+        }
+        if any(wrong.values()):
+            listed = ". ".join(f"{what.capitalize()}: {some(keys, '; ')}" for what, keys in wrong.items() if keys)
+            raise RuntimeError(
+                f"These weights do not fit the configuration. {listed}. Load with the stored configuration, or pass "
+                "ignore_mismatched_sizes=True to initialise anew what does not fit."
+            )
+    if new := [*shapes.values(), *sorted(info.missing_keys)]:
+        logger.warning(f"NEWLY INITIALISED, train before use: {'; '.join(new)}.")
+
+
+def _promised_names(model: Any, load_config: Any) -> set[str]:
+    """Weights, without the encoder's prefix, that a checkpoint holds by its own configuration.
+
+    All where it was saved by this class, else the encoder's. Without a stored configuration, the model's counts.
+    """
+    fields: dict[str, Any] = {}
+    if (path := load_config.pretrained_model_name_or_path) is not None:
+        fields, _ = model.config_class.get_config_dict(path, **load_config.download_kwargs)
+    config = model.config_class.from_dict(fields) if fields else model.config
+    saved_with_head = type(model).__name__ in (fields.get("architectures") or [])
+    with torch.device("meta"):
+        stored = type(model if saved_with_head else model.base_model)(config)
+    names = {name.removeprefix(f"{model.base_model_prefix}.") for name in stored.state_dict()}
+    return names if saved_with_head else set(filter(_ENCODER.match, names))

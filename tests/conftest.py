@@ -1,6 +1,8 @@
 """Shared fixtures: a tiny configuration, a model made of it; and when transformers' own tests are collected."""
 
 import os
+import shutil
+from importlib.util import find_spec
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -58,3 +60,27 @@ def random_model():
         return model
 
     return build
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """A published folder, in which every check passes; not to be changed."""
+    from published_models import publish_tiny
+
+    return publish_tiny(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture
+def chromium():
+    """A headless Chromium; skipped without one, unless VIT_CUSTOM_REQUIRE_BROWSER asks for it."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None or find_spec("playwright") is None:
+        reason = "needs the program chromium and the package playwright"
+        assert not os.environ.get("VIT_CUSTOM_REQUIRE_BROWSER"), reason
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,5 +1,7 @@
 """Real photographs, and writers that turn one into a file of every awkward kind."""
 
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -46,3 +48,26 @@ def rotated(image: Image.Image, file_format: str, orientation: int, **options) -
 def pixels(image: Image.Image) -> np.ndarray:
     """[3, H, W] uint8 of an opaque 8-bit image."""
     return np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
+
+
+def ramp(width: int, height: int) -> np.ndarray:
+    """[height, width] uint8, from 0 at the left to 255 at the right."""
+    return np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
+
+
+def with_alpha(image: Image.Image, alpha: np.ndarray | None = None) -> Image.Image:
+    """`image` with an alpha channel, from clear at the left to opaque at the right if none is given."""
+    image = image.copy()
+    image.putalpha(Image.fromarray(ramp(*image.size) if alpha is None else alpha))
+    return image
+
+
+def huge_png(side: int) -> bytes:
+    """A sound, black 1-bit PNG of `side` x `side` pixels: a few hundred kilobytes that decode to gigabytes."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = zlib.compress(bytes(side * (1 + (side + 7) // 8)), 1)
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")

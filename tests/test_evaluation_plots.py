@@ -23,7 +23,7 @@ def test_confusion_matrix_at_any_number_of_classes(tmp_path, classes):
 
 
 def test_a_class_without_images_and_odd_names(tmp_path):
-    labels = ["$\\frac{1$", "a name far too long for an axis of a picture", ""]
+    labels = ["$\\frac{1$", "\x1b[2J a name far too long for an axis of a picture", ""]
     size_of(plot_confusion_matrix([[3, 0, 0], [1, 2, 0], [0, 0, 0]], labels, tmp_path / "m.png"))
 
 

@@ -16,7 +16,8 @@ from sklearn.datasets import load_digits
 from transformers import AutoImageProcessor
 
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
-from modeling_vit_custom.image_decoding_vit_custom import ImageDecodingError, decode_image
+from modeling_vit_custom.image_decoding_vit_custom import decode_image
+from modeling_vit_custom.image_limits_vit_custom import ImageDecodingError, ImageLimits
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor, ViTCustomImageProcessorPil
 
 BACKENDS = {"torchvision": ViTCustomImageProcessor, "pil": ViTCustomImageProcessorPil}
@@ -168,7 +169,7 @@ def test_images_that_are_scaled_already(backend):
     scaled = (np.moveaxis(np.asarray(PHOTO), -1, 0) / 255 - 0.485) / 0.229
     assert np.array_equal(pixel_values(processor, scaled)[0], scaled.astype(np.float32))
     assert np.array_equal(processor.decode(scaled), scaled.astype(np.float32))
-    with pytest.raises(ImageDecodingError, match=r"image 1 of the batch is float32, the first is uint8.*one scale"):
+    with pytest.raises(ImageDecodingError, match=r"image 1 of the batch is float32, image 0 is uint8.*one scale"):
         processor([PHOTO, scaled])
 
 
@@ -309,7 +310,10 @@ def test_for_model(backend):
 
 # ---------- saving
 
-CODE = ["image_decoding_vit_custom.py", "image_processing_base_vit_custom.py", "image_processing_vit_custom.py"]
+CODE = [
+    f"image_{part}_vit_custom.py"
+    for part in ("arrays", "decoding", "download", "files", "limits", "processing_base", "processing")
+]
 SETTINGS = {"num_channels": 1, "size": (20, 30), "background_color": (10, 20, 30), "image_mean": 0.25}
 
 
@@ -404,3 +408,63 @@ def test_a_remote_processor_behaves_as_the_packages_own(tmp_path, monkeypatch):
     own.save_pretrained(tmp_path / "saved")
     remote = AutoImageProcessor.from_pretrained(tmp_path / "saved", trust_remote_code=True, backend="pil")
     assert remote.to_dict() == own.to_dict()
+
+
+# ---------- batches with unreadable images, settings that belong to a call
+
+
+@both_backends
+def test_unreadable_images_are_left_out_when_asked(backend, tmp_path, caplog):
+    processor = BACKENDS[backend](size=16)
+    (tmp_path / "cut.jpg").write_bytes(encode(PHOTO, "JPEG")[:500])
+    images = [CHINA, tmp_path / "cut.jpg", FLOWER, np.full((8, 9, 3), np.nan)]
+    reported = processor(images, return_tensors="pt", on_error="report")
+    assert list(reported) == ["pixel_values"]  # what a model is given holds nothing else
+    assert torch.equal(reported["pixel_values"], pixel_values(processor, [CHINA, FLOWER]))
+    assert reported.kept_indices == [0, 2] and set(reported.errors) == {1, 3} and "cut.jpg" in reported.errors[1]
+    assert reported.to(torch.float16).errors == reported.errors and not caplog.messages
+    skipped = processor(images, return_tensors="pt", on_error="skip")
+    assert skipped.errors == reported.errors
+    assert [message.split(":")[0] for message in caplog.messages] == ["LEFT OUT", "LEFT OUT"]
+    whole = processor([CHINA, FLOWER], return_tensors="pt")
+    assert whole.kept_indices == [0, 1] and whole.errors == {}
+    with pytest.raises(ImageDecodingError, match=r"none of the 2 images can be read\. image 0 of the batch"):
+        processor([b"nothing", b"nothing"], on_error="skip")
+    with pytest.raises(ValueError, match="on_error='ignore'"):
+        processor(images, on_error="ignore")
+
+
+@both_backends
+def test_bgr_arrays(backend):
+    processor = BACKENDS[backend](size=16)
+    bgr = np.asarray(PHOTO)[..., ::-1]
+    expected = pixel_values(processor, PHOTO)
+    assert torch.equal(pixel_values(processor, [bgr, PHOTO], channel_order="bgr"), expected.expand(2, -1, -1, -1))
+    assert torch.equal(pixel_values(BACKENDS[backend](size=16, channel_order="bgr"), bgr), expected)
+    with pytest.raises(ValueError, match="channel_order='gbr'"):
+        processor(bgr, channel_order="gbr")
+
+
+@both_backends
+def test_limits_are_an_attribute_of_the_processor(backend):
+    processor = BACKENDS[backend](size=16)
+    processor.limits = ImageLimits(pixels=1000)
+    for call in (processor, processor.decode, processor.fetch_images):
+        with pytest.raises(ImageDecodingError, match="more than 1,000 pixels"):
+            call(PHOTO)
+    assert BACKENDS[backend](size=16).limits == ImageLimits()
+
+
+@both_backends
+def test_what_belongs_to_a_call_is_neither_saved_nor_believed(backend, tmp_path, caplog):
+    """A downloaded configuration must not switch downloads on, or change what a user's arrays mean."""
+    given = {"allow_urls": True, "channel_order": "bgr", "on_error": "skip"}
+    BACKENDS[backend](**given).save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    saved = json.loads(file.read_text())
+    assert not set(given) & set(saved)
+    file.write_text(json.dumps(saved | given | {"limits": {"pixels": 10**12}}))
+    loaded = BACKENDS[backend].from_pretrained(tmp_path)
+    assert (loaded.allow_urls, loaded.channel_order, loaded.on_error) == (False, "rgb", "raise")
+    assert loaded.limits == ImageLimits()
+    assert BACKENDS[backend].from_pretrained(tmp_path, channel_order="bgr").channel_order == "bgr"

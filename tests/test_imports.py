@@ -21,11 +21,12 @@ ALLOWED = {
     "layers": set(),
     "position": set(),
     "loss": set(),
+    "weight_files": set(),
     "configuration": {"interpolation"},
     "attention": {"configuration", "layers", "position"},
     "embeddings": {"configuration", "interpolation", "layers", "position"},
     "pooling": {"attention", "configuration", "layers"},
-    "pretrained": {"configuration", "interpolation", "layers"},
+    "pretrained": {"configuration", "layers", "pipeline", "weight_files"},
     "modeling": {
         "attention",
         "configuration",
@@ -37,18 +38,26 @@ ALLOWED = {
         "position",
         "pretrained",
     },
-    "image_decoding": set(),
-    "image_processing_base": {"image_decoding"},
+    "image_limits": set(),
+    "image_arrays": {"image_limits"},
+    "image_download": {"image_limits"},
+    "image_files": {"image_limits"},
+    "image_decoding": {"image_arrays", "image_download", "image_files", "image_limits"},
+    "image_processing_base": {"image_decoding", "image_limits"},
     "image_processing": {"image_processing_base"},
+    "pipeline": {"image_decoding", "image_limits"},
 }
 ROOT_MODULES = ("cli", "_version")
 # Each sub-package and those it may import; the root they may all import.
 SUB_PACKAGES = {
+    "audit": {"data", "inference"},
     "conversion": set(),
     "data": set(),
     "evaluation": {"data", "inference"},
     "inference": {"data"},
-    "training": {"data", "evaluation", "inference"},
+    "publishing": {"data", "evaluation", "inference", "serving"},
+    "serving": {"data", "inference"},
+    "training": {"audit", "data", "evaluation", "inference", "publishing"},
 }
 
 

@@ -167,10 +167,26 @@ def test_nan_outputs_are_errors_not_scores(photos, tmp_path):
     folder = save_ours(tmp_path / "m")
     broken = AutoModelForImageClassification.from_pretrained(folder)
     with torch.no_grad():
-        broken.classifier.bias[3] = torch.nan
+        broken.classifier.weight.fill_(3e38)  # finite, so that it loads; what it makes of an image is not
     broken.save_pretrained(folder)
     assert run("--model", folder, photos / "3.png", "--output", tmp_path / "out.jsonl") == 1
     assert "NaN" in read(tmp_path / "out.jsonl")[0]["error"]
+
+
+def test_images_as_narrow_as_they_have_channels_are_read(model, tmp_path):
+    """Decoded they are [3, 4, 3], which as an array of a user would be ambiguous."""
+    Image.new("RGB", (3, 4), "teal").save(tmp_path / "narrow.png")
+    predict(str(model), [str(tmp_path / "narrow.png")], str(tmp_path / "out.jsonl"))
+    assert "predictions" in read(tmp_path / "out.jsonl")[0]
+
+
+def test_images_that_pillow_does_not_read_get_a_line_too(photos, tmp_path):
+    """They are images by name: passing them over would lose them unsaid."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(photos / "2.png", tmp_path / "in")
+    (tmp_path / "in" / "phone.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(200))
+    paths, notes = find_images([str(tmp_path / "in")])
+    assert [Path(path).name for path in paths] == ["2.png", "phone.HEIC"] and not notes
 
 
 def test_images_named_twice_are_predicted_once(photos):

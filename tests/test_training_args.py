@@ -13,6 +13,7 @@ from modeling_vit_custom.training.args import (
 )
 
 BASE = ["--output_dir", "out", "--train_dir", "photos"]
+PUSH = [*BASE, "--variant", "nano/4", "--push_to_hub", "true"]
 
 
 def completed(*flags: str):
@@ -51,7 +52,10 @@ def test_trainer_defaults():
         ([*BASE, "--variant", "nano/4", "--method", "linear_probe"], "--variant has none"),
         ([*BASE, "--variant", "nano/4", "--image_size", "1", "2", "3"], "one number or two"),
         ([*BASE, "--variant", "nano/4", "--hub_token", "hf_secret"], "HF_TOKEN"),
-        ([*BASE, "--variant", "nano/4", "--push_to_hub", "true"], "hf upload"),
+        ([*PUSH, "--hub_model_id", "ada/x"], "needs --hub_license"),
+        ([*PUSH, "--hub_license", "mit"], "--hub_model_id NAMESPACE/NAME"),
+        ([*PUSH, "--hub_license", "mit", "--hub_model_id", "x"], "give NAMESPACE/x"),
+        ([*PUSH, "--hub_license", "mit", "--hub_model_id", "ada/x", "--hub_strategy", "checkpoint"], "pickled"),
         ([*BASE, "--variant", "nano/4", "--remove_unused_columns", "true"], "drop the images"),
         (["no_such_recipe"], "one of .*mnist5k"),
     ],

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import platform
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,17 @@ def test_metrics_are_those_of_the_saved_model(trained, folder):
     right = [classify(str(path), top_k=1)[0]["label"] == path.parent.name for path in files]
     assert np.mean(right) == pytest.approx(metrics["test"]["accuracy"])
     assert metrics["test"]["accuracy"] > 0.8, "nought and one are easily told apart"
+    assert metrics["per_label"]["split"] == "test"
+    assert [row["support"] for row in metrics["per_label"]["rows"]] == [4, 4]
+    assert sum(row["recall"] * row["support"] for row in metrics["per_label"]["rows"]) == np.sum(right)
+
+
+def test_environment_is_recorded_without_names_of_the_machine(trained):
+    run = json.loads((trained[0] / "training_args.json").read_text())
+    assert run["training"]["metric_for_best_model"] == "accuracy"
+    environment = run["environment"]
+    assert environment["torch"] == torch.__version__ and environment["cpu_cores"] >= 1 and environment["device"]
+    assert platform.node() not in json.dumps(run)
 
 
 def test_best_model_by_validation_is_the_one_saved(trained):
@@ -119,7 +131,10 @@ def test_resuming_gives_the_same_model_bit_for_bit(folder, tmp_path):
     shutil.copytree(tmp_path / "whole" / "checkpoint-6", cut / "checkpoint-6")
     shutil.copytree(tmp_path / "whole" / "checkpoint-9", cut / "checkpoint-9")
     (cut / "checkpoint-9" / "trainer_state.json").write_text("{")  # killed while saving: passed over
-    tiny_train(cut, *flags)
+    run = json.loads((cut / "training_args.json").read_text())
+    run["environment"] |= {"torch": "0.0", "device": "another"}  # is described, not compared
+    (cut / "training_args.json").write_text(json.dumps(run))
+    assert tiny_train(cut, *flags)["train"]["resumed"]
     assert not (cut / "checkpoint-3").exists(), "it went on from step 6, not from the start"
     history = [
         json.loads((path / "checkpoint-12" / "trainer_state.json").read_text()) for path in (tmp_path / "whole", cut)
@@ -141,8 +156,8 @@ def test_another_run_in_the_same_folder_is_refused_or_starts_anew(trained, folde
     assert [path.name for path in output_dir.glob("checkpoint-*")] == ["checkpoint-3"] and metrics["best"]["step"] == 3
 
 
-def table(root: Path, labels: list[str], name: str) -> Path:
-    rows = [[str(write_digit(root / f"{name}{i}.png", i % 2, i)), label] for i, label in enumerate(labels)]
+def table(root: Path, labels: list[str], name: str, first: int = 0) -> Path:
+    rows = [[str(write_digit(root / f"{name}{i}.png", i % 2, first + i)), label] for i, label in enumerate(labels)]
     with open(root / f"{name}.csv", "w", newline="") as file:
         csv.writer(file).writerows([["image", "label"], *rows])
     return root / f"{name}.csv"
@@ -157,7 +172,7 @@ def table(root: Path, labels: list[str], name: str) -> Path:
 )
 def test_other_tasks(tmp_path, problem_type, labels, metric):
     flags = ("--train_dir", table(tmp_path, labels, "train"), "--num_train_epochs", 2)
-    metrics = tiny_train(tmp_path / "o", *flags, "--test_dir", table(tmp_path, labels[:8], "test"))
+    metrics = tiny_train(tmp_path / "o", *flags, "--test_dir", table(tmp_path, labels[:8], "test", first=24))
     assert metrics["problem_type"] == problem_type and metrics["best"]["metric"] == metric
     assert np.isfinite(metrics["test"][metric])
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "o", trust_remote_code=True)

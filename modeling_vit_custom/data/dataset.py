@@ -38,7 +38,8 @@ class Transform:
     def to_pixel_values(self, images: list[torch.Tensor]) -> torch.Tensor:
         """B decoded (and augmented) images -> [B, C, h, w]."""
         sizing = {} if self.resize else {"do_resize": False, "do_center_crop": False}
-        return self.processor(images, return_tensors="pt", **sizing)["pixel_values"]
+        layout = {"input_data_format": "channels_first"}  # an image may be as narrow as it has channels
+        return self.processor(images, return_tensors="pt", **layout, **sizing)["pixel_values"]
 
 
 def eval_transform(processor: Any) -> Transform:

@@ -6,14 +6,13 @@ The class is the *first* folder below DIR, however deep the image lies, and no f
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from .examples import SINGLE_LABEL
 from .labels import natural_key, natural_sorted
-from .raw import DataError, RawSplit, listed
+from .raw import DataError, FolderContents, RawSplit, listed
 
 SPLIT_FOLDERS = {
     "train": "train", "training": "train",
@@ -33,44 +32,58 @@ def readable_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in Image.OPEN)
 
 
-def walk_files(root: str | Path, follow_links: bool = False) -> list[Path]:
-    """Every file below `root` in natural order, hidden ones included.
+def walk_tree(root: str | Path, follow_links: bool = False) -> tuple[list[Path], list[str]]:
+    """(every file below `root` in natural order, hidden ones included; why each link left out was not followed).
 
-    Raises DataError for a link in a circle, and for one that leads out of `root` unless `follow_links`.
+    Left out are links in a circle and, unless `follow_links`, those that lead out of `root`.
     """
     root = Path(root)
-    home = root.resolve()
+    refused: list[str] = []
 
     def visit(folder: Path, ancestors: frozenset[Path]) -> Iterator[Path]:
         for path in folder.iterdir():
-            real = path.resolve()
-            if path.is_symlink() and not follow_links and not real.is_relative_to(home):
-                raise DataError(
+            if not follow_links and leads_out(path, root):
+                refused.append(
                     f"{path} is a link that leads out of {root}. Copy the files in, or pass "
                     "--follow_links true if you trust where it leads."
                 )
-            if not path.is_dir():
+            elif not path.is_dir():
                 yield path
-            elif real in ancestors:
-                raise DataError(f"{path} is a link to a folder it lies in: remove it.")
+            elif (real := path.resolve()) in ancestors:
+                refused.append(f"{path} is a link to a folder it lies in: remove it.")
             else:
                 yield from visit(path, ancestors | {real})
 
-    found = visit(root, frozenset({home}))
-    return sorted(found, key=lambda path: natural_key(path.relative_to(root).as_posix()))
+    found = visit(root, frozenset({root.resolve()}))
+    return sorted(found, key=lambda path: natural_key(path.relative_to(root).as_posix())), refused
 
 
-def find_split_folders(root: str | Path) -> dict[str, Path]:
+def walk_files(root: str | Path, follow_links: bool = False) -> list[Path]:
+    """The files of `walk_tree`; raises DataError if it left out a link."""
+    files, refused = walk_tree(root, follow_links)
+    if refused:
+        raise DataError(listed(refused, 3))
+    return files
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether `path` is a link to something that does not lie below `root`."""
+    return path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
+
+
+def find_split_folders(root: str | Path, follow_links: bool = False) -> dict[str, Path]:
     """{"train": DIR/train, "validation": DIR/val, …} if `root` is divided into splits, else {}.
 
     It is when it has a folder called train with folders inside. Raises DataError if folders that are no split
-    lie beside it, or if a split is there under two names.
+    lie beside it, if a split is there under two names, or if one is a link out of `root` (unless `follow_links`).
     """
     root = Path(root)
     folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     named = [path for path in folders if path.name.lower() in SPLIT_FOLDERS and _has_folders(path)]
     found: dict[str, Path] = {}
     for path in sorted(named):
+        if not follow_links and leads_out(path, root):
+            raise DataError(f"{path} is a link that leads out of {root}. Name the folder it leads to instead.")
         split = SPLIT_FOLDERS[path.name.lower()]
         if split in found:
             raise DataError(f"{found[split]} and {path} both look like the {split} split: rename or remove one.")
@@ -90,13 +103,9 @@ def _has_folders(path: Path) -> bool:
     return any(child.is_dir() and not child.name.startswith(".") for child in path.iterdir())
 
 
-@dataclass(frozen=True)
-class FolderContents:
-    """Every file below a folder, in exactly one of three lists."""
-
-    images: list[Path]  # in a class folder and readable
-    classless: list[Path]  # readable images directly in the folder
-    skipped: list[Path]  # anything else
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether `path` or a folder it lies in below `root` has a name that starts with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def sort_files(root: str | Path, follow_links: bool = False) -> FolderContents:
@@ -105,25 +114,31 @@ def sort_files(root: str | Path, follow_links: bool = False) -> FolderContents:
     images: list[Path] = []
     classless: list[Path] = []
     skipped: list[Path] = []
-    for path in walk_files(root, follow_links):
-        parts = path.relative_to(root).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if hidden or path.suffix.lower() not in readable:
+    files, refused = walk_tree(root, follow_links)
+    for path in files:
+        if is_hidden(path, root) or path.suffix.lower() not in readable:
             skipped.append(path)
         else:
-            (images if len(parts) > 1 else classless).append(path)
-    return FolderContents(images, classless, skipped)
+            (images if len(path.relative_to(root).parts) > 1 else classless).append(path)
+    classes = natural_sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return FolderContents(root, images, classless, skipped, classes, refused)
 
 
-def read_class_folder(root: str | Path, split: str, follow_links: bool = False) -> RawSplit:
+def read_class_folder(root: str | Path, split: str, follow_links: bool = False, refuse_links: bool = True) -> RawSplit:
     """One split from DIR/<class>/…; its notes compare the files on disk with the examples.
 
-    Raises DataError when the folder is missing or holds no labelled image.
+    Raises DataError when the folder is missing or holds no labelled image, and, unless `refuse_links` is off,
+    for links that are not followed.
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{split}: {root} is not a folder.")
+        raise DataError(
+            f"{split}: {root} is not a folder. Give a folder of class folders or a .csv, .tsv or .parquet file; an "
+            "archive is never unpacked here."
+        )
     contents = sort_files(root, follow_links)
+    if refuse_links and contents.refused:
+        raise DataError(listed(contents.refused, 3))
     if not contents.images:
         raise DataError(
             f"{split}: no image in {root}/<class>/. Found there: {len(contents.classless)} image(s) outside "
@@ -137,6 +152,7 @@ def read_class_folder(root: str | Path, split: str, follow_links: bool = False) 
         problem_type=SINGLE_LABEL,
         labels=labels,
         notes=[f"{split}: {note}" for note in _compare_with_disk(root, contents, labels)],
+        contents=contents,
     )
 
 
@@ -150,15 +166,21 @@ def _compare_with_disk(root: Path, contents: FolderContents, labels: list[str]) 
     if contents.skipped:
         names = [path.relative_to(root).as_posix() for path in contents.skipped]
         notes.append(f"NOT USED, {len(names)} file(s) {_suffixes(contents.skipped)}: {listed(names)}")
-        if any(path.suffix.lower() in (".heic", ".heif") for path in contents.skipped):
-            notes.append("HEIC photos cannot be read here: convert them to JPEG or PNG")
-    folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    if empty := natural_sorted(folders - set(labels)):
+        unreadable = IMAGE_SUFFIXES - readable_suffixes()
+        if unread := [path for path in contents.skipped if path.suffix.lower() in unreadable]:
+            notes.append(f"IMAGES that Pillow does not read here {_suffixes(unread)}: convert them to JPEG or PNG")
+    if empty := empty_classes(contents):
         notes.append(f"class folder(s) without any image, left out of the label map: {listed(empty)}")
     deep = sum(len(path.relative_to(root).parts) > 2 for path in contents.images)
     if deep:
         notes.append(f"{deep:,} image(s) lie in sub-folders; their class is the first folder below {root}")
     return notes
+
+
+def empty_classes(contents: FolderContents) -> list[str]:
+    """Class folders that hold no readable image."""
+    filled = {path.relative_to(contents.root).parts[0] for path in contents.images}
+    return [name for name in contents.classes if name not in filled]
 
 
 def _suffixes(paths: list[Path]) -> str:

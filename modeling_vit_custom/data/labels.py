@@ -30,25 +30,33 @@ def canonical_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
 
-def check_class_names(names: Iterable[str]) -> None:
-    """Raises DataError for names no label map should hold: empty, control characters, `<>`, look-alikes."""
+def class_name_problems(names: Iterable[str]) -> list[str]:
+    """A sentence for each name no label map should hold: empty, control characters, `<>`, the same name twice."""
+    problems = []
     seen: dict[str, str] = {}
     for name in names:
         canonical = canonical_name(name)
         if not canonical:
-            raise DataError(f"class name {name!r} is empty: give every class a name.")
+            problems.append(f"class name {name!r} is empty: give every class a name.")
+            continue
         forbidden = [c for c in name if unicodedata.category(c) in ("Cc", "Cf", "Cs") or c in "<>"]
         if forbidden:
-            raise DataError(
+            problems.append(
                 f"class name {name!r} holds {forbidden[0]!r}: control characters and <> are not allowed in "
                 "labels (they end up in web pages and model cards). Rename the class."
             )
-        if canonical in seen and seen[canonical] != name:
-            raise DataError(
+        if seen.setdefault(canonical, name) != name:
+            problems.append(
                 f"class names {seen[canonical]!r} and {name!r} are the same name once Unicode forms and "
                 "surrounding space are normalised. Merge or rename them."
             )
-        seen[canonical] = name
+    return problems
+
+
+def check_class_names(names: Iterable[str]) -> None:
+    """Raises DataError with the first of `class_name_problems`."""
+    if problems := class_name_problems(names):
+        raise DataError(problems[0])
 
 
 def label_map(raw: RawSplit) -> dict[int, str]:
@@ -79,6 +87,16 @@ def distinct_names(raw: RawSplit) -> list[str]:
     return natural_sorted({name for group in groups for name in group})
 
 
+def unshared_classes(splits: Mapping[str, RawSplit]) -> dict[str, tuple[list[str], list[str]]]:
+    """For each held-out split: (classes that train lacks, classes of train that it lacks), in natural order."""
+    found = {split: {canonical_name(name) for name in distinct_names(raw)} for split, raw in splits.items()}
+    return {
+        split: (natural_sorted(names - found["train"]), natural_sorted(found["train"] - names))
+        for split, names in found.items()
+        if split != "train"
+    }
+
+
 def compare_class_sets(splits: Mapping[str, RawSplit], id2label: Mapping[int, str]) -> list[str]:
     """Notes on classes missing from a split.
 
@@ -91,16 +109,13 @@ def compare_class_sets(splits: Mapping[str, RawSplit], id2label: Mapping[int, st
         return notes
     if unseen := [name for name in id2label.values() if name not in trained]:
         notes.append(f"no training image for the declared class(es) {listed(unseen)}: they cannot be learned.")
-    for split, raw in splits.items():
-        if split == "train":
-            continue
-        found = {canonical_name(name) for name in distinct_names(raw)}
-        if extra := natural_sorted(found - trained):
+    for split, (extra, absent) in unshared_classes(splits).items():
+        if extra:
             raise DataError(
                 f"{split} holds class(es) that train does not: {listed(extra)}. Add training images for "
                 f"them, or take them out of {split}. (Classes of train: {listed(natural_sorted(trained))}.)"
             )
-        if absent := natural_sorted(trained - found):
+        if absent:
             notes.append(f"{split} has no image of class(es) {listed(absent)}: nothing is measured on them.")
     return notes
 

@@ -3,8 +3,10 @@
 Shapes: N examples, T regression targets.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,18 @@ import numpy as np
 
 class DataError(ValueError):
     """The data cannot be used as it is; the message names what is wrong and how to mend it."""
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """Every file below `root`, in exactly one of the first three lists."""
+
+    root: Path
+    images: list[Path]  # in a class folder and readable
+    classless: list[Path]  # readable images directly in the folder
+    skipped: list[Path]  # anything else
+    classes: list[str]  # names of the class folders, those without an image too
+    refused: list[str]  # why a link was not followed, one sentence each
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,7 @@ class RawSplit:
     class_names:  names the source declares in a fixed order (a ClassLabel feature, one column for each
                   label, target names), else None: then they are read off the labels.
     notes:        sentences about what was found, for the user.
+    contents:     what lay in the folder it was read from; None for tables and datasets.
     """
 
     images: Sequence[Any]
@@ -33,9 +48,20 @@ class RawSplit:
     labels: list[str] | list[list[str]] | np.ndarray
     class_names: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+    contents: FolderContents | None = None
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def printable(text: object) -> str:
+    r"""`text` as a terminal or a log may show it: what would steer or disguise the line, as \x1b does, is spelt out."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else character
+        for character in str(text)
+    )
 
 
 def listed(items: Sequence[Any], limit: int = 20) -> str:

@@ -15,7 +15,7 @@ from .examples import REGRESSION, Examples, Splits
 from .folders import find_split_folders, read_class_folder
 from .hub_datasets import load_dataset_splits
 from .labels import check_class_names, compare_class_sets, distinct_names, encode_labels, label_map, strata
-from .raw import DataError, RawSplit, listed
+from .raw import DataError, RawSplit, listed, printable
 from .splits import draw_subset, draw_validation
 from .tables import is_table, read_table
 
@@ -23,6 +23,27 @@ logger = logging.getLogger(__name__)
 
 
 def load_splits(
+    train: str | Path | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    dataset_name: str | None = None,
+    *,
+    train_val_split: float = 0.15,
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+    seed: int = 0,
+    **reading: Any,
+) -> Splits:
+    """Every split of a dataset, with one label map and one task, nothing decoded yet.
+
+    See `read_splits` for what names the data and for `reading`, `assemble` for the other arguments.
+    Raises DataError with what is wrong and how to mend it.
+    """
+    raw = read_splits(train, validation, test, dataset_name, **reading)
+    return assemble(raw, train_val_split, max_train_samples, max_eval_samples, seed)
+
+
+def read_splits(
     train: str | Path | None = None,
     validation: str | Path | None = None,
     test: str | Path | None = None,
@@ -36,17 +57,13 @@ def load_splits(
     problem_type: str | None = None,
     label_separator: str = "|",
     follow_links: bool = False,
-    train_val_split: float = 0.15,
-    max_train_samples: int | None = None,
-    max_eval_samples: int | None = None,
-    seed: int = 0,
-) -> Splits:
-    """Every split of a dataset, with one label map and one task, nothing decoded yet.
+    refuse_links: bool = True,
+) -> dict[str, RawSplit]:
+    """The splits as they are found, not yet compared with one another.
 
     train, validation, test: a folder DIR/<class>/…, or a CSV, TSV or Parquet file; `train` may also be a
         folder DIR/{train,validation,test}/<class>/…. dataset_name: see `load_dataset_splits`.
-    train_val_split: the fraction of train that becomes validation (seeded, stratified) when there is none.
-    max_eval_samples: caps validation and test each.
+    refuse_links: whether a link that is not followed is an error; else `RawSplit.contents` names it.
     Raises DataError with what is wrong and how to mend it.
     """
     columns = {
@@ -61,23 +78,26 @@ def load_splits(
         raw = load_dataset_splits(dataset_name, dataset_config_name, dataset_revision, cache_dir, **columns)
     else:
         root = Path(str(train))
-        folders = find_split_folders(root) if root.is_dir() else {}
-        raw = {split: _read(path, split, follow_links, columns) for split, path in (folders or {"train": root}).items()}
+        folders = find_split_folders(root, follow_links) if root.is_dir() else {}
+        parts = folders or {"train": root}
+        raw = {split: _read(path, split, follow_links, columns, refuse_links) for split, path in parts.items()}
     for split, path in {"validation": validation, "test": test}.items():
         if path is not None:
-            raw[split] = _read(path, split, follow_links, columns)
-    return assemble(raw, train_val_split, max_train_samples, max_eval_samples, seed)
+            raw[split] = _read(path, split, follow_links, columns, refuse_links)
+    return raw
 
 
-def _read(path: str | Path, split: str, follow_links: bool, columns: Mapping[str, Any]) -> RawSplit:
+def _read(
+    path: str | Path, split: str, follow_links: bool, columns: Mapping[str, Any], refuse_links: bool = True
+) -> RawSplit:
     if is_table(path):
-        return read_table(path, split, **columns)
+        return read_table(path, split, follow_links=follow_links, **columns)
     if columns["problem_type"] not in (None, "single_label_classification"):
         raise DataError(
             f"{split}: a folder of classes is single-label, not {columns['problem_type']}. "
             "Give a CSV or Parquet file with an image and a label column instead."
         )
-    return read_class_folder(path, split, follow_links)
+    return read_class_folder(path, split, follow_links, refuse_links)
 
 
 def assemble(
@@ -87,7 +107,12 @@ def assemble(
     max_eval_samples: int | None,
     seed: int,
 ) -> Splits:
-    """One task and one label map over raw splits; labels become numbers, missing validation is drawn."""
+    """One task and one label map over raw splits; labels become numbers, missing validation is drawn.
+
+    train_val_split: the fraction of train that becomes validation (seeded, stratified) when there is none.
+    max_eval_samples: caps validation and test each.
+    Raises DataError for splits that do not go together.
+    """
     raw = {split: raw[split] for split in ("train", "validation", "test") if split in raw}
     problem_type = raw["train"].problem_type
     for split, part in raw.items():
@@ -183,7 +208,7 @@ def load_eval_examples(
     if problem_type == REGRESSION and raw.class_names is not None and len(raw.class_names) != len(id2label):
         raise DataError(f"{data_dir} has {len(raw.class_names)} target(s), the checkpoint {len(id2label)}.")
     for note in raw.notes:
-        logger.warning(note)
+        logger.warning(printable(note))
     return Examples(raw.images, list(raw.names), encode_labels(raw, id2label))
 
 

@@ -25,18 +25,25 @@ def read_table(
     label_column: str = "label",
     problem_type: str | None = None,
     label_separator: str = "|",
+    follow_links: bool = False,
 ) -> RawSplit:
     """One split from a table, a row an example.
 
-    `label_column` may name several columns, separated by commas: 0/1 columns for multi-label, numbers for
-    several regression targets. Raises DataError for missing columns, files and labels, naming rows.
+    Images lie in the table's folder or below it; with `follow_links` anywhere. `label_column` may name several
+    columns, separated by commas: 0/1 columns for multi-label, numbers for several regression targets. Raises
+    DataError for missing columns, files and labels, naming rows, and for a file that is no table.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{split}: {path} is not a file.")
-    columns = _parquet_columns(path) if path.suffix.lower() == ".parquet" else _csv_columns(path)
+    try:
+        columns = _parquet_columns(path) if path.suffix.lower() == ".parquet" else _csv_columns(path)
+    except DataError:
+        raise
+    except (csv.Error, OSError, ValueError) as error:  # Arrow's errors and wrong UTF-8 are ValueErrors
+        raise DataError(f"{split}: {path} cannot be read as a table: {error}") from error
     label_columns = label_columns_of(list(columns), image_column, label_column, f"{split}: {path}")
-    images, names = _image_sources(columns[image_column], path, image_column)
+    images, names = _image_sources(columns[image_column], path, image_column, follow_links)
     if not names:
         raise DataError(f"{split}: {path} has no rows.")
     labels = read_label_columns(
@@ -103,25 +110,35 @@ def image_source(cell: Any, folder: Path) -> Any:
     return str(folder / cell) if isinstance(cell, str) else cell
 
 
-def _image_sources(column: Any, path: Path, column_name: str) -> tuple[Sequence[Any], list[str]]:
-    """(sources, names); raises DataError for empty cells and for paths where no file lies."""
-    if isinstance(column, list) or str(column.type) in ("string", "large_string", "string_view"):
-        cells = list(_values(column))
-        if empty := [i + 1 for i, cell in enumerate(cells) if not cell]:
-            raise DataError(f"{path}: column {column_name!r} is empty in row(s) {listed(empty)}.")
-        files = [str(path.parent / cell.strip()) for cell in cells]
-        if missing := [file for file in files if not Path(file).is_file()]:
-            raise DataError(
-                f"{path}: {len(missing)} of {len(files)} files of column {column_name!r} do not exist: "
-                f"{listed(missing, 5)}. Paths are read relative to the table's folder."
-            )
-        return files, files
-    if empty := [i + 1 for i, cell in enumerate(column) if not _holds_image(cell.as_py())]:
+def _image_sources(column: Any, path: Path, column_name: str, follow_links: bool) -> tuple[Sequence[Any], list[str]]:
+    """(sources, names); raises DataError for empty cells and for paths where no file lies, or none may lie."""
+    is_text = isinstance(column, list) or str(column.type) in ("string", "large_string", "string_view")
+    cells = [cell and cell.strip() for cell in _values(column)] if is_text else (cell.as_py() for cell in column)
+    empty, files = [], []
+    for row, cell in enumerate(cells, start=1):
+        if not _holds_image(cell):
+            empty.append(row)
+        elif isinstance(source := image_source(cell, path.parent), str):
+            files.append(source)
+    if empty:
         raise DataError(f"{path}: column {column_name!r} is empty in row(s) {listed(empty)}.")
+    if missing := [file for file in files if not Path(file).is_file()]:
+        raise DataError(
+            f"{path}: {len(missing)} of {len(files)} files of column {column_name!r} do not exist: "
+            f"{listed(missing, 5)}. Paths are read relative to the table's folder."
+        )
+    home = path.parent.resolve()
+    if outside := [f for f in files if not follow_links and not Path(f).resolve().is_relative_to(home)]:
+        raise DataError(
+            f"{path}: {len(outside)} of {len(files)} files of column {column_name!r} lie outside the table's folder: "
+            f"{listed(outside, 5)}. Pass --follow_links true if you trust this table to name files of yours."
+        )
+    if is_text:
+        return files, files
     return ParquetImages(column, path.parent), [f"row {i + 1} of {path}" for i in range(len(column))]
 
 
 def _holds_image(cell: Any) -> bool:
     if isinstance(cell, dict):
         return cell.get("bytes") is not None or bool(cell.get("path"))
-    return cell is not None
+    return cell is not None and cell != ""

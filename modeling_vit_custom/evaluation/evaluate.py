@@ -4,7 +4,6 @@ Shapes: N examples, C classes, T regression targets.
 """
 
 import argparse
-import platform
 import sys
 import time
 from collections.abc import Mapping
@@ -13,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 from sklearn.metrics import confusion_matrix
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from .._version import __version__
 from ..data.examples import MULTI_LABEL, REGRESSION, Examples
-from ..data.raw import listed
+from ..data.raw import listed, printable
 from ..data.sources import load_eval_examples
+from ..inference.environment import versions
 from ..inference.forward import PreparedImages, run_batches
 from ..inference.json_files import write_json
 from ..inference.loading import load_classifier, problem_type_of
@@ -69,12 +66,7 @@ class Evaluation:
             **tables,
             "skipped": [{"name": name, "error": error} for name, error in self.skipped.items()],
             "notes": self.notes,
-            "versions": {
-                "vit_custom": __version__,
-                "transformers": transformers.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         }
 
 
@@ -206,7 +198,9 @@ Writes the metrics as JSON and, for single-label models, confusion_matrix.png be
     parser.add_argument("--output", default="metrics.json", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--image_column", default="image", metavar="NAME", help="of a table (%(default)s)")
     parser.add_argument("--label_column", default="label", metavar="NAME", help="of a table (%(default)s)")
-    parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of the folder")
+    parser.add_argument(
+        "--follow_links", action="store_true", help="follow links, and paths in a table, that lead outside"
+    )
     parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")
     parser.add_argument(
@@ -215,7 +209,12 @@ Writes the metrics as JSON and, for single-label models, confusion_matrix.png be
         default="raise",
         help="an image that cannot be read stops the run (default), or is left out and listed in the output",
     )
-    parser.add_argument("--trust_remote_code", action="store_true", help="run other people's code in --model")
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run other people's code in --model; of a Hub id, pin --revision",
+    )
+    parser.add_argument("--revision", metavar="COMMIT", help="of a Hub id: commit, tag or branch (default: main)")
     return parser
 
 
@@ -226,13 +225,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except (ValueError, OSError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
+        print(printable(f"evaluate: {error}"), file=sys.stderr)
         return 1
     return 0
 
 
 def run(args: argparse.Namespace) -> None:
-    model, processor = load_classifier(args.model, args.trust_remote_code)
+    model, processor = load_classifier(args.model, args.trust_remote_code, revision=args.revision)
     config: Any = model.config
     examples = load_eval_examples(
         args.data_dir,
@@ -245,7 +244,13 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     result = evaluate_model(model, processor, examples, args.batch_size, args.num_workers, on_error=args.on_error)
     seconds = time.perf_counter() - start
-    context = {"model": args.model, "data": args.data_dir, "device": str(model.device), "seconds": seconds}
+    context = {
+        "model": args.model,
+        "revision": args.revision,
+        "data": args.data_dir,
+        "device": str(model.device),
+        "seconds": seconds,
+    }
     written = [write_json(args.output, result.report(**context))]
     if result.confusion is not None:
         from .plots import plot_confusion_matrix
@@ -257,5 +262,5 @@ def run(args: argparse.Namespace) -> None:
     for name, value in result.metrics.items():
         print(f"  {name:<24}{value:.4f}")
     for note in result.notes:
-        print(f"  note: {note}")
+        print(printable(f"  note: {note}"))
     print("wrote " + " and ".join(map(str, written)))

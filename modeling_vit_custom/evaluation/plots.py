@@ -12,6 +12,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..data.raw import printable
+
 INK, ACCENT, MUTED = "#1f2933", "#d1495b", "#2e6f9e"
 MAX_ANNOTATED = 25  # more classes than this: colour alone, figures no longer fit their cells
 MAX_NAMED = 120  # more classes than this: class ids on the axes instead of names
@@ -65,6 +67,7 @@ def plot_confusion_matrix(
 
 
 def _shorten(label: str) -> str:
+    label = printable(label)
     return label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…"
 
 

@@ -28,7 +28,8 @@ class PreparedImages(Dataset):
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None, str | None]:
         try:
             image = self.decode(self.sources[index], name=self.names[index])
-            return index, self.processor(image, return_tensors="pt")["pixel_values"][0], None
+            layout = {"input_data_format": "channels_first"}  # an image may be as narrow as it has channels
+            return index, self.processor(image, return_tensors="pt", **layout)["pixel_values"][0], None
         except (ValueError, OSError) as error:  # ImageDecodingError is a ValueError
             return index, None, str(error)
 
@@ -64,12 +65,13 @@ def run_batches(
     try:
         with watch_pooled(model) if with_pooled else _nothing() as pooled:
             for items in loader:
-                yield _run(model, items, pooled)
+                yield run_batch(model, items, pooled)
     finally:
         model.train(was_training)
 
 
-def _run(model: PreTrainedModel, items: list[tuple], pooled: list[torch.Tensor] | None) -> BatchResult:
+def run_batch(model: PreTrainedModel, items: list[tuple], pooled: list[torch.Tensor] | None = None) -> BatchResult:
+    """Runs `model`, which is in eval mode, on the items of a PreparedImages; `pooled` is watch_pooled's list."""
     read = [(index, pixels) for index, pixels, error in items if error is None]
     config: Any = model.config
     logits, vectors = torch.empty(0, len(config.id2label)), []

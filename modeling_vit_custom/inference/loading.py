@@ -1,13 +1,19 @@
 """A saved image classifier and its processor, ready to run."""
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
 
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def default_device() -> torch.device:
@@ -19,24 +25,45 @@ def default_device() -> torch.device:
 
 
 def load_classifier(
-    source: str, trust_remote_code: bool = False, device: torch.device | str | None = None
+    source: str,
+    trust_remote_code: bool = False,
+    device: torch.device | str | None = None,
+    revision: str | None = None,
 ) -> tuple[PreTrainedModel, Any]:
     """(model in eval mode on `device`, image processor) from a saved folder or a Hub id.
 
-    Checkpoints of this package need no `trust_remote_code`. Raises FileNotFoundError for a folder that is not
-    there, ValueError for a checkpoint that has no classifier, or lacks some of its weights: they would be random.
+    Checkpoints of this package need no `trust_remote_code`. Only safetensors are read. revision: branch, tag or
+    commit of a Hub id; where its code is to run, the 40 hexadecimal digits of a commit, because a branch or tag can
+    hold other code tomorrow. Raises FileNotFoundError for a folder that is not there, ValueError for code that is
+    not pinned or lies in another repository, for a checkpoint that has no classifier, or lacks some of its weights:
+    they would be random.
     """
     is_id = source.count("/") <= 1 and not source.startswith((".", "/", "~"))
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{source} holds no config.json; give a folder made by save_pretrained.")
+        if revision is not None:
+            raise ValueError(f"{source} is a folder and has no revision={revision!r}: leave the revision out.")
         source = str(folder)
     elif not is_id or folder.exists():
         raise FileNotFoundError(f"{source} is not a folder; give a saved model's folder or a Hub id.")
-    model, info = AutoModelForImageClassification.from_pretrained(
-        source, trust_remote_code=trust_remote_code, output_loading_info=True
-    )
+    elif trust_remote_code and not _COMMIT.fullmatch(revision or ""):
+        raise ValueError(
+            f"{source}: to run code from the Hub give the commit you have read, all 40 digits, not "
+            f"revision={revision!r}. `hf models info {source}` shows it as sha."
+        )
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if not folder.is_dir():
+        options["revision"] = revision or "main"
+    if trust_remote_code:
+        _check_code_origin(source, options)
+    try:
+        model, info = AutoModelForImageClassification.from_pretrained(
+            source, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (RuntimeError, StrictDataclassError) as error:  # weights that do not fit, fields of a wrong type
+        raise ValueError(f"{source}: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
             f"{source} lacks weights an image classifier needs ({', '.join(missing[:3])}"
@@ -44,8 +71,22 @@ def load_classifier(
         )
     if not model.config.id2label:
         raise ValueError(f"{source} has no labels (num_labels=0); give a model with a classifier.")
-    processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    processor = AutoImageProcessor.from_pretrained(source, **options)
     return model.eval().to(device or default_device()), processor
+
+
+def _check_code_origin(source: str, options: dict[str, Any]) -> None:
+    """Raises ValueError where model or processor would run code of a repository other than `source`."""
+    where = {name: value for name, value in options.items() if name == "revision"}
+    config, _ = PreTrainedConfig.get_config_dict(source, **where)
+    processor, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
+    for stored in (config, processor):
+        for origin in re.findall(r'"([^"]*)--', json.dumps(stored.get("auto_map"))):
+            if origin != source:
+                raise ValueError(
+                    f"{source}: its auto_map runs code of another repository, {origin}, which no revision of this "
+                    "one pins. Copy that code into the folder and drop what stands before '--'."
+                )
 
 
 def problem_type_of(config: Any) -> str:

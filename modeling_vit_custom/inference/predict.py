@@ -24,7 +24,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from .._version import __version__
 from ..data.examples import MULTI_LABEL, REGRESSION
-from ..data.folders import readable_suffixes, walk_files
+from ..data.folders import IMAGE_SUFFIXES, walk_files
+from ..data.raw import printable
 from .forward import BatchResult, PreparedImages, run_batches
 from .loading import load_classifier, problem_type_of
 from .processes import Processes, joined_processes
@@ -49,9 +50,9 @@ class Summary:
 def find_images(inputs: Sequence[str], follow_links: bool = False) -> tuple[list[str], list[str]]:
     """(paths, notes): files as they are given, folders as all images below them in natural order.
 
+    What is an image by its name is among them though Pillow may not read it (HEIC): its line then says so.
     Raises ValueError when that is nothing.
     """
-    suffixes = readable_suffixes()
     found: list[str] = []
     notes = []
     for given in inputs:
@@ -62,7 +63,7 @@ def find_images(inputs: Sequence[str], follow_links: bool = False) -> tuple[list
         images = [
             path
             for path in inside
-            if path.suffix.lower() in suffixes
+            if path.suffix.lower() in IMAGE_SUFFIXES
             and not any(part.startswith(".") for part in path.relative_to(given).parts)
         ]
         if other := len(inside) - len(images):
@@ -125,6 +126,7 @@ def predict(
     overwrite: bool = False,
     follow_links: bool = False,
     trust_remote_code: bool = False,
+    revision: str | None = None,
     processes: Processes | None = None,
 ) -> Summary:
     """Predicts every image of `inputs` (files and folders) with the saved `model`; writes the lines `output`.
@@ -134,7 +136,7 @@ def predict(
     images and for an output that may not be continued, OSError for a model that is not there.
     """
     processes = processes or Processes()
-    classifier, processor = load_classifier(model, trust_remote_code)
+    classifier, processor = load_classifier(model, trust_remote_code, revision=revision)
     lines = ResumableLines(output)
 
     def plan() -> tuple[list[str], list[str], list[int], int]:
@@ -142,6 +144,7 @@ def predict(
         settings = {"top_k": top_k, "embeddings": embeddings}
         identity = {
             "model": model,
+            "revision": revision,
             **settings,
             "vit_custom": __version__,
             "fingerprint": fingerprint(classifier, processor, settings),
@@ -195,7 +198,12 @@ without any GPU, or it starts one process only). Embeddings are read back by
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")
     parser.add_argument("--overwrite", action="store_true", help="discard what the output holds and start afresh")
     parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of a folder")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run other people's code in --model")
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run other people's code in --model; of a Hub id, pin --revision",
+    )
+    parser.add_argument("--revision", metavar="COMMIT", help="of a Hub id: commit, tag or branch (default: main)")
     return parser
 
 
@@ -215,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
             summary = predict(**vars(args), processes=processes)
         except (ValueError, OSError) as error:
             if processes.is_first:
-                print(f"predict: {error}", file=sys.stderr)
+                print(printable(f"predict: {error}"), file=sys.stderr)
             return 2
         if processes.is_first:
             _report(summary)
@@ -224,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _report(summary: Summary) -> None:
     for note in summary.notes:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     kept = f", {summary.resumed:,} of them from before" if summary.resumed else ""
     by = "" if summary.processes == 1 else f" by {summary.processes} processes"
     print(f"{summary.images:,} images{by}{kept}, {summary.failed:,} failed")

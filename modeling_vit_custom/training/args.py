@@ -15,7 +15,9 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..audit.gate import MODES as AUDIT_MODES
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..publishing.upload import PublishError, check_target
 from .augment import AUGMENTATIONS
 
 EXAMPLES = """examples:
@@ -38,6 +40,7 @@ A first argument without dashes is a recipe: a YAML file of flags, or the name o
 """
 RECIPES = Path(__file__).parents[1] / "recipes"
 METHODS = ("full", "linear_probe")
+HUB_STRATEGIES = ("end", "every_save")
 # What --learning_rate, --num_train_epochs and --weight_decay are when they are not given.
 SCRATCH = {"learning_rate": 1e-3, "num_train_epochs": 30.0, "weight_decay": 0.05}
 METHOD_DEFAULTS = {
@@ -104,7 +107,13 @@ class DataArguments:
         "auto: standard, and none for a linear probe.",
         choices=("auto", *AUGMENTATIONS),
     )
-    follow_links: bool = flag(default=False, help="Follow links that lead out of an image folder.")
+    follow_links: bool = flag(default=False, help="Follow links, and paths in tables, that lead outside.")
+    audit: str = flag(
+        default="refuse",
+        help="What the same image under two labels or in two splits, images that would be left out and the like do: "
+        "stop the run (refuse), be printed (warn), or not be looked for (off).",
+        choices=AUDIT_MODES,
+    )
 
 
 @dataclass
@@ -130,6 +139,11 @@ class ViTTrainingArguments(TrainingArguments):
     dataloader_num_workers: int = flag(
         default=-1, help="Loading processes; -1: none on CPU, up to 8 with an accelerator."
     )
+    push_to_hub: bool = flag(default=False, help="Publish as --hub_model_id, as `publish` does; see --hub_strategy.")
+    hub_strategy: str = flag(
+        default="end", help="When: end, or every_save (checkpoints too, each one complete and checked)."
+    )
+    hub_license: str | None = flag(help="Of the published weights, as the Hub names it: apache-2.0, mit, …")
 
     def __post_init__(self):
         if not self.output_dir:
@@ -137,10 +151,7 @@ class ViTTrainingArguments(TrainingArguments):
         if self.hub_token is not None:
             raise UsageError("--hub_token would be stored with the run: set HF_TOKEN or run `hf auth login` instead.")
         if self.push_to_hub:
-            raise UsageError(
-                "--push_to_hub would upload all that lies in the folder. Publish after training instead: "
-                f'hf upload NAME {self.output_dir} --exclude "checkpoint-*"'
-            )
+            self.check_hub_flags()
         if self.remove_unused_columns:
             raise UsageError("--remove_unused_columns must stay false: it would drop the images.")
         self.metric_is_default = self.metric_for_best_model is None
@@ -149,6 +160,20 @@ class ViTTrainingArguments(TrainingArguments):
             self.dataloader_num_workers = min(8, torch.get_num_threads()) if on_accelerator else 0
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_accelerator
         super().__post_init__()
+
+    def check_hub_flags(self) -> None:
+        """Raises UsageError for what would only fail, or publish too much, at the end of the training."""
+        if not self.hub_license:
+            raise UsageError("--push_to_hub needs --hub_license: what others may do, for example apache-2.0.")
+        if self.hub_strategy not in HUB_STRATEGIES:
+            raise UsageError(
+                f"--hub_strategy {self.hub_strategy} would publish the optimizer's state, which is pickled: give "
+                f"{' or '.join(HUB_STRATEGIES)}."
+            )
+        try:
+            check_target(self.hub_model_id or "", self.hub_revision)
+        except PublishError as error:
+            raise UsageError(f"--push_to_hub needs --hub_model_id NAMESPACE/NAME. {error}") from error
 
 
 def complete_arguments(

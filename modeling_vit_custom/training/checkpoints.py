@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from ..weight_files_vit_custom import WeightFileError, read_header
 
 NEEDED = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 
@@ -34,10 +34,9 @@ def checkpoint_defect(path: str | Path) -> str | None:
         return "rng_state.pth is missing or empty"
     try:
         json.loads((path / "trainer_state.json").read_text())
-        with safe_open(path / "model.safetensors", framework="pt"):
-            pass
+        read_header(path / "model.safetensors")
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         return f"trainer_state.json: {error}"
-    except SafetensorError as error:
-        return f"model.safetensors: {error}"
+    except WeightFileError as error:
+        return str(error)
     return None

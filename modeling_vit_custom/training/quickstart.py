@@ -2,19 +2,16 @@
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.mnist5k import mnist5k_files
+from ..inference.fresh_process import run_fresh
 from .args import parse_args
 from .recipe import train
 
-FRESH_PROCESS = Path(__file__).with_name("fresh_process.py")
+SERVE_FRESH = Path(__file__).with_name("serve_fresh.py")
 SHOWN = 10  # held-out files predicted at the end: one of each digit
 
 
@@ -37,15 +34,9 @@ def quickstart(output_dir: str | Path, data_root: str | Path, seed: int = 0, *fl
 
 
 def serve_fresh(model: str | Path, files: Sequence[str | Path]) -> None:
-    """Predicts `files` in a new Python, in an empty folder, with an empty module cache, and prints the result.
-
-    Raises subprocess.CalledProcessError if the folder does not serve there.
-    """
-    with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-I", str(FRESH_PROCESS), str(Path(model).resolve())]
-        command += [str(Path(file).resolve()) for file in files]
-        subprocess.run(command, cwd=empty, env=environment, check=True)
+    """Predicts `files` in a fresh process and prints the result; raises FreshProcessError if it does not serve."""
+    paths = [Path(path).resolve() for path in (model, *files)]
+    print(run_fresh(SERVE_FRESH, *paths), end="", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,12 +15,13 @@ import torch
 
 from ..data.dataset import ImageDataset, check_readable, collate, eval_transform
 from ..data.examples import Examples, Splits
-from ..data.raw import DataError
+from ..data.raw import DataError, printable
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..evaluation.metrics import trainer_metrics
 from ..evaluation.plots import plot_confusion_matrix, plot_training_history
 from ..image_decoding_vit_custom import ImageDecodingError
-from ..inference.json_files import write_json
+from ..inference.json_files import json_safe, write_json
+from ..publishing.upload import PublishError
 from .args import (
     DataArguments,
     ModelArguments,
@@ -40,17 +41,19 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
 
     Beside it lie metrics.json (what is returned), training.png, confusion_matrix.png and training_args.json. The
     best model by validation is kept; the test set is read once, at the end. Run again, it continues.
-    Raises UsageError or DataError for bad input before any work is done.
+    Raises UsageError or DataError for bad input before any work is done, PublishError for a finished model that could
+    not be pushed to the Hub.
     """
     complete_arguments(model_args, data_args, training_args)
     check_output_dir(training_args.output_dir)
     share_cores(training_args)
     splits = load_data(data_args, training_args)
+    choose_best_metric(training_args, splits.problem_type)
     for examples in filter(None, (splits.train, splits.validation, splits.test)):
         check_readable(examples)
     model, processor, splits = build_model(model_args, splits, training_args.seed)
     if training_args.process_index == 0:
-        print(*splits.notes, sep="\n", flush=True)
+        print(*map(printable, splits.notes), sep="\n", flush=True)
 
     run = describe_run(model_args, data_args, training_args, splits)
     checkpoint = find_start(training_args, run)
@@ -59,7 +62,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     if trainer.is_world_process_zero():
         write_json(Path(training_args.output_dir) / RUN_FILE, run)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
-    return finish(trainer, splits, fitted.metrics | {"seconds": time.perf_counter() - started}, processor)
+    took = {"seconds": time.perf_counter() - started, "resumed": checkpoint is not None}
+    return finish(trainer, splits, fitted.metrics | took, processor)
 
 
 def share_cores(training_args: ViTTrainingArguments) -> None:
@@ -77,7 +81,6 @@ def build_trainer(
     model, processor, splits: Splits, method: str, augmentation: str, training_args: ViTTrainingArguments
 ) -> ViTCustomTrainer:
     """The Trainer for a model and its data; for a linear probe all but the head is frozen."""
-    choose_best_metric(training_args, splits.problem_type)
     frozen = None
     if method == "linear_probe":
         frozen = model.vit.requires_grad_(False)
@@ -105,22 +108,25 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
         if examples is not None
     }
     fitted.pop("total_flos", None)
+    last = "test" if "test" in results else "validation"
     metrics = {
         "problem_type": splits.problem_type,
         "train": {"n": len(splits.train), **fitted},
         **{split: {"n": len(result.names), **result.metrics} for split, result in results.items()},
         "best": {"metric": trainer.args.metric_for_best_model, "step": trainer.state.best_global_step},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "per_label": {"split": last, "rows": json_safe(results[last].per_label)},
     }
     if trainer.is_world_process_zero():
         output_dir = Path(str(trainer.args.output_dir))
         write_json(output_dir / "metrics.json", metrics)
         plot_training_history(trainer.state.log_history, output_dir / "training.png")
-        last = results.get("test", results["validation"])
-        if last.confusion is not None:
+        if (confusion := results[last].confusion) is not None:
             names = [splits.id2label[i] for i in range(len(splits.id2label))]
-            plot_confusion_matrix(last.confusion, names, output_dir / "confusion_matrix.png")
+            plot_confusion_matrix(confusion, names, output_dir / "confusion_matrix.png")
     trainer.accelerator.wait_for_everyone()
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
     return metrics
 
 
@@ -132,13 +138,16 @@ def measure(trainer: ViTCustomTrainer, examples: Examples, splits: Splits, proce
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `train`; returns its exit code: 0 done, 2 for input it cannot work with."""
+    """The command `train`; returns its exit code: 0 done, 1 trained but not published, 2 for unusable input."""
     try:
         model_args, data_args, training_args = parse_args(argv)
         metrics = train(model_args, data_args, training_args)
     except (DataError, UsageError, ImageDecodingError) as error:
-        print(f"train: {error}", file=sys.stderr)
+        print(printable(f"train: {error}"), file=sys.stderr)
         return 2
+    except PublishError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
     for split in ("validation", "test"):
         if split in metrics and training_args.process_index == 0:
             print(split, *(f"{name} {value:.4g}" for name, value in metrics[split].items()), sep="  ")

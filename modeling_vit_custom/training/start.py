@@ -19,16 +19,19 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import set_seed
 
+from ..audit.gate import audit_before_training
 from ..configuration_vit_custom import ViTCustomConfig
 from ..data.examples import Splits
 from ..data.labels import plan_head
 from ..data.mnist5k import write_mnist5k
-from ..data.sources import load_splits, with_label_ids
+from ..data.raw import DataError
+from ..data.sources import assemble, read_splits, with_label_ids
 from ..image_processing_vit_custom import ViTCustomImageProcessor
+from ..inference.environment import hardware, versions
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..pretrained_vit_custom import resize_input
 from .args import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, config_overrides
-from .checkpoints import find_last_checkpoint
+from .checkpoints import checkpoint_defect, find_last_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +46,12 @@ PUBLISHED = (
 
 
 def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> Splits:
-    """The splits the flags name; a built-in dataset is written first, by one process. Raises DataError."""
+    """The splits the flags name, audited; a built-in dataset is written first, by one process. Raises DataError."""
     train = data_args.train_dir
     if data_args.dataset == "mnist5k":
         with training_args.main_process_first(desc="writing MNIST 5k"):
             train = str(write_mnist5k(Path(data_args.data_root) / "mnist5k"))
-    return load_splits(
+    raw = read_splits(
         train,
         data_args.validation_dir,
         data_args.test_dir,
@@ -60,11 +63,16 @@ def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> 
         problem_type=data_args.problem_type,
         label_separator=data_args.label_separator,
         follow_links=data_args.follow_links,
-        train_val_split=data_args.train_val_split,
-        max_train_samples=data_args.max_train_samples,
-        max_eval_samples=data_args.max_eval_samples,
-        seed=training_args.seed,
     )
+    splits = assemble(
+        raw,
+        data_args.train_val_split,
+        data_args.max_train_samples,
+        data_args.max_eval_samples,
+        training_args.seed,
+    )
+    splits.notes.extend(audit_before_training(raw, data_args.audit))
+    return splits
 
 
 def build_model(
@@ -74,7 +82,13 @@ def build_model(
     set_seed(seed)
     if model_args.variant is not None:
         return *_from_variant(model_args.variant, model_args, splits), splits
-    return _from_checkpoint(str(model_args.model_name_or_path), model_args, splits)
+    path = str(model_args.model_name_or_path)
+    try:
+        return _from_checkpoint(path, model_args, splits)
+    except (DataError, UsageError):
+        raise
+    except (ValueError, RuntimeError, OSError, StrictDataclassError) as error:
+        raise UsageError(f"--model_name_or_path {path} cannot be used: {error}") from error
 
 
 def _from_variant(variant: str, model_args: ModelArguments, splits: Splits):
@@ -155,6 +169,7 @@ def describe_run(
         },
         "training": {name: getattr(training_args, name) for name in PUBLISHED}
         | {"processes": training_args.world_size},
+        "environment": versions() | hardware(training_args.device),
     }
 
 
@@ -186,6 +201,8 @@ def find_start(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> s
     if given is not None and given.lower() not in ("true", "false"):
         if not Path(given).is_dir():
             raise UsageError(f"--resume_from_checkpoint {given} is not a folder.")
+        if (defect := checkpoint_defect(given)) is not None:
+            raise UsageError(f"--resume_from_checkpoint {given} is incomplete: {defect}.")
         return given
     path = Path(training_args.output_dir)
     if given is not None and given.lower() == "false":

@@ -1,40 +1,17 @@
-"""What a stranger's machine does with a published folder. Run as a file by `python -I`, never imported.
+"""What the quick start shows of a saved folder. Run as a file in a fresh process, never imported.
 
-Arguments: the model's folder, then image files DIR/<truth>/name. The package this model was made with is hidden
-first, wherever it may be installed: all code must come out of the folder.
+Arguments: the model's folder, then image files DIR/<truth>/name.
 """
 
 import sys
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 
-HIDDEN = "modeling_vit_custom"
-
-
-class Hide(MetaPathFinder):
-    """Refuses the package, and says so to whoever asks for it."""
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname.split(".")[0] == HIDDEN:
-            raise ModuleNotFoundError(f"{fullname} is hidden in this process", name=fullname)
-
-
-def check_hidden() -> None:
-    try:
-        __import__(HIDDEN)
-    except ModuleNotFoundError:
-        return
-    raise SystemExit(f"{HIDDEN} can be imported: this would prove nothing")
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers.utils.logging import disable_progress_bar
 
 
 def main(folder: str, files: list[str]) -> None:
-    sys.meta_path.insert(0, Hide())
-    check_hidden()
-
-    import torch
-    from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
-    from transformers.utils.logging import disable_progress_bar
-
     disable_progress_bar()
     model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)

@@ -1,0 +1,231 @@
+"""`vit-custom audit_data`: everything that can be said about a folder or table of images before training on it."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.columns import PROBLEM_TYPES
+from ..data.labels import natural_sorted
+from ..data.raw import DataError, RawSplit
+from ..data.sources import assemble, read_splits
+from ..inference.json_files import write_json
+from .classes import class_counts, class_findings
+from .duplicates import duplicate_findings, same_pixels
+from .files import files_on_disk, link_findings, loaded_files, split_trap, unloaded_findings
+from .findings import ERROR, SEVERITIES, SPLITS, Catalogue, Finding, catalogue, finding, visible
+from .images import image_findings, unreadable_findings
+from .scan import available_cores, scan_images
+from .similar import similar_findings
+
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "train_val_split": 0.15,
+    "max_train_samples": None,
+    "max_eval_samples": None,
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found.
+
+    sources: the folders and tables as they were named.   files: files on disk.
+    counts: split -> class -> images.   sizes: split -> images.   findings: worst first.
+    images: the examples, to draw from; None if nothing could be loaded.
+    """
+
+    sources: list[str]
+    files: int
+    sizes: dict[str, int]
+    counts: dict[str, dict[str, int]]
+    findings: list[Finding]
+    images: Catalogue | None
+    seconds: float
+
+    def count(self, severity: str) -> int:
+        return sum(one.severity == severity for one in self.findings)
+
+    def summary(self) -> str:
+        """How many there are of each severity, as in: 2 errors, 1 warning, 0 notes."""
+        return ", ".join(f"{n} {name}{'s' * (n != 1)}" for name in SEVERITIES for n in [self.count(name)])
+
+    def report(self) -> dict[str, Any]:
+        """What --json writes."""
+        return {
+            "sources": self.sources,
+            "files_on_disk": self.files,
+            "examples": self.sizes,
+            "classes": self.counts,
+            "errors": self.count(ERROR),
+            "findings": [
+                {
+                    "severity": one.severity,
+                    "code": one.code,
+                    "count": one.count,
+                    "title": one.title,
+                    "advice": one.advice,
+                    "examples": [example.text for example in one.examples],
+                }
+                for one in self.findings
+            ],
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def audit(
+    train: str | Path,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    *,
+    num_workers: int = 0,
+    progress: bool = False,
+    follow_links: bool = False,
+    **columns: Any,
+) -> Audit:
+    """Looks at every file and decodes every image of what `train` takes by the same names.
+
+    columns: image_column, label_column, problem_type, label_separator of tables.
+    Raises DataError if a source does not exist.
+    """
+    started = time.perf_counter()
+    sources = [source for source in (train, validation, test) if source is not None]
+    if missing := [str(source) for source in sources if not Path(source).exists()]:
+        raise DataError(f"{', '.join(missing)} does not exist.")
+    findings: list[Finding] = []
+    raw: dict[str, RawSplit] = {}
+    images = None
+    try:
+        raw = read_splits(train, validation, test, follow_links=follow_links, refuse_links=False, **columns)
+    except DataError as error:
+        findings += _refused(error)
+    files, refused_links = files_on_disk(sources, raw, follow_links)
+    findings += link_findings(refused_links)
+    if raw:
+        images, loaded = catalogue(raw), loaded_files(raw)
+        unloaded = {path: root for path, root in files.items() if str(path) not in loaded}
+        findings += unloaded_findings(unloaded, len(images))
+        findings += _split_trap(Path(train), files, images)
+        by_class = class_findings(raw)
+        findings += by_class + _assembled(raw, by_class)
+        records, errors = scan_images(images.images, images.names, num_workers, progress)
+        findings += unreadable_findings(errors) + image_findings(images, records)
+        findings += duplicate_findings(images, same_pixels(records)) + similar_findings(images, records)
+    return Audit(
+        [str(source) for source in sources],
+        len(files),
+        {split: len(raw[split]) for split in SPLITS if split in raw},
+        {split: _ordered(class_counts(raw[split])) for split in SPLITS if split in raw},
+        sorted(findings, key=lambda one: SEVERITIES.index(one.severity)),
+        images,
+        time.perf_counter() - started,
+    )
+
+
+def _ordered(counts: dict[str, int]) -> dict[str, int]:
+    return {name: counts[name] for name in natural_sorted(counts)}
+
+
+def _refused(error: DataError) -> list[Finding]:
+    return finding(
+        ERROR, "refused", "training would refuse these data", "Mend this first, then look again.", [str(error)]
+    )
+
+
+def _assembled(raw: dict[str, RawSplit], by_class: list[Finding]) -> list[Finding]:
+    """What training refuses about splits that go ill together, if no finding on classes has said it already."""
+    if any(one.severity == ERROR for one in by_class):
+        return []
+    try:
+        assemble(raw, **TRAINING_DEFAULTS)
+    except DataError as error:
+        return _refused(error)
+    return []
+
+
+def _split_trap(root: Path, files: dict[Path, Path], images: Catalogue) -> list[Finding]:
+    if not root.is_dir():
+        return []
+    ours = {name: SPLITS[split] for name, split in zip(images.names, images.splits, strict=True)}
+    return split_trap(root, [path for path, under in files.items() if under == root], ours)
+
+
+def text_report(audit: Audit) -> str:
+    """A short summary, then each finding with its first examples; safe to print."""
+    lines = [f"{' '.join(audit.sources)}: {audit.summary()}"]
+    lines += [
+        f"  {split:<11}{size:>9,} images" + (f" of {len(audit.counts[split]):,} classes" if audit.counts[split] else "")
+        for split, size in audit.sizes.items()
+    ]
+    lines += [f"  {audit.files:,} files on disk; {audit.seconds:.1f} s"]
+    for one in audit.findings:
+        lines += ["", f"{one.severity.upper():<7}  {one.title}: {one.count:,}  [{one.code}]"]
+        lines += [f"    {example.text}" for example in one.examples[:5]]
+        lines += [f"    … and {one.count - 5:,} more"] if one.count > 5 else []
+        lines += [f"  -> {one.advice}"]
+    return "\n".join(visible(line) for line in lines)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="audit_data",
+        description="Look for what is wrong with images and labels before training on them.",
+        epilog="""examples:
+  %(prog)s photos                                  DIR/<class>/… or DIR/{train,validation,test}/<class>/…
+  %(prog)s photos --html audit.html --json audit.json
+  %(prog)s train.csv --validation_dir val.csv --image_column_name file --label_column_name tags
+
+Exit code: 0 without errors (warnings and notes are none), 1 with errors, 2 if it could not be run.""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("train_dir", metavar="DIR", help="folder, or CSV, TSV or Parquet file, as for train")
+    parser.add_argument("--validation_dir", "--validation_file", metavar="DIR", help="the same for validation")
+    parser.add_argument("--test_dir", "--test_file", metavar="DIR", help="the same for the test set")
+    parser.add_argument("--image_column_name", default="image", metavar="NAME", help="of a table (%(default)s)")
+    parser.add_argument("--label_column_name", default="label", metavar="NAME", help="of a table (%(default)s)")
+    parser.add_argument(
+        "--label_separator", default="|", metavar="TEXT", help="between labels in one cell (%(default)s)"
+    )
+    parser.add_argument("--problem_type", choices=PROBLEM_TYPES, help="read off the label column if not given")
+    parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of the folder")
+    parser.add_argument("--json", metavar="FILE", help="write the findings as JSON")
+    parser.add_argument("--html", metavar="FILE", help="write a page with pictures, one file that needs no other")
+    parser.add_argument(
+        "--num_workers", type=int, default=available_cores(), metavar="N", help="decoding processes (%(default)s)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.num_workers < 0:
+        parser.error(f"--num_workers is {args.num_workers}: give 0 or more.")
+    try:
+        result = audit(
+            args.train_dir,
+            args.validation_dir,
+            args.test_dir,
+            num_workers=args.num_workers,
+            progress=True,
+            follow_links=args.follow_links,
+            image_column=args.image_column_name,
+            label_column=args.label_column_name,
+            label_separator=args.label_separator,
+            problem_type=args.problem_type,
+        )
+        print(text_report(result))
+        if args.json:
+            print(f"wrote {write_json(args.json, result.report())}")
+        if args.html:
+            from .page import write_page
+
+            print(f"wrote {write_page(args.html, result)}")
+    except (DataError, OSError) as error:
+        print(f"audit_data: {visible(error)}", file=sys.stderr)
+        return 2
+    return 1 if result.count(ERROR) else 0

@@ -1,0 +1,45 @@
+"""The audit's cheap part, run before every training: nothing is decoded twice for it."""
+
+from collections.abc import Mapping
+
+from ..data.raw import DataError, RawSplit
+from .classes import class_findings
+from .duplicates import duplicate_findings, same_bytes
+from .files import unloaded_findings
+from .findings import ERROR, NOTE, Finding, catalogue, visible
+
+MODES = ("refuse", "warn", "off")
+SHOWN = 3
+
+
+def quick_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
+    """Errors and warnings that need no decoding: files left out, classes, equal files."""
+    unloaded = {path: part.contents.root for part in raw.values() if part.contents for path in part.contents.skipped}
+    images = catalogue(dict(raw))
+    found = unloaded_findings(unloaded, len(images)) + class_findings(raw)
+    found += duplicate_findings(images, same_bytes(images.images))
+    return [one for one in found if one.severity != NOTE]
+
+
+def audit_before_training(raw: Mapping[str, RawSplit], mode: str) -> list[str]:
+    """Sentences on what was found; raises DataError for what would make the result silently wrong.
+
+    mode: "refuse"; "warn" turns the error into sentences; "off" looks at nothing.
+    """
+    if mode == "off":
+        return []
+    found = quick_findings(raw)
+    errors = [_sentence(one) for one in found if one.severity == ERROR]
+    if errors and mode == "refuse":
+        raise DataError(
+            "the result would be silently wrong:\n  - "
+            + "\n  - ".join(errors)
+            + "\n`vit-custom audit_data DIR --html audit.html` shows all of it. Mend it, or train nevertheless with "
+            "--audit warn."
+        )
+    return [f"{one.severity.upper()}, {_sentence(one)}" for one in found]
+
+
+def _sentence(one: Finding) -> str:
+    examples = "; ".join(example.text for example in one.examples[:SHOWN]) + (" …" if one.count > SHOWN else "")
+    return visible(f"{one.title}: {one.count:,} ({examples}). {one.advice}")

@@ -1,0 +1,151 @@
+"""One look at every image: decoded as training decodes it, and boiled down to a record of fixed size.
+
+Shapes: N images, B of one batch.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ..data.raw import DataError
+from ..image_decoding_vit_custom import ImageDecodingError, decode_image
+
+THUMBNAIL = 32
+BLANK_RANGE = 2  # of 255, in every channel: lossy compression moves a plain colour by this much
+BATCH = 32
+WORKERS_PAY_FROM = 500  # images; below, one process is done before others have started
+
+RECORD = np.dtype(
+    [
+        ("pixels", "u8", 2),  # digest of what it decodes to
+        ("height", "i4"),  # as decoded, upright; 0 if it could not be
+        ("width", "i4"),
+        ("format", "S12"),  # as Pillow calls it
+        ("mode", "S8"),
+        ("turned", "?"),  # by its EXIF orientation
+        ("transparent", "?"),
+        ("animated", "?"),
+        ("blank", "?"),
+        ("thumbnail", "u1", (THUMBNAIL, THUMBNAIL)),  # grey
+    ]
+)
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def scan_images(
+    images: Sequence[Any], names: Sequence[str], num_workers: int, progress: bool = False
+) -> tuple[np.ndarray, dict[int, str]]:
+    """([N] of RECORD, {number of an unreadable image: why}), decoded by `num_workers` processes.
+
+    About 1.1 kB are kept of each image. Raises DataError if a process dies, as a crash inside a codec makes it.
+    """
+    records = np.zeros(len(images), RECORD)
+    errors: dict[int, str] = {}
+    loader: DataLoader = DataLoader(
+        _Scan(images, names),
+        batch_size=BATCH,
+        num_workers=num_workers if len(images) >= WORKERS_PAY_FROM else 0,
+        collate_fn=_as_it_is,
+    )
+    start = 0
+    with _quiet_decoder(), tqdm(total=len(images), desc="audit", unit="img", disable=not progress, delay=2) as bar:
+        try:
+            for batch, failed in loader:
+                records[start : start + len(batch)] = batch
+                errors |= {start + i: message for i, message in failed.items()}
+                start += len(batch)
+                bar.update(len(batch))
+        except RuntimeError as error:  # DataLoader's, of a process that is gone
+            raise DataError(
+                f"a process died while it decoded images at or after {names[start]}: a damaged file may have crashed "
+                f"its decoder, or memory ran out. Look at the files from there on, or pass --num_workers 1. ({error})"
+            ) from error
+    return records, errors
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class _Scan(Dataset):
+    def __init__(self, images: Sequence[Any], names: Sequence[str]):
+        self.images, self.names = images, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitems__(self, indices: list[int]) -> tuple[np.ndarray, dict[int, str]]:
+        """What a data loader asks for when it can: a whole batch."""
+        records = np.zeros(len(indices), RECORD)
+        errors = {}
+        for row, index in enumerate(indices):
+            try:
+                look_at(self.images[index], self.names[index], records[row])
+            except ImageDecodingError as error:
+                errors[row] = str(error)
+        return records, errors
+
+
+@contextmanager
+def _quiet_decoder():
+    """What the decoder logs of single images, the findings say of all."""
+    package = logging.getLogger(__package__.partition(".")[0])
+    level = package.level
+    package.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+
+
+def look_at(source: Any, name: str, record: np.void) -> None:
+    """Fills in the record of one image; raises ImageDecodingError if it cannot be decoded."""
+    data = _file_bytes(source, name)
+    source = source if data is None else data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, on EXIF blocks and large images: the findings say it
+        pixels = decode_image(source, name=name).numpy()  # [3, H, W]
+        if data is not None:
+            _read_header(data, record)
+    digest = blake2b(np.ascontiguousarray(pixels).data, digest_size=16, salt=str(pixels.shape[1]).encode())
+    record["pixels"] = np.frombuffer(digest.digest(), np.uint64)
+    record["height"], record["width"] = pixels.shape[1:]
+    record["blank"] = int(np.ptp(pixels, axis=(1, 2)).max()) <= BLANK_RANGE
+    bands = [Image.fromarray(band) for band in pixels]
+    small = Image.merge("RGB", bands).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    record["thumbnail"] = np.asarray(small.convert("L"))
+
+
+def _file_bytes(source: Any, name: str) -> bytes | None:
+    """The encoded file, or None for an image that comes decoded."""
+    if isinstance(source, str | os.PathLike):
+        try:
+            return Path(source).read_bytes()
+        except OSError as error:
+            raise ImageDecodingError(f"{name}: cannot be read ({error.strerror}).") from error
+    return source if isinstance(source, bytes) else None
+
+
+def _read_header(data: bytes, record: np.void) -> None:
+    with Image.open(BytesIO(data)) as image:
+        record["format"], record["mode"] = (image.format or "").encode(), image.mode.encode()
+        record["transparent"] = image.has_transparency_data
+        try:
+            record["animated"] = getattr(image, "is_animated", False)
+            record["turned"] = image.getexif().get(0x0112, 1) in range(2, 9)
+        except Exception:  # hand-made blocks fail in many ways; the decoder has shown the pixels to be sound
+            pass

@@ -1,0 +1,1 @@
+"""Publishing: a saved model staged, scanned, checked, and proven by golden outputs."""

@@ -1,0 +1,312 @@
+"""The model card: README.md, written from what lies in the folder and read back to prove it.
+
+Metadata go through `huggingface_hub.ModelCardData`, the text through the template card.md.j2. Whatever the template
+prints is escaped for Markdown and HTML unless it is marked safe: labels and file names are other people's text.
+"""
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from datetime import date
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard import metadata_load
+from huggingface_hub.utils import validate_repo_id
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+
+TEMPLATE = Path(__file__).with_name("card.md.j2")
+TASK = "image-classification"
+SPLITS = ("validation", "test")
+MAX_ROWS = 100  # a longer table of classes is left to metrics.json
+VERSIONS = ("vit_custom", "transformers", "torch", "python")
+# metric in metrics.json: (its type on the Hub, its name here)
+METRICS = {
+    "accuracy": ("accuracy", "Accuracy"),
+    "top5_accuracy": ("top5_accuracy", "Top-5 accuracy"),
+    "macro_f1": ("f1", "Macro F1"),
+    "ece": ("expected_calibration_error", "Expected calibration error"),
+    "mean_average_precision": ("mean_average_precision", "Mean average precision"),
+    "mae": ("mae", "Mean absolute error"),
+    "rmse": ("rmse", "Root mean squared error"),
+    "r2": ("r_squared", "R²"),
+}
+SHARES = ("accuracy", "top5_accuracy")  # of n images right: written in per cent, with an interval
+FILES = {
+    "model.safetensors": "weights",
+    "config.json": "architecture and labels",
+    "preprocessor_config.json": "what is done to an image before the model sees it",
+    "*_vit_custom.py": "the code of model and processor, which transformers runs",
+    "golden.json": "the outputs that the example images must give",
+    "examples": "example images",
+    "metrics.json": "all figures, exact",
+    "training_args.json": "all settings of the training",
+    "confusion_matrix.png": "the confusion matrix",
+    "training.png": "the course of the training",
+    "LICENSE": "the licence",
+    ".gitattributes": "which files Git LFS stores",
+}
+ACTIVE = re.compile(r"""[!"#$&'*:<>@\[\]\\^_`{|}~]""")  # what can mean something to Markdown inside a line, or to HTML
+JOINERS = "\u200c\u200d"
+
+
+def write_card(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    metrics: Mapping[str, Any] | None,
+    run: Mapping[str, Any] | None,
+    license: str | None = None,
+    datasets: Sequence[str] = (),
+    base_model: str | None = None,
+    revision: str | None = None,
+) -> Path:
+    """Writes README.md into `folder` and returns its path; call it last, for it shows what lies in the folder.
+
+    Args:
+        folder: a saved classifier with config.json; pictures, golden.json and examples/ are shown if they are there.
+        repo_id: the repository it will be, "owner/name".
+        metrics, run: the contents of metrics.json and training_args.json as training leaves them.
+        license: the Hub's identifier, "apache-2.0".
+        datasets, base_model: Hub ids of what it was trained on and fine-tuned from.
+        revision: the tag or commit that the snippet pins; without it the snippet says where to find one.
+
+    Raises ValueError for an id or revision that cannot be one, for a golden.json that names other files than those in
+    examples/, and if the metadata do not come back from the written file as they were given.
+    """
+    folder = Path(folder)
+    for name in (repo_id, *datasets, *([base_model] if base_model else [])):
+        validate_repo_id(name)
+    if revision is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}", revision):
+        raise ValueError(f"revision={revision!r}: give a branch, tag or commit (letters, digits, . _ / -).")
+    model, results = model_facts(folder), result_facts(metrics or {})
+    data = card_data(repo_id, metrics or {}, license, datasets, base_model)
+    environment = Environment(
+        autoescape=True, finalize=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    facts = {
+        "repo_id": repo_id,
+        "revision": revision,
+        "license": license,
+        "datasets": datasets,
+        "base_model": base_model,
+        "citation_key": re.sub(r"\W", "_", repo_id),
+        "year": date.today().year,
+        **model,
+        **results,
+        "sentence": sentence(model, results),
+        "recipe": recipe_rows(run or {}, metrics or {}),
+        "examples": examples(folder),
+        "files": list_files(folder),
+        "number": number,
+    }
+    body = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(facts)
+    path = folder / "README.md"
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n").save(path)
+    if (read := metadata_load(path)) != data.to_dict():
+        raise ValueError(f"{path}: the metadata came back as {read}, {data.to_dict()} was given.")
+    return path
+
+
+def card_data(
+    repo_id: str, metrics: Mapping[str, Any], license: str | None, datasets: Sequence[str], base_model: str | None
+) -> ModelCardData:
+    """The metadata of the card: how to load it, where it comes from, every figure with its split and n."""
+    results = [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=datasets[0] if datasets else "imagefolder",
+            dataset_name=datasets[0] if datasets else "an image folder without a public name",
+            dataset_split=split,
+            dataset_args={"num_examples": metrics[split]["n"]},
+            metric_type=METRICS.get(name, (name, name))[0],
+            metric_name=f"{title(name)} ({split}, n = {metrics[split]['n']})",
+            metric_value=value,
+        )
+        for split in SPLITS
+        for name, value in metrics.get(split, {}).items()
+        if name != "n" and value is not None
+    ]
+    return ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=["vision", "vision-transformer", "vit_custom"],
+        base_model=base_model,
+        base_model_relation="finetune" if base_model else None,
+        datasets=list(datasets) or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        model_name=repo_id.rpartition("/")[2] if results else None,
+        eval_results=results or None,
+    )
+
+
+# ---------- facts for the template
+
+
+def model_facts(folder: Path) -> dict[str, Any]:
+    """What config.json and preprocessor_config.json say: labels, task, input."""
+    config = read_json(folder / "config.json")
+    processor = folder / "preprocessor_config.json"
+    resized = read_json(processor).get("size") or {} if processor.is_file() else {}
+    size = config["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    labels = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
+    task = config.get("problem_type") or (REGRESSION if len(labels) == 1 else SINGLE_LABEL)
+    return {
+        "labels": labels,
+        "task": task,
+        "size": f"{width} × {height}",
+        "grey": config["num_channels"] == 1,
+        "stretched": "height" in resized,
+    }
+
+
+def sentence(model: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """The card's first: what the model is, does, and how well."""
+    count, images = len(model["labels"]), f"{'grey' if model['grey'] else 'colour'} images of {model['size']} pixels"
+    does = {
+        SINGLE_LABEL: f"sorts {images} into {count} classes",
+        MULTI_LABEL: f"gives each of {count} labels its probability for {images}",
+        REGRESSION: f"estimates {count} number{'s' if count > 1 else ''} from {images}",
+    }[model["task"]]
+    parameters, last = results["parameters"], results["last"]
+    size = f" of {parameters / 1e6:.2g} million parameters" if parameters else ""
+    right = results["headline"] and f" and got {results['headline']} of {results['splits'][last]:,} {last} images right"
+    return f"A Vision Transformer{size} that {does}{right or ''}."
+
+
+def result_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of metrics.json, written out: a row for each metric, a column for each split."""
+    splits = {split: metrics[split]["n"] for split in SPLITS if split in metrics}
+    names = dict.fromkeys(name for split in splits for name in metrics[split] if name != "n")
+    rows = metrics.get("per_label", {}).get("rows", [])
+    last = list(splits)[-1] if splits else None
+    accuracy = metrics[last].get("accuracy") if last else None
+    return {
+        "splits": splits,
+        "last": last,
+        "headline": None if accuracy is None else f"{accuracy:.1%}",
+        "results": {title(name): [figure(name, metrics[split], n) for split, n in splits.items()] for name in names},
+        "per_label": rows if len(rows) <= MAX_ROWS else [],
+        "columns": [name for name in (rows[0] if rows else {}) if name not in ("id", "label")],
+        "rarest": min((row["support"] for row in rows if "support" in row), default=None),
+        "best": metrics.get("best"),
+        "train_n": metrics.get("train", {}).get("n"),
+        "parameters": metrics.get("parameters"),
+    }
+
+
+def title(name: str) -> str:
+    return METRICS[name][1] if name in METRICS else name
+
+
+def figure(name: str, scores: Mapping[str, Any], n: int) -> str:
+    """A score as text; a share of n images with its 95 % interval (Wilson 1927)."""
+    value = scores.get(name)
+    if value is None:
+        return "undefined"
+    if name not in SHARES:
+        return number(value)
+    z = 1.96
+    centre = (value + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + (z / (2 * n)) ** 2)
+    return f"{value:.1%} ({centre - half:.1%} to {centre + half:.1%})"
+
+
+def number(value: Any) -> str:
+    """Four digits are what a few thousand images can tell apart."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "undefined" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
+    """How it was trained, from training_args.json; what was not recorded is left out."""
+    model, data, training = (run.get(part, {}) for part in ("model", "data", "training"))
+    environment, train = run.get("environment", {}), metrics.get("train", {})
+    precision = next((name for name in ("bf16", "fp16") if training.get(name)), "float32" if training else None)
+    device, cores, seconds = environment.get("device"), environment.get("cpu_cores"), train.get("seconds")
+    rows = {
+        "started from": f"random weights, variant {model['variant']}"
+        if "variant" in model
+        else model.get("model_name_or_path"),
+        "configuration": model.get("config_overrides"),
+        "method": model.get("method"),
+        "training images": train.get("n", data.get("examples")),
+        "augmentation": data.get("augmentation"),
+        "epochs": training.get("num_train_epochs"),
+        "batch": batch_size(training),
+        "optimiser": training.get("optim"),
+        "learning rate": training.get("learning_rate"),
+        "schedule": training.get("lr_scheduler_type"),
+        "warm-up": warm_up(training.get("warmup_steps")),
+        "weight decay": training.get("weight_decay"),
+        "label smoothing": training.get("label_smoothing_factor") or None,
+        "precision": precision,
+        "seed": training.get("seed"),
+        "hardware": device and f"{device}, {cores} CPU cores",
+        "time": seconds and f"{seconds:,.0f} s{' after the last resumption' if train.get('resumed') else ''}",
+        "versions": ", ".join(f"{name} {environment[name]}" for name in VERSIONS if name in environment),
+    }
+    return {name: number(value) for name, value in rows.items() if value not in (None, "")}
+
+
+def batch_size(training: Mapping[str, Any]) -> str | None:
+    parts = {"per_device_train_batch_size": "images", "processes": "processes", "gradient_accumulation_steps": "steps"}
+    counts = [f"{training[k]} {unit}" for k, unit in parts.items() if training.get(k, 1) > 1]
+    return " × ".join(counts) or None
+
+
+def warm_up(steps: float | None) -> str | None:
+    """As TrainingArguments means it: steps, or below 1 a share of all steps."""
+    return None if not steps else f"{100 * steps:g}% of all steps" if steps < 1 else f"{steps:g} steps"
+
+
+def examples(folder: Path) -> list[dict[str, Any]]:
+    """[{"path", "label", "score"}]: the images of golden.json with their expected best label."""
+    if not (folder / "golden.json").is_file():
+        return []
+    golden = read_json(folder / "golden.json")
+    for path in golden["images"]:
+        if not re.fullmatch(r"examples/[A-Za-z0-9_-][A-Za-z0-9._-]*", path) or not (folder / path).is_file():
+            raise ValueError(f"golden.json: images names {path!r}, which is no file in examples/. Write it anew.")
+    return [{"path": path, **best[0]} for path, best in zip(golden["images"], golden["pipeline"], strict=True)]
+
+
+def list_files(folder: Path) -> dict[str, str]:
+    """Name or pattern -> what it is, for all that lies in the folder but the card itself."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != "README.md")
+    known = {pattern: what for pattern, what in FILES.items() if any(fnmatch(name, pattern) for name in names)}
+    return known | {name: "" for name in names if not any(fnmatch(name, pattern) for pattern in FILES)}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# ---------- text
+
+
+def escape(value: Any) -> Markup:
+    """Any text as Markdown and HTML that show just that text, on one line; what is marked safe stays as it is.
+
+    Character references never act as Markdown (CommonMark 6.2). Invisible characters and those that reorder text
+    are shown by their number; the two joiners that scripts and emoji need are kept.
+    """
+    if isinstance(value, Markup):
+        return value
+    shown = "".join(
+        f"U+{ord(character):04X}"
+        if unicodedata.category(character)[0] == "C" and character not in JOINERS
+        else character
+        for character in " ".join(str(value).split())
+    )
+    return Markup(ACTIVE.sub(lambda match: f"&#{ord(match[0])};", shown))

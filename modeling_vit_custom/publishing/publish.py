@@ -1,0 +1,266 @@
+"""A trained folder to the Hub: `vit-custom publish`.
+
+In this order: stage (an allow-list of files, copied), golden outputs, model card, checks, and only then the upload. All
+files go up in one commit, so that no revision is half a model. A commit cannot hold its own name: a second one, of the
+card alone, then writes the name of the first into the card's snippet.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import constants, metadata_load
+from PIL import Image
+from yaml import YAMLError
+
+from .._version import __version__
+from ..data.folders import readable_suffixes
+from .card import write_card
+from .checks import iterate_checks
+from .code_files import foreign_code
+from .golden import MAX_IMAGES, write_golden
+from .report import Check
+from .secrets import scan_secrets
+from .space import write_space
+from .staging import stage
+from .upload import PublishError, check_target, commit_holding, files_of, upload_folder
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the card says of a model that its files do not, in the Hub's identifiers."""
+
+    license: str
+    datasets: Sequence[str] = ()
+    base_model: str | None = None
+
+
+def publish(
+    model_dir: str | Path,
+    repo_id: str,
+    origin: Origin,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    examples: Sequence[str | Path] = (),
+    message: str | None = None,
+    space: bool = False,
+    trust_remote_code: bool = False,
+) -> str:
+    """Publishes a saved classifier; returns the 40-hex sha of the commit that holds model and code.
+
+    revision: the branch, made if there is none (default: main).   examples: images of the golden outputs, published
+    with them; without any, those in `model_dir`/examples, or else drawn ones: no photograph goes up unasked.
+    space: also publish the demo, as a Space of the same name.   trust_remote_code: run code of the folder, in a fresh
+    process, where it is not this package's.   Raises PublishError; nothing has been uploaded then, unless it says so.
+    """
+    check_target(repo_id, revision)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        card = prepare(model_dir, folder, repo_id, origin, examples, trust_remote_code)
+        return send(folder, repo_id, card, private=private, revision=revision, message=message, space=space)
+
+
+def send(
+    folder: Path,
+    repo_id: str,
+    card: Callable[..., Path],
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    space: bool = False,
+) -> str:
+    """Uploads what `prepare` has left in `folder`, then the card that pins it; returns the sha that is pinned."""
+    sha = commit_holding(folder, repo_id, revision=revision, besides=CARD)
+    if sha is None:
+        message = message or f"Publish with ViT Custom {__version__}"
+        sha = upload_folder(folder, repo_id, private=private, revision=revision, message=message)
+    card(folder, revision=sha)
+    try:
+        upload_folder(folder, repo_id, private=private, revision=revision, message=f"Card: pin {sha[:12]}")
+        if space:
+            with tempfile.TemporaryDirectory() as demo:
+                prepare_space(Path(demo), repo_id, sha)
+                upload_folder(demo, repo_id, repo_type="space", private=private, message=f"Demo of {sha[:12]}")
+    except PublishError as error:
+        raise PublishError(
+            f"The model is published, as commit {sha}. What comes after it failed; the same command goes on from "
+            f"there. {error}"
+        ) from error
+    return sha
+
+
+def prepare(
+    model_dir: str | Path,
+    staging: Path,
+    repo_id: str,
+    origin: Origin,
+    examples: Sequence[str | Path] = (),
+    trust_remote_code: bool = False,
+) -> Callable[..., Path]:
+    """Fills `staging` with all that is to be published, and checks it.
+
+    Returns `write_card` for this model: called with the folder and a revision it writes the card that pins it. Raises
+    PublishError, with all failed checks where there are any.
+    """
+    try:
+        stage(Path(model_dir), staging)
+        if (staging / CARD).exists():
+            print(f"{CARD} is written anew; of the one in {model_dir} only license, datasets and base_model are kept")
+        if (foreign := foreign_code(staging)) and not trust_remote_code:
+            raise PublishError(
+                f"{', '.join(foreign)}: not this package's code. Read it, then pass --trust_remote_code."
+            )
+        metrics, run = (_read(staging / name) for name in ("metrics.json", "training_args.json"))
+        with tempfile.TemporaryDirectory() as drawn:
+            images = [Path(image) for image in examples] or images_in(Path(model_dir) / "examples")
+            print(f"example images, to be published: {', '.join(map(str, images)) or 'drawn ones, no photographs'}")
+            write_golden(staging, images or draw_images(Path(drawn), _read(staging / "config.json") or {}))
+        card = partial(write_card, repo_id=repo_id, metrics=metrics, run=run, **asdict(origin))
+        card(staging)
+        demand(iterate_checks(staging, trust_remote_code))
+    except (ValueError, OSError) as error:
+        raise PublishError(f"{model_dir}: {error}") from error
+    return card
+
+
+def prepare_space(folder: Path, repo_id: str, sha: str) -> None:
+    """Fills `folder` with the Space that shows commit `sha` of the model. Raises PublishError for a secret in it."""
+    write_space(folder, repo_id, sha)
+    findings = scan_secrets(folder)
+    demand([Check("no secrets in the Space", not findings, "; ".join(findings) or "none found")])
+
+
+def demand(checks: Iterable[Check]) -> None:
+    """Prints every check; raises PublishError with those that failed."""
+    failed = []
+    for check in checks:
+        print(check, flush=True)
+        if not check.passed:
+            failed.append(str(check))
+    if failed:
+        raise PublishError("\n".join(["not uploaded, these checks failed:", *failed]))
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The first images of a folder, as many as golden outputs may have; [] where there is no such folder."""
+    suffixes = readable_suffixes()
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in found if path.suffix.lower() in suffixes][:MAX_IMAGES]
+
+
+def draw_images(folder: Path, config: Mapping[str, Any]) -> list[Path]:
+    """Three pictures made of numbers, the same each time, somewhat larger than the model's input."""
+    size = config.get("image_size", 224)  # a configuration without one is no business of this: the checks refuse it
+    height, width = (round(1.5 * edge) for edge in ((size, size) if isinstance(size, int) else size))
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    rings = np.sin(40 * np.hypot(x - 0.5, y - 0.5)) / 2 + 0.5
+    pictures = [
+        np.stack([x, y, 1 - x], axis=-1),
+        np.stack([rings, 1 - rings, x * rings], axis=-1),
+        np.random.default_rng(0).random((height, width, 3)),
+    ]  # each [H, W, 3] in 0..1
+    paths = [folder / f"{i}.png" for i in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        image = Image.fromarray((255 * picture).round().astype(np.uint8))
+        (image.convert("L") if config.get("num_channels") == 1 else image).save(path)
+    return paths
+
+
+def find_origin(
+    model_dir: str | Path, license: str | None = None, datasets: Sequence[str] = (), base_model: str | None = None
+) -> Origin:
+    """What was given; what was not, from an earlier card in the folder, the base model also from its training.
+
+    Raises PublishError without a licence: it decides what others may do.
+    """
+    card, record = Path(model_dir) / CARD, Path(model_dir) / "training_args.json"
+    try:
+        said = (metadata_load(card) if card.is_file() else None) or {}
+        trained_from = (_read(record) or {}).get("model", {}).get("model_name_or_path", "")
+    except (ValueError, AttributeError, YAMLError) as error:
+        raise PublishError(f"{card} or {record.name} is damaged, remove it: {error}") from error
+    license = license or said.get("license")
+    if not license:
+        raise PublishError("--license is missing: say what others may do, for example --license apache-2.0.")
+    base_model = base_model or said.get("base_model") or (trained_from if "/" in trained_from else None)
+    return Origin(license, list(datasets) or said.get("datasets") or [], base_model)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def snippet(repo_id: str, sha: str) -> str:
+    return (
+        "from transformers import pipeline\n"
+        f'classify = pipeline("image-classification", model="{repo_id}", revision="{sha}", trust_remote_code=True)'
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="publish",
+        description="Publish a saved classifier: staged, proven in a fresh process, described, uploaded in one commit.",
+        epilog="""examples:
+  %(prog)s outputs/photos me/photos --license apache-2.0 --dry_run
+  %(prog)s outputs/photos me/photos --license apache-2.0 --private --examples a.jpg b.jpg c.jpg
+  %(prog)s outputs/photos me/photos --license mit --base_model me/base --datasets me/pictures --space
+
+The repository's branch becomes equal to what is staged: other files in it are deleted, and named. Without --examples
+the golden outputs are those of MODEL_DIR/examples, or of drawn pictures. Log in first: `hf auth login`.""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model_dir", metavar="MODEL_DIR", help="a folder that training or save_pretrained made")
+    parser.add_argument("repo_id", metavar="REPO", help="NAMESPACE/NAME on the Hub; made if there is none")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", metavar="BRANCH", help="the branch, made if there is none (default: main)")
+    parser.add_argument("--dry_run", action="store_true", help="all but the upload; leaves the staged folder")
+    parser.add_argument("--space", action="store_true", help="publish the demo too, as a Space of the same name")
+    parser.add_argument("--license", help="of the weights, as the Hub names it (apache-2.0, mit, cc-by-4.0, …)")
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="ID", help="what it was trained on, on the Hub")
+    parser.add_argument("--base_model", metavar="ID", help="what it was fine-tuned from, on the Hub")
+    parser.add_argument("--examples", nargs="+", default=[], metavar="IMAGE", help="up to 5 images, to be published")
+    parser.add_argument("--message", help="of the commit")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that differs from this package's")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0 done, 1 not published."""
+    args = vars(build_parser().parse_args(argv))
+    model_dir, repo_id, dry_run = (args.pop(name) for name in ("model_dir", "repo_id", "dry_run"))
+    given = {name: args.pop(name) for name in ("license", "datasets", "base_model")}
+    try:
+        check_target(repo_id, args["revision"])
+        origin = find_origin(model_dir, **given)
+        if dry_run:
+            show_staged(model_dir, repo_id, origin, args["space"], args["examples"], args["trust_remote_code"])
+            return 0
+        sha = publish(model_dir, repo_id, origin, **args)
+    except PublishError as error:
+        print(f"publish: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{constants.ENDPOINT}/{repo_id}/tree/{sha}\n\n{snippet(repo_id, sha)}")
+    return 0
+
+
+def show_staged(model_dir: str, repo_id: str, origin: Origin, space: bool, *how: Any) -> None:
+    """Leaves in a new folder what would be published and prints its files; contacts nothing."""
+    folder = Path(tempfile.mkdtemp(prefix="publish-"))
+    prepare(model_dir, folder / "model", repo_id, origin, *how)
+    if space:
+        prepare_space(folder / "space", repo_id, "0" * 40)
+    print(f"\nstaged, not uploaded: {folder}")
+    for name, path in files_of(folder).items():
+        print(f"{path.stat().st_size:>13,}  {name}")

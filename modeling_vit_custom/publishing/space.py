@@ -1,0 +1,61 @@
+"""A Space that shows a published model: the demo page as its app.py, and which model at which commit."""
+
+import re
+import shutil
+from pathlib import Path
+
+from huggingface_hub import SpaceCard, SpaceCardData
+from huggingface_hub.repocard import metadata_load
+from huggingface_hub.utils import validate_repo_id
+
+from ..inference.json_files import write_json
+from ..serving import demo
+
+GRADIO = "6.31.0"  # the version that the demo page is tested with
+REQUIREMENTS = (  # what model and processor import; Gradio is installed by the Space itself, as sdk_version
+    "torch>=2.10",
+    "torchvision>=0.25",
+    "transformers>=5.10.1,<6",
+    "safetensors>=0.6",
+    "pillow>=11",
+    "numpy>=1.26",
+)
+
+
+def write_space(folder: str | Path, repo_id: str, revision: str) -> None:
+    """Writes app.py, model.json, requirements.txt and README.md of a Space for the model `repo_id` into `folder`.
+
+    The page loads the model, and runs its code, at `revision` and no other.
+    Raises ValueError unless that is a commit (40 hexadecimal characters) and `repo_id` can be a repository.
+    """
+    validate_repo_id(repo_id)
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ValueError(f"revision={revision!r}: a Space runs the model's code; give its commit, 40 characters.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(demo.__file__, folder / "app.py")
+    write_json(folder / demo.SETTINGS.name, {"model": repo_id, "revision": revision})
+    (folder / "requirements.txt").write_text("\n".join(REQUIREMENTS) + "\n")
+    name = repo_id.rpartition("/")[2]
+    data = SpaceCardData(
+        title=name,
+        emoji="🔎",
+        colorFrom="green",
+        colorTo="blue",
+        sdk="gradio",
+        sdk_version=GRADIO,
+        app_file="app.py",
+        models=[repo_id],
+        license="apache-2.0",
+        short_description="Drop an image, see what the model sees",
+    )
+    url = f"https://huggingface.co/{repo_id}"
+    text = (
+        f"# {name}\n\nA page to try [{repo_id}]({url}) on, at its commit [`{revision[:12]}`]({url}/tree/{revision}).\n"
+        "Drop an image: the five best labels, what the processor made of the image, and how long it took.\n\n"
+        "```bash\n# the same on your own machine\n"
+        f"pip install gradio=={GRADIO} -r requirements.txt\npython app.py\n```\n"
+    )
+    SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
+    if metadata_load(folder / "README.md") != data.to_dict():
+        raise ValueError(f"{folder / 'README.md'}: the metadata did not come back as they were given.")

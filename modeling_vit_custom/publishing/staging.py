@@ -1,0 +1,147 @@
+"""What may be published, copied into a clean folder: an allow-list, so that nothing is published by oversight."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ..weight_files_vit_custom import check_weight_map
+from .code_files import CONFIGS, SHIPPED, VERSION, foreign_code, reached_modules, read_configs, read_json
+
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+# Published where present, beside weights and reached modules.
+OPTIONAL = (
+    "metrics.json", "training_args.json", "training.png", "confusion_matrix.png", "golden.json", "examples/*.png",
+    "README.md", "LICENSE",
+)  # fmt: skip
+GIT_ATTRIBUTES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.npy", "*.npz", "*.h5", "*.msgpack")
+# Why a file stays behind: the first pattern that its name, or the folder it lies in, matches.
+REASONS = (
+    (("checkpoint-*", "runs"), "state of the training"),
+    ((".*",), "hidden"),
+    (PICKLES, "not safetensors: reading it can run code"),
+    (("trainer_state.json", "optimizer*", "scheduler*", "rng_state*"), "state of the training"),
+    (("*.safetensors",), "not the weights that would be loaded"),
+    (("*.py",), "no entry of auto_map or custom_pipelines leads to it"),
+    (("*",), "not among the files that are published"),
+)
+
+
+class StagingError(ValueError):
+    """The folder cannot be published as it is; the message names the file and the fix."""
+
+
+@dataclass
+class Plan:
+    """copied: names relative to the model's folder.   left_out: name -> why.   notes: what should be said besides."""
+
+    copied: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def stage(model_dir: Path, staging_dir: Path, say: Callable[[str], None] = print) -> list[str]:
+    """Copies what may be published into the empty or new `staging_dir`, and says what stays behind and why.
+
+    Returns the relative names of the files there, sorted, the .gitattributes written here among them. Raises
+    StagingError, before anything is copied, where a needed file is missing, is a link, or is not what its name says.
+    """
+    model_dir, staging_dir = Path(model_dir), Path(staging_dir)
+    if staging_dir.exists() and (not staging_dir.is_dir() or any(staging_dir.iterdir())):
+        raise StagingError(f"{staging_dir} must be a new or an empty folder.")
+    plan = plan_staging(model_dir)
+    for name in plan.copied:
+        (staging_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model_dir / name, staging_dir / name, follow_symlinks=False)
+    (staging_dir / ".gitattributes").write_text(GIT_ATTRIBUTES, encoding="utf-8")
+    for note in plan.notes:
+        say(note)
+    for name, reason in plan.left_out.items():
+        say(f"left out: {name} ({reason})")
+    return sorted([*plan.copied, ".gitattributes"])
+
+
+def plan_staging(model_dir: Path) -> Plan:
+    """What `stage` would copy and leave out. Raises StagingError."""
+    if not model_dir.is_dir():
+        raise StagingError(f"{model_dir} is not a folder: give one that training or save_pretrained made.")
+    try:
+        return _plan(model_dir)
+    except StagingError:
+        raise
+    except OSError as error:
+        raise StagingError(f"{error.filename}: {error.strerror}.") from error
+    except ValueError as error:
+        raise StagingError(f"{model_dir.name}: {error}") from error
+
+
+def _plan(model_dir: Path) -> Plan:
+    missing = [name for name in CONFIGS if not (model_dir / name).is_file()]
+    if missing:
+        raise StagingError(f"{model_dir} has no {' and no '.join(missing)}: save model and processor there.")
+    modules = reached_modules(model_dir, *read_configs(model_dir))
+    wanted = [*CONFIGS, *weight_files(model_dir), *modules, *OPTIONAL]
+    plan = Plan()
+    for path in _entries(model_dir):
+        name = path.relative_to(model_dir).as_posix()
+        listed = any(fnmatchcase(name, pattern) for pattern in wanted) and not path.name.startswith(".")
+        if listed and path.is_symlink():
+            raise StagingError(f"{name} is a link: put the file itself there (cp -rL copies a folder so).")
+        if listed and path.is_file():
+            plan.copied.append(name)
+        else:
+            plan.left_out[name + "/" * path.is_dir()] = "a link" if path.is_symlink() else _reason(path.name)
+    for name in plan.copied:
+        if name.endswith(".json"):
+            read_json(model_dir / name)
+    for name in sorted(set(modules).intersection(foreign_code(model_dir))):
+        kind = "differs from that of" if (SHIPPED / name).is_file() else "is no module of"
+        plan.notes.append(f"customised code: {name} {kind} {VERSION}; who loads this model runs it")
+    return plan
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the weights that transformers loads: model.safetensors, or an index and its shards.
+
+    Raises ValueError where there are none, where some of what an index names are missing, and where both are there.
+    """
+    if (folder / WEIGHTS).is_file() and (folder / WEIGHTS_INDEX).is_file():
+        raise ValueError(
+            f"{WEIGHTS} and {WEIGHTS_INDEX} are both there: transformers loads the first, which may be an older model. "
+            "Remove one of the two."
+        )
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    if not (folder / WEIGHTS_INDEX).is_file():
+        raise ValueError(f"there is no {WEIGHTS}: save the model as safetensors, which is save_pretrained's default.")
+    shards = sorted(set(read_index(folder).values()))
+    if missing := [name for name in shards if not (folder / name).is_file()]:
+        raise ValueError(f"{WEIGHTS_INDEX} names {missing[0]}, which is not in the folder: save the model again.")
+    return [WEIGHTS_INDEX, *shards]
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    """Tensor name -> shard, of model.safetensors.index.json. Raises ValueError for names that are no shards."""
+    weight_map = read_json(folder / WEIGHTS_INDEX).get("weight_map")
+    check_weight_map(weight_map, WEIGHTS_INDEX)
+    return weight_map  # type: ignore[return-value]
+
+
+def _entries(model_dir: Path) -> Iterator[Path]:
+    """Everything directly in the folder and in its examples, sorted; other folders as one entry."""
+    for path in sorted(model_dir.iterdir()):
+        if path.name == "examples" and path.is_dir() and not path.is_symlink():
+            yield from sorted(path.iterdir())
+        else:
+            yield path
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file's name says that reading it can run code, or is not what is published here."""
+    return any(fnmatchcase(name.rpartition("/")[2].lower(), pattern) for pattern in PICKLES)
+
+
+def _reason(name: str) -> str:
+    return next(reason for patterns, reason in REASONS if any(fnmatchcase(name, pattern) for pattern in patterns))

@@ -1,0 +1,253 @@
+"""A folder to a Hub repository in one commit, sent again only after asking whether it has landed.
+
+The client does not repeat the request that makes the commit, for its answer can be lost after the commit was made. Here
+the parent is fixed at the head first seen. After a failure the commits since then are read: one that holds this folder
+is ours; if there is none the request is sent again, and the Hub refuses it where somebody else has moved the branch.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import GitCommitInfo, RepoFile
+from huggingface_hub.utils import validate_repo_id
+
+try:  # the client's own HTTP library, which has changed its name
+    from httpx2 import TransportError
+except ImportError:
+    from httpx import TransportError  # type: ignore[assignment]
+
+T = TypeVar("T")
+PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt
+TRANSIENT = {408, 429, 500, 502, 503, 504}
+STALE = 412
+KEPT = {".gitattributes"}  # written by the Hub itself: what it stores as a large file; neither sent nor deleted
+EXPLAINED = {
+    400: "the Hub refused the content",
+    401: "the Hub does not know you: run `hf auth login`, or set HF_TOKEN to a token that may write",
+    403: "this token may not write there: use your own namespace, or a token with the write role",
+    404: "there is no such repository, or this token may not see it",
+}
+
+
+class PublishError(RuntimeError):
+    """What stood in the way of publishing, and the way out; never holds a token."""
+
+
+def check_target(repo_id: str, revision: str | None) -> None:
+    """Raises PublishError for a name that no repository can have, and for a revision that is no branch."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishError(str(error)) from error
+    if "/" not in repo_id:
+        raise PublishError(f"{repo_id!r} lacks its owner: give NAMESPACE/{repo_id}, your user name or organisation.")
+    if revision is not None and (revision.startswith("refs/") or len(revision) == 40):
+        raise PublishError(f"--revision {revision} is no branch: give the name of one, which is made if need be.")
+
+
+def upload_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    repo_type: str = "model",
+    private: bool = False,
+    revision: str | None = None,
+    message: str,
+) -> str:
+    """Makes the repository's branch equal to `folder` in one commit; returns the 40-hex sha that holds it.
+
+    The repository and the branch `revision` (default: main) are made if they do not exist; `private` is about a new
+    repository, an existing one stays what it is. Files of the repository that are not in the folder are deleted, all
+    but .gitattributes; earlier commits keep them. Without any difference no commit is made.
+    Raises PublishError: no right to write, a branch moved by somebody else meanwhile, a Hub that stays unavailable.
+    """
+    files, branch = files_of(folder), revision or "main"
+    with explained(repo_id):
+        repository = Repository(repo_id, repo_type)
+        repository.open(private, revision)
+        parent = repository.head(branch)
+        changed, gone = differences(files, repository.files(parent))
+        if not changed and not gone:
+            print(f"{repo_id}: nothing to upload, {branch} holds these files already, at {parent}")
+            return parent
+        if gone:
+            print(f"{repo_id}: deleting what is not published any more: {', '.join(gone)}")
+        operations = [CommitOperationAdd(name, files[name]) for name in changed]
+        sha = repository.commit([*operations, *map(CommitOperationDelete, gone)], branch, parent, files, message)
+        changed, gone = differences(files, repository.files(sha))
+        if changed or gone:
+            raise PublishError(
+                f"{repo_id}: commit {sha} does not hold what was sent ({', '.join(changed + gone)}). If a .gitignore "
+                "in the repository keeps them out, remove it there; then publish again."
+            )
+    return sha
+
+
+def commit_holding(folder: str | Path, repo_id: str, *, revision: str | None = None, besides: str) -> str | None:
+    """The oldest of the branch's latest commits that all hold this folder, their file `besides` aside.
+
+    None if the head does not, or if there is no such model repository or branch.
+    """
+    files, found = files_of(folder), None
+    with explained(repo_id):
+        repository = Repository(repo_id, "model")
+        try:
+            commits = repository.commits(revision or "main")
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+        for commit in commits:
+            changed, gone = differences(files, repository.files(commit.commit_id))
+            if {*changed, *gone} - {besides}:
+                break
+            found = commit.commit_id
+    return found
+
+
+def files_of(folder: str | Path) -> dict[str, Path]:
+    """{name in the repository: file}. Raises PublishError where there is none."""
+    everything = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*"))}
+    found = {name: path for name, path in everything.items() if path.is_file() and name not in KEPT}
+    if not found:
+        raise PublishError(f"{folder} holds no files: nothing to publish.")
+    return found
+
+
+def differences(files: Mapping[str, Path], remote: Mapping[str, RepoFile]) -> tuple[list[str], list[str]]:
+    """(names whose content the repository lacks, its names that are not ours)."""
+    changed = [name for name, path in files.items() if name not in remote or not _same(path, remote[name])]
+    return changed, sorted(set(remote) - set(files) - KEPT)
+
+
+def _same(path: Path, remote: RepoFile) -> bool:
+    if path.stat().st_size != remote.size:
+        return False
+    if remote.lfs is not None:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == remote.lfs.sha256
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote.blob_id  # as git names it
+
+
+class Repository:
+    """One repository through the client, which finds the token itself: HF_TOKEN, or `hf auth login`."""
+
+    def __init__(self, repo_id: str, repo_type: str):
+        self.api = HfApi()
+        self.named: dict[str, Any] = {"repo_id": repo_id, "repo_type": repo_type}
+
+    def open(self, private: bool, revision: str | None = None) -> None:
+        """Makes what does not exist yet, the repository and the branch; says who can see it."""
+        sdk = "gradio" if self.named["repo_type"] == "space" else None
+        patiently(lambda: self.api.create_repo(**self.named, private=private, exist_ok=True, space_sdk=sdk))
+        is_private = bool(patiently(lambda: self.api.repo_info(**self.named)).private)
+        seen = "private" if is_private else "PUBLIC"
+        kept = "" if is_private == private else " and stays so: it existed, its settings on the Hub decide"
+        print(f"{self.named['repo_id']}: the repository is {seen}{kept}")
+        if revision is not None:
+            patiently(lambda: self.api.create_branch(**self.named, branch=revision, exist_ok=True))
+
+    def head(self, branch: str) -> str:
+        return str(patiently(lambda: self.api.repo_info(**self.named, revision=branch)).sha)
+
+    def files(self, revision: str) -> dict[str, RepoFile]:
+        tree = self.api.list_repo_tree(**self.named, revision=revision, recursive=True)  # patient by itself
+        return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+    def commits(self, branch: str) -> list[GitCommitInfo]:
+        """Newest first."""
+        return self.api.list_repo_commits(**self.named, revision=branch)  # patient by itself
+
+    def commit(self, operations: list, branch: str, parent: str, files: Mapping[str, Path], message: str) -> str:
+        """One commit on `parent` that makes the branch hold `files`; its sha, also where only the answer was lost."""
+        for pause in (*PAUSES, None):
+            try:
+                done = self.api.create_commit(
+                    **self.named, operations=operations, commit_message=message, revision=branch, parent_commit=parent
+                )
+                return done.oid
+            except Exception as error:
+                failure = error
+            if not is_transient(failure) and status_of(failure) != STALE:
+                raise failure
+            since = list(takewhile(lambda commit: commit.commit_id != parent, self.commits(branch)))
+            for commit in since:
+                if differences(files, self.files(commit.commit_id)) == ([], []):
+                    print(f"{self.named['repo_id']}: the answer was lost, the commit had landed")
+                    return commit.commit_id
+            if since:
+                last = since[0]
+                raise PublishError(
+                    f"{self.named['repo_id']}: {', '.join(last.authors)} has committed {last.title!r} "
+                    f"({last.commit_id}) to {branch} meanwhile. Nothing was uploaded over it: look at that commit, "
+                    "then publish again to replace it, or name another --revision."
+                )
+            if pause is None:
+                raise failure
+            reason = short(http_cause(failure) or failure)
+            print(f"{self.named['repo_id']}: not committed; again in {pause:g} s ({reason})")
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """The result of a call that may be repeated without harm, after pauses where it fails for a passing reason."""
+    for pause in PAUSES:
+        try:
+            return call()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+        time.sleep(pause)
+    return call()
+
+
+def http_cause(error: BaseException | None) -> BaseException | None:
+    """The answer or the broken connection behind an error of the client, if that is what it was."""
+    while error is not None and not isinstance(error, HfHubHTTPError | TransportError):
+        error = error.__cause__
+    return error
+
+
+def status_of(error: BaseException) -> int | None:
+    cause = http_cause(error)
+    return cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    return isinstance(http_cause(error), TransportError) or status_of(error) in TRANSIENT
+
+
+def short(error: BaseException) -> str:
+    """An error in one line, without the token, were it ever to be in it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    token = get_token()
+    return text.replace(token, "[token]") if token else text
+
+
+@contextmanager
+def explained(repo_id: str) -> Iterator[None]:
+    """Turns what the client raises into a PublishError that says how to go on."""
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise PublishError(f"{repo_id}: the client is offline; unset HF_HUB_OFFLINE to publish.") from error
+    except ValueError as error:  # an impossible name, metadata that the Hub refuses
+        raise PublishError(f"{repo_id}: {short(error)}") from error
+    except Exception as error:
+        if (cause := http_cause(error)) is None:
+            raise
+        reason = EXPLAINED.get(status_of(error) or 0, "the Hub cannot be reached or is unavailable: try again later")
+        raise PublishError(f"{repo_id}: {reason} ({short(cause)})") from error

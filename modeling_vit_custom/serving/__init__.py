@@ -1,0 +1,1 @@
+"""Serving: a demo page and an HTTP server for a saved classifier."""

@@ -1,0 +1,92 @@
+"""Publishing out of a training: the same staging, checks and single commit as the command `publish`."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..publishing.upload import PublishError, Repository, explained, upload_folder
+from .args import UsageError, ViTTrainingArguments
+from .start import RUN_FILE
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def told(message: str) -> Iterator[None]:
+    """Logs what goes wrong inside, and goes on."""
+    try:
+        yield
+    except Exception:
+        logger.exception(f"NOT PUSHED: {message}. The training goes on; its end publishes the model")
+
+
+class Pusher:
+    """Publishes a run, from one process: checkpoints in the background, the finished folder at the end."""
+
+    def __init__(self, args: ViTTrainingArguments):
+        self.args, self.repo_id = args, str(args.hub_model_id)
+        self.pool = ThreadPoolExecutor(1)
+        self.job: Future[None] | None = None
+
+    def open(self) -> None:
+        """Makes the repository before anything is trained. Raises UsageError if this user could not publish there."""
+        if find_spec("detect_secrets") is None:
+            raise UsageError("--push_to_hub needs detect-secrets, to find secrets: pip install 'vit-custom[publish]'.")
+        try:
+            with explained(self.repo_id):
+                Repository(self.repo_id, "model").open(bool(self.args.hub_private_repo), self.args.hub_revision)
+        except PublishError as error:
+            raise UsageError(f"--push_to_hub: {error}") from error
+
+    def push_checkpoint(self, checkpoint: str | Path, message: str) -> None:
+        """Stages the checkpoint now and publishes it in the background; a failure there is logged and stops nothing.
+
+        Passed over while an earlier one is still under way, unless hub_always_push is set.
+        """
+        from ..publishing.staging import stage
+
+        if self.job is not None and not self.job.done() and not self.args.hub_always_push:
+            logger.warning(f"NOT PUSHED: {message}; the push before it is still under way")
+            return
+        copy = Path(tempfile.mkdtemp(prefix="push-"))
+        with told(message):
+            stage(Path(checkpoint), copy / "checkpoint", say=logger.debug)
+            shutil.copy(Path(str(self.args.output_dir)) / RUN_FILE, copy / "checkpoint")
+            self.job = self.pool.submit(self._publish_copy, copy, message)
+
+    def _publish_copy(self, copy: Path, message: str) -> None:
+        from ..publishing.publish import find_origin, prepare
+
+        private, revision = bool(self.args.hub_private_repo), self.args.hub_revision
+        with told(message):
+            origin = find_origin(copy / "checkpoint", self.args.hub_license)
+            prepare(copy / "checkpoint", copy / "staged", self.repo_id, origin)
+            upload_folder(copy / "staged", self.repo_id, private=private, revision=revision, message=message)
+        shutil.rmtree(copy, ignore_errors=True)
+
+    def wait(self) -> None:
+        """Until nothing is under way."""
+        if self.job is not None:
+            self.job.result()
+
+    def push_final(self, message: str | None = None, revision: str | None = None) -> str:
+        """Publishes the output folder; returns the commit's sha. Raises PublishError, with the way to try again."""
+        from ..publishing.publish import find_origin, publish
+
+        folder, private = str(self.args.output_dir), bool(self.args.hub_private_repo)
+        branch = revision or self.args.hub_revision
+        self.wait()
+        try:
+            origin = find_origin(folder, self.args.hub_license)
+            return publish(folder, self.repo_id, origin, private=private, revision=branch, message=message)
+        except PublishError as error:
+            flags = f"{' --private' if private else ''}{f' --revision {branch}' if branch else ''}"
+            again = f"vit-custom publish {folder} {self.repo_id} --license {self.args.hub_license}{flags}"
+            raise PublishError(
+                f"the trained model is in {folder}, but is not published: {error}\nAgain: {again}"
+            ) from error

@@ -1,0 +1,98 @@
+"""The audit's page: complete in one file, bounded, and nothing in it that a name could make run."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from audit_folders import put, tile, write_clean
+from PIL import Image
+
+from modeling_vit_custom.audit import page
+from modeling_vit_custom.audit.audit import audit, main
+
+HOSTILE = "<img src=x onerror=document.title='ran'>"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A clean folder with a class, a file and a second copy whose names try to be HTML."""
+    root = write_clean(tmp_path / "a <u>folder & more")
+    for number in range(10):
+        put(root / "train" / HOSTILE / f"{number}.png", tile("china", 25 + number))
+    put(root / "train" / "<script>" / '"><script>alert(1)<.png', tile("china", 0))
+    put(root / "train" / "china" / "'copy' & \u202esame.png", tile("china", 10))
+    return root
+
+
+class Tags(HTMLParser):
+    """Counts tags and collects what attributes point to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        self.handlers += [name for name, _ in attributes if name.startswith("on")]
+
+
+def test_names_are_text_and_the_page_needs_no_other_file(folder, tmp_path):
+    written = page.write_page(tmp_path / "audit.html", audit(folder))
+    text = written.read_text(encoding="utf-8")
+    tags = Tags(text)
+    assert not {"script", "iframe", "object", "link", "u"} & set(tags.tags) and not tags.handlers
+    assert all(re.match(r"data:image/(png|jpeg);base64,|#finding-\d+$", address) for address in tags.addresses)
+    assert "&lt;img src=x onerror=" in text
+    assert "default-src 'none'" in text and "\u202e" not in text and "\\u202esame" in text
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_a_clean_folder_has_a_page_that_says_so(tmp_path):
+    root = write_clean(tmp_path / "data")
+    assert main([str(root), "--html", str(tmp_path / "deep" / "audit.html")]) == 0
+    text = (tmp_path / "deep" / "audit.html").read_text()
+    assert "Nothing to report" in text and ">china<" in text and "12 + 3" in text
+
+
+def test_thumbnails_are_bounded_in_number_and_size(tmp_path, monkeypatch):
+    root = write_clean(tmp_path / "data")
+    for number in range(30):
+        put(root / "train" / "flower" / f"blank{number}.png", Image.new("RGB", (900 + number, 700), (number, 9, 9)))
+    result = audit(root)
+    text = page.write_page(tmp_path / "audit.html", result).read_text()
+    assert Tags(text).tags.count("img") <= 2 * page.SHOWN and "… and 18 more" in text
+    assert len(text) < 100_000
+    monkeypatch.setattr(page, "MAX_THUMBNAILS", 5)
+    assert Tags(page.write_page(tmp_path / "audit.html", result).read_text()).tags.count("img") == 5
+
+
+@pytest.mark.parametrize("with_policy", [True, False])
+def test_in_a_browser_nothing_runs_and_all_is_shown(folder, tmp_path, chromium, with_policy):
+    """Without its security policy too: the escaping alone must hold."""
+    written = page.write_page(tmp_path / "audit.html", audit(folder))
+    if not with_policy:
+        text = written.read_text(encoding="utf-8")
+        assert "Content-Security-Policy" in text
+        written.write_text(re.sub(r"<meta http-equiv[^>]*>", "", text), encoding="utf-8")
+    requests, dialogs, said = [], [], []
+    for scheme in ("light", "dark"):
+        tab = chromium.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        tab.on("console", lambda message: said.append(message.text))
+        tab.goto(written.as_uri())
+        assert tab.title().startswith("Data audit: ") and tab.locator("script").count() == 0
+        assert tab.get_by_text(HOSTILE, exact=True).first.is_visible()
+        assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        assert tab.evaluate("document.images.length") >= 2
+        assert tab.evaluate("document.documentElement.scrollWidth") == 1200, "nothing hangs over the side"
+        tab.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
+        tab.close()
+    assert dialogs == [] and said == []
+    assert [url for url in requests if not url.startswith("data:")] == [written.as_uri()] * 2
+    light, dark = (Image.open(tmp_path / f"{scheme}.png").convert("L").getpixel((3, 3)) for scheme in ("light", "dark"))
+    assert light > 200 > 60 > dark

@@ -1,0 +1,290 @@
+"""The upload, through the real client against the Hub on loopback: one commit, whatever goes wrong on the way."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import point_client_at, running_hub
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import disable_progress_bars
+from safetensors.torch import load_file, save_file
+
+from modeling_vit_custom.publishing import upload
+from modeling_vit_custom.publishing.upload import PublishError, commit_holding, upload_folder
+
+# the client sends a file the way that its own HTTP library deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+
+REPO = "ada/tiny"
+CARD = "---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n# Tiny\n"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    disable_progress_bars()
+    monkeypatch.setattr(upload, "PAUSES", (0.01, 0.02))
+    with running_hub() as hub:
+        point_client_at(hub, monkeypatch, tmp_path)
+        yield hub
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "staged"
+    (folder / "examples").mkdir(parents=True)
+    (folder / "README.md").write_text(CARD)
+    (folder / "config.json").write_text("{}")
+    (folder / "examples" / "0.txt").write_text("an example")
+    save_file({"weight": torch.arange(50_000.0)}, folder / "model.safetensors")
+    return folder
+
+
+def publish(folder, **options) -> str:
+    return upload_folder(folder, REPO, message="Publish", **options)
+
+
+def content(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def published(hub, branch="main", kind="model") -> dict[str, bytes]:
+    files = hub.head(REPO, branch, kind).files
+    return {path: file.data for path, file in files.items() if path != ".gitattributes"}
+
+
+def titles(hub, branch="main") -> list[str]:
+    return [commit.title for commit in hub.head(REPO, branch).history()]
+
+
+def posts(hub, route: str) -> int:
+    return sum(method == "POST" and f"/{route}" in path for method, path in hub.requests)
+
+
+def test_a_folder_becomes_one_commit_with_all_its_files(hub, folder):
+    sha = publish(folder)
+    assert re.fullmatch("[0-9a-f]{40}", sha) and sha == hub.head(REPO).sha
+    assert titles(hub) == ["Publish", "initial commit"]
+    assert published(hub) == content(folder)
+    assert hub.head(REPO).files["model.safetensors"].lfs and not hub.head(REPO).files["config.json"].lfs
+    assert not any(method == "PUT" for method, _ in hub.with_token), "the upload's address is not told the token"
+
+
+def test_what_is_there_already_is_not_sent_again(hub, folder, capsys):
+    sha = publish(folder)
+    del hub.requests[:]
+    assert publish(folder) == sha
+    assert "nothing to upload" in capsys.readouterr().out
+    assert posts(hub, "commit") == 0 and not any(method == "PUT" for method, _ in hub.requests)
+    (folder / "config.json").write_text('{"changed": 1}')
+    assert publish(folder) != sha
+    assert not any(method == "PUT" for method, _ in hub.requests), "the weights have not changed"
+    assert titles(hub) == ["Publish", "Publish", "initial commit"]
+
+
+def test_the_repository_equals_the_folder_and_what_is_deleted_is_said(hub, folder, capsys):
+    before = publish(folder)
+    hub.push(REPO, {"pytorch_model.bin": b"\0pickle", "old/notes.txt": b"old"}, "by hand")
+    publish(folder)
+    assert published(hub) == content(folder)
+    assert "deleting what is not published any more: old/notes.txt, pytorch_model.bin" in capsys.readouterr().out
+    assert ".gitattributes" in hub.head(REPO).files
+    assert before in [commit.sha for commit in hub.head(REPO).history()], "history stays"
+
+
+def test_a_branch_is_made_and_the_others_stay(hub, folder):
+    main = publish(folder)
+    (folder / "config.json").write_text('{"v": 2}')
+    sha = publish(folder, revision="v2/next")
+    assert hub.head(REPO).sha == main and hub.head(REPO, "v2/next").sha == sha
+    assert published(hub, "v2/next") == content(folder)
+
+
+def test_private_is_for_a_new_repository_and_said_for_an_old_one(hub, folder, capsys):
+    publish(folder, private=True)
+    assert hub.repository(REPO).private and "is private" in capsys.readouterr().out
+    publish(folder, private=False)
+    assert hub.repository(REPO).private and "private and stays so" in capsys.readouterr().out
+    with pytest.raises(RepositoryNotFoundError):
+        HfApi(token=False).model_info(REPO)
+    assert HfApi().model_info(REPO).private
+
+
+def test_a_space_is_a_kind_of_its_own(hub, folder):
+    sha = publish(folder, repo_type="space")
+    assert hub.head(REPO, kind="space").sha == sha and hub.repository(REPO, "space").sdk == "gradio"
+    assert ("model", REPO) not in hub.repositories
+
+
+# Faults: what is asked is how many commits there are at the end, and that the branch holds the folder
+
+
+def test_a_commit_that_failed_is_sent_again(hub, folder, capsys):
+    hub.fail_next("commit", 503)
+    sha = publish(folder)
+    assert titles(hub) == ["Publish", "initial commit"] and posts(hub, "commit/") == 2
+    assert published(hub) == content(folder) and sha == hub.head(REPO).sha
+    assert "not committed" in capsys.readouterr().out
+    assert sum(method == "PUT" for method, _ in hub.requests) == 1, "the weights are sent once"
+
+
+@pytest.mark.parametrize("status", [503, None], ids=["503", "connection cut"])
+def test_a_commit_that_landed_unheard_is_not_made_twice(hub, folder, capsys, status):
+    hub.fail_next("commit", status, after_effect=True)
+    sha = publish(folder)
+    assert titles(hub) == ["Publish", "initial commit"] and posts(hub, "commit/") == 1
+    assert sha == hub.head(REPO).sha
+    assert "the commit had landed" in capsys.readouterr().out
+
+
+def test_a_commit_that_landed_unheard_is_found_below_somebody_elses(hub, folder):
+    hub.fail_next("commit", 503, after_effect=True)
+    hub.before_next("commits", lambda: hub.push(REPO, {"notes.txt": b"hello"}, "Add notes", "bob"))
+    sha = publish(folder)
+    assert titles(hub) == ["Add notes", "Publish", "initial commit"]
+    assert sha == hub.head(REPO).parent.sha
+
+
+def test_a_hub_that_stays_down_is_asked_a_bounded_number_of_times(hub, folder):
+    hub.fail_next("commit", 503, times=99)
+    with pytest.raises(PublishError, match=r"unavailable: try again later.*503"):
+        publish(folder)
+    assert posts(hub, "commit/") == 1 + len(upload.PAUSES)
+    assert titles(hub) == ["initial commit"]
+
+
+def test_a_failed_upload_of_the_weights_is_repeated(hub, folder):
+    hub.fail_next("put", 503)
+    publish(folder)
+    assert published(hub) == content(folder) and titles(hub) == ["Publish", "initial commit"]
+    assert sum(method == "PUT" for method, _ in hub.requests) == 2
+
+
+@pytest.mark.parametrize("route", ["create_repo", "info", "tree", "preupload", "lfs", "validate"])
+def test_every_other_request_may_fail_once(hub, folder, route):
+    hub.fail_next(route, 503)
+    publish(folder)
+    assert published(hub) == content(folder) and titles(hub) == ["Publish", "initial commit"]
+
+
+def test_somebody_elses_commit_meanwhile_is_not_written_over(hub, folder):
+    publish(folder)
+    (folder / "config.json").write_text('{"v": 2}')
+    hub.before_next("commit", lambda: hub.push(REPO, {"config.json": b'{"theirs": 1}'}, "Fix the labels", "bob"))
+    with pytest.raises(PublishError, match=r"bob has committed 'Fix the labels' \([0-9a-f]{40}\) to main meanwhile"):
+        publish(folder)
+    assert hub.head(REPO).files["config.json"].data == b'{"theirs": 1}'
+    publish(folder)
+    assert published(hub) == content(folder)
+
+
+def test_somebody_elses_commit_between_two_attempts_is_not_written_over(hub, folder):
+    hub.fail_next("commit", 503)
+    hub.before_next("commits", lambda: hub.push(REPO, {"notes.txt": b"hello"}, "Add notes", "bob"))
+    with pytest.raises(PublishError, match="bob has committed 'Add notes'"):
+        publish(folder)
+    assert titles(hub) == ["Add notes", "initial commit"]
+
+
+def test_a_file_that_the_repository_ignores_is_missed(hub, folder):
+    publish(folder)
+    hub.push(REPO, {".gitignore": b"config.json\n"}, "ignore")
+    (folder / "config.json").write_text('{"v": 2}')
+    with pytest.raises(PublishError, match=r"does not hold what was sent \(config.json\).*gitignore"):
+        publish(folder)
+
+
+# Who may
+
+
+@pytest.mark.parametrize(
+    ("token", "repo", "says"),
+    [
+        ("hf" + "_nobody", REPO, "401|does not know you.*hf auth login"),
+        ("read", REPO, "may not write there"),
+        ("write", "bob/tiny", "may not write there"),
+        (None, REPO, "does not know you"),
+    ],
+)
+def test_without_the_right_the_way_to_it_is_said_and_the_token_is_not(hub, folder, monkeypatch, token, repo, says):
+    token = {"read": hub.read_token, "write": hub.token}.get(token, token)
+    monkeypatch.setenv("HF_TOKEN", token or "")
+    with pytest.raises(PublishError, match=says) as caught:
+        upload_folder(folder, repo, message="Publish")
+    assert not token or token not in str(caught.value)
+    assert not hub.repositories
+
+
+def test_refusals_of_the_content_are_told(hub, folder):
+    (folder / "README.md").write_text("---\nlicense: [\n---\n")
+    with pytest.raises(PublishError, match="README"):
+        publish(folder)
+    with pytest.raises(PublishError, match="Repo id must"):
+        upload_folder(folder, "no such/name!", message="Publish")
+    assert titles(hub) == ["initial commit"]
+
+
+def test_offline_is_said_before_anything_is_asked(hub, folder, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PublishError, match="unset HF_HUB_OFFLINE"):
+        publish(folder)
+    assert not hub.requests
+
+
+def test_the_commit_that_holds_a_folder_is_found_whatever_its_card(hub, folder):
+    assert commit_holding(folder, REPO, besides="README.md") is None
+    sha = publish(folder)
+    assert commit_holding(folder, REPO, besides="README.md") == sha
+    (folder / "README.md").write_text(CARD + sha)
+    publish(folder)
+    assert commit_holding(folder, REPO, besides="README.md") == sha
+    (folder / "config.json").write_text('{"v": 2}')
+    assert commit_holding(folder, REPO, besides="README.md") is None
+    assert commit_holding(folder, REPO, revision="no-such-branch", besides="README.md") is None
+
+
+# The Hub itself, as its client sees it
+
+
+def test_a_revision_pins_content(hub, folder, tmp_path):
+    sha = publish(folder)
+    hub.push(REPO, {"config.json": b'{"evil": true}'}, "harmless")
+    at = {"repo_id": REPO, "filename": "config.json"}
+    assert Path(hf_hub_download(**at, revision=sha)).read_text() == "{}"
+    assert Path(hf_hub_download(**at)).read_text() == '{"evil": true}'
+    HfApi().create_tag(REPO, tag="v1", revision=sha)
+    assert Path(hf_hub_download(**at, revision="v1")).read_text() == "{}"
+
+
+def test_a_download_that_is_cut_off_is_completed(hub, folder):
+    sha = publish(folder)
+    hub.cut_next("download", after=100_000)
+    path = hf_hub_download(REPO, "model.safetensors", revision=sha)
+    assert load_file(path)["weight"].equal(torch.arange(50_000.0))
+    assert sum(method == "GET" and path.endswith("model.safetensors") for method, path in hub.requests) == 2
+
+
+def test_a_slow_hub_is_waited_for(hub, folder):
+    hub.before_next("commit", lambda: time.sleep(0.5))
+    publish(folder)
+    assert titles(hub) == ["Publish", "initial commit"]
+
+
+def test_what_is_not_there_is_not_found(hub, folder):
+    publish(folder)
+    with pytest.raises(EntryNotFoundError):
+        hf_hub_download(REPO, "nothing.json")
+    with pytest.raises(RevisionNotFoundError):
+        hf_hub_download(REPO, "config.json", revision="nowhere")
+    with pytest.raises(RepositoryNotFoundError):
+        hf_hub_download("ada/nothing", "config.json")
+    assert HfApi().whoami()["name"] == "ada"
+
+
+def test_a_snapshot_is_the_folder(hub, folder, tmp_path):
+    sha = publish(folder)
+    snapshot_download(REPO, revision=sha, local_dir=tmp_path / "copy")
+    copy = {name: data for name, data in content(tmp_path / "copy").items() if not name.startswith((".cache", ".git"))}
+    assert copy == content(folder)
