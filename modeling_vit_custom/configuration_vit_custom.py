@@ -2,10 +2,7 @@
 
 import copy
 import math
-import numbers
 import os
-import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,6 +13,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from .interpolation_vit_custom import RESIZE_RULES
+from .labels_vit_custom import read_labels, refuse, require_label_count, validate_labels
 
 logger = logging.get_logger(__name__)
 
@@ -84,7 +82,6 @@ _OPTIONAL_BOUNDS = {
 _PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 _MAX_SIDE = 32_768
 _MAX_TOKENS = 1_048_576
-_MAX_LABELS = 250_000  # the most classes of a public image set are about 200,000 (Google Landmarks v2)
 _MAX_PARAMETERS = 30_000_000_000  # the largest published Vision Transformer has 22 billion (arXiv 2302.05442)
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 # Keys of a stored configuration that transformers and we write besides the fields below. All others are left out:
@@ -233,11 +230,11 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))
         if "num_labels" in kwargs:
-            _require_label_count(kwargs["num_labels"])
+            require_label_count(kwargs["num_labels"])
         for dtype in (self.dtype, kwargs.get("torch_dtype")):
             if isinstance(dtype, str) and dtype not in _DTYPES:
-                _refuse("dtype", dtype, f"must be one of {', '.join(_DTYPES)}")
-        self._read_labels(kwargs.get("num_labels"))
+                refuse("dtype", dtype, f"must be one of {', '.join(_DTYPES)}")
+        self.id2label, self.label2id = read_labels(self.id2label, self.label2id, kwargs.get("num_labels"))
         self._validate_bounds()
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
         if kwargs.pop("stage_names", self.stage_names) != self.stage_names:
@@ -321,30 +318,31 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         self._validate_grid()
         self._validate_parameters()
         self._validate_fields_together()
-        self._validate_labels()
+        names: Any = self.id2label or {}
+        validate_labels(names, self.label2id)
 
     def _validate_bounds(self):
         for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if not low <= value <= high:  # also refuses NaN
-                _refuse(name, value, f"must be from {low} to {high}")
+                refuse(name, value, f"must be from {low} to {high}")
         for name, (low, high) in _OPTIONAL_BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                _refuse(name, value, f"must be from {low} to {high}, or None to leave it out")
+                refuse(name, value, f"must be from {low} to {high}, or None to leave it out")
         for name in ("image_size", "patch_size"):
             value = getattr(self, name)
             if not isinstance(value, int) and len(value) != 2:
-                _refuse(name, value, "must be an int or (height, width)")
+                refuse(name, value, "must be an int or (height, width)")
             if not all(1 <= side <= _MAX_SIDE for side in _pair(value)):
-                _refuse(name, value, f"each side must be from 1 to {_MAX_SIDE} pixels")
+                refuse(name, value, f"each side must be from 1 to {_MAX_SIDE} pixels")
 
     def _validate_grid(self):
         image, patch = self.image_hw, self.patch_hw
         if image[0] < patch[0] or image[1] < patch[1]:
-            _refuse("image_size", self.image_size, f"must hold one patch of patch_size={self.patch_size}")
+            refuse("image_size", self.image_size, f"must hold one patch of patch_size={self.patch_size}")
         if math.prod(self.grid_hw) > _MAX_TOKENS:
-            _refuse("patch_size", self.patch_size, f"gives {math.prod(self.grid_hw)} patches: use a larger one")
+            refuse("patch_size", self.patch_size, f"gives {math.prod(self.grid_hw)} patches: use a larger one")
         if image[0] % patch[0] or image[1] % patch[1]:
             used = tuple(cells * side for cells, side in zip(self.grid_hw, patch, strict=True))
             logger.warning_once(
@@ -352,14 +350,14 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"{used[0]}x{used[1]} pixels are seen. Use image_size={used} to keep the rest from being cut off."
             )
         if self.stem == "conv" and (max(patch) == 1 or any(side & (side - 1) for side in patch)):
-            _refuse("patch_size", self.patch_size, "stem='conv' halves the image: use powers of two, at least 2")
+            refuse("patch_size", self.patch_size, "stem='conv' halves the image: use powers of two, at least 2")
 
     def _validate_parameters(self):
         width, pixels, labels = self.hidden_size, math.prod(self.patch_hw) * self.num_channels, len(self.id2label or {})
         blocks = self.num_hidden_layers * (4 * width**2 + 2 * width * self.intermediate_size)
         about = blocks + width * (pixels + math.prod(self.grid_hw) + labels)
         if about > _MAX_PARAMETERS:
-            _refuse(
+            refuse(
                 "hidden_size", width,
                 f"with num_hidden_layers={self.num_hidden_layers}, intermediate_size={self.intermediate_size}, "
                 f"image_size={self.image_size}, patch_size={self.patch_size} and {labels} labels makes about "
@@ -368,101 +366,34 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def _validate_fields_together(self):
         if self.hidden_size % self.num_attention_heads:
-            _refuse("num_attention_heads", self.num_attention_heads, f"must divide hidden_size={self.hidden_size}")
+            refuse("num_attention_heads", self.num_attention_heads, f"must divide hidden_size={self.hidden_size}")
         if self.hidden_act not in ACT2FN:
-            _refuse("hidden_act", self.hidden_act, f"must be one of {', '.join(sorted(ACT2FN))}")
+            refuse("hidden_act", self.hidden_act, f"must be one of {', '.join(sorted(ACT2FN))}")
         if self.position_interpolation not in RESIZE_RULES:
-            _refuse("position_interpolation", self.position_interpolation, f"must be one of {list(RESIZE_RULES)}")
+            refuse("position_interpolation", self.position_interpolation, f"must be one of {list(RESIZE_RULES)}")
         if self.position_embedding == "sincos2d" and (self.hidden_size % 4 or self.hidden_size < 8):
-            _refuse(
+            refuse(
                 "hidden_size",
                 self.hidden_size,
                 "position_embedding='sincos2d' needs a multiple of 4, at least 8",
             )
         if self.pooling.startswith("cls") and not self.use_cls_token:
-            _refuse("pooling", self.pooling, "needs use_cls_token=True; without a class token use 'mean' or 'map'")
+            refuse("pooling", self.pooling, "needs use_cls_token=True; without a class token use 'mean' or 'map'")
         if self.pooling == "cls_register" and not self.num_register_tokens:
-            _refuse("pooling", self.pooling, "needs num_register_tokens of at least 1")
+            refuse("pooling", self.pooling, "needs num_register_tokens of at least 1")
         if self.rope_theta is not None and self.head_dim % 4:
-            _refuse("rope_theta", self.rope_theta, f"needs heads of a multiple of 4, not {self.head_dim}")
+            refuse("rope_theta", self.rope_theta, f"needs heads of a multiple of 4, not {self.head_dim}")
         if self.problem_type not in _PROBLEM_TYPES:
-            _refuse("problem_type", self.problem_type, f"must be one of {_PROBLEM_TYPES}")
-
-    def _read_labels(self, num_labels: int | None):
-        """Bring `id2label` and `label2id` to {int: str} and {str: int}, each derived from the other if absent."""
-        if not isinstance(self.id2label, dict | None):
-            _refuse("id2label", self.id2label, "must map each id to its name, as {0: 'cat', 1: 'dog'}")
-        if not isinstance(self.label2id, dict | None):
-            _refuse("label2id", self.label2id, "must map each name to its id, as {'cat': 0, 'dog': 1}")
-        if self.id2label is None and self.label2id is not None:
-            self.id2label = {_label_id("label2id", i): name for name, i in self.label2id.items()}
-        if self.id2label is None:
-            return
-        _require_label_count(len(self.id2label))
-        if num_labels is not None and num_labels != len(self.id2label):
-            _refuse("num_labels", num_labels, f"id2label has {len(self.id2label)} entries: leave num_labels out")
-        names = {_label_id("id2label", i): name for i, name in self.id2label.items()}
-        if len(names) < len(self.id2label):
-            _refuse("id2label", self.id2label, "holds an id twice, as a number and as a string")
-        self.id2label = names
-        for i, name in names.items():
-            _require_label_name(i, name)
-        if self.label2id is None:
-            self.label2id = {name: i for i, name in names.items()}
-        self.label2id = {name: _label_id("label2id", i) for name, i in self.label2id.items()}
-
-    def _validate_labels(self):
-        names = dict(self.id2label or {})
-        if sorted(names) != list(range(len(names))):
-            _refuse("id2label", sorted(names), f"ids must be 0 to {len(names) - 1} without gaps")
-        for i, name in names.items():
-            _require_label_name(i, name)
-        repeated = [name for name, count in Counter(names.values()).items() if count > 1]
-        if repeated:
-            logger.warning_once(f"id2label names several classes alike: {repeated[:5]}. Their ids stay distinct.")
-        elif self.label2id != {name: i for i, name in names.items()}:
-            _refuse("label2id", self.label2id, "must be the inverse of id2label: leave one of the two out")
+            refuse("problem_type", self.problem_type, f"must be one of {_PROBLEM_TYPES}")
 
 
 def _pair(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _label_id(field: str, value: Any) -> int:
-    """The id that a key of id2label, a string in JSON, or a value of label2id stands for."""
-    text = str(value)
-    if not text.isdecimal() or len(text) > len(str(_MAX_LABELS)) or str(int(text)) != text:
-        _refuse(field, text[:40], f"an id must be a whole number up to {_MAX_LABELS}")
-    return int(value)
-
-
-def _require_label_count(value: Any):
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or not 0 <= int(value) <= _MAX_LABELS:
-        _refuse("num_labels", value, f"must be a whole number from 0 (no head) to {_MAX_LABELS}")
-
-
-def _require_label_name(i: int | str, name: Any):
-    if not isinstance(name, str) or not name.strip():
-        _refuse(f"id2label[{i}]", name, "must be a non-empty string")
-    if any(_is_unsafe(character) for character in name):
-        _refuse(f"id2label[{i}]", name, "must not hold control characters, '<' or '>': rename the class")
-
-
-def _is_unsafe(character: str) -> bool:
-    """Whether a label must not hold it: markup, and what is invisible or breaks lines. Joiners spell words."""
-    invisible = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-    return character in "<>" or (invisible and character not in "\u200c\u200d")
-
-
 def _drop(mapping: dict[str, Any], *names: str):
     for name in names:
         mapping.pop(name, None)
-
-
-def _refuse(field: str, value: Any, fix: str):
-    shown = repr(value)
-    raise ValueError(f"{field}={shown[:200]}{'…' * (len(shown) > 200)}: {fix}.")
 
 
 ViTCustomConfig.register_for_auto_class()

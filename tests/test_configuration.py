@@ -107,7 +107,7 @@ def test_images_that_are_not_whole_patches_warn(caplog, monkeypatch):
 def test_repeated_label_names_warn_and_load(monkeypatch, tmp_path):
     warnings = []
     monkeypatch.setattr(
-        "modeling_vit_custom.configuration_vit_custom.logger.warning_once", lambda text, *_: warnings.append(text)
+        "modeling_vit_custom.labels_vit_custom.logger.warning_once", lambda text, *_: warnings.append(text)
     )
     ViTCustomConfig(id2label={0: "crane", 1: "crane", 2: "owl"}).save_pretrained(tmp_path)
     loaded = ViTCustomConfig.from_pretrained(tmp_path)

@@ -4,8 +4,7 @@ import pytest
 import torch
 import transformers
 
-from modeling_vit_custom.conversion.build import build, shapes_of
-from modeling_vit_custom.conversion.engine import write
+from modeling_vit_custom.conversion.build import build
 from modeling_vit_custom.conversion.family import Source, detect
 from modeling_vit_custom.conversion.huggingface import FAMILIES, canonical
 

@@ -44,7 +44,9 @@ def compare(reference: Reference, model: Any, processor: Any) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     for size in sizes:
         images = torch.randn(IMAGES, model.config.num_channels, *size, generator=generator)
-        report["from_tensors"].append({"size": list(size), **differences(reference.run(images), outputs(model, images))})
+        report["from_tensors"].append(
+            {"size": list(size), **differences(reference.run(images), outputs(model, images))}
+        )
     if reference.prepare is not None:
         pictures = synthetic_pictures(generator)
         theirs = reference.prepare(pictures)
