@@ -52,7 +52,7 @@ ROOT_MODULES = ("cli", "_version")
 # Each sub-package and those it may import; the root they may all import.
 SUB_PACKAGES = {
     "audit": {"data", "inference"},
-    "conversion": set(),
+    "conversion": {"inference"},
     "data": set(),
     "evaluation": {"data", "inference"},
     "inference": {"data"},

@@ -5,8 +5,10 @@ positions). A live model says what its tensors do not; what this architecture ha
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
+from .check import Reference
 from .engine import ConversionError, Row, State, Table, averaged_heads, folded_positions, packed, same
 from .family import Family, Settings, Source
 
@@ -177,3 +179,16 @@ def processor_settings(config: Any, image_hw: tuple[int, int]) -> dict[str, Any]
         size = {"shortest_edge": scaled["height"]}
         return settings | {"size": size, "do_center_crop": True, "crop_size": {"height": height, "width": width}}
     raise ConversionError(f"crop_mode={mode!r} at {height}x{width} has no equal among our image processor's settings.")
+
+
+def reference_of(model: Any) -> Reference:
+    """The live model, with the preprocessing timm evaluates it by."""
+    import timm
+
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+
+    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits" if model.num_classes else "pooled": model(images)}
+
+    any_size = bool(getattr(model, "dynamic_img_size", False))
+    return Reference(run, lambda pictures: torch.stack([transform(picture) for picture in pictures]), any_size)

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import torch
+
+from .check import Reference
 from .engine import State, Table, folded_positions, packed, same
 from .family import Family, Settings, Source, resolve
 from .preprocessing import BICUBIC, BILINEAR, IMAGENET, image_side, resize_and_crop
@@ -83,3 +86,9 @@ def _settings(source: Source, tensors: State) -> Settings:
 
 
 FAMILIES = [Family("torchvision", ("encoder.layers.encoder_layer_*", "class_token"), (), TABLE, _settings)]
+
+
+def reference_of(model: Any, transforms: Any) -> Reference:
+    """The live model, which takes its own size only, with the preprocessing of its weights."""
+    prepare = lambda pictures: torch.stack([transforms(picture) for picture in pictures])  # noqa: E731
+    return Reference(lambda images: {"logits": model(images)}, prepare, any_size=False)

@@ -1,0 +1,106 @@
+"""`vit-custom convert`: a ViT checkpoint of another library, as a folder of ours."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..configuration_vit_custom import ViTCustomConfig
+from ..inference.json_files import write_json
+from ..interpolation_vit_custom import RESIZE_RULES
+from .build import Conversion, build
+from .check import compare
+from .engine import ConversionError
+from .sources import open_source
+
+REPORT = "conversion.json"
+
+
+def convert(
+    source: str, output: str | Path, flags: Mapping[str, Any], family: str | None = None, check: bool = False
+) -> dict[str, Any]:
+    """Converts `source` into the new or empty folder `output`; returns what its conversion.json holds.
+
+    flags: configuration fields that the source cannot say.   check: run both and compare; the report's "check".
+    Raises ConversionError, before anything is written, for what cannot be converted as it is.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConversionError(f"{output} must be a new or an empty folder.")
+    opened = open_source(source, flags, family)
+    if check and opened.reference is None:
+        raise ConversionError(f"{source} holds tensors only: there is no library's model to check the conversion by.")
+    conversion = build(opened.source, opened.family)
+    report = describe(source, conversion)
+    if check and opened.reference is not None:
+        report["check"] = compare(opened.reference, conversion.model, conversion.processor)
+    conversion.model.save_pretrained(output)
+    conversion.processor.save_pretrained(output)
+    write_json(output / REPORT, report)
+    return report
+
+
+def describe(source: str, conversion: Conversion) -> dict[str, Any]:
+    """Where a model came from, without paths of this machine, and every assumption that was made."""
+    config = conversion.model.config
+    return {
+        "source": Path(source).name if Path(source).exists() else source,
+        "family": conversion.family.name,
+        "parameters": sum(parameter.numel() for parameter in conversion.model.parameters()),
+        "image_size": list(config.image_hw),
+        "classes": config.num_labels,
+        "notes": conversion.notes,
+    }
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="convert",
+        description="Read a Vision Transformer of another library into this model, every tensor accounted for.",
+        epilog="""examples:
+  %(prog)s ViT-B_16.npz outputs/b16 --image_size 224
+  %(prog)s models/dinov2-small outputs/dinov2 --check
+  %(prog)s timm:vit_small_patch16_224 outputs/s16 --check
+  %(prog)s dinov2_vits14_pretrain.pth outputs/dinov2
+
+SOURCE: a .npz, .safetensors or .pth file (nothing in it is run), a folder saved by transformers, timm:NAME or
+torchvision:NAME. What a source does not say is taken from its family's documented default, and said.
+Exit codes: 0 converted, 1 the check found a difference, 2 it could not be converted.""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="file, folder, timm:NAME or torchvision:NAME")
+    parser.add_argument("output", metavar="OUT", help="a new or empty folder")
+    parser.add_argument("--family", help="what the tensors are, where their names leave it open")
+    parser.add_argument("--check", action="store_true", help="run source and conversion side by side at several sizes")
+    parser.add_argument("--image_size", type=int, nargs="+", metavar="PIXELS", help="one number, or height and width")
+    parser.add_argument("--num_attention_heads", type=int)
+    parser.add_argument("--hidden_act", help="gelu, gelu_pytorch_tanh, quick_gelu, …")
+    parser.add_argument("--layer_norm_eps", type=float)
+    parser.add_argument("--position_interpolation", choices=list(RESIZE_RULES))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    args = vars(build_parser().parse_args(argv))
+    source, output, family, check = (args.pop(name) for name in ("source", "output", "family", "check"))
+    flags = {name: value for name, value in args.items() if value is not None and name in _FIELDS}
+    if "image_size" in flags:
+        flags["image_size"] = flags["image_size"][0] if len(flags["image_size"]) == 1 else tuple(flags["image_size"])
+    try:
+        report = convert(source, output, flags, family, check)
+    except (ConversionError, ImportError, OSError) as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return 2
+    print(f"{report['family']}: {report['parameters']:,} parameters, {report['classes']} classes, written to {output}")
+    print(*report["notes"], sep="\n")
+    if "check" not in report:
+        return 0
+    for row in report["check"]["from_tensors"]:
+        print(*(f"{name} {value}" for name, value in row.items()), sep="  ")
+    print("check passed" if report["check"]["passed"] else "CHECK FAILED: source and conversion differ")
+    return 0 if report["check"]["passed"] else 1
+
+
+_FIELDS = ViTCustomConfig.__dataclass_fields__
