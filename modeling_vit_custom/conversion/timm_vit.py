@@ -185,7 +185,8 @@ def reference_of(model: Any) -> Reference:
     """The live model, with the preprocessing timm evaluates it by."""
     import timm
 
-    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    size = (model.in_chans, *model.patch_embed.img_size)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({"input_size": size}, model=model))
 
     def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"logits" if model.num_classes else "pooled": model(images)}
