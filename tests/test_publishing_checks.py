@@ -232,8 +232,8 @@ def test_customised_code_is_run_when_trusted_and_its_outputs_are_compared(folder
     """A module that turns red into blue: nothing but the golden images can see it."""
     append(
         "image_processing_base_vit_custom.py",
-        "\n_fit = BaseViTCustomImageProcessor._decoded\n"
-        "BaseViTCustomImageProcessor._decoded = lambda self, *a, **k: _fit(self, *a, **k).flip(0)\n",
+        "\n_fit = BaseViTCustomImageProcessor.decode\n"
+        "BaseViTCustomImageProcessor.decode = lambda self, *a, **k: _fit(self, *a, **k).flip(0)\n",
     )(folder)
     found = failed(folder, trust_remote_code=True)
     assert set(found) == {f"golden images, {part}" for part in ("torchvision backend", "pil backend", "pipeline")}
