@@ -232,8 +232,11 @@ def test_customised_code_is_run_when_trusted_and_its_outputs_are_compared(folder
     """A module that turns red into blue: nothing but the golden images can see it."""
     append(
         "image_processing_base_vit_custom.py",
-        "\n_fit = BaseViTCustomImageProcessor._decoded\n"
-        "BaseViTCustomImageProcessor._decoded = lambda self, *a, **k: _fit(self, *a, **k).flip(0)\n",
+        "\ndef swapped(self, *args, _made=BaseViTCustomImageProcessor._preprocess_image_like_inputs, **kwargs):\n"
+        "    features = _made(self, *args, **kwargs)\n"
+        "    features['pixel_values'] = features['pixel_values'].flip(1)\n"
+        "    return features\n"
+        "BaseViTCustomImageProcessor._preprocess_image_like_inputs = swapped\n",
     )(folder)
     found = failed(folder, trust_remote_code=True)
     assert set(found) == {f"golden images, {part}" for part in ("torchvision backend", "pil backend", "pipeline")}
