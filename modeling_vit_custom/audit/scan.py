@@ -43,10 +43,6 @@ RECORD = np.dtype(
 )
 
 
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def scan_images(
     images: Sequence[Any], names: Sequence[str], num_workers: int, progress: bool = False
 ) -> tuple[np.ndarray, dict[int, str]]:
