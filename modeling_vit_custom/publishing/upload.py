@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,12 @@ EXPLAINED = {
 
 class PublishError(RuntimeError):
     """What stood in the way of publishing, and the way out; never holds a token."""
+
+
+def check_installed() -> None:
+    """Raises PublishError where a package of the extra `publish` is missing."""
+    if missing := [name for name in ("jinja2", "detect_secrets") if find_spec(name) is None]:
+        raise PublishError(f"{' and '.join(missing)} missing here: pip install 'vit-custom[publish]'.")
 
 
 def check_target(repo_id: str, revision: str | None) -> None:
