@@ -158,11 +158,17 @@ def test_a_card_that_could_not_be_pinned_is_told_and_made_up_for(hub, staged):
     assert hub.head(REPO).parent == model and model.sha in hub.head(REPO).files["README.md"].data.decode()
 
 
-def test_the_space_shows_the_commit_that_was_published(hub, staged):
+def test_the_space_shows_the_commit_that_was_published(hub, staged, capsys):
     sha = send(*staged, space=True)
     space = published(hub, "space")
     assert json.loads(space["model.json"]) == {"model": REPO, "revision": sha}
     assert {"app.py", "requirements.txt", "README.md"} <= set(space) and hub.repository(REPO, "space").sdk == "gradio"
+    assert "HF_TOKEN" not in capsys.readouterr().out
+
+
+def test_the_space_of_a_private_model_is_told_what_it_needs(hub, staged, capsys):
+    send(*staged, space=True, private=True)
+    assert hub.repository(REPO, "space").private and "a secret HF_TOKEN" in capsys.readouterr().out
 
 
 def test_without_a_licence_or_a_possible_name_no_work_begins(hub, model_dir, capsys):

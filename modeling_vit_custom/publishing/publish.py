@@ -30,7 +30,16 @@ from .report import Check
 from .secrets import scan_secrets
 from .space import write_space
 from .staging import stage
-from .upload import PublishError, check_installed, check_target, commit_holding, files_of, upload_folder
+from .upload import (
+    PublishError,
+    Repository,
+    check_installed,
+    check_target,
+    commit_holding,
+    explained,
+    files_of,
+    upload_folder,
+)
 
 CARD = "README.md"
 
@@ -92,6 +101,12 @@ def send(
             with tempfile.TemporaryDirectory() as demo:
                 prepare_space(Path(demo), repo_id, sha)
                 upload_folder(demo, repo_id, repo_type="space", private=private, message=f"Demo of {sha[:12]}")
+            with explained(repo_id):
+                if Repository(repo_id, "model").is_private():
+                    print(
+                        f"{repo_id} is private: its Space starts only once its settings on the Hub hold a secret "
+                        "HF_TOKEN, a token that may read the model"
+                    )
     except PublishError as error:
         raise PublishError(
             f"The model is published, as commit {sha}. What comes after it failed; the same command goes on from "

@@ -159,12 +159,15 @@ class Repository:
         """Makes what does not exist yet, the repository and the branch; says who can see it."""
         sdk = "gradio" if self.named["repo_type"] == "space" else None
         patiently(lambda: self.api.create_repo(**self.named, private=private, exist_ok=True, space_sdk=sdk))
-        is_private = bool(patiently(lambda: self.api.repo_info(**self.named)).private)
+        is_private = self.is_private()
         seen = "private" if is_private else "PUBLIC"
         kept = "" if is_private == private else " and stays so: it existed, its settings on the Hub decide"
         print(f"{self.named['repo_id']}: the repository is {seen}{kept}")
         if revision is not None:
             patiently(lambda: self.api.create_branch(**self.named, branch=revision, exist_ok=True))
+
+    def is_private(self) -> bool:
+        return bool(patiently(lambda: self.api.repo_info(**self.named)).private)
 
     def head(self, branch: str) -> str:
         return str(patiently(lambda: self.api.repo_info(**self.named, revision=branch)).sha)
