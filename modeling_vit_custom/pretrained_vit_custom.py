@@ -16,7 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME, logging
 from .configuration_vit_custom import Size, ViTCustomConfig
 from .layers_vit_custom import LayerScale
 from .pipeline_vit_custom import ViTCustomImageClassificationPipeline
-from .weight_files_vit_custom import check_weight_map, read_headers, some
+from .weight_files_vit_custom import Header, check_weight_map, read_headers, some
 
 logger = logging.get_logger(__name__)
 
@@ -79,8 +79,8 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         not have or has for other labels, and a part that was not in the stored configuration, is newly initialised,
         also said. Raises WeightFileError for a file whose header lies; RuntimeError, naming the weights, where the
         checkpoint lacks any that its own configuration promises, holds others, or has them in another shape (all of
-        which `ignore_mismatched_sizes=True` turns into that warning), and where one is NaN or infinite; OSError where
-        there is no safetensors file.
+        which `ignore_mismatched_sizes=True` turns into that warning), and where one is NaN or infinite, or integer or
+        complex without quantisation; OSError where there is no safetensors file.
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError(f"use_safetensors=False: leave it out. {_ONLY_SAFETENSORS}")
@@ -121,7 +121,7 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         if checkpoint_files is not None:
             if load_config.sharded_metadata is not None:
                 check_weight_map(load_config.sharded_metadata["weight_map"], load_config.pretrained_model_name_or_path)
-            read_headers(checkpoint_files)
+            _check_types(model, read_headers(checkpoint_files), load_config)
         fitting = dataclasses.replace(load_config, ignore_mismatched_sizes=True)
         load = PreTrainedModel._load_pretrained_model
         info, offloaded = load(model, state_dict, checkpoint_files, fitting, expected_keys)
@@ -226,6 +226,19 @@ def _at_stored_input(cls, path, config, requested: dict, kwargs: dict) -> tuple[
         for name, value in at_stored.items():
             setattr(config, name, value)
     return config, {name: value for name, value in wanted.items() if value != at_stored[name]}
+
+
+def _check_types(model: ViTCustomPreTrainedModel, header: Header, load_config: Any):
+    """Raise RuntimeError for integers and complex numbers where weights belong: cast, they would be other weights."""
+    prefix = f"{model.base_model_prefix}."
+    weights = {name.removeprefix(prefix) for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    odd = [f"{name} {dtype}" for name, (dtype, _) in header.items() if not dtype.startswith(("F", "BF"))]
+    odd = [text for text in odd if text.split()[0].removeprefix(prefix) in weights]
+    if odd and not load_config.is_quantized:
+        raise RuntimeError(
+            f"Weights that are no floating-point numbers: {some(odd)}. If they are quantised, load them with the "
+            "quantization_config that they were saved with."
+        )
 
 
 def _check_fit(model: ViTCustomPreTrainedModel, info: Any, load_config: Any):

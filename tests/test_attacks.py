@@ -126,6 +126,14 @@ def test_a_head_that_the_checkpoint_never_had_is_new_and_said(folder, tmp_path, 
     assert "classifier.bias" in said.pop() and not said
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_integers_and_complex_numbers_are_not_cast_to_weights(folder, dtype):
+    name = "vit.layers.0.mlp.fc1.weight"
+    weights(lambda tensors: {**tensors, name: tensors[name].to(dtype), "steps": torch.tensor(3)})(folder)
+    with pytest.raises(RuntimeError, match=f"no floating-point numbers: {name} [IC][0-9]+\\."):
+        ViTCustomForImageClassification.from_pretrained(folder)
+
+
 class TwoHeads(ViTCustomPreTrainedModel):
     """A user's own class on the encoder, with an argument of its own."""
 

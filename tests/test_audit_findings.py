@@ -15,10 +15,13 @@ from real_digits import write_class_folder
 from torch.utils.data import get_worker_info
 
 from modeling_vit_custom.audit.audit import audit, main, text_report
+from modeling_vit_custom.audit.duplicates import duplicate_findings
 from modeling_vit_custom.audit.files import imagefolder_splits, unloaded_findings
-from modeling_vit_custom.audit.findings import ERROR, NOTE, WARNING, visible
+from modeling_vit_custom.audit.findings import ERROR, NOTE, SPLITS, WARNING, Catalogue, visible
+from modeling_vit_custom.audit.gate import audit_before_training
 from modeling_vit_custom.audit.scan import scan_images
 from modeling_vit_custom.data.raw import DataError
+from modeling_vit_custom.data.sources import read_splits
 
 
 @pytest.fixture
@@ -74,6 +77,23 @@ def test_links_out_of_the_folder(clean, tmp_path):
     assert found(clean, follow_links=True)["links"].count == 1  # the circle
     os.unlink(clean / "train" / "flower" / "circle")
     assert "links" not in found(clean, follow_links=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_named_pipes_keep_nobody_waiting(clean):
+    for split, name in (("train", "pipe"), ("train", "pipe.png"), ("validation", "pipe.png")):
+        os.mkfifo(clean / split / "china" / name)
+    put(clean / "train" / "flower" / "empty.png", b"")
+    codes = found(clean)
+    assert codes["other-files"].count == 1
+    assert codes["unreadable"].count == 3 and "it is no file" in codes["unreadable"].examples[0].text
+    assert audit_before_training(read_splits(clean), "refuse") == []
+
+
+def test_a_file_that_is_too_large_is_not_read(clean):
+    with open(clean / "train" / "china" / "huge.png", "wb") as file:
+        file.truncate(2**40)
+    assert "refused before decoding: 1,099,511,627,776 bytes" in found(clean)["unreadable"].examples[0].text
 
 
 def test_a_split_that_is_a_link_out_of_the_folder(clean, tmp_path):
@@ -253,6 +273,16 @@ def test_a_small_leak_is_a_warning_and_a_copy_in_one_split_a_note(tmp_path):
     codes = found(tmp_path)
     assert (codes["leak"].severity, codes["leak"].count) == (WARNING, 1)  # 1 of 121
     assert (codes["repeats"].severity, codes["repeats"].count) == (NOTE, 1)
+
+
+@pytest.mark.parametrize("held_out", [0, 10])
+def test_a_placeholder_in_place_of_thousands_of_images(held_out):
+    """Time grows with the images, not with their pairs."""
+    n = 50_000
+    splits = np.repeat([SPLITS.index("train"), SPLITS.index("validation")], [n - held_out, held_out])
+    images = Catalogue([], [str(i) for i in range(n)], splits, ["a"] * n, "single_label_classification", not held_out)
+    (one,) = duplicate_findings(images, [list(range(n))])
+    assert (one.code, one.count) == ("leak", held_out or n - 1)
 
 
 def test_copies_in_a_train_that_is_still_to_be_divided(clean):

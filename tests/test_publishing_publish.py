@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from saved_models import save_ours
 
 from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.cli import main
+from modeling_vit_custom.publishing import publish as publish_module
 from modeling_vit_custom.publishing import upload
 from modeling_vit_custom.publishing.publish import Origin, draw_images, find_origin, images_in, prepare, publish, send
 from modeling_vit_custom.publishing.upload import PublishError
@@ -155,11 +158,17 @@ def test_a_card_that_could_not_be_pinned_is_told_and_made_up_for(hub, staged):
     assert hub.head(REPO).parent == model and model.sha in hub.head(REPO).files["README.md"].data.decode()
 
 
-def test_the_space_shows_the_commit_that_was_published(hub, staged):
+def test_the_space_shows_the_commit_that_was_published(hub, staged, capsys):
     sha = send(*staged, space=True)
     space = published(hub, "space")
     assert json.loads(space["model.json"]) == {"model": REPO, "revision": sha}
     assert {"app.py", "requirements.txt", "README.md"} <= set(space) and hub.repository(REPO, "space").sdk == "gradio"
+    assert "HF_TOKEN" not in capsys.readouterr().out
+
+
+def test_the_space_of_a_private_model_is_told_what_it_needs(hub, staged, capsys):
+    send(*staged, space=True, private=True)
+    assert hub.repository(REPO, "space").private and "a secret HF_TOKEN" in capsys.readouterr().out
 
 
 def test_without_a_licence_or_a_possible_name_no_work_begins(hub, model_dir, capsys):
@@ -175,6 +184,42 @@ def test_without_a_licence_or_a_possible_name_no_work_begins(hub, model_dir, cap
     assert not hub.requests
 
 
+@pytest.mark.parametrize("package", ["jinja2", "detect_secrets"])
+def test_a_missing_package_is_named_with_its_extra_before_any_work(model_dir, tmp_path, monkeypatch, package):
+    monkeypatch.setattr(upload, "find_spec", lambda name: None if name == package else object())
+    with pytest.raises(PublishError, match=rf"^{package} missing here: pip install 'vit-custom\[publish\]'"):
+        prepare(model_dir, tmp_path / "staged", REPO, MIT)
+    assert not (tmp_path / "staged").exists()
+
+
+def test_the_command_can_say_what_is_missing():
+    """Nothing it imports at first needs the extra `publish`."""
+    code = (
+        "import sys\n"
+        "sys.modules.update(jinja2=None, markupsafe=None, detect_secrets=None)\n"
+        "import modeling_vit_custom.publishing.publish\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_failed_dry_run_leaves_nothing_behind(model_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    (model_dir / "config.json").unlink()
+    assert main(["publish", str(model_dir), REPO, "--license", "mit", "--dry_run"]) == 1
+    assert "no config.json" in capsys.readouterr().err
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_figures_of_another_form_are_named(model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish_module, "write_golden", lambda folder, images: None)  # seconds, and not the matter
+    for content in ('{"test": {"accuracy": 0.5}}', '{"test": 5}', "[1]"):
+        (model_dir / "metrics.json").write_text(content)
+        with pytest.raises(PublishError, match=r"metrics\.json"):
+            prepare(model_dir, tmp_path / "staged", REPO, MIT)
+        shutil.rmtree(tmp_path / "staged", ignore_errors=True)
+
+
 def test_foreign_code_is_not_run_unasked(hub, model_dir):
     with open(model_dir / "modeling_vit_custom.py", "a") as file:
         file.write(f"\nopen({str(model_dir / 'ran')!r}, 'w').close()\n")
@@ -188,6 +233,12 @@ def test_the_origin_is_what_was_given_else_what_the_folder_says(model_dir):
     (model_dir / "README.md").write_text("---\nlicense: gpl-3.0\nbase_model: bob/b\ndatasets: [bob/d]\n---\n")
     assert find_origin(model_dir) == Origin("gpl-3.0", ["bob/d"], "bob/b")
     assert find_origin(model_dir, "mit", ["ada/d"], "ada/b") == Origin("mit", ["ada/d"], "ada/b")
+    (model_dir / "README.md").write_text("---\nlicense: mit\ndatasets: bob/d\n---\n")  # as the Hub takes it too
+    assert find_origin(model_dir).datasets == ["bob/d"]
+    (model_dir / "README.md").write_text("---\nlicense: mit\nbase_model: [bob/b, bob/c]\n---\n")
+    assert find_origin(model_dir, base_model="ada/b").base_model == "ada/b"
+    with pytest.raises(PublishError, match=r"names 2 base models.*--base_model"):
+        find_origin(model_dir)
     (model_dir / "README.md").write_text("---\nlicense: [\n---\n")
     with pytest.raises(PublishError, match=r"README\.md or training_args\.json is damaged"):
         find_origin(model_dir, "mit")

@@ -75,7 +75,7 @@ def test_a_folder_without_golden_outputs_has_not_passed(folder, capsys, monkeypa
         (["ada/model", "--trust_remote_code"], "name its commit, all 40 digits"),
         (["ada/model", "--trust_remote_code", "--revision", "main"], "name its commit, all 40 digits"),
         (["ada/model"], "offline mode is enabled"),
-        (["a b"], "cannot be had"),
+        (["a b"], "a b is no folder here, and as a Hub id it cannot be had from"),
     ],
 )
 def test_what_cannot_be_verified_is_said_in_one_line(tmp_path, capsys, arguments, message):

@@ -3,6 +3,7 @@
 import ast
 import base64
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from demo_server import WATCH_NETWORK, running_demo
 from huggingface_hub.repocard import metadata_load
 from image_files import encode, photograph, rotated
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from saved_models import save_ours, save_transformers_vit
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -246,6 +248,31 @@ def test_a_hub_id_needs_the_commit_whose_code_will_run(model, tmp_path, monkeypa
 def test_models_it_cannot_serve_are_refused(tmp_path, capsys):
     assert demo.main(["--model", str(save_transformers_vit(tmp_path / "vit"))]) == 2
     assert "no decode()" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_code_of_another_repository_is_refused(model, tmp_path, capsys, file):
+    folder = shutil.copytree(model, tmp_path / "model")
+    stored = json.loads((folder / file).read_text())
+    name, target = next(iter(stored["auto_map"].items()))
+    stored["auto_map"][name] = {"pil": "eve/code--a.B"} if isinstance(target, dict) else "eve/code--a.B"
+    (folder / file).write_text(json.dumps(stored))
+    assert demo.main(["--model", str(folder)]) == 2
+    assert "auto_map names eve/code--a.B, code of another repository" in capsys.readouterr().err
+
+
+def test_a_damaged_model_is_refused_in_one_line(model, tmp_path, capsys):
+    folder = shutil.copytree(model, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        weights | {"classifier.bias": weights["classifier.bias"] / 0}, folder / "model.safetensors", {"format": "pt"}
+    )
+    assert demo.main(["--model", str(folder)]) == 2
+    assert "NaN or infinite weights: classifier.bias" in capsys.readouterr().err
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": "16"}))
+    assert demo.main(["--model", str(folder)]) == 2
+    assert "hidden_size" in capsys.readouterr().err
 
 
 def test_a_space_is_the_page_and_a_pinned_model(tmp_path):

@@ -55,9 +55,15 @@ def same_bytes(images: Sequence[Any]) -> list[list[int]]:
             except OSError:
                 return object()  # equal to none: whoever decodes it says what is wrong
 
-        for by in (os.path.getsize, _ends, _whole):
+        for by in (_size, _ends, _whole):
             groups = [equal for group in groups for equal in group_equal(group, partial(tell_apart, by))]
     return groups + group_equal(encoded, encoded.__getitem__)
+
+
+def _size(path: str | os.PathLike) -> int:
+    if not os.path.isfile(path):  # to read a named pipe is to wait for ever
+        raise OSError(f"{path} is no file")
+    return os.path.getsize(path)
 
 
 def _ends(path: str | os.PathLike) -> bytes:
@@ -76,8 +82,9 @@ def _digest(data: bytes) -> bytes:
 
 
 def duplicate_findings(catalogue: Catalogue, groups: Sequence[Sequence[int]]) -> list[Finding]:
-    """Label conflicts, leaks between splits and plain repetition among groups of identical images."""
-    conflicts = [group for group in groups if len({catalogue.labels[i] for i in group}) > 1]
+    """Label conflicts, leaks between splits and plain repetition among groups of identical images, each ascending."""
+    labels = [len({catalogue.labels[i] for i in group}) for group in groups]
+    conflicts = [group for group, several in zip(groups, labels, strict=True) if several > 1]
     several_ratings = catalogue.problem_type == REGRESSION
     found = finding(
         WARNING if several_ratings else ERROR,
@@ -87,12 +94,12 @@ def duplicate_findings(catalogue: Catalogue, groups: Sequence[Sequence[int]]) ->
         "with all of them (multi-label).",
         [_group_example(catalogue, group) for group in conflicts],
     )
-    leaked = {i for group in groups for i in group if any(catalogue.gives_away(i, j) for j in group)}
+    leaked = {i for group in groups for i in group if catalogue.gives_away(i, group[0])}  # the splits are in order
     for position, split in enumerate(SPLITS):
         inside = {i for i in leaked if catalogue.splits[i] == position}
         size = int((catalogue.splits == position).sum())
-        found += _leak(catalogue, split, size, inside, [group for group in groups if inside & set(group)])
-    repeated = [group for group in groups if group not in conflicts and not leaked & set(group)]
+        found += _leak(catalogue, split, size, inside, [group for group in groups if not inside.isdisjoint(group)])
+    repeated = [group for group, n in zip(groups, labels, strict=True) if n == 1 and leaked.isdisjoint(group)]
     found += finding(
         NOTE,
         "repeats",

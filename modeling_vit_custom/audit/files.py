@@ -119,6 +119,8 @@ def _reason(path: Path, root: Path, readable: frozenset[str]) -> str:
 
 def _holds_image(path: Path, readable: frozenset[str]) -> bool:
     """Whether a file that is no image by its name is one by its content."""
+    if not path.is_file():  # to open a named pipe is to wait for ever
+        return False
     known = Image.registered_extensions()
     formats = sorted({known[suffix] for suffix in readable} - {"TGA"})  # TGA has no mark to tell it by
     try:

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data.raw import DataError
-from ..image_decoding_vit_custom import ImageDecodingError, decode_image
+from ..image_decoding_vit_custom import decode_image
+from ..image_limits_vit_custom import DEFAULT_LIMITS, ImageDecodingError
 
 THUMBNAIL = 32
 BLANK_RANGE = 2  # of 255, in every channel: lossy compression moves a plain colour by this much
@@ -40,10 +41,6 @@ RECORD = np.dtype(
         ("thumbnail", "u1", (THUMBNAIL, THUMBNAIL)),  # grey
     ]
 )
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def scan_images(
@@ -131,10 +128,11 @@ def look_at(source: Any, name: str, record: np.void) -> None:
 
 
 def _file_bytes(source: Any, name: str) -> bytes | None:
-    """The encoded file, or None for an image that comes decoded."""
+    """The encoded file, or None for an image that comes decoded and for what the decoder will refuse unread."""
     if isinstance(source, str | os.PathLike):
+        path = Path(source)
         try:
-            return Path(source).read_bytes()
+            return path.read_bytes() if path.is_file() and path.stat().st_size <= DEFAULT_LIMITS.file_bytes else None
         except OSError as error:
             raise ImageDecodingError(f"{name}: cannot be read ({error.strerror}).") from error
     return source if isinstance(source, bytes) else None

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike
+from os.path import isfile
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..image_limits_vit_custom import DEFAULT_LIMITS, check_size
 from .examples import Examples
 from .raw import DataError, listed
 
@@ -94,23 +96,29 @@ def collate(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {key: torch.stack([item[key] for item in batch]) for key in batch[0]}
 
 
-def check_readable(examples: Examples, workers: int = 8) -> None:
+def check_readable(*splits: Examples, workers: int = 8) -> None:
     """Opens every file's header, before any work that a bad file would cost.
 
-    Raises DataError naming all files that are no images (an image cut off further in is found when decoded).
+    Raises DataError naming all files that are no images, or of a size that the decoder refuses (an image cut off
+    further in is found when decoded).
     """
 
-    def problem(index: int) -> str | None:
-        source = examples.images[index]
+    def problem(place: tuple[Examples, int]) -> str | None:
+        examples, index = place
+        source, name = examples.images[index], examples.names[index]
         if not isinstance(source, (str, PathLike, bytes)):
             return None
+        if not isinstance(source, bytes) and not isfile(source):  # to open a named pipe is to wait for ever
+            return f"{name} (no file)"
         try:
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source):
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+                check_size(image.height, image.width, DEFAULT_LIMITS)
                 return None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return f"{examples.names[index]} ({type(error).__name__})"
+            return f"{name} ({type(error).__name__})"
 
+    places = ((examples, index) for examples in splits for index in range(len(examples)))
     with ThreadPoolExecutor(workers) as pool:
-        bad = [found for found in pool.map(problem, range(len(examples))) if found]
+        bad = [found for found in pool.map(problem, places) if found]
     if bad:
         raise DataError(f"{len(bad)} file(s) are no readable images, remove or replace them: {listed(bad)}.")

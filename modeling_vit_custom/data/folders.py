@@ -45,7 +45,7 @@ def walk_tree(root: str | Path, follow_links: bool = False) -> tuple[list[Path],
             if not follow_links and leads_out(path, root):
                 refused.append(
                     f"{path} is a link that leads out of {root}. Copy the files in, or pass "
-                    "--follow_links true if you trust where it leads."
+                    "--follow_links if you trust where it leads."
                 )
             elif not path.is_dir():
                 yield path

@@ -131,7 +131,7 @@ def _image_sources(column: Any, path: Path, column_name: str, follow_links: bool
     if outside := [f for f in files if not follow_links and not Path(f).resolve().is_relative_to(home)]:
         raise DataError(
             f"{path}: {len(outside)} of {len(files)} files of column {column_name!r} lie outside the table's folder: "
-            f"{listed(outside, 5)}. Pass --follow_links true if you trust this table to name files of yours."
+            f"{listed(outside, 5)}. Pass --follow_links if you trust this table to name files of yours."
         )
     if is_text:
         return files, files

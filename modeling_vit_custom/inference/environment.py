@@ -23,9 +23,13 @@ def versions() -> dict[str, str]:
 
 def hardware(device: torch.device) -> dict[str, str | int]:
     """{"device": the accelerator's or processor's name, "cpu_cores": how many this process may use}."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-    return {"device": processor_name() if device.type == "cpu" else name, "cpu_cores": cores}
+    return {"device": processor_name() if device.type == "cpu" else name, "cpu_cores": available_cores()}
+
+
+def available_cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_name() -> str:

@@ -7,6 +7,7 @@ card alone, then writes the name of the first into the card's snippet.
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,6 @@ from yaml import YAMLError
 
 from .._version import __version__
 from ..data.folders import readable_suffixes
-from .card import write_card
 from .checks import iterate_checks
 from .code_files import foreign_code
 from .golden import MAX_IMAGES, write_golden
@@ -30,7 +30,16 @@ from .report import Check
 from .secrets import scan_secrets
 from .space import write_space
 from .staging import stage
-from .upload import PublishError, check_target, commit_holding, files_of, upload_folder
+from .upload import (
+    PublishError,
+    Repository,
+    check_installed,
+    check_target,
+    commit_holding,
+    explained,
+    files_of,
+    upload_folder,
+)
 
 CARD = "README.md"
 
@@ -92,6 +101,12 @@ def send(
             with tempfile.TemporaryDirectory() as demo:
                 prepare_space(Path(demo), repo_id, sha)
                 upload_folder(demo, repo_id, repo_type="space", private=private, message=f"Demo of {sha[:12]}")
+            with explained(repo_id):
+                if Repository(repo_id, "model").is_private():
+                    print(
+                        f"{repo_id} is private: its Space starts only once its settings on the Hub hold a secret "
+                        "HF_TOKEN, a token that may read the model"
+                    )
     except PublishError as error:
         raise PublishError(
             f"The model is published, as commit {sha}. What comes after it failed; the same command goes on from "
@@ -113,6 +128,11 @@ def prepare(
     Returns `write_card` for this model: called with the folder and a revision it writes the card that pins it. Raises
     PublishError, with all failed checks where there are any.
     """
+    check_installed()
+    from jinja2 import TemplateError
+
+    from .card import write_card
+
     try:
         stage(Path(model_dir), staging)
         if (staging / CARD).exists():
@@ -127,7 +147,12 @@ def prepare(
             print(f"example images, to be published: {', '.join(map(str, images)) or 'drawn ones, no photographs'}")
             write_golden(staging, images or draw_images(Path(drawn), _read(staging / "config.json") or {}))
         card = partial(write_card, repo_id=repo_id, metrics=metrics, run=run, **asdict(origin))
-        card(staging)
+        try:
+            card(staging)
+        except (KeyError, TypeError, AttributeError, TemplateError) as error:
+            raise ValueError(
+                f"metrics.json or training_args.json is not as training leaves it, remove it ({error!r})."
+            ) from error
         demand(iterate_checks(staging, trust_remote_code))
     except (ValueError, OSError) as error:
         raise PublishError(f"{model_dir}: {error}") from error
@@ -193,8 +218,11 @@ def find_origin(
     license = license or said.get("license")
     if not license:
         raise PublishError("--license is missing: say what others may do, for example --license apache-2.0.")
-    base_model = base_model or said.get("base_model") or (trained_from if "/" in trained_from else None)
-    return Origin(license, list(datasets) or said.get("datasets") or [], base_model)
+    said_base, said_data = said.get("base_model"), said.get("datasets") or []
+    if not base_model and isinstance(said_base, list):
+        raise PublishError(f"{card} names {len(said_base)} base models: give the one it was made from by --base_model.")
+    base_model = base_model or said_base or (trained_from if "/" in trained_from else None)
+    return Origin(license, list(datasets) or ([said_data] if isinstance(said_data, str) else said_data), base_model)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -258,9 +286,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def show_staged(model_dir: str, repo_id: str, origin: Origin, space: bool, *how: Any) -> None:
     """Leaves in a new folder what would be published and prints its files; contacts nothing."""
     folder = Path(tempfile.mkdtemp(prefix="publish-"))
-    prepare(model_dir, folder / "model", repo_id, origin, *how)
-    if space:
-        prepare_space(folder / "space", repo_id, "0" * 40)
+    try:
+        prepare(model_dir, folder / "model", repo_id, origin, *how)
+        if space:
+            prepare_space(folder / "space", repo_id, "0" * 40)
+    except BaseException:  # Ctrl+C too: half a model is of no use
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     print(f"\nstaged, not uploaded: {folder}")
     for name, path in files_of(folder).items():
         print(f"{path.stat().st_size:>13,}  {name}")

@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,12 @@ EXPLAINED = {
 
 class PublishError(RuntimeError):
     """What stood in the way of publishing, and the way out; never holds a token."""
+
+
+def check_installed() -> None:
+    """Raises PublishError where a package of the extra `publish` is missing."""
+    if missing := [name for name in ("jinja2", "detect_secrets") if find_spec(name) is None]:
+        raise PublishError(f"{' and '.join(missing)} missing here: pip install 'vit-custom[publish]'.")
 
 
 def check_target(repo_id: str, revision: str | None) -> None:
@@ -152,12 +159,15 @@ class Repository:
         """Makes what does not exist yet, the repository and the branch; says who can see it."""
         sdk = "gradio" if self.named["repo_type"] == "space" else None
         patiently(lambda: self.api.create_repo(**self.named, private=private, exist_ok=True, space_sdk=sdk))
-        is_private = bool(patiently(lambda: self.api.repo_info(**self.named)).private)
+        is_private = self.is_private()
         seen = "private" if is_private else "PUBLIC"
         kept = "" if is_private == private else " and stays so: it existed, its settings on the Hub decide"
         print(f"{self.named['repo_id']}: the repository is {seen}{kept}")
         if revision is not None:
             patiently(lambda: self.api.create_branch(**self.named, branch=revision, exist_ok=True))
+
+    def is_private(self) -> bool:
+        return bool(patiently(lambda: self.api.repo_info(**self.named)).private)
 
     def head(self, branch: str) -> str:
         return str(patiently(lambda: self.api.repo_info(**self.named, revision=branch)).sha)

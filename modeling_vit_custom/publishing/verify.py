@@ -77,7 +77,9 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         yield
     except Exception as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise VerifyError(f"{repo_id} cannot be had from {HfApi().endpoint}: {said}") from error
+        raise VerifyError(
+            f"{repo_id} is no folder here, and as a Hub id it cannot be had from {HfApi().endpoint}: {said}"
+        ) from error
 
 
 def check_listing(sizes: Mapping[str, int]) -> Check:

@@ -27,8 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig
+from transformers.image_processing_base import ImageProcessingMixin
 
 TOP_K = 5
 MAX_FILE_SIZE = "20mb"
@@ -97,8 +99,11 @@ class Classifier:
     """A saved model with its processor, ready to run."""
 
     def __init__(self, source: str, revision: str | None = None):
-        """Raises ValueError for a source that is neither a folder nor a Hub id with a commit, or lacks weights."""
+        """Raises ValueError for a source that is neither a folder nor a Hub id with a commit, that names code of
+        another repository, or lacks weights; RuntimeError and StrictDataclassError for a damaged one.
+        """
         self.folder = fetch(source, revision)
+        refuse_other_code(self.folder)
         self.model, info = AutoModelForImageClassification.from_pretrained(
             self.folder, trust_remote_code=True, use_safetensors=True, output_loading_info=True
         )
@@ -158,6 +163,17 @@ def fetch(source: str, revision: str | None) -> Path:
         )
     wanted = ["*.json", "*.py", "*.safetensors", "examples/*"]
     return Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
+
+
+def refuse_other_code(folder: Path) -> None:
+    """Raises ValueError where the folder would run the newest code of a repository, which `--` in an auto_map names."""
+    config, _ = PreTrainedConfig.get_config_dict(folder)
+    processor, _ = ImageProcessingMixin.get_image_processor_dict(folder)
+    if named := re.search(r'"([^"]*--[^"]*)"', json.dumps([config.get("auto_map"), processor.get("auto_map")])):
+        raise ValueError(
+            f"{folder}: its auto_map names {named[1]}, code of another repository, which nobody here has read. Copy "
+            "that code into the folder and drop what stands before '--'."
+        )
 
 
 def picture(decoded: torch.Tensor) -> Image.Image:
@@ -414,7 +430,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         launch(Classifier(chosen["model"], chosen["revision"]), args.host, args.port)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError, StrictDataclassError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     return 0

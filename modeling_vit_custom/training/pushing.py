@@ -6,10 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
-from ..publishing.upload import PublishError, Repository, explained, upload_folder
+from ..publishing.upload import PublishError, Repository, check_installed, explained, upload_folder
 from .args import UsageError, ViTTrainingArguments
 from .start import RUN_FILE
 
@@ -35,9 +34,8 @@ class Pusher:
 
     def open(self) -> None:
         """Makes the repository before anything is trained. Raises UsageError if this user could not publish there."""
-        if find_spec("detect_secrets") is None:
-            raise UsageError("--push_to_hub needs detect-secrets, to find secrets: pip install 'vit-custom[publish]'.")
         try:
+            check_installed()
             with explained(self.repo_id):
                 Repository(self.repo_id, "model").open(bool(self.args.hub_private_repo), self.args.hub_revision)
         except PublishError as error:
@@ -58,6 +56,8 @@ class Pusher:
             stage(Path(checkpoint), copy / "checkpoint", say=logger.debug)
             shutil.copy(Path(str(self.args.output_dir)) / RUN_FILE, copy / "checkpoint")
             self.job = self.pool.submit(self._publish_copy, copy, message)
+            return
+        shutil.rmtree(copy, ignore_errors=True)
 
     def _publish_copy(self, copy: Path, message: str) -> None:
         from ..publishing.publish import find_origin, prepare

@@ -49,8 +49,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     share_cores(training_args)
     splits = load_data(data_args, training_args)
     choose_best_metric(training_args, splits.problem_type)
-    for examples in filter(None, (splits.train, splits.validation, splits.test)):
-        check_readable(examples)
+    check_readable(*filter(None, (splits.train, splits.validation, splits.test)))
     model, processor, splits = build_model(model_args, splits, training_args.seed)
     if training_args.process_index == 0:
         print(*map(printable, splits.notes), sep="\n", flush=True)
