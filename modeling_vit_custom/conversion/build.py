@@ -57,12 +57,27 @@ def build(source: Source, family: Family) -> Conversion:
         config = ViTCustomConfig(**fields)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ConversionError(f"these tensors and settings are no model: {error}") from error
+    _check_positions(config, tensors)
     if config.position_embedding == "sincos2d":
         computed = sincos_table(config.grid_hw, config.hidden_size)[None]
         tensors.setdefault("vit.embeddings.position_embeddings", computed.to(next(iter(tensors.values())).dtype))
     model = load(config, fill(family.table, tensors, shapes_of(config)))
     processor = ViTCustomImageProcessor.for_model(config, **settings.processor)
     return Conversion(model, processor, family, notes)
+
+
+def _check_positions(config: ViTCustomConfig, tensors: State) -> None:
+    """Raises ConversionError where the image size asked for, or claimed, is not the one the positions are for."""
+    table = tensors.get("vit.embeddings.position_embeddings")
+    rows, columns = config.grid_hw
+    if table is None or table.shape[1] == rows * columns:
+        return
+    size = square_image_size(tensors, config.patch_size)
+    own = f"image_size={size}" if size else "no square image"
+    raise ConversionError(
+        f"image_size={config.image_size} has {rows}x{columns} patches, but position_embeddings has {table.shape[1]} "
+        f"positions: those of {own}. Convert at that size; loading or training with another image_size resamples them."
+    )
 
 
 def shapes_of(config: ViTCustomConfig) -> Shapes:

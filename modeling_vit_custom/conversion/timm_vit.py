@@ -20,11 +20,26 @@ _ACTIVATIONS = {
     "ReLU": "relu",
 }
 _POOLINGS = {"token": "cls", "avg": "mean", "map": "map"}
-# class -> what it is; anything else has parts that this architecture lacks
 _MODELS = ("VisionTransformer", "VisionTransformerDistilled", "Eva")
 _BLOCKS = ("Block", "EvaBlock")
 _ATTENTIONS = ("Attention", "EvaAttention")
 _MLPS = ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked")
+_STEMS = ("PatchEmbed",)
+# class of a part that this architecture lacks -> what it is
+_FOREIGN = {
+    "VisionTransformerRelPos": "relative positions",
+    "Beit": "BEiT, with relative positions",
+    "NaFlexVit": "NaFlex, which packs images of several sizes",
+    "VisionTransformerSAM": "Segment Anything's encoder, with windows and relative positions",
+    "HybridEmbed": "a convolutional network before the patches (hybrid)",
+    "ParallelScalingBlock": "blocks with attention and MLP side by side",
+    "DiffParallelScalingBlock": "blocks with differential attention and MLP side by side",
+    "ParallelThingsBlock": "blocks with several attentions and MLPs side by side",
+    "ResPostBlock": "blocks with norms after their branches",
+    "EvaBlockPostNorm": "blocks with norms after their branches",
+    "DiffAttention": "differential attention",
+    "AttentionRope": "rotary positions of RoPE-ViT's or Sapiens' kind",
+}
 _RESAMPLING = {"bilinear": 2, "bicubic": 3, "nearest": 0, "lanczos": 1}
 
 
@@ -41,13 +56,15 @@ def refuse_unknown_parts(model: Any) -> None:
         kinds += [(type(block).__name__, _BLOCKS)]
         if kinds[-1][0] in _BLOCKS:
             kinds += [(type(block.attn).__name__, _ATTENTIONS), (type(block.mlp).__name__, _MLPS)]
+    kinds += [(type(getattr(model, "patch_embed", None)).__name__, _STEMS)]
     for kind, known in kinds:
         if kind not in known:
-            raise ConversionError(f"{kind} has no place in this architecture, which knows {', '.join(known)}.")
+            what = _FOREIGN.get(kind, f"{kind}, which is none of {', '.join(known)}")
+            raise ConversionError(f"{what}: no place in this architecture.")
     block, rope = model.blocks[0], getattr(model, "rope", None)
     refused = {
-        f"the stem {type(model.patch_embed).__name__}": type(model.patch_embed).__name__ != "PatchEmbed",
         "norms other than layer norm": not isinstance(block.norm1, nn.LayerNorm),
+        "norms inside attention or MLP": any(_is_norm(getattr(part, "norm", None)) for part in (block.attn, block.mlp)),
         f"pooling {model.global_pool!r}": model.global_pool not in (*_POOLINGS, ""),
         "pooling that includes prefix tokens": bool(getattr(model, "pool_include_prefix", False)),
         f"rotary positions of kind {type(rope).__name__}": rope is not None and not _is_dinov3_rope(rope, block.attn),
@@ -148,7 +165,7 @@ def _settings(model: Any, source: Source, tensors: State) -> Settings:
     return Settings(fields, processor_settings(model.pretrained_cfg, model.patch_embed.img_size))
 
 
-def _is_norm(module: nn.Module) -> bool:
+def _is_norm(module: nn.Module | None) -> bool:
     return isinstance(module, nn.LayerNorm)
 
 
