@@ -15,7 +15,7 @@ import torch
 
 from .engine import ConversionError, Row, State, Table, folded_positions, listed, respelled, same
 from .family import Family, Settings, Source, resolve
-from .preprocessing import BILINEAR, HALF, image_side, resize_and_crop, squash
+from .preprocessing import AREA, BILINEAR, HALF, documented, resize_and_crop, squash
 
 _PREFIXES = ("", "params/", "params/img/", "opt/target/")
 _STEM = "embedding/kernel"
@@ -182,17 +182,14 @@ def _settings(source: Source, tensors: State, whose: str) -> Settings:
             "the file has no positions: sine-cosine ones are computed for the image size given. At another size "
             "big_vision computes them anew, this model resamples them"
         )
-    processor, said = _preprocessing(image_side(source, tensors), crop=whose == "big_vision" and not attends)
-    return Settings(fields, {**HALF, **processor, **source.processor}, [*notes, f"{said}, as {whose} documents"])
+    prepare = _CROPPED if whose == "big_vision" and not attends else _WHOLE
+    processor, said = documented(prepare, source, tensors, f"as {whose} documents")
+    return Settings(fields, processor, notes + said)
 
 
-def _preprocessing(side: int, crop: bool) -> tuple[dict, str]:
-    unlike = "bilinear (there without antialiasing, here with it), mean and standard deviation 0.5"
-    if crop:
-        resized = round(side * 256 / 224)
-        return resize_and_crop(resized, side, BILINEAR), f"shorter edge resized to {resized}, centre cropped, {unlike}"
-    return squash(BILINEAR), f"the whole image resized, {unlike}"
-
+_WHOLE = squash(HALF, BILINEAR, antialias=False)
+# resize_small(256)|central_crop(224), as its classifiers are evaluated; SigLIP is by resize(224)
+_CROPPED = resize_and_crop(HALF, AREA, lambda side: (round(side * 256 / 224), side), rounding="round_edge")
 
 FAMILIES = [
     Family(name, (f"Transformer/encoderblock_*/{mlp}/*",), (), table(), partial(_settings, whose=name))

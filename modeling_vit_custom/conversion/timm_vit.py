@@ -170,14 +170,15 @@ def processor_settings(config: Any, image_hw: tuple[int, int]) -> dict[str, Any]
         "resample": _RESAMPLING[config["interpolation"]],
     }
     fraction, mode = config.get("crop_pct") or 0.875, config.get("crop_mode") or "center"
-    scaled = {"height": int(height / fraction), "width": int(width / fraction)}
-    if fraction == 1.0 and mode == "squash":
-        return settings
+    scaled, cropped = (
+        {"height": int(height / fraction), "width": int(width / fraction)},
+        {"height": height, "width": width},
+    )
+    crop = {"do_center_crop": True, "crop_size": cropped, "rounding": "round_crop"}
     if mode == "squash":
-        return settings | {"size": scaled, "do_center_crop": True, "crop_size": {"height": height, "width": width}}
+        return settings if fraction == 1.0 else settings | crop | {"size": scaled}
     if mode == "center" and height == width:
-        size = {"shortest_edge": scaled["height"]}
-        return settings | {"size": size, "do_center_crop": True, "crop_size": {"height": height, "width": width}}
+        return settings | crop | {"size": {"shortest_edge": scaled["height"]}}
     raise ConversionError(f"crop_mode={mode!r} at {height}x{width} has no equal among our image processor's settings.")
 
 

@@ -7,7 +7,7 @@ import torch
 from .check import Reference
 from .engine import State, Table, folded_positions, packed, same
 from .family import Family, Settings, Source, resolve
-from .preprocessing import BICUBIC, BILINEAR, IMAGENET, image_side, resize_and_crop
+from .preprocessing import BICUBIC, BILINEAR, IMAGENET, documented, image_side, resize_and_crop
 
 _BLOCK, _OURS = "encoder.layers.encoder_layer_{i}", "vit.layers.{i}"
 
@@ -61,8 +61,10 @@ def config_of(model: Any) -> dict[str, Any]:
 def processor_of(transforms: Any) -> dict[str, Any]:
     """Image processor settings from the `ImageClassification` preset of a weights entry, `weights.transforms()`."""
     resample = {"bilinear": BILINEAR, "bicubic": BICUBIC}[transforms.interpolation.value]
-    settings = resize_and_crop(transforms.resize_size[0], transforms.crop_size[0], resample)
-    return settings | {"image_mean": list(transforms.mean), "image_std": list(transforms.std)}
+    colours = {"image_mean": list(transforms.mean), "image_std": list(transforms.std)}
+    sizes = (transforms.resize_size[0], transforms.crop_size[0])
+    settings, _ = resize_and_crop(colours, resample, lambda side: sizes, rounding="round_crop")(sizes[1])
+    return settings
 
 
 def _settings(source: Source, tensors: State) -> Settings:
@@ -73,17 +75,13 @@ def _settings(source: Source, tensors: State) -> Settings:
         defaults["num_attention_heads"] = _HEADS[width]
     fields, notes = resolve(given, {name: name for name in _FIELDS}, defaults, "torchvision")
     fields["position_interpolation"] = "bicubic_align_corners"
-    if source.processor:
-        return Settings(fields, dict(source.processor), notes)
-    side = image_side(source, tensors)
-    if side > 224:  # only the SWAG weights are larger
-        processor, said = resize_and_crop(side, side, BICUBIC), f"shorter edge resized to {side} (bicubic)"
-    else:
-        resized = round(side * 256 / 224)
-        processor, said = resize_and_crop(resized, side, BILINEAR), f"shorter edge resized to {resized} (bilinear)"
-    said += ", centre cropped, ImageNet's mean and standard deviation: most of torchvision's weights, not all, do so"
-    return Settings(fields, IMAGENET | processor, [*notes, said])
+    prepare = _SWAG if image_side(source, tensors) > 224 else _V1  # only the SWAG weights are larger
+    processor, said = documented(prepare, source, tensors, "most of torchvision's weights, not all, do so")
+    return Settings(fields, processor, notes + said)
 
+
+_V1 = resize_and_crop(IMAGENET, BILINEAR, lambda side: (round(side * 256 / 224), side), rounding="round_crop")
+_SWAG = resize_and_crop(IMAGENET, BICUBIC, lambda side: (side, side), rounding="round_crop")
 
 FAMILIES = [Family("torchvision", ("encoder.layers.encoder_layer_*", "class_token"), (), TABLE, _settings)]
 
