@@ -192,7 +192,7 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
 
     def resize(self, image: Any, size: SizeDict, resample: Any = None, **kwargs) -> Any:
         """[..., H, W] -> [..., h, w]; bilinear where `resample` is None."""
-        hw = target_size(*image.shape[-2:], size, self.rounding)
+        hw = target_size(image.shape[-2:], size, self.rounding)
         resample = PILImageResampling.BILINEAR if resample is None else resample
         if is_own(resample, self.antialias):
             return resize_own(image, hw, resample)
@@ -202,9 +202,9 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
         """[..., H, W] -> [..., h, w]"""
         return super().resize(image, SizeDict(height=hw[0], width=hw[1]), resample, **kwargs)
 
-    def center_crop(self, image: Any, size: SizeDict, **kwargs) -> Any:
+    def center_crop(self, image: Any, size: Any, **kwargs) -> Any:
         """[..., H, W] -> [..., h, w]; the backend pads what is smaller than the crop."""
-        top, left = crop_corner(*image.shape[-2:], size, self.rounding)
+        top, left = crop_corner(image.shape[-2:], size, self.rounding)
         if min(top, left) < 0:
             return super().center_crop(image, size, **kwargs)
         return image[..., top : top + size.height, left : left + size.width]

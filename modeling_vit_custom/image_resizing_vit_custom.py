@@ -4,16 +4,17 @@ Shapes: C channels, H×W → h×w pixels; n → m pixels of one axis.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
 from transformers.image_transforms import get_size_with_aspect_ratio
-from transformers.image_utils import PILImageResampling, SizeDict, get_image_size_for_max_height_width
+from transformers.image_utils import PILImageResampling, get_image_size_for_max_height_width
 
 # How the longer edge, which follows the shorter one, and half the margin of a crop become whole pixels.
-ROUNDING = {
+ROUNDING: dict[str, tuple[Callable[[float], int], Callable[[float], int]]] = {
     "floor": (math.floor, math.floor),  # transformers
     "round_crop": (math.floor, round),  # torchvision, timm
     "round_edge": (round, math.floor),  # big_vision
@@ -38,8 +39,9 @@ def check_resizing(resample: int | None, antialias: bool, rounding: str) -> None
         raise ValueError(f"antialias=False: resample={resample} always antialiases; give 2 (bilinear) or 3 (bicubic).")
 
 
-def target_size(height: int, width: int, size: SizeDict, rounding: str) -> tuple[int, int]:
-    """(h, w) of an image [H, W] resized by the rules of `size`."""
+def target_size(image_hw: Sequence[int], size: Any, rounding: str) -> tuple[int, int]:
+    """(h, w) of an image of (H, W) pixels resized by the rules of `size`."""
+    height, width = image_hw
     if size.shortest_edge and size.longest_edge:
         return get_size_with_aspect_ratio((height, width), size.shortest_edge, size.longest_edge)
     if size.shortest_edge:
@@ -51,9 +53,10 @@ def target_size(height: int, width: int, size: SizeDict, rounding: str) -> tuple
     return size.height, size.width
 
 
-def crop_corner(height: int, width: int, size: SizeDict, rounding: str) -> tuple[int, int]:
+def crop_corner(image_hw: Sequence[int], size: Any, rounding: str) -> tuple[int, int]:
     """(top, left) of the crop in the middle; negative where the image is smaller than it."""
     _, to_int = ROUNDING[rounding]
+    height, width = image_hw
     return to_int((height - size.height) / 2), to_int((width - size.width) / 2)
 
 

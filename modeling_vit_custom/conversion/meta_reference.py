@@ -49,7 +49,7 @@ def reference_of(family: str, state: State, num_heads: int, side: int) -> Refere
     state = {name: tensor.float() for name, tensor in state.items()}
 
     def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        model = timm_model(family, state, num_heads, side, tuple(images.shape[2:]))
+        model = timm_model(family, state, num_heads, side, (images.shape[2], images.shape[3]))
         return outputs_of(model, state, images)
 
     by = f"timm {timm.__version__}, filled by its own converters; heads, and which repository this is of, are assumed"

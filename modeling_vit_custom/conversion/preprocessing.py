@@ -12,7 +12,7 @@ Preparation = Callable[[int], tuple[dict[str, Any], str]]
 
 IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-CLIP: dict[str, Any] = {
+OPENAI: dict[str, Any] = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
@@ -47,9 +47,13 @@ def resize_and_crop(
     colours: dict[str, Any],
     resample: int,
     sizes: Callable[[int], tuple[int, int]] = lambda side: (int(side * 256 / 224), side),
+    whole: bool = False,
     **others: Any,
 ) -> Preparation:
-    """The shorter edge resized, then the square in the middle.   sizes: side → (shorter edge, side of the square)."""
+    """The shorter edge resized, then the square in the middle.   sizes: side → (shorter edge, side of the square).
+
+    whole: both edges are resized, to a square.
+    """
 
     def prepare(side: int) -> tuple[dict[str, Any], str]:
         if not side:
@@ -57,11 +61,12 @@ def resize_and_crop(
         resized, cropped = sizes(side)
         settings = {
             "resample": resample,
-            "size": {"shortest_edge": resized},
+            "size": {"height": resized, "width": resized} if whole else {"shortest_edge": resized},
             "do_center_crop": True,
             "crop_size": {"height": cropped, "width": cropped},
         }
-        said = f"the shorter edge resized to {resized} ({_NAMES[resample]}), {cropped} pixels cropped in the middle"
+        edge = "both edges" if whole else "the shorter edge"
+        said = f"{edge} resized to {resized} ({_NAMES[resample]}), {cropped} pixels cropped in the middle"
         return {**colours, **settings, **others}, said
 
     return prepare
@@ -69,7 +74,7 @@ def resize_and_crop(
 
 def colours_in_words(settings: dict[str, Any]) -> str:
     """Which of the three above these settings hold."""
-    for name, known in (("ImageNet's", IMAGENET), ("CLIP's", CLIP)):
+    for name, known in (("ImageNet's", IMAGENET), ("CLIP's", OPENAI)):
         if known.items() <= settings.items():
             return f"{name} mean and standard deviation"
     return "mean and standard deviation 0.5"
