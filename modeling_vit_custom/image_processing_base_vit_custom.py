@@ -1,6 +1,6 @@
 """What both image processors share: decoding, settings and their checks, saving.
 
-Shapes: B images in a batch, C channels (1 grey or 3 RGB), H height, W width.
+Shapes: B images in a batch, C channels (1 grey or 3 RGB), H height, W width; h×w after resizing.
 """
 
 import copy
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from huggingface_hub.dataclasses import validate_typed_dict
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
-from transformers.image_utils import PILImageResampling
+from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
@@ -24,6 +24,7 @@ from .image_decoding_vit_custom import (
     decode_image,
 )
 from .image_limits_vit_custom import DEFAULT_LIMITS, ImageDecodingError, ImageLimits
+from .image_resizing_vit_custom import check_resizing, crop_corner, is_own, resize_own, target_size
 
 logger = logging.get_logger(__name__)
 
@@ -59,6 +60,11 @@ class ViTCustomImageProcessorKwargs(ImagesKwargs, total=False):
         Channels of the output: 3 for RGB, 1 for grey. `image_mean` and `image_std` have as many entries.
     background_color (`list[int]`, *optional*):
         Red, green and blue in 0..255: what shows through transparent pixels.
+    antialias (`bool`, *optional*):
+        Off, shrinking reads the nearest 2 × 2 (bilinear) or 4 × 4 (bicubic) pixels only, as `tf.image.resize` does.
+    rounding (`str`, *optional*):
+        How sizes become whole pixels: "floor" (transformers), "round_crop" (torchvision, timm: half the margin of
+        a crop is rounded) or "round_edge" (big_vision: the longer edge is, where `size` gives the shorter one).
     channel_order (`str`, *optional*):
         "bgr" for arrays and tensors as OpenCV makes them. Files and Pillow images know their own order.
     on_error (`str`, *optional*):
@@ -70,6 +76,8 @@ class ViTCustomImageProcessorKwargs(ImagesKwargs, total=False):
 
     num_channels: int | None
     background_color: list[int] | tuple[int, ...] | None
+    antialias: bool | None
+    rounding: str | None
     channel_order: str | None
     on_error: str | None
     allow_urls: bool | None
@@ -96,6 +104,8 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
     do_normalize = True
     num_channels = 3
     background_color = (255, 255, 255)
+    antialias = True
+    rounding = "floor"
     channel_order = "rgb"
     on_error = "raise"
     allow_urls = False
@@ -172,9 +182,32 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
         if not decoded.images:
             raise ImageDecodingError(f"none of the {len(sources)} images can be read. {decoded.errors[0]}")
         _check_one_scale(decoded.images, decoded.kept)
-        features = self._preprocess(decoded.images, *args, **kwargs)
+        for_this_call = copy.copy(self)  # backends call resize and center_crop without these two
+        for_this_call.antialias, for_this_call.rounding = kwargs["antialias"], kwargs["rounding"]
+        features = for_this_call._preprocess(decoded.images, *args, **kwargs)
         features.kept_indices, features.errors = decoded.kept, decoded.errors
         return features
+
+    # ---------- what both backends do alike
+
+    def resize(self, image: Any, size: SizeDict, resample: Any = None, **kwargs) -> Any:
+        """[..., H, W] -> [..., h, w]; bilinear where `resample` is None."""
+        hw = target_size(image.shape[-2:], size, self.rounding)
+        resample = PILImageResampling.BILINEAR if resample is None else resample
+        if is_own(resample, self.antialias):
+            return resize_own(image, hw, resample)
+        return self.resize_by_backend(image, hw, resample, **kwargs)
+
+    def resize_by_backend(self, image: Any, hw: tuple[int, int], resample: int, **kwargs) -> Any:
+        """[..., H, W] -> [..., h, w]"""
+        return super().resize(image, SizeDict(height=hw[0], width=hw[1]), resample, **kwargs)
+
+    def center_crop(self, image: Any, size: Any, **kwargs) -> Any:
+        """[..., H, W] -> [..., h, w]; the backend pads what is smaller than the crop."""
+        top, left = crop_corner(image.shape[-2:], size, self.rounding)
+        if min(top, left) < 0:
+            return super().center_crop(image, size, **kwargs)
+        return image[..., top : top + size.height, left : left + size.width]
 
     # ---------- settings
 
@@ -235,6 +268,8 @@ def check_settings(
     crop_size: dict[str, int] | None,
     pad_size: dict[str, int] | None,
     resample: int | None,
+    antialias: bool,
+    rounding: str,
     channel_order: str,
     on_error: str,
     data_format: str | None = None,
@@ -267,9 +302,7 @@ def check_settings(
     for field, sides in (("size", size), ("crop_size", crop_size), ("pad_size", pad_size)):
         if sides is not None:
             _check_size(field, dict(sides))
-    if resample is not None and resample not in list(PILImageResampling):
-        filters = ", ".join(f"{f.value} {f.name.lower()}" for f in PILImageResampling)
-        raise ValueError(f"resample={resample!r}: give one of {filters}.")
+    check_resizing(resample, antialias, rounding)
     if data_format not in (None, "channels_first"):
         raise ValueError(f"data_format={data_format!r}: the models take 'channels_first'.")
 

@@ -1,7 +1,7 @@
 """The image processors: `ViTCustomImageProcessor` on torchvision, `ViTCustomImageProcessorPil` on Pillow.
 
-Both turn images into `pixel_values` [B, C, H, W] float32: decode, resize to a fixed size (bilinear with
-antialiasing, the aspect ratio given up as in Google's ViT), rescale to [0, 1], normalise. Their outputs
+Both turn images into `pixel_values` [B, C, H, W] float32: decode, resize to a fixed size (unless told otherwise
+bilinear with antialiasing, the aspect ratio given up as in Google's ViT), rescale to [0, 1], normalise. Their outputs
 differ by at most one grey level. They share this file so that every saved folder holds both, whichever was
 loaded; it does not import torchvision itself, so the Pillow backend works without it.
 """
@@ -22,6 +22,7 @@ class ViTCustomImageProcessor(BaseViTCustomImageProcessor, TorchvisionBackend):
     Args:
         num_channels: 3 for RGB, 1 for grey.
         background_color: RGB in 0..255, seen through transparent pixels.
+        antialias, rounding: how pixels are resampled and sizes become whole, as the source of the weights did.
         size, resample, do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std, crop_size,
             do_center_crop, …: as in every transformers image processor. The mean and standard deviation have
             one entry per channel, 0.5 unless given.
@@ -46,13 +47,11 @@ class ViTCustomImageProcessorPil(BaseViTCustomImageProcessor, PilBackend):
         """Decode one image: [C, H, W]."""
         return self.decode(image, name, **kwargs).numpy()
 
-    def resize(self, image: np.ndarray, size: Any, resample: Any = None, **kwargs) -> np.ndarray:
+    def resize_by_backend(self, image: np.ndarray, hw: tuple[int, int], resample: int, **kwargs) -> np.ndarray:
         """[C, H, W] -> [C, h, w]; images scaled already (float) channel by channel, in whatever range."""
         if image.dtype == np.uint8:
-            return super().resize(image, size, resample, **kwargs)
-        shape_only = np.zeros((1, *image.shape[1:]), np.uint8)  # the rules for `size` stay in one place
-        height, width = super().resize(shape_only, size, resample, **kwargs).shape[1:]
-        channels = [Image.fromarray(channel).resize((width, height), resample) for channel in image]
+            return super().resize_by_backend(image, hw, resample, **kwargs)
+        channels = [Image.fromarray(channel).resize((hw[1], hw[0]), resample) for channel in image]
         return np.stack([np.asarray(channel) for channel in channels])
 
 

@@ -1,17 +1,11 @@
-"""Google's ViT from the layout of its `.npz` files alone, in numpy float64: a reference that shares no code with ours.
-
-`Spec` names a variant, `random_arrays` fills it, `forward` runs it, `stored` lays it out as files do. Checked against
-modules of flax 0.12.8 in float64, for cls, mean and map: they differ by less than 1e-15.
-
-Shapes: B images, H×W pixels, D width, N tokens.
-"""
+"""Google's `.npz` files: `Spec` names a variant, `random_arrays` fills it, `stored` lays it out, `forward` runs it."""
 
 from dataclasses import dataclass
-from math import isqrt, prod
+from math import prod
 
 import numpy as np
-from scipy.ndimage import zoom
-from scipy.special import erf
+
+from modeling_vit_custom.conversion import google_reference
 
 # names of attention, second norm and MLP in a block: all layers counted, or each kind on its own
 OLD = ("MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")
@@ -113,84 +107,5 @@ def from_bfloat16(array: np.ndarray) -> np.ndarray:
 
 def forward(spec: Spec, arrays: dict[str, np.ndarray], images: np.ndarray, exact_gelu: bool = False) -> np.ndarray:
     """Logits, or what a head would see, of images [B, H, W, 3] of any size that holds whole patches."""
-    x = _embed(arrays, images, spec.patch)  # [B, h, w, D]
-    batch, *grid, width = x.shape
-    x = x.reshape(batch, -1, width)
-    positions = arrays[spec.positions] if spec.positions else None
-    cls = np.tile(arrays["cls"], (batch, 1, 1)) if "cls" in arrays else x[:, :0]
-    if positions is None:
-        x = np.concatenate([cls, x + _sincos(*grid, width)], axis=1)
-    elif spec.cls_in_positions and spec.pool == "cls":  # added to the concatenated tokens
-        patches = _zoomed(positions[:, 1:], grid)
-        x = np.concatenate([cls, x], axis=1) + np.concatenate([positions[:, :1], patches], axis=1)
-    else:
-        x = np.concatenate([cls, x + _zoomed(positions, grid)], axis=1)
-    attention, norm, mlp = spec.names
-    for i in range(spec.depth):
-        block = _under(arrays, f"Transformer/encoderblock_{i}")
-        y = _norm(_under(block, "LayerNorm_0"), x)
-        x = x + _attend(_under(block, attention), y, y)
-        x = x + _mlp(_under(block, mlp), _norm(_under(block, norm), x), exact_gelu)
-    x = _norm(_under(arrays, "Transformer/encoder_norm"), x)
-    if spec.pool == "map":
-        head = _under(arrays, "MAPHead_0")
-        probe = np.tile(head["probe"], (batch, 1, 1))
-        y = _attend(_under(head, "MultiHeadDotProductAttention_0"), probe, x)
-        x = (y + _mlp(_under(head, "MlpBlock_0"), _norm(_under(head, "LayerNorm_0"), y), exact_gelu))[:, 0]
-    else:
-        x = x[:, 0] if spec.pool == "cls" else x.mean(axis=1)
-    if spec.pre_logits:
-        x = np.tanh(_dense(_under(arrays, "pre_logits"), x))
-    return _dense(_under(arrays, "head"), x) if spec.classes else x
-
-
-def _under(arrays, prefix):
-    return {name[len(prefix) + 1 :]: array for name, array in arrays.items() if name.startswith(prefix + "/")}
-
-
-def _embed(arrays, images, patch):
-    batch, height, width, channels = images.shape
-    cells = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    return np.einsum("bhpwqc,pqcd->bhwd", cells, arrays["embedding/kernel"]) + arrays["embedding/bias"]
-
-
-def _dense(layer, x):
-    return x @ layer["kernel"] + layer["bias"]
-
-
-def _norm(layer, x):
-    variance = x.var(axis=-1, keepdims=True)
-    return (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(variance + 1e-6) * layer["scale"] + layer["bias"]
-
-
-def _mlp(layer, x, exact):
-    x = _dense(_under(layer, "Dense_0"), x)
-    inner = erf(x / np.sqrt(2)) if exact else np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
-    return _dense(_under(layer, "Dense_1"), 0.5 * x * (1 + inner))
-
-
-def _attend(layer, queries, tokens):
-    q, k, v = (
-        np.einsum("bnd,dhe->bhne", x, layer[f"{name}/kernel"]) + layer[f"{name}/bias"][None, :, None]
-        for name, x in (("query", queries), ("key", tokens), ("value", tokens))
-    )
-    scores = np.einsum("bhne,bhme->bhnm", q, k) / np.sqrt(q.shape[-1])
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    mixed = np.einsum("bhnm,bhme->bhne", weights, v)
-    return np.einsum("bhne,hed->bnd", mixed, layer["out/kernel"]) + layer["out/bias"]
-
-
-def _zoomed(table, grid):
-    """Positions [1, N, D] at another grid, by the call both libraries make."""
-    side = isqrt(table.shape[1])
-    square = table.reshape(side, side, -1)
-    return zoom(square, (grid[0] / side, grid[1] / side, 1), order=1).reshape(1, grid[0] * grid[1], -1)
-
-
-def _sincos(height, width, depth):
-    """MoCo v3's table [1, h·w, D] in float32."""
-    y, x = np.mgrid[:height, :width]
-    omega = 1 / 10_000 ** (np.arange(depth // 4) / (depth // 4 - 1))
-    y, x = np.outer(y, omega), np.outer(x, omega)
-    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)[None]
+    outputs = google_reference.forward(arrays, images, exact_gelu)
+    return outputs["logits" if spec.classes or spec.pre_logits else "pooled"]

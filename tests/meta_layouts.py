@@ -1,41 +1,35 @@
-"""What the `.pth` files of Meta's repositories hold, and timm's models of them, which timm's own converters fill.
+"""What the `.pth` files of Meta's repositories hold, with random numbers.
 
 Shapes: D width, M hidden width of the MLP, p patch side, h×w grid.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isqrt, prod
+from math import prod
 from typing import Any
 
-import timm
 import torch
-from timm.models import eva, vision_transformer
 
-# How repositories resample positions, as arguments of torch's interpolation; `offset` is added to the grid.
-DEIT_RULE = {"mode": "bicubic"}
-DINOV2_RULE = {"mode": "bicubic", "offset": 0.1}
-REGISTERS_RULE = {"mode": "bicubic", "antialias": True}
+from modeling_vit_custom.conversion import meta_reference
 
 
 @dataclass(frozen=True)
 class Layout:
     """prefix: prefix tokens in order, with their number.   slots: how many have a place in the position table.
 
-    mlp: names of the MLP's layers.   scale: name of LayerScale, {} its number.   rule: None for rotary positions.
-    others: shapes of what has no place in our model.   options: of timm's model.
+    mlp: names of the MLP's layers.   scale: name of LayerScale, {} its number.   rotary: positions are.
+    others: shapes of what has no place in our model.
     """
 
-    timm_name: str
+    family: str
     prefix: Mapping[str, int] = field(default_factory=lambda: {"cls_token": 1})
     slots: int = 1
     mlp: tuple[str, ...] = ("fc1", "fc2")
     scale: str = ""
     norm: str = "norm"
     heads: tuple[str, ...] = ("head",)
-    rule: Mapping[str, Any] | None = field(default_factory=lambda: DEIT_RULE)
+    rotary: bool = False
     others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
     width: int = 32
     num_heads: int = 4
     hidden: int = 48
@@ -52,36 +46,28 @@ class Layout:
 MASK = {"mask_token": (1, 32)}
 DECODER = {"decoder_pos_embed": (1, 17, 16), "decoder_blocks.0.attn.qkv.weight": (48, 16), "decoder_pred.bias": (192,)}
 DINO: dict[str, Any] = {"scale": "ls{}.gamma", "heads": ()}
-DINOV3 = DINO | {"prefix": {"cls_token": 1, "storage_tokens": 4}, "slots": 0, "rule": None, "others": MASK}
+DINOV3 = DINO | {"prefix": {"cls_token": 1, "storage_tokens": 4}, "slots": 0, "rotary": True, "others": MASK}
 B16: dict[str, Any] = {"width": 768, "num_heads": 12, "hidden": 3072, "depth": 12, "patch": 16, "side": 224}
 
 # The family of a layout is its name up to a slash.
 LAYOUTS = {
-    "meta_vit": Layout("deit_tiny_patch16_224"),
-    "meta_vit/dino, mae encoder": Layout("deit_tiny_patch16_224", heads=()),
+    "meta_vit": Layout("meta_vit"),
+    "meta_vit/dino, mae encoder": Layout("meta_vit", heads=()),
     "meta_deit, distilled": Layout(
-        "deit_tiny_distilled_patch16_224", {"cls_token": 1, "dist_token": 1}, slots=2, heads=("head", "head_dist")
+        "meta_deit, distilled", {"cls_token": 1, "dist_token": 1}, slots=2, heads=("head", "head_dist")
     ),
-    "meta_deit3": Layout("deit3_base_patch16_224", scale="gamma_{}", slots=0),
-    "meta_mae": Layout("vit_base_patch16_224", heads=(), others={"mask_token": (1, 1, 32), **DECODER}),
-    "meta_mae, fine-tuned": Layout("vit_base_patch16_224", norm="fc_norm", options={"global_pool": "avg"}),
-    "meta_dinov2": Layout("vit_small_patch14_dinov2", rule=DINOV2_RULE, others=MASK, **DINO),
-    "meta_dinov2/swiglu": Layout(
-        "vit_giant_patch14_dinov2", rule=DINOV2_RULE, mlp=("w12", "w3"), others=MASK, options={"mlp_ratio": 3.0}, **DINO
-    ),
+    "meta_deit3": Layout("meta_deit3", scale="gamma_{}", slots=0),
+    "meta_mae": Layout("meta_mae", heads=(), others={"mask_token": (1, 1, 32), **DECODER}),
+    "meta_mae, fine-tuned": Layout("meta_mae, fine-tuned", norm="fc_norm"),
+    "meta_dinov2": Layout("meta_dinov2", others=MASK, **DINO),
+    "meta_dinov2/swiglu": Layout("meta_dinov2", mlp=("w12", "w3"), others=MASK, **DINO),
     "meta_dinov2_with_registers": Layout(
-        "vit_small_patch14_reg4_dinov2",
-        {"cls_token": 1, "register_tokens": 4},
-        rule=REGISTERS_RULE,
-        others=MASK,
-        **DINO,
+        "meta_dinov2_with_registers", {"cls_token": 1, "register_tokens": 4}, others=MASK, **DINO
     ),
-    "meta_dinov3": Layout("vit_small_patch16_dinov3_qkvb", **DINOV3),
-    "meta_dinov3/swiglu": Layout("vit_small_plus_patch16_dinov3_qkvb", mlp=("w1", "w2", "w3"), **DINOV3),
-    "meta_vit/full size": Layout("deit_tiny_patch16_224", **{**B16, "classes": 1000}),
-    "meta_dinov2/full size": Layout(
-        "vit_small_patch14_dinov2", rule=DINOV2_RULE, others={"mask_token": (1, 768)}, **DINO, **B16
-    ),
+    "meta_dinov3": Layout("meta_dinov3", **DINOV3),
+    "meta_dinov3/swiglu": Layout("meta_dinov3", mlp=("w1", "w2", "w3"), **DINOV3),
+    "meta_vit/full size": Layout("meta_vit", **{**B16, "classes": 1000}),
+    "meta_dinov2/full size": Layout("meta_dinov2", others={"mask_token": (1, 768)}, **DINO, **B16),
 }
 
 
@@ -96,7 +82,7 @@ def random_state(layout: Layout) -> dict[str, torch.Tensor]:
     shapes["patch_embed.proj.weight"], shapes["patch_embed.proj.bias"] = (d, 3, layout.patch, layout.patch), (d,)
     for name, count in layout.prefix.items():
         shapes[name] = (1, count, d)
-    if layout.rule is not None:
+    if not layout.rotary:
         shapes["pos_embed"] = (1, layout.slots + layout.grid**2, d)
     for i in range(layout.depth):
         block = f"blocks.{i}"
@@ -116,7 +102,7 @@ def random_state(layout: Layout) -> dict[str, torch.Tensor]:
     for name, shape in shapes.items():
         scale = prod(shape[1:]) ** -0.5 if len(shape) in (2, 4) else 0.5
         state[name] = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
-    if layout.rule is None:
+    if layout.rotary:
         quarter = d // layout.num_heads // 4
         state["rope_embed.periods"] = 100.0 ** (torch.arange(quarter) / quarter)
         mask = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64).repeat_interleave(d)
@@ -126,41 +112,4 @@ def random_state(layout: Layout) -> dict[str, torch.Tensor]:
 
 def timm_model(layout: Layout, state: Mapping[str, torch.Tensor], size: tuple[int, int]) -> torch.nn.Module:
     """timm's model of this state, for images of `size`: positions resampled by the rule of the repository."""
-    rotary = layout.rule is None
-    options: dict[str, Any] = {"mlp_ratio": layout.hidden / layout.width, **layout.options}
-    if rotary:
-        options["global_pool"] = "token"
-
-    def create(image_size):
-        return timm.create_model(
-            layout.timm_name, img_size=image_size, patch_size=layout.patch, embed_dim=layout.width,
-            depth=layout.depth, num_heads=layout.num_heads, num_classes=layout.classes if layout.heads else 0,
-            **options,
-        ).eval().double()  # fmt: skip
-
-    model = create((layout.side, layout.side))
-    given = {name: tensor.clone() for name, tensor in state.items() if not name.startswith("decoder_")}
-    if rotary:
-        loaded = eva.checkpoint_filter_fn(given, model)
-    else:
-        loaded = vision_transformer.checkpoint_filter_fn(given, model, adapt_layer_scale="gamma" in layout.scale)
-    model.load_state_dict(loaded, strict=True)
-    if rotary or size == (layout.side, layout.side):
-        return model
-    grid = (size[0] // layout.patch, size[1] // layout.patch)
-    other = create(size)
-    other.load_state_dict(model.state_dict() | {"pos_embed": resampled(model.pos_embed, layout, grid)}, strict=True)
-    return other
-
-
-def resampled(table: torch.Tensor, layout: Layout, grid: tuple[int, int]) -> torch.Tensor:
-    """A position table [1, slots + h·w, D] for another grid, as the repository resamples it."""
-    rule = dict(layout.rule or {})
-    offset = rule.pop("offset", 0)
-    slots, patches = table.split([table.shape[1] - layout.grid**2, layout.grid**2], dim=1)
-    side = isqrt(patches.shape[1])
-    square = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1, D, h, w]
-    target = {"scale_factor": tuple((n + offset) / side for n in grid)} if offset else {"size": grid}
-    patches = torch.nn.functional.interpolate(square, **target, **rule)
-    assert patches.shape[2:] == grid
-    return torch.cat([slots, patches.flatten(2).transpose(1, 2)], dim=1)
+    return meta_reference.timm_model(layout.family, state, layout.num_heads, layout.side, size)

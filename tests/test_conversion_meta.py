@@ -46,7 +46,7 @@ def test_converted_equals_timm_in_float64(name):
         expected = timm_model(layout, state, size)(images)
         worst = max(worst, float((output_of(conversion.model, images) - expected).abs().max()))
     print(f"{name}: {worst:.1e}")
-    assert worst <= (1e-5 if layout.rule is None else 1e-9)  # timm's rotary positions are in float32
+    assert worst <= (1e-5 if layout.rotary else 1e-9)  # timm's rotary positions are in float32
 
 
 def to_transformers(state) -> dict[str, torch.Tensor]:

@@ -312,7 +312,7 @@ def test_for_model(backend):
 
 CODE = [
     f"image_{part}_vit_custom.py"
-    for part in ("arrays", "decoding", "download", "files", "limits", "processing_base", "processing")
+    for part in ("arrays", "decoding", "download", "files", "limits", "processing_base", "processing", "resizing")
 ]
 SETTINGS = {"num_channels": 1, "size": (20, 30), "background_color": (10, 20, 30), "image_mean": 0.25}
 

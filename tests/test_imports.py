@@ -44,7 +44,8 @@ ALLOWED = {
     "image_download": {"image_limits"},
     "image_files": {"image_limits"},
     "image_decoding": {"image_arrays", "image_download", "image_files", "image_limits"},
-    "image_processing_base": {"image_decoding", "image_limits"},
+    "image_resizing": set(),
+    "image_processing_base": {"image_decoding", "image_limits", "image_resizing"},
     "image_processing": {"image_processing_base"},
     "pipeline": {"image_decoding", "image_limits"},
 }

@@ -55,6 +55,7 @@ def build(source: Source, family: Family) -> Conversion:
         raise ConversionError(f"the classifier has {fields['num_labels']} outputs, the configuration other labels.")
     try:
         config = ViTCustomConfig(**fields)
+        processor = ViTCustomImageProcessor.for_model(config, **settings.processor)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ConversionError(f"these tensors and settings are no model: {error}") from error
     _check_positions(config, tensors)
@@ -62,7 +63,6 @@ def build(source: Source, family: Family) -> Conversion:
         computed = sincos_table(config.grid_hw, config.hidden_size)[None]
         tensors.setdefault("vit.embeddings.position_embeddings", computed.to(next(iter(tensors.values())).dtype))
     model = load(config, fill(family.table, tensors, shapes_of(config)))
-    processor = ViTCustomImageProcessor.for_model(config, **settings.processor)
     return Conversion(model, processor, family, notes)
 
 
@@ -93,5 +93,5 @@ def load(config: ViTCustomConfig, state: State) -> Converted:
         whole = ViTCustomForImageClassification(config)
     own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     whole.load_state_dict(own, strict=True, assign=True)
-    model: Any = whole if config.num_labels else whole.vit
+    model: Any = whole if config.num_labels or config.pre_logits_size else whole.vit
     return model.eval()

@@ -3,7 +3,8 @@
 Shapes: B images, C channels, H×W pixels, K classes, D width, N tokens.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,82 +12,137 @@ import numpy as np
 import torch
 from PIL import Image
 
-TOLERANCE = 1e-4  # of the largest logit or feature, in float32
+TOLERANCE = 1e-4  # of the source's largest logit or feature, in float32
+GREY_LEVELS = 1.01  # of 255: two libraries that round at different steps differ by one
 IMAGES = 4
+_FEATURES = ("tokens", "pooled")
+Outputs = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The source as its own library runs it.
+    """The source as its own library runs it, in float32 or float64.
 
-    run: [B, C, H, W] → {"logits": [B, K], "features": [B, D] or [B, N, D]}, either or both.
-    prepare: Pillow images → [B, C, H, W], by the source's own preprocessing; None where it has none.
-    sizes: whether it takes other sizes than its own.
+    by: what runs it, in words.
+    run: [B, C, H, W] → any of "logits" [B, K], "tokens" [B, N, D] after the last norm and "pooled" [B, k·D].
+    prepare: Pillow images → [B, C, H, W], by the source's own preprocessing.
+    only_size: why it takes no size but its own; "" where it takes any.
     """
 
-    run: Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
-    prepare: Callable[[Sequence[Image.Image]], torch.Tensor] | None
-    any_size: bool = True
+    by: str
+    run: Callable[[torch.Tensor], Outputs]
+    prepare: Callable[[Sequence[Image.Image]], torch.Tensor]
+    only_size: str = ""
+
+
+def compare(reference: Reference, model: Any, processor: Any) -> dict[str, Any]:
+    """The report of `--check`.
+
+    "from_tensors": differences at the model's size and two others.   "from_pixels": pixels, and what source and
+    conversion make of the same pictures, each by its own preprocessing.   "passed": whether all of from_tensors are
+    within TOLERANCE with one top-1 class, and pixels within GREY_LEVELS.
+    """
+    dtype = model.dtype
+    model.float()
+    try:
+        tensors, pixels = compare_tensors(reference, model), compare_pixels(reference, model, processor)
+    finally:
+        model.to(dtype)
+    return {
+        "passed": all(row["passed"] for row in (*tensors, pixels)),
+        "reference": reference.by,
+        "images": IMAGES,
+        "tolerance": TOLERANCE,
+        "tolerance_in_grey_levels": GREY_LEVELS,
+        "from_tensors": tensors,
+        "from_pixels": pixels,
+        "notes": [f"at one size only: {reference.only_size}"] if reference.only_size else [],
+    }
 
 
 @torch.no_grad()
-def compare(reference: Reference, model: Any, processor: Any) -> dict[str, Any]:
-    """The report of `--check`: for each size the largest differences, relative to the largest value of the source.
-
-    "passed" is False where one is above TOLERANCE or a top-1 class differs.
-    """
-    height, width = model.config.image_hw
-    p, q = model.config.patch_hw
-    sizes = [(height, width)]
-    if reference.any_size:
-        sizes += [(height + 2 * p, width + 2 * q), (max(height - p, p), width + 3 * q)]
-    report: dict[str, Any] = {"tolerance": TOLERANCE, "images": IMAGES, "from_tensors": []}
-    generator = torch.Generator().manual_seed(0)
-    for size in sizes:
+def compare_tensors(reference: Reference, model: Any) -> list[dict[str, Any]]:
+    """Differences on random images, a row for each size."""
+    generator, rows = torch.Generator().manual_seed(0), []
+    for size in sizes_of(model.config)[: 1 if reference.only_size else None]:
         images = torch.randn(IMAGES, model.config.num_channels, *size, generator=generator)
-        report["from_tensors"].append(
-            {"size": list(size), **differences(reference.run(images), outputs(model, images))}
-        )
-    if reference.prepare is not None:
-        pictures = synthetic_pictures(generator)
-        theirs = reference.prepare(pictures)
-        ours = processor(pictures, return_tensors="pt")["pixel_values"]
-        report["from_pixels"] = {"pixels": float((theirs - ours).abs().max())} | differences(
-            reference.run(theirs), outputs(model, ours)
-        )
-    rows = report["from_tensors"]
-    report["passed"] = all(row["relative"] <= TOLERANCE and row.get("top1", 1.0) == 1.0 for row in rows)
-    return report
+        row = differences(reference.run(images), run(model, images))
+        close = all(row[kind]["relative"] <= TOLERANCE for kind in ("logit", "feature") if kind in row)
+        rows.append({"size": list(size), **row, "passed": close and row.get("top1", 1.0) == 1.0})
+    return rows
 
 
-def outputs(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What our model gives under the names of `Reference.run`."""
-    output = model(images.to(model.dtype))
-    if "logits" in output:
-        return {"logits": output.logits}
-    return {"features": output.last_hidden_state, "pooled": output.pooler_output}
+@torch.no_grad()
+def compare_pixels(reference: Reference, model: Any, processor: Any) -> dict[str, Any]:
+    """The largest difference of pixels, in grey levels, and what becomes of it; only pixels decide on "passed"."""
+    pictures = synthetic_pictures(model.config)
+    theirs, ours = reference.prepare(pictures), processor(pictures, return_tensors="pt")["pixel_values"]
+    if theirs.shape != ours.shape:
+        return {"size": list(theirs.shape[2:]), "size_here": list(ours.shape[2:]), "passed": False}
+    scale = torch.tensor(processor.image_std if processor.do_normalize else 1.0).reshape(-1, 1, 1)
+    grey_levels = float(((theirs - ours) * scale).abs().max()) * 255
+    row = {"size": list(theirs.shape[2:]), "grey_levels": grey_levels}
+    if not reference.only_size or theirs.shape[2:] == model.config.image_hw:
+        row |= differences(reference.run(theirs), run(model, ours))
+    return {**row, "passed": grey_levels <= GREY_LEVELS}
 
 
-def differences(theirs: Mapping[str, torch.Tensor], ours: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Largest absolute and relative difference over what both give, and how often the top-1 class agrees."""
-    result: dict[str, Any] = {"relative": 0.0}
-    shared = [name for name in theirs if name in ours]
-    if not shared:
+def sizes_of(config: Any) -> list[tuple[int, int]]:
+    """The model's own size, one larger, and one that is not square."""
+    (height, width), (p, q) = config.image_hw, config.patch_hw
+    return [(height, width), (height + 2 * p, width + 2 * q), (max(height - p, p), width + 3 * q)]
+
+
+def run(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What our model gives, under the names of `Reference.run`."""
+    with outputs_of(model.base_model) as seen:
+        output = model(images)
+    encoded = seen[-1]
+    outputs = {"tokens": encoded.last_hidden_state, "pooled": encoded.pooler_output}
+    return outputs | ({"logits": output.logits} if "logits" in output else {})
+
+
+@contextmanager
+def outputs_of(module: torch.nn.Module) -> Iterator[list[Any]]:
+    """What `module` returned while this was open, in order."""
+    seen: list[Any] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def differences(theirs: Outputs, ours: Outputs) -> dict[str, Any]:
+    """Largest absolute and relative difference of logits and of features, and how often the top-1 class agrees.
+
+    Raises ValueError where there is nothing to compare, or the conversion lacks what the source gives.
+    """
+    if not theirs or not set(theirs) <= set(ours):
         raise ValueError(f"the source gives {sorted(theirs)}, the conversion {sorted(ours)}: nothing to compare.")
-    for name in shared:
-        distance = float((theirs[name] - ours[name]).abs().max())
-        result[name] = distance
-        result["relative"] = max(result["relative"], distance / float(theirs[name].abs().max()))
-    if "logits" in shared:
+    result: dict[str, Any] = {}
+    for name, expected in theirs.items():
+        distance = float((expected - ours[name]).abs().max())
+        found = {"absolute": distance, "relative": distance / (float(expected.abs().max()) or 1.0)}
+        kind = "feature" if name in _FEATURES else "logit"
+        result[kind] = max(found, result.get(kind, found), key=lambda each: each["relative"])
+    if "logits" in theirs:
         result["top1"] = float((theirs["logits"].argmax(-1) == ours["logits"].argmax(-1)).float().mean())
     return result
 
 
-def synthetic_pictures(generator: torch.Generator) -> list[Image.Image]:
-    """Smooth pictures of several shapes: their numbers are alike under every resizing that is right."""
-    pictures = []
-    for height, width in ((256, 256), (300, 400), (500, 320), (240, 250)):
-        coarse = torch.rand(1, 3, 8, 8, generator=generator)
-        fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)[0]
-        pictures.append(Image.fromarray((fine.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)))
+def synthetic_pictures(config: Any) -> list[Image.Image]:
+    """Smooth pictures with fine grain, of several proportions, larger and smaller than the model's images.
+
+    Their contrast leaves room for the overshoot of bicubic filters, which libraries clip at different steps.
+    """
+    generator, pictures = torch.Generator().manual_seed(0), []
+    side = max(config.image_hw)
+    for tall, wide in ((1.14, 1.14), (1.3, 1.79), (2.21, 1.43), (0.93, 1.1)):
+        height, width = round(tall * side), round(wide * side)
+        coarse = torch.rand(1, config.num_channels, 8, 8, generator=generator)
+        smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
+        grain = torch.rand(config.num_channels, height, width, generator=generator) - 0.5
+        pixels = (128 + 80 * (smooth - 0.5) + 60 * grain).round().clamp(0, 255)
+        pictures.append(Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy().astype(np.uint8)))
     return pictures

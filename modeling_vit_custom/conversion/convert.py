@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration_vit_custom import ViTCustomConfig
-from ..inference.json_files import write_json
+from ..inference.json_files import json_safe, readable_json, write_json
 from ..interpolation_vit_custom import RESIZE_RULES
 from .build import Conversion, build
 from .check import compare
@@ -30,11 +30,13 @@ def convert(
         raise ConversionError(f"{output} must be a new or an empty folder.")
     opened = open_source(source, flags, family)
     if check and opened.reference is None:
-        raise ConversionError(f"{source} holds tensors only: there is no library's model to check the conversion by.")
+        raise ConversionError(
+            f"{source} holds bare tensors under transformers' names: there is no model to check by. Give the folder."
+        )
     conversion = build(opened.source, opened.family)
     report = describe(source, conversion)
     if check and opened.reference is not None:
-        report["check"] = compare(opened.reference, conversion.model, conversion.processor)
+        report["check"] = compare(opened.reference(conversion), conversion.model, conversion.processor)
     conversion.model.save_pretrained(output)
     conversion.processor.save_pretrained(output)
     write_json(output / REPORT, report)
@@ -64,15 +66,16 @@ def build_parser() -> argparse.ArgumentParser:
   %(prog)s timm:vit_small_patch16_224 outputs/s16 --check
   %(prog)s dinov2_vits14_pretrain.pth outputs/dinov2
 
-SOURCE: a .npz, .safetensors or .pth file (nothing in it is run), a folder saved by transformers, timm:NAME or
+SOURCE: a .npz, .safetensors or .pth file (nothing in it is run), a folder saved by transformers or timm, timm:NAME or
 torchvision:NAME. What a source does not say is taken from its family's documented default, and said.
+--check prints one JSON report to stdout, which OUT/conversion.json holds too.
 Exit codes: 0 converted, 1 the check found a difference, 2 it could not be converted.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help="file, folder, timm:NAME or torchvision:NAME")
     parser.add_argument("output", metavar="OUT", help="a new or empty folder")
     parser.add_argument("--family", help="what the tensors are, where their names leave it open")
-    parser.add_argument("--check", action="store_true", help="run source and conversion side by side at several sizes")
+    parser.add_argument("--check", action="store_true", help="run both from pixels and from tensors; print a report")
     parser.add_argument("--image_size", type=int, nargs="+", metavar="PIXELS", help="one number, or height and width")
     parser.add_argument("--num_attention_heads", type=int)
     parser.add_argument("--hidden_act", help="gelu, gelu_pytorch_tanh, quick_gelu, …")
@@ -88,19 +91,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = {name: value for name, value in args.items() if value is not None and name in _FIELDS}
     if "image_size" in flags:
         flags["image_size"] = flags["image_size"][0] if len(flags["image_size"]) == 1 else tuple(flags["image_size"])
+    said = sys.stderr if check else sys.stdout  # a check leaves stdout to its report
     try:
         report = convert(source, output, flags, family, check)
     except (ConversionError, ImportError, OSError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return 2
-    print(f"{report['family']}: {report['parameters']:,} parameters, {report['classes']} classes, written to {output}")
-    print(*report["notes"], sep="\n")
-    if "check" not in report:
+    print(
+        f"{report['family']}: {report['parameters']:,} parameters, {report['classes']} classes, written to {output}",
+        file=said,
+    )
+    print(*report["notes"], sep="\n", file=said)
+    if not check:
         return 0
-    for row in report["check"]["from_tensors"]:
-        print(*(f"{name} {value}" for name, value in row.items()), sep="  ")
-    print("check passed" if report["check"]["passed"] else "CHECK FAILED: source and conversion differ")
-    return 0 if report["check"]["passed"] else 1
+    passed = report["check"]["passed"]
+    print("check passed" if passed else "CHECK FAILED: source and conversion differ", file=sys.stderr)
+    print(readable_json(json_safe(report)))
+    return 0 if passed else 1
 
 
 _FIELDS = ViTCustomConfig.__dataclass_fields__

@@ -7,15 +7,20 @@ import math
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from . import google_reference
+from .check import Reference
 from .engine import ConversionError, Row, State, Table, folded_positions, listed, respelled, same
 from .family import Family, Settings, Source, resolve
-from .preprocessing import BILINEAR, HALF, image_side, resize_and_crop, squash
+from .preprocessing import AREA, BILINEAR, HALF, documented, resize_and_crop, squash
 
 _PREFIXES = ("", "params/", "params/img/", "opt/target/")
 _STEM = "embedding/kernel"
@@ -182,19 +187,45 @@ def _settings(source: Source, tensors: State, whose: str) -> Settings:
             "the file has no positions: sine-cosine ones are computed for the image size given. At another size "
             "big_vision computes them anew, this model resamples them"
         )
-    processor, said = _preprocessing(image_side(source, tensors), crop=whose == "big_vision" and not attends)
-    return Settings(fields, {**HALF, **processor, **source.processor}, [*notes, f"{said}, as {whose} documents"])
+    prepare = _CROPPED if whose == "big_vision" and not attends else _WHOLE
+    processor, said = documented(prepare, source, tensors, f"as {whose} documents")
+    return Settings(fields, processor, notes + said)
 
 
-def _preprocessing(side: int, crop: bool) -> tuple[dict, str]:
-    unlike = "bilinear (there without antialiasing, here with it), mean and standard deviation 0.5"
-    if crop:
-        resized = round(side * 256 / 224)
-        return resize_and_crop(resized, side, BILINEAR), f"shorter edge resized to {resized}, centre cropped, {unlike}"
-    return squash(BILINEAR), f"the whole image resized, {unlike}"
-
+_WHOLE = squash(HALF, BILINEAR, antialias=False)
+# resize_small(256)|central_crop(224), as its classifiers are evaluated; SigLIP is by resize(224)
+_CROPPED = resize_and_crop(HALF, AREA, lambda side: (round(side * 256 / 224), side), rounding="round_edge")
 
 FAMILIES = [
     Family(name, (f"Transformer/encoderblock_*/{mlp}/*",), (), table(), partial(_settings, whose=name))
     for name, mlp in (("vision_transformer", "MlpBlock_3"), ("big_vision", "MlpBlock_0"))
 ]
+
+
+def reference_of(path: str | os.PathLike, config: Any, library: str) -> Reference:
+    """The file as its library would run it.   config: of the conversion, for what the file does not tell."""
+    if config.hidden_act not in ("gelu", "gelu_pytorch_tanh"):
+        raise ConversionError(f"hidden_act={config.hidden_act!r}: {library} has gelu and gelu_pytorch_tanh only.")
+    arrays = google_reference.read(path)
+    exact, eps = config.hidden_act == "gelu", config.layer_norm_eps
+    p, q = config.patch_hw
+
+    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        height, width = (length - length % side for length, side in zip(images.shape[2:], (p, q), strict=True))
+        pixels = images[:, :, :height, :width].permute(0, 2, 3, 1).double().numpy()
+        outputs = google_reference.forward(arrays, pixels, exact, eps)
+        return {name: torch.from_numpy(array) for name, array in outputs.items()}
+
+    def prepare(pictures: Sequence[Image.Image]) -> torch.Tensor:
+        height, width = config.image_hw
+        crops = library == "big_vision" and config.pooling != "map" and height == width
+        if crops:
+            prepared = google_reference.prepare_cropped(pictures, height)
+        else:
+            prepared = google_reference.prepare_whole(pictures, height, width)
+        return torch.from_numpy(prepared).permute(0, 3, 1, 2)
+
+    only = "" if google_reference.has_positions(arrays) else (
+        "the file's sine-cosine positions are computed anew for each size there, and resampled here"
+    )  # fmt: skip
+    return Reference(f"{library} in numpy float64, with its documented preprocessing", run, prepare, only)

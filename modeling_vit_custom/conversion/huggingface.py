@@ -4,18 +4,16 @@ clip and siglip vision towers.
 Names are those of transformers 5 without the base model's prefix; `canonical` brings older spellings to them.
 """
 
-import inspect
 import re
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from .check import Reference
-from .engine import ConversionError, Row, State, Table, averaged_heads, folded_positions, packed, same
+from .engine import Row, State, Table, averaged_heads, folded_positions, packed, same
 from .family import Family, Settings, Source, resolve
+from .preprocessing import BICUBIC, BILINEAR, HALF, IMAGENET, OPENAI, Preparation, documented, resize_and_crop, squash
 
 # Older spelling -> that of transformers 5; files are still saved in the older one.
 _SPELLINGS = (
@@ -216,10 +214,20 @@ _FIELDS = {
         "initializer_range", "drop_path_rate", "rope_theta", "problem_type",
     )
 }  # fmt: skip
-_PROCESSOR = (
-    "size", "crop_size", "resample", "do_resize", "do_center_crop", "do_rescale", "rescale_factor", "do_normalize",
-    "image_mean", "image_std",
-)  # fmt: skip
+
+# What transformers' image processor of each family does with the numbers of its published weights. Where the class
+# has others (DeiT's mean is 0.5 there), the files on the Hub override it.
+_DOCUMENTED: dict[str, Preparation] = {
+    "vit": squash(HALF, BILINEAR),
+    "deit": resize_and_crop(IMAGENET, BICUBIC, whole=True),
+    "dinov2": resize_and_crop(IMAGENET, BICUBIC, lambda side: (256, 224)),
+    "dinov2_with_registers": resize_and_crop(IMAGENET, BICUBIC, lambda side: (256, 224)),
+    "dinov3_vit": squash(IMAGENET, BILINEAR),
+    "vit_mae": squash(IMAGENET, BILINEAR),
+    "ijepa": squash(IMAGENET, BILINEAR),
+    "clip": resize_and_crop(OPENAI, BICUBIC, lambda side: (side, side)),
+    "siglip": squash(HALF, BICUBIC),
+}
 
 
 def _settings(
@@ -232,7 +240,11 @@ def _settings(
         fields["id2label"] = {int(i): name for i, name in labels.items()}
     fields |= {"position_interpolation": "bicubic"}
     fields |= {name: value(tensors) if callable(value) else value for name, value in fixed.items()}
-    return Settings(fields, dict(source.processor), notes)
+    prepare = _DOCUMENTED[whose.split(",")[0]]
+    processor, said = documented(
+        prepare, source, tensors, f"as {whose} documents, there is no preprocessor_config.json"
+    )
+    return Settings(fields, processor, notes + said)
 
 
 def _joined(tensors: State) -> str:
@@ -289,33 +301,3 @@ FAMILIES = [
     Family(name, present, absent, table, partial(_settings, defaults=defaults, whose=name, fixed=fixed))
     for name, present, absent, table, defaults, fixed in _ROWS
 ]
-
-
-def processor_of(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Our image processor's settings from those of a preprocessor_config.json; what is the decoder's is left out."""
-    kept = {name: value for name, value in stored.items() if name in _PROCESSOR and value is not None}
-    if isinstance(kept.get("size"), int):
-        kept["size"] = {"height": kept["size"], "width": kept["size"]}
-    return kept
-
-
-def reference_of(folder: Path, config: Mapping[str, Any]) -> Reference:
-    """The folder as transformers runs it, by the class its config.json names."""
-    import transformers
-
-    name = (config.get("architectures") or [""])[0]
-    if not hasattr(transformers, name):
-        raise ConversionError(f"{folder}: architectures names {name!r}, which transformers does not have.")
-    model = getattr(transformers, name).from_pretrained(folder, use_safetensors=True).eval()
-    takes = inspect.signature(model.forward).parameters
-    options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
-
-    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        output = model(images, **options)
-        return {"logits": output.logits} if "logits" in output else {"features": output.last_hidden_state}
-
-    prepare = None
-    if (folder / "preprocessor_config.json").is_file():
-        processor = transformers.AutoImageProcessor.from_pretrained(folder)
-        prepare = lambda pictures: processor(images=list(pictures), return_tensors="pt")["pixel_values"]  # noqa: E731
-    return Reference(run, prepare)

@@ -9,6 +9,7 @@ import argparse
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -27,9 +28,8 @@ from .engine import (
     same,
 )
 from .family import Family, Settings, Source, resolve
-from .preprocessing import BICUBIC, BILINEAR, IMAGENET, image_side, resize_and_crop, squash
+from .preprocessing import BICUBIC, BILINEAR, IMAGENET, Preparation, documented, resize_and_crop, squash
 
-Preparation = Callable[[int], tuple[dict[str, Any], str]]  # side -> image processor settings, in words
 _WRAPPERS = ("model", "state_dict", "teacher")
 _SPELLINGS = (
     (r"^(module\.|backbone\.)+", ""),
@@ -145,9 +145,21 @@ def _settings(
         defaults["num_attention_heads"] = _HEADS[_width(tensors)]
     given = {**source.config, **source.flags}
     fields, notes = resolve(given, {name: name for name in (*defaults, "num_attention_heads")}, defaults, whose)
-    processor, said = prepare(image_side(source, tensors))
-    said = f"{said}; ImageNet's mean and standard deviation: as the repository of {whose} evaluates"
-    return Settings(fields | fixed, {**IMAGENET, **processor, **source.processor}, [*notes, said])
+    processor, said = documented(prepare, source, tensors, f"as the repository of {whose} evaluates")
+    return Settings(fields | fixed, processor, [*notes, *said, *_look_alikes(source.state)])
+
+
+# Names that timm gives none of its models.
+_METAS_OWN = ("mask_token", "decoder_*", "register_tokens", "storage_tokens", "linear_head.*", "blocks.*.mlp.w12.*")
+
+
+def _look_alikes(state: State) -> list[str]:
+    if any(fnmatchcase(name, pattern) for name in state for pattern in _METAS_OWN):
+        return []
+    return [
+        "timm's files look alike, but have preprocessing, pooling and labels of their own: for one of those, give the "
+        "folder with its config.json, or timm:NAME"
+    ]
 
 
 _HEADS = {1280: 16}  # every ViT-H of DeiT III and MAE; other widths have heads of 64
@@ -189,25 +201,13 @@ def _periods(source: Source) -> torch.Tensor:
     return periods
 
 
-def _by_ratio(side: int) -> tuple[dict[str, Any], str]:
-    resized = int(side * 256 / 224)
-    return resize_and_crop(resized, side, BICUBIC), f"shorter edge resized to {resized} (bicubic), centre cropped"
-
-
-def _by_ratio_up_to_224(side: int) -> tuple[dict[str, Any], str]:
-    """MAE resizes images of more than 224 pixels to their size itself."""
-    if side <= 224:
-        return _by_ratio(side)
-    return resize_and_crop(side, side, BICUBIC), f"shorter edge resized to {side} (bicubic), centre cropped"
-
-
-def _to_224(side: int) -> tuple[dict[str, Any], str]:
-    return resize_and_crop(256, 224, BICUBIC), "shorter edge resized to 256 (bicubic), centre cropped to 224"
-
-
-def _whole(side: int) -> tuple[dict[str, Any], str]:
-    return squash(BILINEAR), "the whole image resized (bilinear)"
-
+_BY_RATIO = resize_and_crop(IMAGENET, BICUBIC, rounding="round_crop")
+# MAE resizes images of more than 224 pixels to their size itself
+_BY_RATIO_UP_TO_224 = resize_and_crop(
+    IMAGENET, BICUBIC, lambda side: (int(side * 256 / 224) if side <= 224 else side, side), rounding="round_crop"
+)
+_TO_224 = resize_and_crop(IMAGENET, BICUBIC, lambda side: (256, 224), rounding="round_crop")
+_WHOLE = squash(IMAGENET, BILINEAR)
 
 _BICUBIC = {"position_interpolation": "bicubic"}
 _OFFSET = {"position_interpolation": "bicubic_offset", "pooling": _joined("cls_mean")}
@@ -221,18 +221,18 @@ _FAMILIES: list[
 ] = [
     # DeiT, DINO, and MAE's encoder without its decoder look alike
     ("meta_vit", (_QKV, "cls_token", "norm.weight"), ("dist_token", "*.gamma*", "decoder_*"), _PLAIN, {}, _BICUBIC,
-     _by_ratio),
+     _BY_RATIO),
     ("meta_deit, distilled", (_QKV, "dist_token"), (), _DISTILLED, {}, {**_BICUBIC, "pooling": _joined("cls_register")},
-     _by_ratio),
-    ("meta_deit3", (_QKV, "blocks.*.gamma_1"), (), _UNFOLDED, {}, _BICUBIC, _by_ratio),
-    ("meta_mae", (_QKV, "decoder_*", "norm.weight"), (), _PLAIN, {}, _BICUBIC, _by_ratio_up_to_224),
+     _BY_RATIO),
+    ("meta_deit3", (_QKV, "blocks.*.gamma_1"), (), _UNFOLDED, {}, _BICUBIC, _BY_RATIO),
+    ("meta_mae", (_QKV, "decoder_*", "norm.weight"), (), _PLAIN, {}, _BICUBIC, _BY_RATIO_UP_TO_224),
     ("meta_mae, fine-tuned", (_QKV, "cls_token", "fc_norm.weight"), (), _PLAIN, {}, {**_BICUBIC, "pooling": "mean"},
-     _by_ratio_up_to_224),
-    ("meta_dinov2", (_QKV, "blocks.*.ls1.gamma", "pos_embed"), ("register_tokens",), _PLAIN, {}, _OFFSET, _to_224),
+     _BY_RATIO_UP_TO_224),
+    ("meta_dinov2", (_QKV, "blocks.*.ls1.gamma", "pos_embed"), ("register_tokens",), _PLAIN, {}, _OFFSET, _TO_224),
     ("meta_dinov2_with_registers", (_QKV, "blocks.*.ls1.gamma", "register_tokens"), (), _WITH_REGISTERS, {},
-     _ANTIALIASED, _to_224),
+     _ANTIALIASED, _TO_224),
     ("meta_dinov3", (_QKV, "storage_tokens", "rope_embed.periods"), (), _ROTARY,
-     {"layer_norm_eps": 1e-5, "image_size": 224}, _ROPE, _whole),
+     {"layer_norm_eps": 1e-5, "image_size": 224}, _ROPE, _WHOLE),
 ]  # fmt: skip
 
 FAMILIES = [

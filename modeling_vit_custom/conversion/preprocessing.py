@@ -1,35 +1,80 @@
 """Image processor settings that sources document in words instead of storing them."""
 
+from collections.abc import Callable
 from typing import Any
 
 from .engine import State
 from .family import Source
 from .structure import square_image_size
 
+# Side of the model's square images, 0 where nothing tells it → (image processor settings, the same in words).
+Preparation = Callable[[int], tuple[dict[str, Any], str]]
+
 IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-BILINEAR, BICUBIC = 2, 3  # as Pillow numbers them
+OPENAI: dict[str, Any] = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+BILINEAR, BICUBIC, AREA = 2, 3, 4  # as Pillow numbers them; its box filter is the area that a pixel covers
+_NAMES = {BILINEAR: "bilinear", BICUBIC: "bicubic", AREA: "by area"}
+
+
+def documented(prepare: Preparation, source: Source, tensors: State, whose: str) -> tuple[dict[str, Any], list[str]]:
+    """(image processor settings, notes): the source's own, else those its family documents, which is said."""
+    if source.processor:
+        return dict(source.processor), []
+    settings, said = prepare(image_side(source, tensors))
+    return settings, [f"preprocessing: {said}; {colours_in_words(settings)}: {whose}"]
 
 
 def image_side(source: Source, tensors: State) -> int:
-    """The shorter side of the images a model is for, in pixels; 0 where neither a flag nor its positions tell."""
+    """The side of the square images a model is for, in pixels; 0 where they are not square or nothing tells."""
     kernel = tensors["vit.embeddings.patch_embeddings.projection.weight"]
-    size = source.flags.get("image_size") or square_image_size(tensors, (kernel.shape[2], kernel.shape[3])) or 0
-    return size if isinstance(size, int) else min(size)
+    told = source.flags.get("image_size") or (source.config.get("vision_config") or source.config).get("image_size")
+    size = told or square_image_size(tensors, (kernel.shape[2], kernel.shape[3])) or 0
+    height, width = (size, size) if isinstance(size, int) else size
+    return height if height == width else 0
 
 
-def squash(resample: int) -> dict[str, Any]:
+def squash(colours: dict[str, Any], resample: int, **others: Any) -> Preparation:
     """The whole image resized to the model's size, whatever its proportions."""
-    return {"resample": resample}
+    said = f"the whole image resized ({_NAMES[resample]})"
+    return lambda side: ({**colours, "resample": resample, **others}, said)
 
 
-def resize_and_crop(resized: int, side: int, resample: int) -> dict[str, Any]:
-    """The shorter edge resized to `resized` pixels, then the square of `side` pixels in the middle."""
-    if not side:
-        return squash(resample)
-    return {
-        "resample": resample,
-        "size": {"shortest_edge": resized},
-        "do_center_crop": True,
-        "crop_size": {"height": side, "width": side},
-    }
+def resize_and_crop(
+    colours: dict[str, Any],
+    resample: int,
+    sizes: Callable[[int], tuple[int, int]] = lambda side: (int(side * 256 / 224), side),
+    whole: bool = False,
+    **others: Any,
+) -> Preparation:
+    """The shorter edge resized, then the square in the middle.   sizes: side → (shorter edge, side of the square).
+
+    whole: both edges are resized, to a square.
+    """
+
+    def prepare(side: int) -> tuple[dict[str, Any], str]:
+        if not side:
+            return squash(colours, resample, **others)(side)
+        resized, cropped = sizes(side)
+        settings = {
+            "resample": resample,
+            "size": {"height": resized, "width": resized} if whole else {"shortest_edge": resized},
+            "do_center_crop": True,
+            "crop_size": {"height": cropped, "width": cropped},
+        }
+        edge = "both edges" if whole else "the shorter edge"
+        said = f"{edge} resized to {resized} ({_NAMES[resample]}), {cropped} pixels cropped in the middle"
+        return {**colours, **settings, **others}, said
+
+    return prepare
+
+
+def colours_in_words(settings: dict[str, Any]) -> str:
+    """Which of the three above these settings hold."""
+    for name, known in (("ImageNet's", IMAGENET), ("CLIP's", OPENAI)):
+        if known.items() <= settings.items():
+            return f"{name} mean and standard deviation"
+    return "mean and standard deviation 0.5"

@@ -2,7 +2,7 @@
 
 FILE.npz                 Google's checkpoints
 FILE.safetensors, .pth   tensors under any library's names; nothing in them is run
-FOLDER                   a model saved by transformers
+FOLDER                   a model saved by transformers, or as timm pushes them to the Hub
 timm:NAME, torchvision:NAME   a live pretrained model of an installed library
 """
 
@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from ..weight_files_vit_custom import read_headers
-from . import google, huggingface, meta, timm_vit, torchvision_vit
+from . import google, huggingface, huggingface_reference, meta, meta_reference, timm_vit, torchvision_vit
+from .build import Conversion
 from .check import Reference
 from .engine import ConversionError, State
 from .family import Family, Source
@@ -31,11 +32,11 @@ LIBRARIES: tuple[tuple[Callable[[State], Mapping[str, Any]], list[Family]], ...]
 
 @dataclass(frozen=True)
 class Opened:
-    """A source and its family.   reference: the source as its library runs it, for checks; None for bare tensors."""
+    """A source and its family.   reference: makes of the conversion the source as its library runs it; None without."""
 
     source: Source
     family: Family
-    reference: Reference | None = None
+    reference: Callable[[Conversion], Reference] | None = None
 
 
 def open_source(name: str, flags: Mapping[str, Any], family: str | None = None) -> Opened:
@@ -54,7 +55,23 @@ def open_source(name: str, flags: Mapping[str, Any], family: str | None = None) 
     }  # fmt: skip
     if path.suffix.lower() not in readers:
         raise ConversionError(f"{name}: files end in {', '.join(readers)}.")
-    return Opened(*identify(name, readers[path.suffix.lower()](path), flags, family))
+    source, found = identify(name, readers[path.suffix.lower()](path), flags, family)
+    return Opened(source, found, _reference_of_file(path, source, found))
+
+
+def _reference_of_file(path: Path, source: Source, family: Family) -> Callable[[Conversion], Reference] | None:
+    """How bare tensors are run by another code than ours; transformers' names have none."""
+    if path.suffix.lower() == ".npz":
+        return lambda made: google.reference_of(path, made.model.config, family.name)
+    if family in meta.FAMILIES:
+        return lambda made: meta_reference.reference_of(
+            family.name, source.state, made.model.config.num_attention_heads, made.model.config.image_hw[0]
+        )
+    if family in torchvision_vit.FAMILIES:
+        return lambda made: torchvision_vit.reference_of_state(
+            source.state, made.model.config, torchvision_vit.assumed_transforms(made.model.config.image_hw[0])
+        )
+    return None
 
 
 def identify(
@@ -81,7 +98,7 @@ def _safetensors(path: Path) -> State:
 
 
 def _folder(path: Path, name: str, flags: Mapping[str, Any], family: str | None) -> Opened:
-    """A folder made by transformers' save_pretrained."""
+    """A folder made by transformers' save_pretrained, or by timm for the Hub."""
     import transformers
 
     config, _ = transformers.PreTrainedConfig.get_config_dict(path)
@@ -91,30 +108,35 @@ def _folder(path: Path, name: str, flags: Mapping[str, Any], family: str | None)
     if not files:
         raise ConversionError(f"{name} holds no .safetensors file; pickled weights are not read from a folder.")
     read_headers(files)
+    if "architecture" in config and "pretrained_cfg" in config:
+        return _timm(f"local-dir:{path}", name, flags)
     state: dict[str, torch.Tensor] = {}
     for file in files:
         state |= load_file(file)
-    processor, _ = (
-        transformers.ImageProcessingMixin.get_image_processor_dict(path)
-        if (path / "preprocessor_config.json").is_file()
-        else ({}, {})
+    processor = huggingface_reference.processor_of(path)
+    source, found = identify(name, state, flags, family, config=config, processor=processor)
+    return Opened(
+        source,
+        found,
+        lambda made: huggingface_reference.reference_of(path, config, found.name, made.processor),
     )
-    source, found = identify(name, state, flags, family, config=config, processor=huggingface.processor_of(processor))
-    return Opened(source, found, huggingface.reference_of(path, config))
 
 
 def _timm(model: str, name: str, flags: Mapping[str, Any]) -> Opened:
     import timm
 
-    return from_timm(timm.create_model(model, pretrained=True, dynamic_img_size=True), name, flags)
+    try:
+        made = timm.create_model(model, pretrained=True, dynamic_img_size=True)
+    except (RuntimeError, AssertionError) as error:
+        raise ConversionError(f"{name}: timm cannot build it: {error}") from error
+    return from_timm(made, name, flags)
 
 
 def from_timm(model: Any, name: str, flags: Mapping[str, Any]) -> Opened:
     """A live timm model."""
     model = model.eval()
-    return Opened(
-        Source(name, model.state_dict(), flags=flags), timm_vit.family_of(model), timm_vit.reference_of(model)
-    )
+    source = Source(name, model.state_dict(), flags=flags)
+    return Opened(source, timm_vit.family_of(model), lambda made: timm_vit.reference_of(model))
 
 
 def _torchvision(model: str, name: str, flags: Mapping[str, Any]) -> Opened:
@@ -131,7 +153,7 @@ def from_torchvision(model: Any, weights: Any, name: str, flags: Mapping[str, An
     source, family = identify(
         name, model.state_dict(), flags, config=config, processor=torchvision_vit.processor_of(weights.transforms())
     )
-    return Opened(source, family, torchvision_vit.reference_of(model, weights.transforms()))
+    return Opened(source, family, lambda made: torchvision_vit.reference_of(model, weights.transforms()))
 
 
 _LIVE: dict[str, Callable[[str, str, Mapping[str, Any]], Opened]] = {"timm": _timm, "torchvision": _torchvision}

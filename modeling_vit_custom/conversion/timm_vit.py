@@ -162,7 +162,9 @@ def _settings(model: Any, source: Source, tensors: State) -> Settings:
     }
     if getattr(model, "head_dist", None) is not None:
         fields["pooling"] = "cls_register"
-    return Settings(fields, processor_settings(model.pretrained_cfg, model.patch_embed.img_size))
+    labels, notes = labels_of(model)
+    fields |= {"id2label": labels} if labels else {}
+    return Settings(fields, processor_settings(model.pretrained_cfg, model.patch_embed.img_size), notes)
 
 
 def _is_norm(module: nn.Module | None) -> bool:
@@ -186,16 +188,35 @@ def processor_settings(config: Any, image_hw: tuple[int, int]) -> dict[str, Any]
         "image_std": list(config["std"]),
         "resample": _RESAMPLING[config["interpolation"]],
     }
+    if config.get("crop_border_pixels"):
+        raise ConversionError("crop_border_pixels has no equal among our image processor's settings.")
     fraction, mode = config.get("crop_pct") or 0.875, config.get("crop_mode") or "center"
-    scaled = {"height": int(height / fraction), "width": int(width / fraction)}
-    if fraction == 1.0 and mode == "squash":
-        return settings
+    scaled, cropped = (
+        {"height": int(height / fraction), "width": int(width / fraction)},
+        {"height": height, "width": width},
+    )
+    crop = {"do_center_crop": True, "crop_size": cropped, "rounding": "round_crop"}
     if mode == "squash":
-        return settings | {"size": scaled, "do_center_crop": True, "crop_size": {"height": height, "width": width}}
+        return settings if fraction == 1.0 else settings | crop | {"size": scaled}
     if mode == "center" and height == width:
-        size = {"shortest_edge": scaled["height"]}
-        return settings | {"size": size, "do_center_crop": True, "crop_size": {"height": height, "width": width}}
+        return settings | crop | {"size": {"shortest_edge": scaled["height"]}}
     raise ConversionError(f"crop_mode={mode!r} at {height}x{width} has no equal among our image processor's settings.")
+
+
+def labels_of(model: Any) -> tuple[dict[int, str], list[str]]:
+    """(names of the classes, where they are known; notes): timm's own, else ImageNet's where their number is."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    config = model.pretrained_cfg
+    names, descriptions, notes = config.get("label_names"), config.get("label_descriptions") or {}, []
+    if not names and (subset := infer_imagenet_subset(model)) and model.num_classes == config.get("num_classes"):
+        names, descriptions = ImageNetInfo(subset).label_names(), ImageNetInfo(subset).label_descriptions(as_dict=True)
+        notes = [f"label names: those of {subset}, as {model.num_classes:,} classes are for timm"]
+    if not names or len(names) != model.num_classes:
+        return {}, []
+    if isinstance(descriptions, list):
+        descriptions = dict(zip(names, descriptions, strict=True))
+    return {i: descriptions.get(name, name) for i, name in enumerate(names)}, notes
 
 
 def reference_of(model: Any) -> Reference:
@@ -206,7 +227,16 @@ def reference_of(model: Any) -> Reference:
     transform = timm.data.create_transform(**timm.data.resolve_data_config({"input_size": size}, model=model))
 
     def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"logits" if model.num_classes else "pooled": model(images)}
+        tokens = model.forward_features(images)
+        outputs = {"tokens": tokens}
+        if getattr(model, "head_dist", None) is None:  # else timm averages what we join
+            outputs["pooled"] = model.forward_head(tokens, pre_logits=True)
+        return outputs | ({"logits": model.forward_head(tokens)} if model.num_classes else {})
 
-    any_size = bool(getattr(model, "dynamic_img_size", False))
-    return Reference(run, lambda pictures: torch.stack([transform(picture) for picture in pictures]), any_size)
+    any_size = getattr(model, "dynamic_img_size", False)
+    return Reference(
+        f"timm {timm.__version__}",
+        run,
+        lambda pictures: torch.stack([transform(picture) for picture in pictures]),
+        only_size="" if any_size else "the model was built without dynamic_img_size",
+    )

@@ -1,13 +1,23 @@
-"""torchvision's `vit_*`, as state dicts. A state dict of torchvision's says neither its heads nor its preprocessing."""
+"""torchvision's `vit_*`, as state dicts. A state dict of torchvision's says neither its heads nor its preprocessing.
 
+Shapes: B images, C channels, D width, N tokens, h×w grid.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+import torchvision
+from PIL import Image
+from torchvision.models.vision_transformer import interpolate_embeddings
 
-from .check import Reference
-from .engine import State, Table, folded_positions, packed, same
+from .check import Reference, outputs_of
+from .engine import ConversionError, State, Table, folded_positions, packed, same
 from .family import Family, Settings, Source, resolve
-from .preprocessing import BICUBIC, BILINEAR, IMAGENET, image_side, resize_and_crop
+from .preprocessing import BICUBIC, BILINEAR, IMAGENET, documented, image_side, resize_and_crop
 
 _BLOCK, _OURS = "encoder.layers.encoder_layer_{i}", "vit.layers.{i}"
 
@@ -61,8 +71,10 @@ def config_of(model: Any) -> dict[str, Any]:
 def processor_of(transforms: Any) -> dict[str, Any]:
     """Image processor settings from the `ImageClassification` preset of a weights entry, `weights.transforms()`."""
     resample = {"bilinear": BILINEAR, "bicubic": BICUBIC}[transforms.interpolation.value]
-    settings = resize_and_crop(transforms.resize_size[0], transforms.crop_size[0], resample)
-    return settings | {"image_mean": list(transforms.mean), "image_std": list(transforms.std)}
+    colours = {"image_mean": list(transforms.mean), "image_std": list(transforms.std)}
+    sizes = (transforms.resize_size[0], transforms.crop_size[0])
+    settings, _ = resize_and_crop(colours, resample, lambda side: sizes, rounding="round_crop")(sizes[1])
+    return settings
 
 
 def _settings(source: Source, tensors: State) -> Settings:
@@ -73,22 +85,76 @@ def _settings(source: Source, tensors: State) -> Settings:
         defaults["num_attention_heads"] = _HEADS[width]
     fields, notes = resolve(given, {name: name for name in _FIELDS}, defaults, "torchvision")
     fields["position_interpolation"] = "bicubic_align_corners"
-    if source.processor:
-        return Settings(fields, dict(source.processor), notes)
-    side = image_side(source, tensors)
-    if side > 224:  # only the SWAG weights are larger
-        processor, said = resize_and_crop(side, side, BICUBIC), f"shorter edge resized to {side} (bicubic)"
-    else:
-        resized = round(side * 256 / 224)
-        processor, said = resize_and_crop(resized, side, BILINEAR), f"shorter edge resized to {resized} (bilinear)"
-    said += ", centre cropped, ImageNet's mean and standard deviation: most of torchvision's weights, not all, do so"
-    return Settings(fields, IMAGENET | processor, [*notes, said])
+    prepare = _SWAG if image_side(source, tensors) > 224 else _V1  # only the SWAG weights are larger
+    processor, said = documented(prepare, source, tensors, "most of torchvision's weights, not all, do so")
+    return Settings(fields, processor, notes + said)
 
+
+_V1 = resize_and_crop(IMAGENET, BILINEAR, lambda side: (round(side * 256 / 224), side), rounding="round_crop")
+_SWAG = resize_and_crop(IMAGENET, BICUBIC, lambda side: (side, side), rounding="round_crop")
 
 FAMILIES = [Family("torchvision", ("encoder.layers.encoder_layer_*", "class_token"), (), TABLE, _settings)]
 
 
-def reference_of(model: Any, transforms: Any) -> Reference:
-    """The live model, which takes its own size only, with the preprocessing of its weights."""
-    prepare = lambda pictures: torch.stack([transforms(picture) for picture in pictures])  # noqa: E731
-    return Reference(lambda images: {"logits": model(images)}, prepare, any_size=False)
+def reference_of(model: Any, prepare: Callable[[Image.Image], torch.Tensor]) -> Reference:
+    """A `torchvision.models.VisionTransformer`.   prepare: one picture → [C, H, W], as its weights are evaluated.
+
+    It takes no size but its own. Another is run on its own modules: square, with positions from torchvision's
+    `interpolate_embeddings`; oblong, by the same rule, which is written for squares only.
+    """
+    own = (model.image_size, model.image_size)
+
+    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        if tuple(images.shape[2:]) == own:
+            with outputs_of(model.encoder) as seen:
+                logits = model(images)
+            return {"tokens": seen[-1], "logits": logits}
+        tokens = model.conv_proj(images).flatten(2).transpose(1, 2)  # [B, N, D]
+        tokens = torch.cat([model.class_token.expand(len(images), -1, -1), tokens], dim=1)
+        grid = (images.shape[2] // model.patch_size, images.shape[3] // model.patch_size)
+        tokens = model.encoder.layers(tokens + resampled(model.encoder.pos_embedding, *grid))
+        tokens = model.encoder.ln(tokens)
+        return {"tokens": tokens, "logits": model.heads(tokens[:, 0])}
+
+    by = f"torchvision {torchvision.__version__}, at other sizes by its interpolate_embeddings"
+    return Reference(by, run, lambda pictures: torch.stack([prepare(picture) for picture in pictures]))
+
+
+def resampled(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Positions [1, 1 + N, D] for a grid of height×width patches."""
+    if height == width:
+        return interpolate_embeddings(height, 1, OrderedDict({"encoder.pos_embedding": table}))["encoder.pos_embedding"]
+    side = math.isqrt(table.shape[1])
+    cls, patches = table.split([1, side * side], dim=1)
+    square = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1, D, h, w]
+    patches = torch.nn.functional.interpolate(square, (height, width), mode="bicubic", align_corners=True)
+    return torch.cat([cls, patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+def reference_of_state(state: State, config: Any, prepare: Callable[[Image.Image], torch.Tensor]) -> Reference:
+    """The same of a file's tensors; heads and eps, which they do not tell, are those of our `config`."""
+    pre_logits = state.get("heads.pre_logits.weight")
+    model = torchvision.models.VisionTransformer(
+        image_size=config.image_hw[0],
+        patch_size=config.patch_hw[0],
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        hidden_dim=config.hidden_size,
+        mlp_dim=config.intermediate_size,
+        num_classes=config.num_labels,
+        representation_size=None if pre_logits is None else len(pre_logits),
+        norm_layer=partial(torch.nn.LayerNorm, eps=config.layer_norm_eps),
+    )
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ConversionError(f"torchvision's model does not take these tensors: {error}") from error
+    return reference_of(model.eval(), prepare)
+
+
+def assumed_transforms(side: int) -> Any:
+    """What evaluates torchvision's own weights for images of `side`: those above 224 are SWAG's."""
+    weights = torchvision.models.ViT_B_16_Weights
+    if side > 224:
+        return weights.IMAGENET1K_SWAG_E2E_V1.transforms(crop_size=side, resize_size=side)
+    return weights.IMAGENET1K_V1.transforms(crop_size=side, resize_size=round(side * 256 / 224))

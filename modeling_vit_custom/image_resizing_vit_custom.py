@@ -1,0 +1,89 @@
+"""Sizes in whole pixels, and the resizings that image libraries other than Pillow do.
+
+Shapes: C channels, H×W → h×w pixels; n → m pixels of one axis.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+from transformers.image_transforms import get_size_with_aspect_ratio
+from transformers.image_utils import PILImageResampling, get_image_size_for_max_height_width
+
+# How the longer edge, which follows the shorter one, and half the margin of a crop become whole pixels.
+ROUNDING: dict[str, tuple[Callable[[float], int], Callable[[float], int]]] = {
+    "floor": (math.floor, math.floor),  # transformers
+    "round_crop": (math.floor, round),  # torchvision, timm
+    "round_edge": (round, math.floor),  # big_vision
+}
+_PLAIN = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
+
+
+def is_own(resample: int, antialias: bool) -> bool:
+    """Whether `resize_own` resizes so, because Pillow or torchvision does not."""
+    return resample == PILImageResampling.BOX or (not antialias and resample != PILImageResampling.NEAREST)
+
+
+def check_resizing(resample: int | None, antialias: bool, rounding: str) -> None:
+    """Raises ValueError for settings that no image could be resized by."""
+    if rounding not in ROUNDING:
+        raise ValueError(f"rounding={rounding!r}: give one of {', '.join(ROUNDING)}.")
+    if resample is not None and resample not in list(PILImageResampling):
+        filters = ", ".join(f"{f.value} {f.name.lower()}" for f in PILImageResampling)
+        raise ValueError(f"resample={resample!r}: give one of {filters}.")
+    can_do_without = (*_PLAIN, PILImageResampling.NEAREST, PILImageResampling.BOX, None)
+    if not antialias and resample not in can_do_without:
+        raise ValueError(f"antialias=False: resample={resample} always antialiases; give 2 (bilinear) or 3 (bicubic).")
+
+
+def target_size(image_hw: Sequence[int], size: Any, rounding: str) -> tuple[int, int]:
+    """(h, w) of an image of (H, W) pixels resized by the rules of `size`."""
+    height, width = image_hw
+    if size.shortest_edge and size.longest_edge:
+        return get_size_with_aspect_ratio((height, width), size.shortest_edge, size.longest_edge)
+    if size.shortest_edge:
+        to_int, _ = ROUNDING[rounding]
+        longer = to_int(size.shortest_edge * max(height, width) / min(height, width))
+        return (size.shortest_edge, longer) if height <= width else (longer, size.shortest_edge)
+    if size.max_height and size.max_width:
+        return get_image_size_for_max_height_width((height, width), size.max_height, size.max_width)
+    return size.height, size.width
+
+
+def crop_corner(image_hw: Sequence[int], size: Any, rounding: str) -> tuple[int, int]:
+    """(top, left) of the crop in the middle; negative where the image is smaller than it."""
+    _, to_int = ROUNDING[rounding]
+    height, width = image_hw
+    return to_int((height - size.height) / 2), to_int((width - size.width) / 2)
+
+
+def resize_own(image: Any, hw: tuple[int, int], resample: int) -> Any:
+    """[..., C, H, W] → [..., C, h, w] in float32, tensors and arrays alike; uint8 is rounded at the end.
+
+    BOX is the mean of the area that a pixel covers, pixels at its border counted by their part, as TensorFlow's
+    "area". The others are bilinear and bicubic without antialiasing, from pixel centre to pixel centre.
+    """
+    given = torch.as_tensor(image)
+    pixels = given.to(torch.float32)
+    if resample == PILImageResampling.BOX:
+        rows, columns = (_area(n, m).to(pixels) for n, m in zip(pixels.shape[-2:], hw, strict=True))
+        resized = rows @ (pixels @ columns.T)
+    else:
+        whole = pixels.reshape(-1, 1, *pixels.shape[-2:])
+        resized = interpolate(whole, size=hw, mode=_PLAIN[PILImageResampling(resample)], align_corners=False)
+        resized = resized.reshape(*pixels.shape[:-2], *hw)
+    if given.dtype == torch.uint8:
+        resized = resized.round().clamp(0, 255).to(torch.uint8)
+    return resized.numpy() if isinstance(image, np.ndarray) else resized
+
+
+def _area(n: int, m: int) -> torch.Tensor:
+    """[m, n]: which part of each output pixel each input pixel covers; rows sum to 1."""
+    step = n / m
+    start = torch.arange(m, dtype=torch.float64)[:, None] * step
+    left = torch.arange(n, dtype=torch.float64)
+    overlap = torch.minimum(left + 1, start + step) - torch.maximum(left, start)
+    return overlap.clamp(min=0) / step
