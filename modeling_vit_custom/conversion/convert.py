@@ -9,6 +9,7 @@ from typing import Any
 from ..configuration_vit_custom import ViTCustomConfig
 from ..inference.json_files import json_safe, readable_json, write_json
 from ..interpolation_vit_custom import RESIZE_RULES
+from ..weight_files_vit_custom import WeightFileError
 from .build import Conversion, build
 from .check import compare
 from .engine import ConversionError
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     said = sys.stderr if check else sys.stdout  # a check leaves stdout to its report
     try:
         report = convert(source, output, flags, family, check)
-    except (ConversionError, ImportError, OSError) as error:
+    except (ConversionError, WeightFileError, ImportError, OSError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return 2
     print(
