@@ -19,13 +19,13 @@ _ACTIVATIONS = {
     "SiLU": "silu",
     "ReLU": "relu",
 }
-_POOLINGS = {"token": "cls", "avg": "mean", "map": "map"}
+POOLINGS = {"token": "cls", "avg": "mean", "map": "map"}
 # class -> what it is; anything else has parts that this architecture lacks
 _MODELS = ("VisionTransformer", "VisionTransformerDistilled", "Eva")
 _BLOCKS = ("Block", "EvaBlock")
 _ATTENTIONS = ("Attention", "EvaAttention")
 _MLPS = ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked")
-_RESAMPLING = {"bilinear": 2, "bicubic": 3, "nearest": 0, "lanczos": 1}
+RESAMPLING = {"bilinear": 2, "bicubic": 3, "nearest": 0, "lanczos": 1}
 
 
 def family_of(model: Any) -> Family:
@@ -48,8 +48,9 @@ def refuse_unknown_parts(model: Any) -> None:
     refused = {
         f"the stem {type(model.patch_embed).__name__}": type(model.patch_embed).__name__ != "PatchEmbed",
         "norms other than layer norm": not isinstance(block.norm1, nn.LayerNorm),
-        f"pooling {model.global_pool!r}": model.global_pool not in (*_POOLINGS, ""),
-        "pooling that includes prefix tokens": bool(getattr(model, "pool_include_prefix", False)),
+        f"pooling {model.global_pool!r}": model.global_pool not in (*POOLINGS, ""),
+        "pooling that includes prefix tokens": bool(getattr(model, "pool_include_prefix", False))
+        or (type(model).__name__ == "Eva" and model.global_pool == "map" and model.num_prefix_tokens > 0),
         f"rotary positions of kind {type(rope).__name__}": rope is not None and not _is_dinov3_rope(rope, block.attn),
         "heads of a width of their own": block.attn.num_heads * block.attn.head_dim != model.embed_dim,
     }
@@ -133,18 +134,21 @@ def _settings(model: Any, source: Source, tensors: State) -> Settings:
     block, norms = model.blocks[0], [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     if len({norm.eps for norm in norms}) > 1:
         raise ConversionError(f"layer norms of several eps ({sorted({norm.eps for norm in norms})}) in one model.")
+    height, width = model.patch_embed.img_size
     fields: dict[str, Any] = {
         "num_attention_heads": block.attn.num_heads,
         "hidden_act": _activation(block.mlp.act),
         "layer_norm_eps": norms[0].eps,
-        "image_size": tuple(model.patch_embed.img_size),
+        "image_size": height if height == width else (height, width),
         "position_interpolation": "bicubic_antialias",
-        "pooling": _POOLINGS.get(model.global_pool, "cls" if model.cls_token is not None else "mean"),
+        "pooling": POOLINGS.get(model.global_pool, "cls" if model.cls_token is not None else "mean"),
         "final_norm": "pooled" if _is_norm(model.fc_norm) else "tokens" if _is_norm(model.norm) else "none",
         "rope_theta": None if getattr(model, "rope", None) is None else float(model.rope.temperature),
     }
     if getattr(model, "head_dist", None) is not None:
         fields["pooling"] = "cls_register"
+    if labels := model.pretrained_cfg.get("label_names"):
+        fields["id2label"] = dict(enumerate(labels))
     return Settings(fields, processor_settings(model.pretrained_cfg, model.patch_embed.img_size))
 
 
@@ -167,7 +171,7 @@ def processor_settings(config: Any, image_hw: tuple[int, int]) -> dict[str, Any]
     settings: dict[str, Any] = {
         "image_mean": list(config["mean"]),
         "image_std": list(config["std"]),
-        "resample": _RESAMPLING[config["interpolation"]],
+        "resample": RESAMPLING[config["interpolation"]],
     }
     fraction, mode = config.get("crop_pct") or 0.875, config.get("crop_mode") or "center"
     scaled = {"height": int(height / fraction), "width": int(width / fraction)}
