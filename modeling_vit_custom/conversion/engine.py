@@ -162,6 +162,11 @@ def write(table: Table, ours: State, needed: Shapes) -> dict[str, torch.Tensor]:
     return made
 
 
+def own(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that shares no memory: tensors that a table made may be views of one another or of their source."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 def _apply(rows: Iterable[Row], given: State, needed: Shapes | None = None) -> tuple[dict[str, torch.Tensor], set[str]]:
     """(what the rows make of `given`, the names none of them used)."""
     made: dict[str, torch.Tensor] = {}

@@ -67,9 +67,7 @@ def _read_config(folder: Path) -> ViTCustomConfig:
         raise ConversionError(f"{folder} holds no config.json: give a folder saved by this package.")
     stored, _ = ViTCustomConfig.get_config_dict(folder)
     if stored.get("model_type") != ViTCustomConfig.model_type:
-        raise ConversionError(
-            f"{folder}: model_type={stored.get('model_type')!r}: only models of this package go --to."
-        )
+        raise ConversionError(f"{folder} holds a {stored.get('model_type')!r}: only models of this package go --to.")
     name = (stored.get("architectures") or [None])[0]
     if name not in _CLASSES:
         raise ConversionError(f"{folder}: architectures names {name}; what goes --to is {' or '.join(_CLASSES)}.")

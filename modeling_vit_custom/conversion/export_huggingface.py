@@ -17,7 +17,7 @@ import transformers
 
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
-from .engine import State, check, write
+from .engine import State, check, own, write
 from .huggingface import FAMILIES, canonical, processor_of
 from .huggingface_models import ROWS, express
 from .target import Exported, Target, require_same_processing
@@ -61,8 +61,8 @@ def model_of(config: ViTCustomConfig, family: str, tensors: State, ours: bool = 
         check(made, wanted)
     dtype = next(iter(made.values())).dtype
     made |= {name: _FILLERS[name][0](needed[name]).to(dtype) for name in filled}
-    own = {name: made[spelled].contiguous() for name, spelled in zip(state, needed, strict=True)}
-    model.load_state_dict(own, strict=True, assign=True)
+    copies = {name: own(made[spelled]) for name, spelled in zip(state, needed, strict=True)}
+    model.load_state_dict(copies, strict=True, assign=True)
     return model.eval(), [f"{name}: {_FILLERS[name][1]}" for name in sorted(filled) if 0 not in needed[name]]
 
 

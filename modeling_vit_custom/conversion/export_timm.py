@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..inference.json_files import write_json
-from .engine import State, write
+from .engine import State, own, write
 from .target import GIVEN, SOME, Condition, Exported, Expresses, Target, require_same_processing
 from .timm_vit import POOLINGS, RESAMPLING, processor_settings, table_of
 
@@ -130,13 +130,13 @@ def _eva(config: ViTCustomConfig) -> Arguments:
     }
 
 
-# class of timm: what it expresses, its arguments, and eps → an architecture of it
+# class of timm: what it expresses, its arguments, and eps → an architecture of it; the more special come first
 _ROWS: list[tuple[str, Expresses, Callable[[ViTCustomConfig], Arguments], dict[float, str]]] = [
-    ("VisionTransformer", _VIT, _vit, {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}),
     ("VisionTransformer, gated", _GATED, _gated, {1e-6: "vit_giant_patch14_dinov2"}),
-    ("VisionTransformerDistilled", _DISTILLED, _distilled, {1e-6: "deit_base_distilled_patch16_224"}),
     ("Eva", _ROTARY, _eva, {1e-6: "eva_giant_patch14_224"}),
     ("Eva, DINOv3", _SCALED_ROTARY, _eva, {1e-5: "vit_small_patch16_dinov3"}),
+    ("VisionTransformerDistilled", _DISTILLED, _distilled, {1e-6: "deit_base_distilled_patch16_224"}),
+    ("VisionTransformer", _VIT, _vit, {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}),
 ]
 
 
@@ -162,7 +162,7 @@ def _build(
     with torch.random.fork_rng(devices=[]):
         model = timm.create_model(architecture, **arguments).eval()
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    made = {name: tensor.contiguous() for name, tensor in write(table_of(model), tensors, needed).items()}
+    made = {name: own(tensor) for name, tensor in write(table_of(model), tensors, needed).items()}
     model.load_state_dict(made, strict=True, assign=True)
     description, notes = None, []
     if processor is not None:
@@ -174,7 +174,7 @@ def _build(
             "num_classes": config.num_labels,
             "num_features": config.hidden_size,
             "global_pool": arguments["global_pool"],
-            "label_names": [config.id2label[i] for i in range(config.num_labels)],
+            "label_names": list((config.id2label or {}).values()),
             "model_args": arguments,
             "pretrained_cfg": settings,
         }
@@ -190,7 +190,7 @@ def _build(
     return Exported(architecture, model, run, save, save_tensors, notes)
 
 
-def _pretrained_cfg(config: ViTCustomConfig, processor: ViTCustomImageProcessor) -> dict[str, Any]:
+def _pretrained_cfg(config: ViTCustomConfig, processor: Any) -> dict[str, Any]:
     """What timm evaluates by, as near to our image processor as it gets; `require_same_processing` tells."""
     height, width = config.image_hw
     size = dict(processor.size or {})
