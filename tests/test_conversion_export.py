@@ -181,6 +181,7 @@ REFUSED = [
     ("hf", {"layer_scale_init_value": 0.1}, "layer_scale_init_value=0.1"),
     ("hf", {"final_norm": "pooled"}, "final_norm='pooled'"),
     ("hf", {"rope_theta": 9.0, "position_embedding": "none", "layer_scale_init_value": 1.0}, "num_labels=3 .only 0"),
+    ("hf", {**DINOV3, "position_embedding": "learned"}, "position_embedding='learned'"),
     ("hf", {**DINOV2, "image_size": (32, 40)}, r"image_size=\(32, 40\) .only a square"),
     ("hf", {**DINOV2, "intermediate_size": 48}, "intermediate_size=48"),
     ("hf", {**DINOV2, **GATED, "hidden_act": "gelu"}, "hidden_act='gelu' .only 'silu'"),
@@ -206,17 +207,24 @@ def test_what_cannot_be_expressed_is_named(library, fields, message):
         choose(LIBRARIES[library], ViTCustomConfig(**{**TINY, **fields}))
 
 
-def test_variants_of_the_readme(tmp_path):
-    sizes = {"num_hidden_layers": 1, "num_labels": 3}
-    for variant, library, kind in (("ti/16", "hf", "vit"), ("ti/16", "timm", "VisionTransformer")):
-        assert choose(LIBRARIES[library], ViTCustomConfig.from_variant(variant, **sizes)).name == kind
-    for library in LIBRARIES:
-        with pytest.raises(ConversionError, match="stem='conv'"):
-            choose(LIBRARIES[library], ViTCustomConfig.from_variant("nano/8", **sizes))
-        with pytest.raises(ConversionError, match="--family resnet is unknown; known are"):
-            choose(LIBRARIES[library], ViTCustomConfig.from_variant("ti/16", **sizes), "resnet")
+@pytest.mark.parametrize(("library", "kind"), [("hf", "vit"), ("timm", "VisionTransformer")])
+def test_the_variants_at_their_own_size(library, kind, tmp_path):
+    """The classical ones go anywhere; those for small images begin with convolutions that are ours alone."""
+    few = {"num_hidden_layers": 2, "num_labels": 3}
+    save_ours(tmp_path / "ours", {**ViTCustomConfig.from_variant("ti/16", **few).to_dict(), "id2label": None, **few})
+    report = export(tmp_path / "ours", tmp_path / "theirs", library)
+    assert report["family"].startswith(f"{kind} (") and report["image_size"] == [224, 224]
+    with pytest.raises(ConversionError, match=r"has no place for stem='conv' \(only 'patch'\)\.$"):
+        choose(LIBRARIES[library], ViTCustomConfig.from_variant("nano/8"))
+
+
+def test_a_kind_of_model_may_be_asked_for():
+    config = ViTCustomConfig(**TINY)
     with pytest.raises(ConversionError, match=r"^deit has no place for num_register_tokens=0 \(only 1\)"):
-        choose(LIBRARIES["hf"], ViTCustomConfig.from_variant("ti/16", **sizes), "deit")
+        choose(LIBRARIES["hf"], config, "deit")
+    for library in LIBRARIES:
+        with pytest.raises(ConversionError, match="--family resnet is unknown; known are"):
+            choose(LIBRARIES[library], config, "resnet")
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -73,7 +73,7 @@ def test_written_back_gives_the_source(name):
     exported = choose(TARGETS, model.config).build(model.config, ours, None)
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     expected = reference(images)
-    torch.testing.assert_close(exported.model(images), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(exported.model.double()(images), expected, rtol=1e-12, atol=1e-12)
     reference.load_state_dict(into_itself)
     torch.testing.assert_close(reference(images), expected, rtol=1e-12, atol=1e-12)
     again = build(Source(name, exported.model.state_dict()), family_of(exported.model)).model

@@ -69,18 +69,14 @@ def model_of(config: ViTCustomConfig, family: str, tensors: State, ours: bool = 
 def run(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
     """What a model of transformers gives for images [B, C, H, W], as `check.Reference.run` has it.
 
-    Positions are resampled where the size is not the model's own; nothing is hidden where it would hide patches.
+    Positions are resampled where the size is not the model's own; masked autoencoders keep the order of patches.
     """
     config = getattr(model.config, "vision_config", model.config)
-    takes = {
-        name for module in {model, getattr(model, "vision_model", model)}
-        for name in inspect.signature(module.forward).parameters
-    }  # fmt: skip
+    takes = inspect.signature(getattr(model, "vision_model", model).forward).parameters
     options: dict[str, Any] = {}
-    native = _pair(config.image_size)
-    if "interpolate_pos_encoding" in takes and tuple(images.shape[2:]) != native:
+    if "interpolate_pos_encoding" in takes and tuple(images.shape[2:]) != _pair(config.image_size):
         options["interpolate_pos_encoding"] = True
-    if "noise" in takes:  # ascending, so that patches keep their order
+    if "noise" in takes:  # patches are sorted by it
         h, w = (side // patch for side, patch in zip(images.shape[2:], _pair(config.patch_size), strict=True))
         options["noise"] = torch.arange(h * w).expand(len(images), -1)
     output = model(images, **options)
@@ -116,6 +112,6 @@ def _build(family: str, config: ViTCustomConfig, tensors: State, processor: ViTC
 
 
 TARGETS = [
-    Target(row.family, row.with_heads, row.resampling, [*row.names, "problem_type"], partial(_build, row.family))
+    Target(row.family, row.with_heads, row.resampling, [*row.names, "problem_type"], partial(_build, row.family), True)
     for row in ROWS
 ]

@@ -75,7 +75,8 @@ class Exported:
 class Target:
     """A kind of model of another library.
 
-    resampling: how it resamples positions, a key of RESIZE_RULES.   training: the fields of training it has.
+    resampling: how it resamples positions, a key of RESIZE_RULES;   from_square: whether it takes every grid for one.
+    training: the fields of training it has.
     build: (configuration, our tensors under their full names, image processor or None where the tensors alone are
     wanted) → its model.
     """
@@ -85,6 +86,7 @@ class Target:
     resampling: str
     training: Sequence[str]
     build: Callable[[ViTCustomConfig, State, ViTCustomImageProcessor | None], Exported]
+    from_square: bool = False
 
     def notes(self, config: ViTCustomConfig) -> list[str]:
         """What differs in training, and at other sizes than the native one."""
@@ -96,11 +98,13 @@ class Target:
         if config.position_embedding == "sincos2d":
             notes.append("position_embedding='sincos2d': written as a learned table, which training would change")
         ours, (h, w) = config.position_interpolation, config.grid_hw
-        if config.position_embedding != "none" and (ours != self.resampling or h != w):
+        differs = ours != self.resampling or (self.from_square and h != w)
+        if config.position_embedding != "none" and differs:
+            how = f"{self.resampling!r}{', from a square' * self.from_square}"
             height, width = config.image_hw
             notes.append(
-                f"position_interpolation={ours!r}: {self.name} resamples by {self.resampling!r}, from a square; images "
-                f"of another size than {height}x{width} give other numbers there"
+                f"position_interpolation={ours!r}: {self.name} resamples by {how}; images of another size than "
+                f"{height}x{width} give other numbers there"
             )
         return notes
 
