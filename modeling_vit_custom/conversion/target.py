@@ -112,16 +112,18 @@ class Target:
 def choose(targets: Sequence[Target], config: ViTCustomConfig, name: str | None = None) -> Target:
     """The first target that expresses `config`, or the one named.
 
-    Raises ConversionError naming each field that the closest cannot express.
+    Raises ConversionError naming each field that the closest, of which there may be several, cannot express.
     """
     wanted = [target for target in targets if name in (None, target.name)]
     if not wanted:
         raise ConversionError(f"--family {name} is unknown; known are: {', '.join(target.name for target in targets)}.")
-    closest = min(wanted, key=lambda target: len(refusals(target.expresses, config)))
-    if said := refusals(closest.expresses, config):
-        others = "" if name else ", the closest of all,"
-        raise ConversionError(f"{closest.name}{others} has no place for {', '.join(said)}.")
-    return closest
+    refused = {target.name: refusals(target.expresses, config) for target in wanted}
+    fewest = min(map(len, refused.values()))
+    if fewest == 0:
+        return next(target for target in wanted if not refused[target.name])
+    closest = {", ".join(said): name for name, said in reversed(refused.items()) if len(said) == fewest}
+    said = "; ".join(f"{name} has no place for {fields}" for fields, name in reversed(closest.items()))
+    raise ConversionError(f"{said}." if name else f"no kind of model there expresses this one. The closest: {said}.")
 
 
 def require_same_processing(
