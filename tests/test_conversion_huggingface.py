@@ -1,10 +1,12 @@
-"""transformers' own Vision Transformers, every parameter random, give the same numbers here."""
+"""transformers' own Vision Transformers, every parameter random, give the same numbers here, and written back."""
 
 import pytest
 import torch
 import transformers
 
 from modeling_vit_custom.conversion.build import build
+from modeling_vit_custom.conversion.engine import ConversionError
+from modeling_vit_custom.conversion.export_huggingface import model_of, run
 from modeling_vit_custom.conversion.family import Source, detect
 from modeling_vit_custom.conversion.huggingface import FAMILIES, canonical
 
@@ -14,6 +16,8 @@ COMMON = {
 }  # fmt: skip
 LABELS = {"id2label": {i: f"class {i}" for i in range(5)}}
 SQUARE = {"num_register_tokens": 2, "use_gated_mlp": True, "hidden_act": "silu"}
+OWN_POOLER = ("vit/encoder", "deit/encoder")  # with a tanh, which no classifier of theirs uses
+BIASES = ("query_bias", "value_bias", "proj_bias", "mlp_bias")
 # name: model, configuration, what differs; the family is the name up to a slash
 MODELS = {
     "vit": ("ViTForImageClassification", "ViTConfig", LABELS),
@@ -25,15 +29,25 @@ MODELS = {
     ),
     "deit, two heads": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", LABELS),
     "deit": ("DeiTForImageClassification", "DeiTConfig", LABELS),
+    "deit/encoder": ("DeiTModel", "DeiTConfig", {}),
     "ijepa": ("IJepaForImageClassification", "IJepaConfig", LABELS),
+    "ijepa/encoder": ("IJepaModel", "IJepaConfig", {}),
     "dinov2": ("Dinov2ForImageClassification", "Dinov2Config", LABELS),
+    "dinov2/relu": ("Dinov2Model", "Dinov2Config", {"hidden_act": "relu", "layerscale_value": 0.1}),
     "dinov2/gated": ("Dinov2Model", "Dinov2Config", {"use_swiglu_ffn": True}),
     "dinov2_with_registers": ("Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersConfig", LABELS),
     "dinov3_vit": ("DINOv3ViTModel", "DINOv3ViTConfig", {"num_register_tokens": 2}),
     "dinov3_vit/gated": ("DINOv3ViTModel", "DINOv3ViTConfig", SQUARE),
+    "dinov3_vit/all biases": ("DINOv3ViTModel", "DINOv3ViTConfig", {"key_bias": True, "attention_dropout": 0.1}),
+    "dinov3_vit/no biases": ("DINOv3ViTModel", "DINOv3ViTConfig", dict.fromkeys(BIASES, False)),
     "clip": ("CLIPVisionModel", "CLIPVisionConfig", {}),
+    "clip, classifier": ("CLIPForImageClassification", "CLIPConfig", {"vision_config": COMMON, **LABELS}),
     "siglip": ("SiglipVisionModel", "SiglipVisionConfig", {}),
-}
+    "siglip, classifier": (
+        "SiglipForImageClassification", "SiglipConfig",
+        {"vision_config": COMMON, **LABELS, "problem_type": "multi_label_classification"},
+    ),
+}  # fmt: skip
 
 
 def random_source(cls: str, config: str, fields: dict):
@@ -64,9 +78,55 @@ def test_converted_equals_source_in_float64(name):
         compared = [
             key
             for key in ("logits", "last_hidden_state", "pooler_output")
-            if (name, key) != ("vit/encoder", "pooler_output") and key in expected and key in actual
+            if key in expected and key in actual and (key != "pooler_output" or name not in OWN_POOLER)
         ]
         assert compared
         for key in compared:
             exact = (height, width) == (32, 32) or "dinov2" not in name  # which resamples positions in float32
             torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=1e-9 if exact else 1e-6)
+
+
+def converted(name):
+    """(source, its tensors under their canonical names, its family, our model of them)."""
+    reference = random_source(*MODELS[name])
+    state = canonical(reference.state_dict())
+    family = detect(FAMILIES, state)
+    return reference, state, family, build(Source(name, state, config=reference.config.to_dict()), family).model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("written", [True, False], ids=["written back", "its own tensors"])
+@pytest.mark.parametrize("name", MODELS)
+def test_transformers_runs_ours_and_the_tensors_it_came_from(name, written):
+    reference, state, family, model = converted(name)
+    prefix = "" if model.config.num_labels else "vit."
+    ours = {prefix + key: tensor for key, tensor in model.state_dict().items()}
+    theirs, notes = model_of(model.config, family.name, ours if written else state, ours=written)
+    encoder = reference.vit if name == "vit_mae" else reference
+    assert type(theirs.double()) is type(encoder)  # double: what is no parameter, such as frequencies, too
+    if name == "vit_mae":
+        encoder.config.mask_ratio = 0.0
+    for size in ((32, 32), (48, 48), (40, 56)):
+        images = torch.randn(2, 3, *size, dtype=torch.float64)
+        expected, actual = run(encoder, images), run(theirs, images)
+        if "pooler.dense.weight: the identity, so that it gives the class token" in notes and size == (32, 32):
+            torch.testing.assert_close(theirs(images).pooler_output, actual["tokens"][:, 0], rtol=0, atol=1e-12)
+        assert expected.keys() == actual.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(actual[key], value, rtol=1e-12, atol=1e-12)
+    # and what was written is read as the same model; without its decoder a "vit_mae" is a "vit"
+    written_state = canonical(theirs.state_dict())
+    source = Source(name, written_state, config=theirs.config.to_dict())
+    again = build(source, detect(FAMILIES, written_state)).model
+    assert again.config.to_dict() == model.config.to_dict()
+    assert all(torch.equal(again.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_tensors_that_do_not_fit_the_family_are_refused():
+    _, state, _, model = converted("vit")
+    with pytest.raises(ConversionError, match="without a place: surplus"):
+        model_of(model.config, "vit", {**state, "surplus": torch.ones(1)})
+    with pytest.raises(ConversionError, match=r"missing: layernorm.bias"):
+        model_of(model.config, "vit", {key: tensor for key, tensor in state.items() if key != "layernorm.bias"})
+    with pytest.raises(ConversionError, match=r"dinov2 of transformers has no place for layer_scale_init_value=None"):
+        model_of(model.config, "dinov2", state)

@@ -1,11 +1,14 @@
-"""timm's plain Vision Transformers, every parameter random, give the same numbers here."""
+"""timm's plain Vision Transformers, every parameter random, give the same numbers here, and written back."""
 
 import pytest
 import timm
 import torch
 
 from modeling_vit_custom.conversion.build import build
+from modeling_vit_custom.conversion.engine import ConversionError, write
+from modeling_vit_custom.conversion.export_timm import TARGETS
 from modeling_vit_custom.conversion.family import Source
+from modeling_vit_custom.conversion.target import choose
 from modeling_vit_custom.conversion.timm_vit import family_of
 
 SMALL = {
@@ -56,3 +59,29 @@ def test_converted_equals_source_in_float64(name):
         actual = output.logits if "logits" in output else output.pooler_output
         exact = (height, width) == (32, 32) and "dinov3" not in name  # timm resamples and rotates in float32
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9 if exact else 1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_written_back_gives_the_source(name):
+    reference = random_source(*MODELS[name])
+    family = family_of(reference)
+    model = build(Source(name, reference.state_dict()), family).model
+    prefix = "" if model.config.num_labels else "vit."
+    ours = {prefix + key: tensor for key, tensor in model.state_dict().items()}
+    into_itself = write(family.table, ours, {key: tensor.shape for key, tensor in reference.state_dict().items()})
+    exported = choose(TARGETS, model.config).build(model.config, ours, None)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    expected = reference(images)
+    torch.testing.assert_close(exported.model.double()(images), expected, rtol=1e-12, atol=1e-12)
+    reference.load_state_dict(into_itself)
+    torch.testing.assert_close(reference(images), expected, rtol=1e-12, atol=1e-12)
+    again = build(Source(name, exported.model.state_dict()), family_of(exported.model)).model
+    assert again.config.to_dict() == model.config.to_dict()
+    assert all(torch.equal(again.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_attention_pooling_over_prefix_tokens_is_refused():
+    eva = random_source("vit_small_patch16_dinov3", {"global_pool": "map"})
+    with pytest.raises(ConversionError, match="pooling that includes prefix tokens"):
+        family_of(eva)

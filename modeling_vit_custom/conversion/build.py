@@ -13,7 +13,7 @@ from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..modeling_vit_custom import ViTCustomForImageClassification, ViTCustomModel
 from ..position_vit_custom import sincos_table
-from .engine import ConversionError, Shapes, State, fill, read
+from .engine import ConversionError, Shapes, State, fill, own, read
 from .family import Family, Source
 from .structure import square_image_size, structure_of
 
@@ -88,10 +88,9 @@ def shapes_of(config: ViTCustomConfig) -> Shapes:
 
 
 def load(config: ViTCustomConfig, state: State) -> Converted:
-    """The model of copies of these tensors, which may be views of one another or of a live source."""
+    """The model of copies of these tensors."""
     with torch.device("meta"):
         whole = ViTCustomForImageClassification(config)
-    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
-    whole.load_state_dict(own, strict=True, assign=True)
+    whole.load_state_dict({name: own(tensor) for name, tensor in state.items()}, strict=True, assign=True)
     model: Any = whole if config.num_labels or config.pre_logits_size else whole.vit
     return model.eval()

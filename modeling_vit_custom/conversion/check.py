@@ -25,13 +25,13 @@ class Reference:
 
     by: what runs it, in words.
     run: [B, C, H, W] → any of "logits" [B, K], "tokens" [B, N, D] after the last norm and "pooled" [B, k·D].
-    prepare: Pillow images → [B, C, H, W], by the source's own preprocessing.
+    prepare: Pillow images → [B, C, H, W], by the source's own preprocessing; `compare` needs it.
     only_size: why it takes no size but its own; "" where it takes any.
     """
 
     by: str
     run: Callable[[torch.Tensor], Outputs]
-    prepare: Callable[[Sequence[Image.Image]], torch.Tensor]
+    prepare: Callable[[Sequence[Image.Image]], torch.Tensor] | None = None
     only_size: str = ""
 
 
@@ -75,6 +75,7 @@ def compare_tensors(reference: Reference, model: Any) -> list[dict[str, Any]]:
 @torch.no_grad()
 def compare_pixels(reference: Reference, model: Any, processor: Any) -> dict[str, Any]:
     """The largest difference of pixels, in grey levels, and what becomes of it; only pixels decide on "passed"."""
+    assert reference.prepare is not None
     pictures = synthetic_pictures(model.config)
     theirs, ours = reference.prepare(pictures), processor(pictures, return_tensors="pt")["pixel_values"]
     if theirs.shape != ours.shape:

@@ -13,6 +13,7 @@ from ..weight_files_vit_custom import WeightFileError
 from .build import Conversion, build
 from .check import compare
 from .engine import ConversionError
+from .export import LIBRARIES, export
 from .sources import open_source
 
 REPORT = "conversion.json"
@@ -66,16 +67,21 @@ def build_parser() -> argparse.ArgumentParser:
   %(prog)s models/dinov2-small outputs/dinov2 --check
   %(prog)s timm:vit_small_patch16_224 outputs/s16 --check
   %(prog)s dinov2_vits14_pretrain.pth outputs/dinov2
+  %(prog)s outputs/photos outputs/photos-vit --to hf      # ours, as one of transformers' own models
+  %(prog)s outputs/photos outputs/photos-timm --to timm   # timm.create_model("local-dir:…", pretrained=True)
 
 SOURCE: a .npz, .safetensors or .pth file (nothing in it is run), a folder saved by transformers or timm, timm:NAME or
 torchvision:NAME. What a source does not say is taken from its family's documented default, and said.
 --check prints one JSON report to stdout, which OUT/conversion.json holds too.
+--to goes the other way: SOURCE is a folder of ours, OUT a new folder of the library or, ending in .safetensors, its
+tensors alone. Both models are run before anything is written; what the library cannot express is named.
 Exit codes: 0 converted, 1 the check found a difference, 2 it could not be converted.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help="file, folder, timm:NAME or torchvision:NAME")
     parser.add_argument("output", metavar="OUT", help="a new or empty folder")
     parser.add_argument("--family", help="what the tensors are, where their names leave it open")
+    parser.add_argument("--to", choices=list(LIBRARIES), help="write SOURCE, a folder of ours, for another library")
     parser.add_argument("--check", action="store_true", help="run both from pixels and from tensors; print a report")
     parser.add_argument("--image_size", type=int, nargs="+", metavar="PIXELS", help="one number, or height and width")
     parser.add_argument("--num_attention_heads", type=int)
@@ -88,13 +94,15 @@ Exit codes: 0 converted, 1 the check found a difference, 2 it could not be conve
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     args = vars(build_parser().parse_args(argv))
-    source, output, family, check = (args.pop(name) for name in ("source", "output", "family", "check"))
+    source, output, family, check, to = (args.pop(name) for name in ("source", "output", "family", "check", "to"))
     flags = {name: value for name, value in args.items() if value is not None and name in _FIELDS}
     if "image_size" in flags:
         flags["image_size"] = flags["image_size"][0] if len(flags["image_size"]) == 1 else tuple(flags["image_size"])
     said = sys.stderr if check else sys.stdout  # a check leaves stdout to its report
     try:
-        report = convert(source, output, flags, family, check)
+        if to and flags:
+            raise ConversionError(f"--to writes what a folder of ours says: leave out {', '.join(flags)}.")
+        report = export(source, output, to, family) if to else convert(source, output, flags, family, check)
     except (ConversionError, WeightFileError, ImportError, OSError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return 2

@@ -128,7 +128,7 @@ def respelled(state: State, spellings: Sequence[tuple[str, str]]) -> dict[str, t
 
 def read(table: Table, given: State) -> tuple[dict[str, torch.Tensor], list[str]]:
     """(our tensors, notes on what was left out), from a source's. Raises ConversionError for one left over."""
-    made, left = _apply(table.rows, given)
+    made, left = _apply(table.rows, {name: tensor for name, tensor in given.items() if tensor.numel()})
     reasons: dict[str, list[str]] = {}
     for name in left:
         if reason := next((why for pattern, why in table.unused.items() if fnmatchcase(name, pattern)), None):
@@ -155,10 +155,16 @@ def write(table: Table, ours: State, needed: Shapes) -> dict[str, torch.Tensor]:
     rows = [Row(row.theirs, row.ours, row.write, row.read) for row in table.rows]
     made, left = _apply(rows, ours, needed)
     zero = {name for name in left if any(fnmatchcase(name, pattern) for pattern in table.zero)}
-    if wrong := sorted(left - zero) + sorted(name for name in zero if ours[name].any()):
+    wrong = sorted(left - zero) + [f"{name} (only zeros)" for name in sorted(zero) if ours[name].any()]
+    if wrong:
         raise ConversionError(f"the target has no place for {listed(wrong)}.")
     check(made, needed)
     return made
+
+
+def own(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that shares no memory: tensors that a table made may be views of one another or of their source."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _apply(rows: Iterable[Row], given: State, needed: Shapes | None = None) -> tuple[dict[str, torch.Tensor], set[str]]:

@@ -211,9 +211,9 @@ _FIELDS = {
     name: name
     for name in (
         "num_attention_heads", "hidden_act", "layer_norm_eps", "image_size", "hidden_dropout_prob",
-        "initializer_range", "drop_path_rate", "rope_theta", "problem_type",
+        "initializer_range", "drop_path_rate", "rope_theta",
     )
-}  # fmt: skip
+} | {"layer_scale_init_value": "layerscale_value"}  # fmt: skip
 
 # What transformers' image processor of each family does with the numbers of its published weights. Where the class
 # has others (DeiT's mean is 0.5 there), the files on the Hub override it.
@@ -234,12 +234,17 @@ def _settings(
     source: Source, tensors: State, defaults: Mapping[str, Any], whose: str, fixed: Mapping[str, Any]
 ) -> Settings:
     config = source.config.get("vision_config") or source.config
-    names = _FIELDS | {"attention_probs_dropout_prob": "attention_probs_dropout_prob"}
+    names = _FIELDS | {
+        "attention_probs_dropout_prob": "attention_dropout"
+        if "attention_dropout" in config
+        else "attention_probs_dropout_prob"
+    }
     fields, notes = resolve(config, names, defaults, whose)
+    fields |= {"problem_type": source.config.get("problem_type"), "position_interpolation": "bicubic"}
     if labels := source.config.get("id2label"):
         fields["id2label"] = {int(i): name for i, name in labels.items()}
-    fields |= {"position_interpolation": "bicubic"}
-    fields |= {name: value(tensors) if callable(value) else value for name, value in fixed.items()}
+    found = {name: value(tensors) if callable(value) else value for name, value in fixed.items()}
+    fields |= {name: value for name, value in found.items() if value is not None}
     prepare = _DOCUMENTED[whose.split(",")[0]]
     processor, said = documented(
         prepare, source, tensors, f"as {whose} documents, there is no preprocessor_config.json"
@@ -254,9 +259,9 @@ def _joined(tensors: State) -> str:
     return "cls_mean" if head is not None and head.shape[1] == 2 * width else "cls"
 
 
-def _gate(tensors: State) -> str:
-    """DINOv2's gated MLP uses SiLU whatever its configuration names."""
-    return "silu" if "vit.layers.0.mlp.gate_proj.weight" in tensors else "gelu"
+def _gate(tensors: State) -> str | None:
+    """DINOv2's gated MLP uses SiLU whatever its configuration names; its plain one uses what is named."""
+    return "silu" if "vit.layers.0.mlp.gate_proj.weight" in tensors else None
 
 
 _VIT_BLOCKS = "layers.*.layernorm_before.weight"

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H×W pixels, p×q patch.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _CLASSES = {
     "dinov3_vit": "DINOv3ViTImageProcessor", "clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor",
 }  # fmt: skip
 _DEFAULT_CLASS = "ViTImageProcessor"
-_SETTINGS = (
+SETTINGS = (
     "size", "crop_size", "resample", "do_resize", "do_center_crop", "do_rescale", "rescale_factor", "do_normalize",
     "image_mean", "image_std",
 )  # fmt: skip
@@ -59,7 +60,7 @@ def processor_of(folder: Path) -> dict[str, Any]:
     kind = type(processor).__name__.removesuffix("Fast").removesuffix("Pil")
     stored, _ = transformers.ImageProcessingMixin.get_image_processor_dict(folder)
     unknown = sorted(
-        name for name, value in stored.items() if name not in {*_SETTINGS, *_HARMLESS} and value not in (None, False)
+        name for name, value in stored.items() if name not in {*SETTINGS, *_HARMLESS} and value not in (None, False)
     )
     problems = [f"the class {kind}"] if kind not in {_DEFAULT_CLASS, *_CLASSES.values()} else []
     problems += [f"settings {listed([f'{name}={stored[name]!r}' for name in unknown])}"] if unknown else []
@@ -69,7 +70,12 @@ def processor_of(folder: Path) -> dict[str, Any]:
             f"{folder.name}: its image processor has {' and '.join(problems)}, which ours has not. To take the "
             "family's documented preprocessing instead, leave preprocessor_config.json out of the folder."
         )
-    settings = {name: getattr(processor, name, None) for name in _SETTINGS}
+    return settings_of(processor)
+
+
+def settings_of(processor: Any) -> dict[str, Any]:
+    """Those of SETTINGS that an image processor has, in plain values."""
+    settings = {name: getattr(processor, name, None) for name in SETTINGS}
     if not settings["do_center_crop"]:
         del settings["crop_size"]
     return {
@@ -87,34 +93,45 @@ def reference_of(folder: Path, config: Mapping[str, Any], family: str, assumed: 
     import transformers
 
     model = _model(folder, config).eval()
-    encoder = getattr(model, "vision_model", model.base_model)
-    takes = inspect.signature(model.forward).parameters
-    options: dict[str, Any] = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
-
-    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        if "noise" in takes:  # MAE: nothing is masked, this keeps the order
-            p, q = model.embeddings.patch_embeddings.patch_size
-            options["noise"] = torch.arange(images.shape[2] // p * (images.shape[3] // q)).expand(len(images), -1)
-        with outputs_of(encoder) as seen:
-            output = model(images, **options)
-        outputs = {"tokens": seen[-1].last_hidden_state}
-        if "logits" in output:
-            return outputs | {"logits": output.logits}
-        if "pooler_output" in output and getattr(model, "pooler", None) is None:  # else its own layer, left out
-            outputs["pooled"] = output.pooler_output
-        return outputs
-
     processor = stored_processor(folder)
     by = f"transformers {transformers.__version__}'s {type(model).__name__}"
     if processor is None:
         kind = _CLASSES.get(family.split(",")[0], _DEFAULT_CLASS)
-        processor = getattr(transformers, kind)(**{name: getattr(assumed, name) for name in _SETTINGS})
+        processor = getattr(transformers, kind)(**{name: getattr(assumed, name) for name in SETTINGS})
         by += f", with a {kind} of the settings that were assumed"
 
     def prepare(pictures: Sequence[Image.Image]) -> torch.Tensor:
         return processor(images=list(pictures), return_tensors="pt")["pixel_values"]
 
-    return Reference(by, run, prepare)
+    return Reference(by, partial(run, model), prepare)
+
+
+def run(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a model of transformers gives for images [B, C, H, W], as `Reference.run` has it.
+
+    Positions are resampled where the size is not the model's own; masked autoencoders keep the order of patches.
+    """
+    config = getattr(model.config, "vision_config", model.config)
+    encoder = getattr(model, "vision_model", model.base_model)
+    takes = {name for module in (model, encoder) for name in inspect.signature(module.forward).parameters}
+    options: dict[str, Any] = {}
+    if "interpolate_pos_encoding" in takes and tuple(images.shape[2:]) != _pair(config.image_size):
+        options["interpolate_pos_encoding"] = True
+    if "noise" in takes:  # patches are sorted by it
+        h, w = (side // patch for side, patch in zip(images.shape[2:], _pair(config.patch_size), strict=True))
+        options["noise"] = torch.arange(h * w).expand(len(images), -1)
+    with outputs_of(encoder) as seen:
+        output = model(images, **options)
+    if "logits" in output:
+        return {"tokens": seen[-1].last_hidden_state, "logits": output.logits}
+    outputs = {"tokens": output.last_hidden_state}
+    if "pooler_output" in output and getattr(model, "pooler", None) is None:  # else its own layer, left out
+        outputs["pooled"] = output.pooler_output
+    return outputs
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _model(folder: Path, config: Mapping[str, Any]) -> Any:

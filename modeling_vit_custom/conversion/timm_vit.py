@@ -19,7 +19,7 @@ _ACTIVATIONS = {
     "SiLU": "silu",
     "ReLU": "relu",
 }
-_POOLINGS = {"token": "cls", "avg": "mean", "map": "map"}
+POOLINGS = {"token": "cls", "avg": "mean", "map": "map"}
 _MODELS = ("VisionTransformer", "VisionTransformerDistilled", "Eva")
 _BLOCKS = ("Block", "EvaBlock")
 _ATTENTIONS = ("Attention", "EvaAttention")
@@ -40,7 +40,7 @@ _FOREIGN = {
     "DiffAttention": "differential attention",
     "AttentionRope": "rotary positions of RoPE-ViT's or Sapiens' kind",
 }
-_RESAMPLING = {"bilinear": 2, "bicubic": 3, "nearest": 0, "lanczos": 1}
+RESAMPLING = {"bilinear": 2, "bicubic": 3, "nearest": 0, "lanczos": 1}
 
 
 def family_of(model: Any) -> Family:
@@ -65,8 +65,9 @@ def refuse_unknown_parts(model: Any) -> None:
     refused = {
         "norms other than layer norm": not isinstance(block.norm1, nn.LayerNorm),
         "norms inside attention or MLP": any(_is_norm(getattr(part, "norm", None)) for part in (block.attn, block.mlp)),
-        f"pooling {model.global_pool!r}": model.global_pool not in (*_POOLINGS, ""),
-        "pooling that includes prefix tokens": bool(getattr(model, "pool_include_prefix", False)),
+        f"pooling {model.global_pool!r}": model.global_pool not in (*POOLINGS, ""),
+        "pooling that includes prefix tokens": bool(getattr(model, "pool_include_prefix", False))
+        or (type(model).__name__ == "Eva" and model.global_pool == "map" and model.num_prefix_tokens > 0),
         f"rotary positions of kind {type(rope).__name__}": rope is not None and not _is_dinov3_rope(rope, block.attn),
         "heads of a width of their own": block.attn.num_heads * block.attn.head_dim != model.embed_dim,
     }
@@ -150,13 +151,14 @@ def _settings(model: Any, source: Source, tensors: State) -> Settings:
     block, norms = model.blocks[0], [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     if len({norm.eps for norm in norms}) > 1:
         raise ConversionError(f"layer norms of several eps ({sorted({norm.eps for norm in norms})}) in one model.")
+    height, width = model.patch_embed.img_size
     fields: dict[str, Any] = {
         "num_attention_heads": block.attn.num_heads,
         "hidden_act": _activation(block.mlp.act),
         "layer_norm_eps": norms[0].eps,
-        "image_size": tuple(model.patch_embed.img_size),
+        "image_size": height if height == width else (height, width),
         "position_interpolation": "bicubic_antialias",
-        "pooling": _POOLINGS.get(model.global_pool, "cls" if model.cls_token is not None else "mean"),
+        "pooling": POOLINGS.get(model.global_pool, "cls" if model.cls_token is not None else "mean"),
         "final_norm": "pooled" if _is_norm(model.fc_norm) else "tokens" if _is_norm(model.norm) else "none",
         "rope_theta": None if getattr(model, "rope", None) is None else float(model.rope.temperature),
     }
@@ -186,7 +188,7 @@ def processor_settings(config: Any, image_hw: tuple[int, int]) -> dict[str, Any]
     settings: dict[str, Any] = {
         "image_mean": list(config["mean"]),
         "image_std": list(config["std"]),
-        "resample": _RESAMPLING[config["interpolation"]],
+        "resample": RESAMPLING[config["interpolation"]],
     }
     if config.get("crop_border_pixels"):
         raise ConversionError("crop_border_pixels has no equal among our image processor's settings.")
@@ -225,18 +227,19 @@ def reference_of(model: Any) -> Reference:
 
     size = (model.in_chans, *model.patch_embed.img_size)
     transform = timm.data.create_transform(**timm.data.resolve_data_config({"input_size": size}, model=model))
-
-    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        tokens = model.forward_features(images)
-        outputs = {"tokens": tokens}
-        if getattr(model, "head_dist", None) is None:  # else timm averages what we join
-            outputs["pooled"] = model.forward_head(tokens, pre_logits=True)
-        return outputs | ({"logits": model.forward_head(tokens)} if model.num_classes else {})
-
     any_size = getattr(model, "dynamic_img_size", False)
     return Reference(
         f"timm {timm.__version__}",
-        run,
+        partial(run, model),
         lambda pictures: torch.stack([transform(picture) for picture in pictures]),
         only_size="" if any_size else "the model was built without dynamic_img_size",
     )
+
+
+def run(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a model of timm gives for images [B, C, H, W], as `Reference.run` has it."""
+    tokens = model.forward_features(images)
+    outputs = {"tokens": tokens}
+    if getattr(model, "head_dist", None) is None:  # else timm averages what we join
+        outputs["pooled"] = model.forward_head(tokens, pre_logits=True)
+    return outputs | ({"logits": model.forward_head(tokens)} if model.num_classes else {})
