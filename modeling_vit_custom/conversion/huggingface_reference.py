@@ -87,8 +87,9 @@ def reference_of(folder: Path, config: Mapping[str, Any], family: str, assumed: 
     import transformers
 
     model = _model(folder, config).eval()
-    encoder = getattr(model, "vision_model", model.base_model)
-    takes = inspect.signature(model.forward).parameters
+    classifies = "ForImageClassification" in type(model).__name__
+    encoder = getattr(model, "vision_model", model.base_model) if classifies else model
+    takes = inspect.signature(encoder.forward).parameters
     options: dict[str, Any] = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
 
     def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -98,7 +99,7 @@ def reference_of(folder: Path, config: Mapping[str, Any], family: str, assumed: 
         with outputs_of(encoder) as seen:
             output = model(images, **options)
         outputs = {"tokens": seen[-1].last_hidden_state}
-        if "logits" in output:
+        if classifies:
             return outputs | {"logits": output.logits}
         if "pooler_output" in output and getattr(model, "pooler", None) is None:  # else its own layer, left out
             outputs["pooled"] = output.pooler_output
