@@ -31,7 +31,7 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
 
 def of_timm(folder: Path) -> Opened:
     model = timm.create_model(
-        "vit_base_patch16_224", embed_dim=32, depth=2, num_heads=4, num_classes=5, img_size=32, patch_size=8,
+        "vit_base_patch16_224", embed_dim=32, depth=1, num_heads=4, num_classes=5, img_size=32, patch_size=8,
         init_values=0.5, qk_norm=True, reg_tokens=2, dynamic_img_size=True,
     )  # fmt: skip
     return from_timm(randomised(model), "timm:tiny", {})
@@ -47,7 +47,7 @@ def of_transformers(folder: Path) -> Opened:
 
 def of_google(folder: Path) -> Opened:
     """vision_transformer: the whole image, no antialiasing."""
-    np.savez(folder / "model.npz", **random_arrays(Spec(pre_logits=24, depth=2)))
+    np.savez(folder / "model.npz", **random_arrays(Spec(pre_logits=24, depth=1)))
     return open_source(str(folder / "model.npz"), {})
 
 

@@ -53,9 +53,9 @@ def test_source_and_conversion_agree_from_tensors_and_from_pixels(checked):
 
 # What no number can tell: softmax takes no notice of what it adds to all keys of a query alike.
 UNSEEN = {
-    "timm": {f"vit.layers.{i}.attention.k_norm.bias" for i in range(2)},
+    "timm": {"vit.layers.0.attention.k_norm.bias"},
     "transformers": {f"vit.layers.{i}.attention.k_proj.bias" for i in range(2)},
-    "google": {f"vit.layers.{i}.attention.k_proj.bias" for i in range(2)},
+    "google": {"vit.layers.0.attention.k_proj.bias"},
     "big_vision": {f"vit.layers.{i}.attention.k_proj.bias" for i in range(2)},
     "meta": {f"vit.layers.{i}.attention.k_proj.bias" for i in range(3)},
     "torchvision": {f"vit.layers.{i}.attention.k_proj.bias" for i in range(2)},
@@ -82,7 +82,7 @@ def test_any_square_matrix_that_is_transposed_fails_the_check(checked):
         for key, parameter in made.model.named_parameters()
         if parameter.ndim == 2 and parameter.shape[0] == parameter.shape[1]
     }
-    assert len(square) >= 8  # q, k, v and the output of two blocks
+    assert len(square) >= 4  # q, k, v and the output of a block
     for key, parameter in square.items():
         parameter.data = parameter.data.T
         assert not passes(reference, made.model), key
@@ -97,7 +97,7 @@ def test_any_two_neighbours_of_one_shape_that_are_swapped_fail_the_check(checked
     for key, parameter in parameters.items():
         by_shape.setdefault(tuple(parameter.shape), []).append(key)
     pairs = [pair for keys in by_shape.values() for pair in pairwise(keys)]
-    assert len(pairs) > 20
+    assert len(pairs) > 10
     for one, other in pairs:
         first, second = parameters[one], parameters[other]
         first.data, second.data = second.data, first.data
