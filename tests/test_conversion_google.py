@@ -178,7 +178,17 @@ def test_preprocessing_follows_the_library(tmp_path):
     siglip = convert(save(tmp_path / "siglip.npz", Spec(**BIG_VISION, pool="map"), {}, {})[0]).processor
     assert not siglip.do_center_crop
     for processor in (old, new, siglip):
-        assert processor.resample == 2 and list(processor.image_mean) == list(processor.image_std) == [0.5] * 3
+        assert list(processor.image_mean) == list(processor.image_std) == [0.5] * 3
+    assert (old.resample, old.antialias) == (siglip.resample, siglip.antialias) == (2, False)
+    assert (new.resample, new.rounding) == (4, "round_edge")  # by area
+
+
+def test_a_layer_before_a_head_that_is_missing_is_kept(tmp_path):
+    spec = Spec(pre_logits=24, classes=0)
+    path, arrays = save(tmp_path / "model.npz", spec, {}, {})
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    expected = forward(spec, arrays, images.permute(0, 2, 3, 1).numpy())
+    assert expected.shape == (2, 24) and difference(convert(path).model, images, expected) <= 1e-9
 
 
 def test_nothing_is_lost_unsaid(tmp_path):

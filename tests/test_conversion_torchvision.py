@@ -10,7 +10,7 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 from modeling_vit_custom.conversion.build import build
 from modeling_vit_custom.conversion.engine import ConversionError, read, write
 from modeling_vit_custom.conversion.family import Source, detect
-from modeling_vit_custom.conversion.torchvision_vit import FAMILIES, TABLE, config_of, processor_of
+from modeling_vit_custom.conversion.torchvision_vit import FAMILIES, TABLE, config_of, processor_of, reference_of
 
 SMALL = {
     "image_size": 32, "patch_size": 8, "num_layers": 3, "num_heads": 4, "hidden_dim": 32, "mlp_dim": 48,
@@ -51,27 +51,6 @@ def at_size(fields: dict, reference: VisionTransformer, side: int) -> VisionTran
     return model
 
 
-def oblong(fields: dict, reference: VisionTransformer, height: int, width: int):
-    """The source for images that are not square, which torchvision refuses: by its rule, on its modules."""
-    patch = fields["patch_size"]
-    side = fields["image_size"] // patch
-    cls, table = reference.encoder.pos_embedding.split([1, side * side], dim=1)
-    table = torch.nn.functional.interpolate(
-        table.unflatten(1, (side, side)).permute(0, 3, 1, 2),
-        size=(height // patch, width // patch),
-        mode="bicubic",
-        align_corners=True,
-    )
-    positions = torch.cat([cls, table.flatten(2).transpose(1, 2)], dim=1)
-
-    def run(images):
-        tokens = reference.conv_proj(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([reference.class_token.expand(len(images), -1, -1), tokens], dim=1) + positions
-        return reference.heads(reference.encoder.ln(reference.encoder.layers(tokens))[:, 0])
-
-    return run
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("name", SLOW)
 def test_converted_equals_source_in_float64(name):
@@ -82,7 +61,8 @@ def test_converted_equals_source_in_float64(name):
     sources = {
         (side, side): reference,
         (side + 2 * patch, side + 2 * patch): at_size(fields, reference, side + 2 * patch),
-        (side + patch, side - patch): oblong(fields, reference, side + patch, side - patch),
+        # which torchvision refuses: by its rule, on its modules
+        (side + patch, side - patch): lambda images: reference_of(reference, None).run(images)["logits"],
     }
     worst = 0.0
     for size, source in sources.items():
@@ -90,6 +70,14 @@ def test_converted_equals_source_in_float64(name):
         worst = max(worst, float((model(images).logits - source(images)).abs().max()))
     print(f"{name}: {worst:.1e}")
     assert worst <= 1e-9
+
+
+@torch.no_grad()
+def test_the_reference_at_another_square_size_is_torchvision_s_model_of_that_size():
+    reference = random_source(SMALL)
+    images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
+    actual = reference_of(reference, None).run(images)["logits"]
+    torch.testing.assert_close(actual, at_size(SMALL, reference, 48)(images), rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
@@ -156,11 +144,12 @@ def test_preprocessing_of_every_weights_entry(weights):
     reference = random_source({**SMALL, "image_size": side, "patch_size": side // 4})
     source = Source("live", reference.state_dict(), config=config_of(reference), processor=processor_of(transforms))
     processor = build(source, FAMILIES[0]).processor
-    with Image.open(CHINA) as image:  # an odd margin is halved up by torchvision, down by transformers: none here
-        photograph = image.convert("RGB").crop((0, 0, 500, 400))
+    with Image.open(CHINA) as image:
+        photograph = image.convert("RGB")
     actual = processor(photograph, return_tensors="pt")["pixel_values"][0]
-    level = 1.01 / 255 / min(transforms.std)
-    torch.testing.assert_close(actual, transforms(photograph), rtol=0, atol=level)
+    levels = (actual - transforms(photograph)).abs() * torch.tensor(transforms.std).view(3, 1, 1) * 255
+    # the overshoot of bicubic filters is clipped at different steps: two levels at one pixel of a photograph
+    assert levels.max() <= 2.01 and (levels > 1.01).sum() <= 1
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..modeling_vit_custom import ViTCustomForImageClassification, ViTCustomModel
 from ..position_vit_custom import sincos_table
-from .engine import ConversionError, Shapes, State, fill, own, read
+from .engine import ConversionError, Shapes, State, fill, listed, own, read
 from .family import Family, Source
 from .structure import square_image_size, structure_of
 
 HEAD_DIM = 64  # of every published ViT whose file does not state its heads
+_HALVES = (torch.bfloat16, torch.float16)
 Converted = ViTCustomForImageClassification | ViTCustomModel
 
 
@@ -35,7 +36,7 @@ def build(source: Source, family: Family) -> Conversion:
     """Translate every tensor, or raise ConversionError: nothing is initialised anew."""
     if not family.matches(source.state):
         raise ConversionError(f"{source.origin} is not of the family {family.name}: {family.lacks(source.state)}.")
-    tensors, notes = read(family.table, source.state)
+    tensors, notes = read(family.table, in_full(source.state))
     structure = structure_of(tensors)
     settings = family.settings(source, tensors)
     notes += settings.notes
@@ -62,7 +63,12 @@ def build(source: Source, family: Family) -> Conversion:
     if config.position_embedding == "sincos2d":
         computed = sincos_table(config.grid_hw, config.hidden_size)[None]
         tensors.setdefault("vit.embeddings.position_embeddings", computed.to(next(iter(tensors.values())).dtype))
-    model = load(config, fill(family.table, tensors, shapes_of(config)))
+    filled = fill(family.table, tensors, shapes_of(config))
+    halves = {tensor.dtype for tensor in source.state.values() if tensor.is_floating_point()}
+    if halves <= set(_HALVES) and len(halves) == 1:
+        filled, said = in_half(filled, *halves)
+        notes += said
+    model = load(config, filled)
     return Conversion(model, processor, family, notes)
 
 
@@ -78,6 +84,19 @@ def _check_positions(config: ViTCustomConfig, tensors: State) -> None:
         f"image_size={config.image_size} has {rows}x{columns} patches, but position_embeddings has {table.shape[1]} "
         f"positions: those of {own}. Convert at that size; loading or training with another image_size resamples them."
     )
+
+
+def in_full(state: State) -> dict[str, torch.Tensor]:
+    """The same numbers, those of half precision in float32, so that what is added is not rounded."""
+    return {name: tensor.float() if tensor.dtype in _HALVES else tensor for name, tensor in state.items()}
+
+
+def in_half(state: State, dtype: torch.dtype) -> tuple[State, list[str]]:
+    """The same numbers in `dtype` again where it holds them all, else as they are, and a note."""
+    halved = {name: tensor.to(dtype) for name, tensor in state.items()}
+    if rounded := [name for name, tensor in state.items() if not torch.equal(halved[name].float(), tensor.float())]:
+        return state, [f"stored in float32: {dtype} would round {listed(rounded)}, which are sums here"]
+    return halved, []
 
 
 def shapes_of(config: ViTCustomConfig) -> Shapes:
