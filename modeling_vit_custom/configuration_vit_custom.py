@@ -206,7 +206,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any):
-        """As in transformers; raises ValueError, with the command that converts it, for another library's checkpoint."""
+        """As in transformers; raises ValueError for another library's checkpoint, with the command to convert it."""
         refuse_foreign_files(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         refuse_foreign_config(pretrained_model_name_or_path, fields, cls.model_type)
