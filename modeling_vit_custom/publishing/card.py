@@ -94,6 +94,8 @@ def write_card(
         raise ValueError(f"revision={revision!r}: give a branch, tag or commit (letters, digits, . _ / -).")
     task = task_of(read_json(folder / "config.json"))
     model, results, converted = model_facts(folder), result_facts(metrics or {}), conversion_facts(folder)
+    if converted and not metrics:
+        results["parameters"] = converted["parameters"]
     data = card_data(repo_id, task, metrics or {}, license, datasets, base_model)
     environment = Environment(
         autoescape=True, finalize=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -188,16 +190,12 @@ def model_facts(folder: Path) -> dict[str, Any]:
 
 def sentence(model: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     """The card's first: what the model is, does, and how well."""
-    count, width, images = (
-        len(model["labels"]),
-        model["width"],
-        f"{'grey' if model['grey'] else 'colour'} images of {model['size']} pixels",
-    )
+    count, images = len(model["labels"]), f"{'grey' if model['grey'] else 'colour'} images of {model['size']} pixels"
     does = {
         SINGLE_LABEL: f"sorts {images} into {count} classes",
         MULTI_LABEL: f"gives each of {count} labels its probability for {images}",
         REGRESSION: f"estimates {count} number{'s' if count > 1 else ''} from {images}",
-        FEATURES: f"turns {images} into vectors of {width} numbers",
+        FEATURES: f"turns {images} into vectors of {model['width']} numbers",
     }[model["task"]]
     parameters, last = results["parameters"], results["last"]
     size = f" of {parameters / 1e6:.2g} million parameters" if parameters else ""
@@ -294,7 +292,7 @@ def warm_up(steps: float | None) -> str | None:
 
 
 def examples(folder: Path) -> list[dict[str, Any]]:
-    """[{"path", and of a classifier "label", "score"}]: the images of golden.json with their expected best label."""
+    """[{"path", "label", "score"}]: the images of golden.json with their expected best label; an encoder has none."""
     if not (folder / "golden.json").is_file():
         return []
     golden = read_json(folder / "golden.json")
