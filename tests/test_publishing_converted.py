@@ -9,7 +9,9 @@ import pytest
 import torch
 from foreign_checkpoints import save_encoder, save_vit
 from fresh_process import run_without_package
+from hub_server import client_environment, point_client_at, running_hub
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import disable_progress_bars
 from image_files import CHINA, FLOWER
 from PIL import Image
 from test_publishing_card import HOSTILE, Page
@@ -20,19 +22,21 @@ from modeling_vit_custom.conversion.convert import convert
 from modeling_vit_custom.publishing.card import write_card
 from modeling_vit_custom.publishing.checks import check_folder
 from modeling_vit_custom.publishing.converted import REPORT
-from modeling_vit_custom.publishing.golden import GoldenError, compare_golden, read_golden
-from modeling_vit_custom.publishing.publish import Origin, find_origin, prepare, publish
+from modeling_vit_custom.publishing.golden import GoldenError, compare_golden, read_golden, write_golden
+from modeling_vit_custom.publishing.publish import Origin, find_origin, publish
 from modeling_vit_custom.publishing.staging import stage
 from modeling_vit_custom.publishing.upload import PublishError
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    """(transformers' DINOv2 without a head, its conversion, that staged with golden outputs and card and proven)"""
+    """(transformers' DINOv2 without a head, its conversion, that staged with golden outputs and card)"""
     root = tmp_path_factory.mktemp("encoder")
     source = save_encoder(root / "dinov2-tiny")
     convert(str(source), root / "ours", {}, check=True)
-    prepare(root / "ours", root / "staged", "ada/encoder", Origin("mit"), [CHINA, FLOWER])
+    stage(root / "ours", root / "staged", lambda text: None)
+    write_golden(root / "staged", [CHINA, FLOWER])
+    write_card(root / "staged", "ada/encoder", metrics=None, run=None, license="mit")
     return source, root / "ours", root / "staged"
 
 
@@ -68,14 +72,19 @@ def test_golden_outputs_of_an_encoder_are_the_sources_features(encoder):
     torch.testing.assert_close(torch.tensor(golden["pooler_output"]["torchvision"]), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_card_of_an_encoder_says_what_it_is_and_its_snippet_runs(encoder, tmp_path):
+def test_the_card_of_an_encoder_says_what_it_is(encoder):
     _, _, staged = encoder
     data = ModelCard.load(staged / "README.md").data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "image-feature-extraction")
     text = (staged / "README.md").read_text()
     assert "that turns colour images of 8 × 8 pixels into vectors of 16 numbers." in text and "It names nothing" in text
     assert "The labels" not in text and "best label" not in text and "Nothing was measured." in text
-    snippet = text.split("```python\n")[1].split("```")[0]
+
+
+@pytest.mark.slow
+def test_the_snippet_of_an_encoder_runs(encoder, tmp_path):
+    staged = encoder[2]
+    snippet = (staged / "README.md").read_text().split("```python\n")[1].split("```")[0]
     local = "hf_hub_download = lambda repo, name, revision: f'{repo}/{name}'\n"
     code = snippet.replace('"ada/encoder"', repr(str(staged))).replace(
         "from huggingface_hub import hf_hub_download\n", local
@@ -148,11 +157,35 @@ def test_an_encoder_has_no_demo_and_is_asked_for_no_labels(encoder, capsys):
         assert "has no labels (num_labels=0); give a model with a classifier" in capsys.readouterr().err, name
 
 
+LOAD = """
+import torch
+from transformers import AutoImageProcessor, AutoModel
+repo, revision, image = sys.argv[1:]
+model = AutoModel.from_pretrained(repo, revision=revision, trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained(repo, revision=revision, trust_remote_code=True)
+with torch.no_grad():
+    print(model(**processor([image], return_tensors="pt")).pooler_output[0].tolist())
+"""
+
+
 @pytest.mark.slow
-def test_verify_passes_a_published_encoder(encoder, capsys):
-    assert main(["verify", str(encoder[2])]) == 0
-    printed = capsys.readouterr().out
-    assert "FAIL" not in printed and "golden images, pipeline" in printed
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # of the client's own HTTP library
+def test_an_encoder_is_published_verified_and_loaded_from_the_hub(encoder, tmp_path, monkeypatch, capsys):
+    _, ours, staged = encoder
+    disable_progress_bars()
+    with running_hub() as hub:
+        point_client_at(hub, monkeypatch, tmp_path)
+        assert main(["publish", str(ours), "ada/encoder", "--license", "mit", "--examples", str(CHINA)]) == 0
+        assert 'extract = pipeline("image-feature-extraction", model="ada/encoder"' in capsys.readouterr().out
+        commit = hub.head("ada/encoder").parent
+        assert json.loads(commit.files[REPORT].data) == json.loads((ours / REPORT).read_text())
+        assert main(["verify", "ada/encoder", "--revision", commit.sha]) == 0
+        setup = f"import os\nos.environ.update({client_environment(hub)!r})\n"
+        printed = run_without_package(
+            setup + LOAD, tmp_path / "fresh", "ada/encoder", commit.sha, staged / "examples/0.png"
+        )
+    expected = read_golden(staged)["pooler_output"]["torchvision"][0]
+    assert json.loads(printed) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 # ---------- the card of converted models

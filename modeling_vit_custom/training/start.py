@@ -115,7 +115,7 @@ def _from_checkpoint(pretrained: Pretrained, model_args: ModelArguments, splits:
     overrides = field_values(model_args.config_overrides, "--config_overrides") | labels_of(splits)
     if model_args.drop_path_rate is not None:
         overrides["drop_path_rate"] = model_args.drop_path_rate
-    model = pretrained.load(
+    model: Any = pretrained.load(
         overrides,
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
         dtype=torch.float32,  # in half precision small steps would be lost
