@@ -12,6 +12,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
+from .foreign_vit_custom import refuse_foreign_config, refuse_foreign_files
 from .interpolation_vit_custom import RESIZE_RULES
 from .labels_vit_custom import read_labels, refuse, require_label_count, validate_labels
 
@@ -202,6 +203,14 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             **extra,
         }
         return cls(**{**fields, **overrides})
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any):
+        """As in transformers; raises ValueError for another library's checkpoint, with the command to convert it."""
+        refuse_foreign_files(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        refuse_foreign_config(pretrained_model_name_or_path, fields, cls.model_type)
+        return fields, unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):

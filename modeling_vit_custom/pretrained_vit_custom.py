@@ -14,6 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .configuration_vit_custom import Size, ViTCustomConfig
+from .foreign_vit_custom import refuse_foreign_files
 from .layers_vit_custom import LayerScale
 from .pipeline_vit_custom import ViTCustomImageClassificationPipeline
 from .weight_files_vit_custom import Header, check_weight_map, read_headers, some
@@ -80,11 +81,14 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         also said. Raises WeightFileError for a file whose header lies; RuntimeError, naming the weights, where the
         checkpoint lacks any that its own configuration promises, holds others, or has them in another shape (all of
         which `ignore_mismatched_sizes=True` turns into that warning), and where one is NaN or infinite, or integer or
-        complex without quantisation; OSError where there is no safetensors file.
+        complex without quantisation; OSError where there is no safetensors file; ValueError, with the command that
+        converts it, for another library's checkpoint.
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError(f"use_safetensors=False: leave it out. {_ONLY_SAFETENSORS}")
         kwargs["use_safetensors"] = True
+        if pretrained_model_name_or_path is not None:
+            refuse_foreign_files(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         requested = {name: kwargs.pop(name) for name in INPUT_FIELDS if name in kwargs}
         if config is not None and pretrained_model_name_or_path is not None:
             config, requested = _at_stored_input(cls, pretrained_model_name_or_path, config, requested, kwargs)

@@ -23,11 +23,12 @@ ALLOWED = {
     "loss": set(),
     "weight_files": set(),
     "labels": set(),
-    "configuration": {"interpolation", "labels"},
+    "foreign": set(),
+    "configuration": {"foreign", "interpolation", "labels"},
     "attention": {"configuration", "layers", "position"},
     "embeddings": {"configuration", "interpolation", "layers", "position"},
     "pooling": {"attention", "configuration", "layers"},
-    "pretrained": {"configuration", "layers", "pipeline", "weight_files"},
+    "pretrained": {"configuration", "foreign", "layers", "pipeline", "weight_files"},
     "modeling": {
         "attention",
         "configuration",
@@ -59,7 +60,7 @@ SUB_PACKAGES = {
     "inference": {"data"},
     "publishing": {"data", "evaluation", "inference", "serving"},
     "serving": {"data", "inference"},
-    "training": {"audit", "data", "evaluation", "inference", "publishing"},
+    "training": {"audit", "conversion", "data", "evaluation", "inference", "publishing"},
 }
 
 

@@ -24,7 +24,9 @@ from modeling_vit_custom.publishing.golden import (
     write_golden,
 )
 from modeling_vit_custom.publishing.secrets import scan_secrets
+from modeling_vit_custom.publishing.tasks import CLASSIFICATION
 
+TASK = json.loads(CLASSIFICATION.for_process())
 PIPELINE = "golden images, pipeline"
 LOGITS = {f"golden images, {backend} backend" for backend in BACKENDS}
 
@@ -39,11 +41,11 @@ def measured(folder: Path, names: list[str]) -> dict:
     images = [str(folder / name) for name in names]
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     try:
-        answers = fresh_check.run_pipeline(str(folder), images)
+        answers = fresh_check.run_pipeline(str(folder), TASK, images)
     except ValueError as error:
         answers = {"error": str(error)}
-    logits = {backend: fresh_check.run_model(model, folder, backend, images) for backend in BACKENDS}
-    return {"load": {}, "logits": logits, "pipeline": answers, "versions": {}}
+    outputs = {backend: fresh_check.run_model(model, folder, TASK, backend, images) for backend in BACKENDS}
+    return {"load": {}, "outputs": outputs, "pipeline": answers, "versions": {}}
 
 
 def failed(folder: Path) -> set[str]:
@@ -185,24 +187,24 @@ def test_what_differs_between_machines_passes(folder):
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     model.set_attn_implementation("eager")
     report = measured(folder, golden["images"])
-    report["logits"]["pil"] = fresh_check.run_model(model, folder, "pil", images)
+    report["outputs"]["pil"] = fresh_check.run_model(model, folder, TASK, "pil", images)
     pixels = ViTCustomImageProcessor.from_pretrained(folder)(images, return_tensors="pt")["pixel_values"]
     pixels += (torch.rand_like(pixels) < 0.01) * (2 / 255) * torch.randn_like(pixels).sign()
     with torch.no_grad():
-        report["logits"]["torchvision"] = model(pixels).logits.tolist()
+        report["outputs"]["torchvision"] = model(pixels).logits.tolist()
     assert all(each.passed for each in compare_golden(golden, report))
 
 
 def test_what_could_not_be_measured_has_not_passed(folder):
     golden = read_golden(folder)
     report = measured(folder, golden["images"])
-    del report["logits"]["torchvision"]
+    del report["outputs"]["torchvision"]
     checks = {each.name: each for each in compare_golden(golden, report)}
     assert checks["golden images, pil backend"].passed
     for name in ALL - {"golden images, pil backend"}:
         assert not checks[name].passed and checks[name].detail.startswith("not run: ")
         assert "torchvision" in checks[name].detail
-    report = {"load": {"error": "no model"}, "logits": {}}
+    report = {"load": {"error": "no model"}, "outputs": {}}
     assert not any(each.passed for each in compare_golden(golden, report))
 
 

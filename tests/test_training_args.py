@@ -6,7 +6,7 @@ from modeling_vit_custom.training.args import (
     RECIPES,
     UsageError,
     complete_arguments,
-    config_overrides,
+    field_values,
     parse_args,
     recipe_flags,
     recipe_names,
@@ -85,15 +85,16 @@ def test_recipe_flags_of_lists():
     assert recipe_flags("mnist5k")[:2] == ["--dataset", "mnist5k"]
 
 
-def test_config_overrides():
-    assert config_overrides("pooling=map, num_channels=1,qkv_bias=false") == {
+def test_field_values():
+    assert field_values("pooling=map, num_channels=1,image_size=[8, 16],qkv_bias=false", "--x") == {
         "pooling": "map",
         "num_channels": 1,
+        "image_size": [8, 16],
         "qkv_bias": False,
     }
-    assert config_overrides(None) == {}
-    with pytest.raises(UsageError, match="'oops' is not name=value"):
-        config_overrides("oops")
+    assert field_values(None, "--x") == {}
+    with pytest.raises(UsageError, match="--x: 'oops' is not name=value"):
+        field_values("oops", "--x")
 
 
 def test_help_shows_examples(capsys):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_vit_custom.training.args import choose_best_metric, complete_arguments, parse_args
+from modeling_vit_custom.training.pretrained import open_checkpoint
 from modeling_vit_custom.training.recipe import build_trainer, train
 from modeling_vit_custom.training.start import build_model, load_data
 
@@ -24,9 +25,10 @@ def tiny_trainer(output_dir: Path, *flags: Any, model: list[str] | None = None):
     """(the Trainer that `train` would use, its splits), before it has trained."""
     model_args, data_args, training_args = parse_args(command(output_dir, *flags, model=model))
     complete_arguments(model_args, data_args, training_args)
+    pretrained = open_checkpoint(model_args)
     splits = load_data(data_args, training_args)
     choose_best_metric(training_args, splits.problem_type)
-    net, processor, splits = build_model(model_args, splits, training_args.seed)
+    net, processor, splits = build_model(model_args, pretrained, splits, training_args.seed)
     return build_trainer(net, processor, splits, model_args.method, data_args.augmentation, training_args), splits
 
 

@@ -157,6 +157,8 @@ def plan_head(
     """
     data, checkpoint = dict(data), {int(i): canonical_name(name) for i, name in checkpoint.items()}
     kept = dict(sorted(checkpoint.items()))
+    if not checkpoint:
+        return HeadPlan(data, True, "the checkpoint is an encoder, without a head")
     if checkpoint_type not in (None, problem_type):
         return HeadPlan(data, True, f"the checkpoint was trained for {checkpoint_type}, the data is {problem_type}")
     if data == kept:

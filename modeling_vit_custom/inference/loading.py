@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 from transformers.image_processing_base import ImageProcessingMixin
 
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..foreign_vit_custom import refuse_foreign_files
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -35,11 +36,12 @@ def load_classifier(
     Checkpoints of this package need no `trust_remote_code`. Only safetensors are read. revision: branch, tag or
     commit of a Hub id; where its code is to run, the 40 hexadecimal digits of a commit, because a branch or tag can
     hold other code tomorrow. Raises FileNotFoundError for a folder that is not there, ValueError for code that is
-    not pinned or lies in another repository, for a checkpoint that has no classifier, or lacks some of its weights:
-    they would be random.
+    not pinned or lies in another repository, for bare weights of another library, for a checkpoint that has no
+    classifier, or lacks some of its weights: they would be random.
     """
     is_id = source.count("/") <= 1 and not source.startswith((".", "/", "~"))
     folder = Path(source).expanduser()
+    refuse_foreign_files(folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{source} holds no config.json; give a folder made by save_pretrained.")

@@ -20,10 +20,13 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from ..configuration_vit_custom import ViTCustomConfig
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .converted import conversion_facts
+from .tasks import CLASSIFICATION, Task, task_of
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-TASK = "image-classification"
+FEATURES = "features"
 SPLITS = ("validation", "test")
 MAX_ROWS = 100  # a longer table of classes is left to metrics.json
 VERSIONS = ("vit_custom", "transformers", "torch", "python")
@@ -48,6 +51,7 @@ FILES = {
     "examples": "example images",
     "metrics.json": "all figures, exact",
     "training_args.json": "all settings of the training",
+    "conversion.json": "where the weights come from, and what was assumed in converting them",
     "confusion_matrix.png": "the confusion matrix",
     "training.png": "the course of the training",
     "LICENSE": "the licence",
@@ -71,7 +75,8 @@ def write_card(
     """Writes README.md into `folder` and returns its path; call it last, for it shows what lies in the folder.
 
     Args:
-        folder: a saved classifier with config.json; pictures, golden.json and examples/ are shown if they are there.
+        folder: a saved classifier or encoder; pictures, golden.json, examples/ and conversion.json are shown if they
+            are there.
         repo_id: the repository it will be, "owner/name".
         metrics, run: the contents of metrics.json and training_args.json as training leaves them.
         license: the Hub's identifier, "apache-2.0".
@@ -79,15 +84,19 @@ def write_card(
         revision: the tag or commit that the snippet pins; without it the snippet says where to find one.
 
     Raises ValueError for an id or revision that cannot be one, for a golden.json that names other files than those in
-    examples/, and if the metadata do not come back from the written file as they were given.
+    examples/, for a conversion.json of another form, and if the metadata do not come back from the written file as they
+    were given.
     """
     folder = Path(folder)
     for name in (repo_id, *datasets, *([base_model] if base_model else [])):
         validate_repo_id(name)
     if revision is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}", revision):
         raise ValueError(f"revision={revision!r}: give a branch, tag or commit (letters, digits, . _ / -).")
-    model, results = model_facts(folder), result_facts(metrics or {})
-    data = card_data(repo_id, metrics or {}, license, datasets, base_model)
+    task = task_of(read_json(folder / "config.json"))
+    model, results, converted = model_facts(folder), result_facts(metrics or {}), conversion_facts(folder)
+    if converted and not metrics:
+        results["parameters"] = converted["parameters"]
+    data = card_data(repo_id, task, metrics or {}, license, datasets, base_model)
     environment = Environment(
         autoescape=True, finalize=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -101,6 +110,8 @@ def write_card(
         "year": date.today().year,
         **model,
         **results,
+        "use": task,
+        "converted": converted,
         "sentence": sentence(model, results),
         "recipe": recipe_rows(run or {}, metrics or {}),
         "examples": examples(folder),
@@ -116,12 +127,17 @@ def write_card(
 
 
 def card_data(
-    repo_id: str, metrics: Mapping[str, Any], license: str | None, datasets: Sequence[str], base_model: str | None
+    repo_id: str,
+    task: Task,
+    metrics: Mapping[str, Any],
+    license: str | None,
+    datasets: Sequence[str],
+    base_model: str | None,
 ) -> ModelCardData:
     """The metadata of the card: how to load it, where it comes from, every figure with its split and n."""
     results = [
         EvalResult(
-            task_type=TASK,
+            task_type=task.name,
             dataset_type=datasets[0] if datasets else "imagefolder",
             dataset_name=datasets[0] if datasets else "an image folder without a public name",
             dataset_split=split,
@@ -137,7 +153,7 @@ def card_data(
     return ModelCardData(
         license=license,
         library_name="transformers",
-        pipeline_tag=TASK,
+        pipeline_tag=task.name,
         tags=["vision", "vision-transformer", "vit_custom"],
         base_model=base_model,
         base_model_relation="finetune" if base_model else None,
@@ -158,11 +174,14 @@ def model_facts(folder: Path) -> dict[str, Any]:
     resized = read_json(processor).get("size") or {} if processor.is_file() else {}
     size = config["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
-    labels = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
+    id2label = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # which transformers leaves out
+    labels = [id2label[key] for key in sorted(id2label, key=int)]
     task = config.get("problem_type") or (REGRESSION if len(labels) == 1 else SINGLE_LABEL)
+    encoder = task_of(config) is not CLASSIFICATION
     return {
         "labels": labels,
-        "task": task,
+        "task": FEATURES if encoder else task,
+        "width": ViTCustomConfig.from_dict(config).pooled_size if encoder else None,
         "size": f"{width} × {height}",
         "grey": config["num_channels"] == 1,
         "stretched": "height" in resized,
@@ -176,6 +195,7 @@ def sentence(model: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         SINGLE_LABEL: f"sorts {images} into {count} classes",
         MULTI_LABEL: f"gives each of {count} labels its probability for {images}",
         REGRESSION: f"estimates {count} number{'s' if count > 1 else ''} from {images}",
+        FEATURES: f"turns {images} into vectors of {model['width']} numbers",
     }[model["task"]]
     parameters, last = results["parameters"], results["last"]
     size = f" of {parameters / 1e6:.2g} million parameters" if parameters else ""
@@ -238,6 +258,7 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
         "started from": f"random weights, variant {model['variant']}"
         if "variant" in model
         else model.get("model_name_or_path"),
+        "settings of the source": model.get("source_config"),
         "configuration": model.get("config_overrides"),
         "method": model.get("method"),
         "training images": train.get("n", data.get("examples")),
@@ -271,14 +292,15 @@ def warm_up(steps: float | None) -> str | None:
 
 
 def examples(folder: Path) -> list[dict[str, Any]]:
-    """[{"path", "label", "score"}]: the images of golden.json with their expected best label."""
+    """[{"path", "label", "score"}]: the images of golden.json with their expected best label; an encoder has none."""
     if not (folder / "golden.json").is_file():
         return []
     golden = read_json(folder / "golden.json")
     for path in golden["images"]:
         if not re.fullmatch(r"examples/[A-Za-z0-9_-][A-Za-z0-9._-]*", path) or not (folder / path).is_file():
             raise ValueError(f"golden.json: images names {path!r}, which is no file in examples/. Write it anew.")
-    return [{"path": path, **best[0]} for path, best in zip(golden["images"], golden["pipeline"], strict=True)]
+    answers = golden.get("pipeline", [[{}]] * len(golden["images"]))
+    return [{"path": path, **best[0]} for path, best in zip(golden["images"], answers, strict=True)]
 
 
 def list_files(folder: Path) -> dict[str, str]:

@@ -16,13 +16,13 @@ from safetensors import safe_open
 
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessorPil
-from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..weight_files_vit_custom import check_shapes, read_headers, some
 from .code_files import VERSION, foreign_code, parse_reference, reached_modules, read_configs, read_json
 from .golden import GOLDEN, GoldenError, compare_golden, measure, read_golden
 from .report import Check
 from .secrets import scan_secrets
 from .staging import CONFIGS, WEIGHTS_INDEX, is_pickle, read_index, weight_files
+from .tasks import CLASSIFICATION, task_of
 
 MAX_CARD_BYTES = 1024**2
 # First bytes of files that a careless reader would execute or unpack, whatever they are called.
@@ -30,7 +30,6 @@ MAGIC = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"\x93NU
     bytes([0x80, protocol]): "a pickle" for protocol in range(2, 6)
 }
 FLOATS = {"F64", "F32", "F16", "BF16"}
-CARD_FIELDS = {"library_name": "transformers", "pipeline_tag": "image-classification"}
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 
@@ -146,28 +145,26 @@ def _load_config(folder: Path) -> Any:
     stored, _ = read_configs(folder)
     if stored.get("model_type") != ViTCustomConfig.model_type:
         raise ValueError(f"config.json: model_type is {stored.get('model_type')!r}, not 'vit_custom'.")
-    config: Any = ViTCustomConfig.from_dict(stored)
-    if not config.id2label:
-        raise ValueError("config.json: there are no labels; publish a model with a classifier.")
-    return config
+    return ViTCustomConfig.from_dict(stored)
 
 
 def auto_map(folder: Path) -> str:
     config, processor = read_configs(folder)
-    modules = reached_modules(folder, config, processor)
+    modules, task = reached_modules(folder, config, processor), task_of(config)
     for name, file, table in (
         ("AutoConfig", "config.json", config),
-        ("AutoModelForImageClassification", "config.json", config),
+        (task.auto, "config.json", config),
         ("AutoImageProcessor", "preprocessor_config.json", processor),
     ):
         if name not in (table.get("auto_map") or {}):
             raise ValueError(f"{file}: auto_map has no {name}, so that class finds no code. Save it again.")
-    target = config["auto_map"]["AutoModelForImageClassification"]
-    _, class_name = parse_reference("config.json auto_map['AutoModelForImageClassification']", target)
+    target = config["auto_map"][task.auto]
+    _, class_name = parse_reference(f"config.json auto_map[{task.auto!r}]", target)
     if config.get("architectures") != [class_name]:
+        what = "the classifier" if task is CLASSIFICATION else "the encoder (there are no labels)"
         raise ValueError(
-            f"config.json: architectures is {config.get('architectures')}, AutoModelForImageClassification is "
-            f"{target}: publish the classifier, not another class of the model."
+            f"config.json: architectures is {config.get('architectures')}, {task.auto} is {target}: publish {what}, "
+            "not another class of the model."
         )
     for task, entry in (config.get("custom_pipelines") or {}).items():
         _check_pipeline_entry(task, entry)
@@ -208,7 +205,7 @@ def weights_fit(folder: Path) -> str:
     if foreign_code(folder):
         return "customised code: its own strict load compares names and shapes"
     with torch.device("meta"):
-        model = ViTCustomForImageClassification(_load_config(folder))
+        model = task_of(read_configs(folder)[0]).model(_load_config(folder))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_shapes(header, expected)
     return f"{sum(tensor.numel() for tensor in model.parameters()):,} parameters, names and shapes as in the model"
@@ -235,6 +232,8 @@ def weights_finite(folder: Path) -> str:
 def labels(folder: Path) -> str:
     """Ids and characters are held by the configuration; here that each name says one class."""
     id2label = _load_config(folder).id2label
+    if not id2label:
+        return "none: an encoder"
     if twice := [name for name, count in Counter(id2label.values()).items() if count > 1]:
         raise ValueError(f"id2label gives {some(twice)} to several classes: name each differently.")
     if placeholders := [name for name in id2label.values() if _PLACEHOLDER.fullmatch(name)]:
@@ -270,7 +269,8 @@ def model_card(folder: Path) -> str:
         data = ModelCard(path.read_text(encoding="utf-8")).data
     except Exception as error:  # yaml's errors are none of Python's
         raise ValueError(f"README.md: the front matter cannot be read: {error}") from error
-    for name, value in CARD_FIELDS.items():
+    tag = task_of(read_configs(folder)[0]).name
+    for name, value in {"library_name": "transformers", "pipeline_tag": tag}.items():
         if data.get(name) != value:
             raise ValueError(f"README.md: {name} is {data.get(name)!r}; pipeline(model=…) needs {value!r}.")
     if not data.get("license"):

@@ -1,7 +1,7 @@
 """What a saved folder does on a stranger's machine, measured. Run as a file in a fresh process, never imported.
 
-Arguments: the folder, the JSON file that gets the report, then image files. A part that fails is reported as
-{"error": text} and keeps no other from being measured.
+Arguments: the folder, the JSON file that gets the report, the task (`Task.for_process`),
+then image files. A part that fails is reported as {"error": text} and keeps no other from being measured.
 """
 
 import json
@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+import transformers
+from transformers import AutoImageProcessor, pipeline
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import is_torchvision_available
 from transformers.utils.logging import disable_progress_bar
@@ -21,10 +22,10 @@ LIBRARIES = ("torch", "torchvision", "transformers", "pillow")
 BACKENDS = ("torchvision", "pil")
 
 
-def load_strictly(folder):
+def load_strictly(folder, task):
     """(model, {"missing_keys": [...], ...}: what did not go one to one from the file into the model)"""
     options = {**LOCAL, "use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
-    model, info = AutoModelForImageClassification.from_pretrained(folder, **options)
+    model, info = getattr(transformers, task["auto"]).from_pretrained(folder, **options)
     if not type(model).__module__.startswith("transformers_modules."):
         raise RuntimeError(f"{type(model).__name__} came from {type(model).__module__}, not from the folder")
     return model.eval(), {kind: sorted(map(str, keys)) for kind, keys in info.items() if kind.endswith("_keys")}
@@ -42,24 +43,26 @@ def import_classes(folder):
     return [get_class_from_dynamic_module(target, folder).__name__ for target in flat]
 
 
-def run_model(model, folder, backend, images):
-    """Logits [images, classes] of each image by itself, prepared by one backend of the processor."""
+def run_model(model, folder, task, backend, images):
+    """The output [images, numbers] to each image by itself, prepared by one backend of the processor."""
     processor = AutoImageProcessor.from_pretrained(folder, backend=backend, **LOCAL)
     if processor.backend != backend:
         raise RuntimeError(f"backend={backend!r} gave {processor.backend!r}")
     with torch.no_grad():
-        return [model(**processor([image], return_tensors="pt")).logits[0].tolist() for image in images]
+        outputs = [model(**processor([image], return_tensors="pt")) for image in images]
+    return [output[task["output"]][0].tolist() for output in outputs]
 
 
-def run_pipeline(folder, images):
-    """For each image all labels with their scores, by the plain call of a user."""
-    classify = pipeline("image-classification", model=folder, trust_remote_code=True, dtype=torch.float32, device="cpu")
-    return [classify(image, top_k=classify.model.config.num_labels) for image in images]
+def run_pipeline(folder, task, images):
+    """The whole answer to each image, by the plain call of a user."""
+    run = pipeline(task["name"], model=folder, trust_remote_code=True, dtype=torch.float32, device="cpu")
+    return [run(image, **task["every"]) for image in images]
 
 
-def main(folder, report, *images):
+def main(folder, report, task, *images):
     disable_progress_bar()
-    measured: dict = {"logits": {}}
+    task = json.loads(task)
+    measured: dict = {"outputs": {}}
 
     @contextmanager
     def part(table, name):
@@ -72,14 +75,14 @@ def main(folder, report, *images):
     with part(measured, "classes"):
         measured["classes"] = import_classes(folder)
     with part(measured, "load"):
-        model, measured["load"] = load_strictly(folder)
+        model, measured["load"] = load_strictly(folder, task)
     if images and model is not None:
         backends = [name for name in BACKENDS if name != "torchvision" or is_torchvision_available()]
         for backend in backends:
-            with part(measured["logits"], backend):
-                measured["logits"][backend] = run_model(model, folder, backend, images)
+            with part(measured["outputs"], backend):
+                measured["outputs"][backend] = run_model(model, folder, task, backend, images)
         with part(measured, "pipeline"):
-            measured["pipeline"] = run_pipeline(folder, images)
+            measured["pipeline"] = run_pipeline(folder, task, images)
     installed = [name for name in LIBRARIES if name != "torchvision" or is_torchvision_available()]
     measured["versions"] = {name: version(name) for name in installed}
     Path(report).write_text(json.dumps(measured), encoding="utf-8")

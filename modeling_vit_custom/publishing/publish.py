@@ -30,6 +30,7 @@ from .report import Check
 from .secrets import scan_secrets
 from .space import write_space
 from .staging import stage
+from .tasks import CLASSIFICATION, Task, task_of
 from .upload import (
     PublishError,
     Repository,
@@ -65,7 +66,7 @@ def publish(
     space: bool = False,
     trust_remote_code: bool = False,
 ) -> str:
-    """Publishes a saved classifier; returns the 40-hex sha of the commit that holds model and code.
+    """Publishes a saved classifier or encoder; returns the 40-hex sha of the commit that holds model and code.
 
     revision: the branch, made if there is none (default: main).   examples: images of the golden outputs, published
     with them; without any, those in `model_dir`/examples, or else drawn ones: no photograph goes up unasked.
@@ -73,6 +74,8 @@ def publish(
     process, where it is not this package's.   Raises PublishError; nothing has been uploaded then, unless it says so.
     """
     check_target(repo_id, revision)
+    if space:
+        check_demo(model_dir)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         card = prepare(model_dir, folder, repo_id, origin, examples, trust_remote_code)
@@ -159,6 +162,17 @@ def prepare(
     return card
 
 
+def check_demo(model_dir: str | Path) -> None:
+    """Raises PublishError for a model without a demo page."""
+    if task_in(model_dir) is not CLASSIFICATION:
+        raise PublishError(f"{model_dir} is an encoder: the demo shows labels, leave out --space.")
+
+
+def task_in(model_dir: str | Path) -> Task:
+    """What the model of a folder is for; the checks say what is wrong with a folder without a configuration."""
+    return task_of(_read(Path(model_dir) / "config.json") or {})
+
+
 def prepare_space(folder: Path, repo_id: str, sha: str) -> None:
     """Fills `folder` with the Space that shows commit `sha` of the model. Raises PublishError for a secret in it."""
     write_space(folder, repo_id, sha)
@@ -221,7 +235,8 @@ def find_origin(
     said_base, said_data = said.get("base_model"), said.get("datasets") or []
     if not base_model and isinstance(said_base, list):
         raise PublishError(f"{card} names {len(said_base)} base models: give the one it was made from by --base_model.")
-    base_model = base_model or said_base or (trained_from if "/" in trained_from else None)
+    on_hub = "/" in trained_from and ":" not in trained_from
+    base_model = base_model or said_base or (trained_from if on_hub else None)
     return Origin(license, list(datasets) or ([said_data] if isinstance(said_data, str) else said_data), base_model)
 
 
@@ -229,17 +244,17 @@ def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def snippet(repo_id: str, sha: str) -> str:
+def snippet(task: Task, repo_id: str, sha: str) -> str:
     return (
         "from transformers import pipeline\n"
-        f'classify = pipeline("image-classification", model="{repo_id}", revision="{sha}", trust_remote_code=True)'
+        f'{task.verb} = pipeline("{task.name}", model="{repo_id}", revision="{sha}", trust_remote_code=True)'
     )
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="publish",
-        description="Publish a saved classifier: staged, proven in a fresh process, described, uploaded in one commit.",
+        description="Publish a saved model: staged, proven in a fresh process, described, uploaded in one commit.",
         epilog="""examples:
   %(prog)s outputs/photos me/photos --license apache-2.0 --dry_run
   %(prog)s outputs/photos me/photos --license apache-2.0 --private --examples a.jpg b.jpg c.jpg
@@ -279,12 +294,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PublishError as error:
         print(f"publish: {error}", file=sys.stderr)
         return 1
-    print(f"\n{constants.ENDPOINT}/{repo_id}/tree/{sha}\n\n{snippet(repo_id, sha)}")
+    print(f"\n{constants.ENDPOINT}/{repo_id}/tree/{sha}\n\n{snippet(task_in(model_dir), repo_id, sha)}")
     return 0
 
 
 def show_staged(model_dir: str, repo_id: str, origin: Origin, space: bool, *how: Any) -> None:
     """Leaves in a new folder what would be published and prints its files; contacts nothing."""
+    if space:
+        check_demo(model_dir)
     folder = Path(tempfile.mkdtemp(prefix="publish-"))
     try:
         prepare(model_dir, folder / "model", repo_id, origin, *how)

@@ -97,7 +97,7 @@ def check_listing(sizes: Mapping[str, int]) -> Check:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="verify",
-        description="Verify a saved classifier: files, weights, code, labels, golden outputs; PASS or FAIL for each.",
+        description="Verify a saved model: files, weights, code, labels, golden outputs; PASS or FAIL for each.",
         epilog="""examples:
   %(prog)s STAGED_FOLDER
   %(prog)s user/name --revision 0123456789abcdef0123456789abcdef01234567

@@ -109,6 +109,8 @@ class Classifier:
         )
         if missing := sorted(info["missing_keys"]):
             raise ValueError(f"{source} lacks the weights {', '.join(missing[:3])}: they would be random.")
+        if not self.model.config.id2label:
+            raise ValueError(f"{source} has no labels (num_labels=0); give a model with a classifier.")
         self.processor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=True)
         if not hasattr(self.processor, "decode"):
             raise ValueError(f"{source}: {type(self.processor).__name__} has no decode(); give a ViT Custom model.")

@@ -5,6 +5,7 @@ Names are those of transformers' image-classification example and of TrainingArg
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ EXAMPLES = """examples:
   # your own folder DIR/<class>/*.jpg: a linear probe of a checkpoint, then all of it
   python scripts/train.py --train_dir photos --model_name_or_path CHECKPOINT --method linear_probe --output_dir out/p
   python scripts/train.py --train_dir photos --model_name_or_path CHECKPOINT --output_dir out/f --num_train_epochs 10
+
+  # the same from another library's weights, converted first
+  python scripts/train.py --train_dir photos --model_name_or_path timm:vit_small_patch16_224 --output_dir out/s
+  python scripts/train.py --train_dir photos --model_name_or_path ViT-B_16.npz --output_dir out/b
 
   # a table of images with several labels each ("cat|outdoor"), larger images than the checkpoint was made for
   python scripts/train.py --train_dir train.csv --validation_dir val.csv --image_column_name file \\
@@ -64,10 +69,18 @@ def flag(default: Any = None, help: str = "", **metadata: Any) -> Any:
 
 @dataclass
 class ModelArguments:
-    model_name_or_path: str | None = flag(help="Checkpoint to start from: a folder or a Hub name.")
+    model_name_or_path: str | None = flag(
+        help="Checkpoint to start from: a folder or a Hub name; or what `convert` reads of other libraries: timm:NAME, "
+        "torchvision:NAME, a folder saved by transformers, a .npz, .safetensors or .pth file."
+    )
+    source_config: str | None = flag(
+        help='What such a source does not say of itself: "image_size=224,num_attention_heads=6", "family=…".'
+    )
     variant: str | None = flag(help='Start from random weights: a named size, such as "micro/4".')
     method: str = flag(default="full", help="Train everything, or the head alone.", choices=METHODS)
-    image_size: list[int] | None = flag(help="Input size in pixels: one number, or height width.")
+    image_size: list[int] | None = flag(
+        help="Input size in pixels, to which a checkpoint is resampled: one number, or height width."
+    )
     drop_path_rate: float | None = flag(help="Stochastic depth of the last block.")
     config_overrides: str | None = flag(help='More configuration fields, "pooling=map,num_channels=1".')
     model_revision: str = flag(default="main", help="Branch, tag or commit of a Hub checkpoint.")
@@ -195,6 +208,8 @@ def complete_arguments(
         raise UsageError(f"name the training data by one of {', '.join(sources)}, not {' and '.join(named) or 'none'}.")
     if model_args.method == "linear_probe" and model_args.variant is not None:
         raise UsageError("--method linear_probe trains the head on a checkpoint's features: --variant has none.")
+    if model_args.source_config is not None and model_args.variant is not None:
+        raise UsageError("--source_config is for another library's checkpoint: --variant has none.")
     if model_args.image_size is not None and not 1 <= len(model_args.image_size) <= 2:
         raise UsageError(f"--image_size takes one number or two, not {model_args.image_size}.")
     if model_args.method not in METHODS:
@@ -213,15 +228,15 @@ def choose_best_metric(training_args: ViTTrainingArguments, problem_type: str) -
         training_args.metric_for_best_model, training_args.greater_is_better = BEST_METRIC[problem_type]
 
 
-def config_overrides(text: str | None) -> dict[str, Any]:
-    """{"pooling": "map", "num_channels": 1} from "pooling=map,num_channels=1"; raises UsageError."""
-    overrides = {}
-    for part in text.split(",") if text else []:
+def field_values(text: str | None, flag: str) -> dict[str, Any]:
+    """{"pooling": "map", "image_size": [32, 48]} from "pooling=map,image_size=[32,48]"; raises UsageError."""
+    values = {}
+    for part in re.split(r",(?![^\[]*\])", text) if text else []:
         name, equals, value = part.partition("=")
         if not equals:
-            raise UsageError(f"--config_overrides: {part!r} is not name=value.")
-        overrides[name.strip()] = yaml.safe_load(value)
-    return overrides
+            raise UsageError(f"{flag}: {part!r} is not name=value.")
+        values[name.strip()] = yaml.safe_load(value)
+    return values
 
 
 def recipe_flags(recipe: str) -> list[str]:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..conversion.convert import REPORT
 from ..publishing.upload import PublishError, Repository, check_installed, explained, upload_folder
 from .args import UsageError, ViTTrainingArguments
 from .start import RUN_FILE
@@ -54,7 +55,9 @@ class Pusher:
         copy = Path(tempfile.mkdtemp(prefix="push-"))
         with told(message):
             stage(Path(checkpoint), copy / "checkpoint", say=logger.debug)
-            shutil.copy(Path(str(self.args.output_dir)) / RUN_FILE, copy / "checkpoint")
+            for name in (RUN_FILE, REPORT):
+                if (record := Path(str(self.args.output_dir)) / name).is_file():
+                    shutil.copy(record, copy / "checkpoint")
             self.job = self.pool.submit(self._publish_copy, copy, message)
             return
         shutil.rmtree(copy, ignore_errors=True)

@@ -32,25 +32,30 @@ from .args import (
     parse_args,
 )
 from .augment import train_transform
-from .start import RUN_FILE, build_model, check_output_dir, describe_run, find_start, load_data
+from .pretrained import open_checkpoint
+from .start import build_model, check_output_dir, describe_run, find_start, load_data, write_records
 from .trainer import ViTCustomTrainer
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments) -> dict[str, Any]:
     """Trains a classifier and leaves a complete, loadable Hub repository in `training_args.output_dir`.
 
-    Beside it lie metrics.json (what is returned), training.png, confusion_matrix.png and training_args.json. The
-    best model by validation is kept; the test set is read once, at the end. Run again, it continues.
+    Beside it lie metrics.json (what is returned), training.png, confusion_matrix.png, training_args.json and, where
+    the weights come from another library, conversion.json. The best model by validation is kept; the test set is read
+    once, at the end. Run again, it continues.
     Raises UsageError or DataError for bad input before any work is done, PublishError for a finished model that could
     not be pushed to the Hub.
     """
     complete_arguments(model_args, data_args, training_args)
     check_output_dir(training_args.output_dir)
     share_cores(training_args)
+    pretrained = open_checkpoint(model_args)
     splits = load_data(data_args, training_args)
     choose_best_metric(training_args, splits.problem_type)
     check_readable(*filter(None, (splits.train, splits.validation, splits.test)))
-    model, processor, splits = build_model(model_args, splits, training_args.seed)
+    model, processor, splits = build_model(model_args, pretrained, splits, training_args.seed)
+    conversion = None if pretrained is None else pretrained.report
+    del pretrained  # its weights are a second copy
     if training_args.process_index == 0:
         print(*map(printable, splits.notes), sep="\n", flush=True)
 
@@ -59,7 +64,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     trainer = build_trainer(model, processor, splits, model_args.method, data_args.augmentation, training_args)
     started = time.perf_counter()
     if trainer.is_world_process_zero():
-        write_json(Path(training_args.output_dir) / RUN_FILE, run)
+        write_records(training_args.output_dir, run, conversion)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
     took = {"seconds": time.perf_counter() - started, "resumed": checkpoint is not None}
     return finish(trainer, splits, fitted.metrics | took, processor)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import PreTrainedConfig
 from transformers.trainer_utils import set_seed
 
 from ..audit.gate import audit_before_training
 from ..configuration_vit_custom import ViTCustomConfig
+from ..conversion.convert import REPORT
 from ..data.examples import Splits
 from ..data.labels import plan_head
 from ..data.mnist5k import write_mnist5k
@@ -28,10 +29,12 @@ from ..data.raw import DataError
 from ..data.sources import assemble, read_splits, with_label_ids
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..inference.environment import hardware, versions
+from ..inference.json_files import write_json
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..pretrained_vit_custom import resize_input
-from .args import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, config_overrides
+from .args import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, field_values
 from .checkpoints import checkpoint_defect, find_last_checkpoint
+from .pretrained import Pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -76,23 +79,22 @@ def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> 
 
 
 def build_model(
-    model_args: ModelArguments, splits: Splits, seed: int
+    model_args: ModelArguments, pretrained: Pretrained | None, splits: Splits, seed: int
 ) -> tuple[ViTCustomForImageClassification, Any, Splits]:
     """(model, image processor, splits with the model's label ids), from a variant or from a checkpoint."""
     set_seed(seed)
-    if model_args.variant is not None:
-        return *_from_variant(model_args.variant, model_args, splits), splits
-    path = str(model_args.model_name_or_path)
+    if pretrained is None:
+        return *_from_variant(str(model_args.variant), model_args, splits), splits
     try:
-        return _from_checkpoint(path, model_args, splits)
+        return _from_checkpoint(pretrained, model_args, splits)
     except (DataError, UsageError):
         raise
-    except (ValueError, RuntimeError, OSError, StrictDataclassError) as error:
-        raise UsageError(f"--model_name_or_path {path} cannot be used: {error}") from error
+    except (ValueError, TypeError, RuntimeError, OSError, StrictDataclassError) as error:
+        raise UsageError(f"--model_name_or_path {model_args.model_name_or_path} cannot be used: {error}") from error
 
 
 def _from_variant(variant: str, model_args: ModelArguments, splits: Splits):
-    overrides = config_overrides(model_args.config_overrides) | labels_of(splits)
+    overrides = field_values(model_args.config_overrides, "--config_overrides") | labels_of(splits)
     if (size := _image_size(model_args)) is not None:
         overrides["image_size"] = size
     if model_args.drop_path_rate is not None:
@@ -104,30 +106,28 @@ def _from_variant(variant: str, model_args: ModelArguments, splits: Splits):
     return ViTCustomForImageClassification(config), ViTCustomImageProcessor.for_model(config)
 
 
-def _from_checkpoint(path: str, model_args: ModelArguments, splits: Splits):
-    source: dict[str, Any] = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
-    stored, _ = PreTrainedConfig.get_config_dict(path, **source)
-    if stored.get("model_type") != ViTCustomConfig.model_type:
-        raise UsageError(
-            f"--model_name_or_path {path} holds a model of type {stored.get('model_type')!r}: this trains "
-            f"{ViTCustomConfig.model_type!r} models."
-        )
-    config: Any = ViTCustomConfig.from_pretrained(path, **source)
+def _from_checkpoint(pretrained: Pretrained, model_args: ModelArguments, splits: Splits):
+    splits.notes.extend(pretrained.notes)
+    config: Any = pretrained.config
     plan = plan_head(splits.id2label, splits.problem_type, config.id2label, config.problem_type)
     if not plan.new_head:
         splits = with_label_ids(splits, plan.id2label)
-    overrides = config_overrides(model_args.config_overrides) | labels_of(splits)
+    overrides = field_values(model_args.config_overrides, "--config_overrides") | labels_of(splits)
     if model_args.drop_path_rate is not None:
         overrides["drop_path_rate"] = model_args.drop_path_rate
-    model = ViTCustomForImageClassification.from_pretrained(
-        path, ignore_mismatched_sizes=model_args.ignore_mismatched_sizes, **source, **overrides
+    model: Any = pretrained.load(
+        overrides,
+        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+        dtype=torch.float32,  # in half precision small steps would be lost
     )
+    if config.dtype not in (None, torch.float32):
+        splits.notes.append(f"the checkpoint holds {config.dtype} weights: they are trained, and saved, as float32")
     if plan.new_head:
         head = nn.Linear(model.classifier.in_features, model.config.num_labels)
         model._init_weights(head)
         model.classifier = head.to(model.dtype)
     splits.notes.append(f"{'NEW HEAD, trained from zero' if plan.new_head else 'head'}: {plan.reason}")
-    processor = ViTCustomImageProcessor.from_pretrained(path, **source)
+    processor = pretrained.processor
     if (size := _image_size(model_args)) is not None:
         resize_input(model, processor, size)
     return model, processor, splits
@@ -157,8 +157,8 @@ def describe_run(
             digest.update("\n".join(os.path.basename(name) for name in examples.names).encode("utf-8", "replace"))
             digest.update(np.asarray(examples.labels).tobytes())
     model = asdict(model_args) | {"cache_dir": None}
-    if model["model_name_or_path"] and Path(model["model_name_or_path"]).exists():
-        model["model_name_or_path"] = Path(model["model_name_or_path"]).resolve().name
+    if model["model_name_or_path"] and (path := Path(model["model_name_or_path"]).expanduser()).exists():
+        model["model_name_or_path"] = Path(os.path.abspath(path)).name
     return {
         "model": {name: value for name, value in model.items() if value is not None},
         "data": {
@@ -171,6 +171,15 @@ def describe_run(
         | {"processes": training_args.world_size},
         "environment": versions() | hardware(training_args.device),
     }
+
+
+def write_records(output_dir: str | Path, run: Mapping[str, Any], conversion: Mapping[str, Any] | None) -> None:
+    """What was run, and how its weights came from another library, if they did; written by one process."""
+    write_json(Path(output_dir) / RUN_FILE, run)
+    if conversion is not None:
+        write_json(Path(output_dir) / REPORT, conversion)
+    else:
+        (Path(output_dir) / REPORT).unlink(missing_ok=True)  # of an earlier training
 
 
 def check_output_dir(output_dir: str | Path) -> None:

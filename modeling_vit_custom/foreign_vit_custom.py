@@ -1,0 +1,40 @@
+"""Checkpoints of other libraries: told by their files, and refused with the command that converts them."""
+
+import os
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+_WEIGHTS = (".npz", ".safetensors", ".pth", ".pt", ".bin")
+# What a saved folder has at least one of.
+_SAVED = ("config.json", "adapter_config.json", "model*.safetensors*")
+
+
+def refuse_foreign_files(source: str | os.PathLike, subfolder: str = "") -> None:
+    """Raises ValueError for a file of weights, and for a folder of such files that save_pretrained did not make."""
+    path = os.path.join(str(source), subfolder) if subfolder else str(source)
+    if os.path.isfile(path) and path.lower().endswith(_WEIGHTS):
+        raise ValueError(f"{path} is a file of weights, not the folder of a saved model. {_way_out(path)}")
+    names = sorted(os.listdir(path)) if os.path.isdir(path) else []
+    weights = [name for name in names if name.lower().endswith(_WEIGHTS)]
+    if weights and not any(fnmatchcase(name, pattern) for name in names for pattern in _SAVED):
+        raise ValueError(f"{path} holds {weights[0]} and no config.json. {_way_out(os.path.join(path, weights[0]))}")
+
+
+def refuse_foreign_config(source: str | os.PathLike, fields: Mapping[str, Any], model_type: str) -> None:
+    """Raises ValueError for a stored configuration of another model, unless it holds one of ours as a part."""
+    parts = [fields, *(part for part in fields.values() if isinstance(part, dict))]
+    if any(part.get("model_type") == model_type for part in parts):
+        return
+    if "model_type" in fields or "architecture" in fields:  # the second without the first: not by transformers
+        found = fields.get("model_type", fields.get("architecture"))
+        raise ValueError(f"{source} holds a model of type {found!r}, not {model_type!r}. {_way_out(str(source))}")
+
+
+def _way_out(source: str) -> str:
+    if os.path.exists(source):
+        return f"If it is a Vision Transformer of another library, convert it: vit-custom convert {source} OUT"
+    return (
+        "If it is a Vision Transformer of another library, download and convert it: "
+        f"hf download {source} --local-dir FOLDER; vit-custom convert FOLDER OUT"
+    )

@@ -1,0 +1,59 @@
+"""What conversion.json tells the card: where the weights come from, what was assumed, how they were compared."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .code_files import read_json
+
+REPORT = "conversion.json"
+
+
+def conversion_facts(folder: Path) -> dict[str, Any] | None:
+    """{"source", "family", "notes", "check"}, check being None or {"passed", "by", "notes", "columns", "rows"}.
+
+    columns: the names of all figures.   rows: what was given to both models -> {column: figure}.
+    None for a folder without conversion.json. Raises ValueError for one of another form.
+    """
+    if not (folder / REPORT).is_file():
+        return None
+    report = read_json(folder / REPORT)
+    try:
+        check = report.get("check")
+        return {
+            "source": str(report["source"]),
+            "family": str(report["family"]),
+            "parameters": report.get("parameters"),
+            "notes": [str(note) for note in report["notes"]],
+            "check": check and _check_facts(check),
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{REPORT} is not as `convert` leaves it, convert anew ({error!r}).") from error
+
+
+def _check_facts(check: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [(f"random images, {_pixels(row)}", dict(_figures(row))) for row in check["from_tensors"]]
+    if row := check.get("from_pixels"):
+        rows.append(("pictures, each prepared by its own library", dict(_figures(row))))
+    return {
+        "passed": check["passed"] is True,
+        "by": check.get("reference"),
+        "tolerance": check.get("tolerance"),
+        "notes": [str(note) for note in check.get("notes", [])],
+        "columns": list(dict.fromkeys(name for _, figures in rows for name in figures)),
+        "rows": rows,
+    }
+
+
+def _pixels(row: Mapping[str, Any]) -> str:
+    height, width = row["size"]
+    return f"{width} × {height} pixels"
+
+
+def _figures(row: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, figure) of a row; of a figure in a group, "group name". What is no figure is left out."""
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _figures(value, f"{group}{name} ")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{group}{name}".replace("_", " "), value

@@ -1,0 +1,121 @@
+"""The checkpoint a training starts from: one of ours, or another library's, converted in memory."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file
+
+from ..configuration_vit_custom import ViTCustomConfig
+from ..conversion.build import Conversion, build
+from ..conversion.convert import REPORT, describe
+from ..conversion.sources import open_source
+from ..image_processing_vit_custom import ViTCustomImageProcessor
+from ..modeling_vit_custom import ViTCustomForImageClassification
+from ..pretrained_vit_custom import INPUT_FIELDS
+from ..weight_files_vit_custom import parse_strict_json
+from .args import ModelArguments, UsageError, field_values
+
+FIELDS = ViTCustomConfig.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys() | {"family"}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """config, processor: as stored.
+
+    load: (configuration fields that shall differ, keywords of `from_pretrained`) → the classifier.
+    report: what the conversion.json of its weights holds; None where they come from no other library.
+    notes: a sentence on each thing that was assumed in converting them just now.
+    """
+
+    config: ViTCustomConfig
+    processor: ViTCustomImageProcessor
+    load: Callable[..., ViTCustomForImageClassification]
+    report: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def open_checkpoint(model_args: ModelArguments) -> Pretrained | None:
+    """What --model_name_or_path names; None without one. Raises UsageError where it cannot be read or converted."""
+    name, given = model_args.model_name_or_path, model_args.source_config
+    if name is None:
+        return None
+    if is_foreign(name):
+        return _converted(name, given)
+    if given is not None:
+        raise UsageError(f"--source_config is for other libraries: {name} is ours, see --config_overrides.")
+    return _ours(name, {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir})
+
+
+def is_foreign(name: str) -> bool:
+    """Whether `name` is for `convert`: a file, a folder without a configuration of ours, LIBRARY:NAME."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return folder.is_file() or ":" in name
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(folder)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--model_name_or_path {name} cannot be used: {error}") from error
+    return fields.get("model_type") != ViTCustomConfig.model_type
+
+
+def _ours(name: str, options: Mapping[str, Any]) -> Pretrained:
+    softly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    try:
+        config: Any = ViTCustomConfig.from_pretrained(name, **options)
+        processor = ViTCustomImageProcessor.from_pretrained(name, **options)
+        found = cached_file(name, REPORT, **softly, **options)
+        report = None if found is None else parse_strict_json(Path(found).read_bytes(), REPORT)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise UsageError(
+            f"--model_name_or_path {name} cannot be used: it is no checkpoint of ours, nor a source that `vit-custom "
+            f"convert` reads (a file, a folder, timm:NAME, torchvision:NAME). {error}"
+        ) from error
+    load = ViTCustomForImageClassification.from_pretrained
+    return Pretrained(config, processor, lambda fields, **how: load(name, **fields, **options, **how), report)
+
+
+def _converted(name: str, given: str | None) -> Pretrained:
+    fields = field_values(given, "--source_config")
+    if unknown := sorted(fields.keys() - FIELDS):
+        raise UsageError(f"--source_config: {', '.join(unknown)} unknown; it takes {', '.join(sorted(FIELDS))}.")
+    family = fields.pop("family", None)
+    path = Path(name).expanduser()
+    source = os.path.abspath(path) if path.exists() else name
+    try:
+        opened = open_source(source, fields, family)
+        conversion = build(opened.source, opened.family)
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        raise UsageError(f"--model_name_or_path {name} cannot be converted: {_with_our_flags(str(error))}") from error
+    report = describe(source, conversion)
+    notes = [f"converted from {report['source']}, family {report['family']}, {report['parameters']:,} parameters"]
+    notes += map(_with_our_flags, report["notes"])
+    config: Any = conversion.model.config
+    config.dtype = conversion.model.dtype
+    return Pretrained(config, conversion.processor, partial(_load_converted, conversion), report, notes)
+
+
+def _load_converted(
+    conversion: Conversion, overrides: Mapping[str, Any], **how: Any
+) -> ViTCustomForImageClassification:
+    """As if the conversion had been saved. It is not: only the first of several processes would write a file."""
+    model: Any = conversion.model
+    prefix = "" if isinstance(model, ViTCustomForImageClassification) else f"{model.base_model_prefix}."
+    at_input = {name: value for name, value in overrides.items() if name in INPUT_FIELDS}
+    others = {name: value for name, value in overrides.items() if name not in INPUT_FIELDS}
+    config, unknown = ViTCustomConfig.from_dict(model.config.to_dict(), return_unused_kwargs=True, **others)
+    tensors = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    return ViTCustomForImageClassification.from_pretrained(
+        None, config=config, state_dict=tensors, **at_input, **unknown, **how
+    )
+
+
+def _with_our_flags(text: str) -> str:
+    """The flags of `convert` that a sentence names, as they are given here."""
+    return re.sub(r"--(\w+)", lambda flag: f"--source_config {flag[1]}=…" if flag[1] in FIELDS else flag[0], text)
