@@ -6,7 +6,6 @@ here source and conversion run in float32, at the native size, a larger square o
 
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +101,7 @@ def check_row(row: str, folder: Path) -> dict[str, Any]:
     """The report of `--check`."""
     opened = open_row(row, folder)
     made = build(opened.source, opened.family)
-    reference: Callable[..., Any] = opened.reference  # type: ignore[assignment]
-    return compare(reference(made), made.model, made.processor)
+    return compare(opened.reference(made), made.model, made.processor)
 
 
 def main() -> int:

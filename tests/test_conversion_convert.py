@@ -80,8 +80,11 @@ def test_bare_tensors_are_known_by_their_names(folder, tmp_path, capsys):
     for name in ("weights.safetensors", "weights.pth"):
         report = convert(str(tmp_path / name), tmp_path / f"{name}.out", {"num_attention_heads": 4})
         assert report["family"] == "vit" and any("layer_norm_eps=1e-12" in note for note in report["notes"])
-    assert main([str(tmp_path / "weights.pth"), str(tmp_path / "out"), "--check"]) == 2
-    assert "there is no model to check by" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    flags = ["--num_attention_heads", "4", "--check"]
+    assert main([str(tmp_path / "weights.pth"), str(tmp_path / "out"), *flags]) == 0
+    report = json.loads(capsys.readouterr().out)["check"]
+    assert report["passed"] and "ViTForImageClassification" in report["reference"]
+    assert "settings that were assumed" in report["reference"]
 
 
 @pytest.mark.parametrize(

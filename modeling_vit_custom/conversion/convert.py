@@ -15,6 +15,7 @@ from .check import compare
 from .engine import ConversionError
 from .export import LIBRARIES, export
 from .sources import open_source
+from .survey import survey, timm_names
 
 REPORT = "conversion.json"
 
@@ -31,13 +32,9 @@ def convert(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConversionError(f"{output} must be a new or an empty folder.")
     opened = open_source(source, flags, family)
-    if check and opened.reference is None:
-        raise ConversionError(
-            f"{source} holds bare tensors under transformers' names: there is no model to check by. Give the folder."
-        )
     conversion = build(opened.source, opened.family)
     report = describe(source, conversion)
-    if check and opened.reference is not None:
+    if check:
         report["check"] = compare(opened.reference(conversion), conversion.model, conversion.processor)
     conversion.model.save_pretrained(output)
     conversion.processor.save_pretrained(output)
@@ -67,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
   %(prog)s models/dinov2-small outputs/dinov2 --check
   %(prog)s timm:vit_small_patch16_224 outputs/s16 --check
   %(prog)s dinov2_vits14_pretrain.pth outputs/dinov2
+  %(prog)s --list timm                                    # which of timm's Vision Transformers convert, and why not
   %(prog)s outputs/photos outputs/photos-vit --to hf      # ours, as one of transformers' own models
   %(prog)s outputs/photos outputs/photos-timm --to timm   # timm.create_model("local-dir:…", pretrained=True)
 
@@ -78,8 +76,11 @@ tensors alone. Both models are run before anything is written; what the library 
 Exit codes: 0 converted, 1 the check found a difference, 2 it could not be converted.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help="file, folder, timm:NAME or torchvision:NAME")
-    parser.add_argument("output", metavar="OUT", help="a new or empty folder")
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="file, folder, timm:NAME or torchvision:NAME")
+    parser.add_argument("output", metavar="OUT", nargs="?", help="a new or empty folder")
+    parser.add_argument(
+        "--list", choices=["timm"], help="try every name of a library, by shapes alone, and print N of M"
+    )
     parser.add_argument("--family", help="what the tensors are, where their names leave it open")
     parser.add_argument("--to", choices=list(LIBRARIES), help="write SOURCE, a folder of ours, for another library")
     parser.add_argument("--check", action="store_true", help="run both from pixels and from tensors; print a report")
@@ -91,9 +92,24 @@ Exit codes: 0 converted, 1 the check found a difference, 2 it could not be conve
     return parser
 
 
+def print_survey() -> int:
+    """A line for each of timm's Vision Transformers, then how many convert; returns 0."""
+    names, converting = timm_names(), 0
+    for name, reason in survey(names):
+        converting += reason is None
+        print(f"{name}: {reason or 'converts'}", flush=True)
+    print(f"{converting} of {len(names)} convert")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    args = vars(build_parser().parse_args(argv))
+    parser = build_parser()
+    args = vars(parser.parse_args(argv))
+    if args.pop("list"):
+        return print_survey()
+    if args["output"] is None:
+        parser.error("SOURCE and OUT are needed")
     source, output, family, check, to = (args.pop(name) for name in ("source", "output", "family", "check", "to"))
     flags = {name: value for name, value in args.items() if value is not None and name in _FIELDS}
     if "image_size" in flags:

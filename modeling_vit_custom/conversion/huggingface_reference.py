@@ -90,10 +90,13 @@ def reference_of(folder: Path, config: Mapping[str, Any], family: str, assumed: 
 
     Raises ConversionError for a model that transformers does not have.
     """
+    return reference_to(_model(folder, config), stored_processor(folder), family, assumed)
+
+
+def reference_to(model: Any, processor: Any | None, family: str, assumed: Any) -> Reference:
+    """A model of transformers and its image processor, without one that of the family with `assumed`'s settings."""
     import transformers
 
-    model = _model(folder, config).eval()
-    processor = stored_processor(folder)
     by = f"transformers {transformers.__version__}'s {type(model).__name__}"
     if processor is None:
         kind = _CLASSES.get(family.split(",")[0], _DEFAULT_CLASS)
@@ -103,7 +106,7 @@ def reference_of(folder: Path, config: Mapping[str, Any], family: str, assumed: 
     def prepare(pictures: Sequence[Image.Image]) -> torch.Tensor:
         return processor(images=list(pictures), return_tensors="pt")["pixel_values"]
 
-    return Reference(by, partial(run, model), prepare)
+    return Reference(by, partial(run, model.eval().float()), prepare)
 
 
 def run(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -15,7 +15,16 @@ import torch
 from safetensors.torch import load_file
 
 from ..weight_files_vit_custom import read_headers
-from . import google, huggingface, huggingface_reference, meta, meta_reference, timm_vit, torchvision_vit
+from . import (
+    export_huggingface,
+    google,
+    huggingface,
+    huggingface_reference,
+    meta,
+    meta_reference,
+    timm_vit,
+    torchvision_vit,
+)
 from .build import Conversion
 from .check import Reference
 from .engine import ConversionError, State
@@ -32,11 +41,11 @@ LIBRARIES: tuple[tuple[Callable[[State], Mapping[str, Any]], list[Family]], ...]
 
 @dataclass(frozen=True)
 class Opened:
-    """A source and its family.   reference: makes of the conversion the source as its library runs it; None without."""
+    """A source and its family.   reference: makes of the conversion the source as its library runs it."""
 
     source: Source
     family: Family
-    reference: Callable[[Conversion], Reference] | None = None
+    reference: Callable[[Conversion], Reference]
 
 
 def open_source(name: str, flags: Mapping[str, Any], family: str | None = None) -> Opened:
@@ -59,8 +68,8 @@ def open_source(name: str, flags: Mapping[str, Any], family: str | None = None) 
     return Opened(source, found, _reference_of_file(path, source, found))
 
 
-def _reference_of_file(path: Path, source: Source, family: Family) -> Callable[[Conversion], Reference] | None:
-    """How bare tensors are run by another code than ours; transformers' names have none."""
+def _reference_of_file(path: Path, source: Source, family: Family) -> Callable[[Conversion], Reference]:
+    """How bare tensors are run by another code than ours, of the settings that were taken for them."""
     if path.suffix.lower() == ".npz":
         return lambda made: google.reference_of(path, made.model.config, family.name)
     if family in meta.FAMILIES:
@@ -71,7 +80,12 @@ def _reference_of_file(path: Path, source: Source, family: Family) -> Callable[[
         return lambda made: torchvision_vit.reference_of_state(
             source.state, made.model.config, torchvision_vit.assumed_transforms(made.model.config.image_hw[0])
         )
-    return None
+
+    def by_transformers(made: Conversion) -> Reference:
+        model, _ = export_huggingface.model_of(made.model.config, family.name, source.state)
+        return huggingface_reference.reference_to(model, None, family.name, made.processor)
+
+    return by_transformers
 
 
 def identify(
