@@ -82,7 +82,8 @@ TIMM = {
     "distilled": ("VisionTransformerDistilled", {"pooling": "cls_register", "num_register_tokens": 1}),
     "eva": ("Eva", {**ROTARY, "num_register_tokens": 2}),
     "eva, learned": ("Eva", {**ROTARY, **GATED, "position_embedding": "learned", "pooling": "mean"}),
-    "eva, map": ("Eva", {**ROTARY, **NO_CLASS, "pooling": "map", "use_qk_norm": False, "final_norm": "none"}),
+    "eva, map": ("Eva", {**ROTARY, **NO_CLASS, "pooling": "map", "final_norm": "none"}),
+    "eva, qk norm": ("Eva", {**ROTARY, "use_qk_norm": True}),
     "dinov3": ("Eva", {**ROTARY, **SCALE, **ENCODER, "layer_norm_eps": 1e-5, "embedding_norm": True}),
     "dinov3, gated": ("Eva", {**ROTARY, **SCALE, **GATED, "layer_norm_eps": 1e-5, "final_norm": "pooled"}),
 }

@@ -85,7 +85,7 @@ def _common(config: ViTCustomConfig) -> Arguments:
         "num_heads": config.num_attention_heads,
         "mlp_ratio": _ratio(config.hidden_size, config.intermediate_size),
         "qkv_bias": config.qkv_bias,
-        "qk_norm": config.use_qk_norm,
+        "qk_norm": config.use_qk_norm or None,  # Eva of older versions does not know it
         "init_values": config.layer_scale_init_value,
     }
 
