@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import is_tensorboard_available
 
 from ..audit.gate import MODES as AUDIT_MODES
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -47,6 +48,7 @@ METHOD_DEFAULTS = {
     "full": {"learning_rate": 5e-5, "num_train_epochs": 5.0, "weight_decay": 0.05},
     "linear_probe": {"learning_rate": 1e-3, "num_train_epochs": 20.0, "weight_decay": 0.0},
 }
+REPORTER = "tensorboard" if is_tensorboard_available() else "none"
 BEST_METRIC = {
     SINGLE_LABEL: ("accuracy", True),
     MULTI_LABEL: ("mean_average_precision", True),
@@ -138,6 +140,9 @@ class ViTTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = flag(default=False, help="Not needed here.")
     dataloader_num_workers: int = flag(
         default=-1, help="Loading processes; -1: none on CPU, up to 8 with an accelerator."
+    )
+    report_to: None | str | list[str] = flag(
+        default=REPORTER, help="Where curves go besides report.html: tensorboard (OUT/runs), wandb, … or none."
     )
     push_to_hub: bool = flag(default=False, help="Publish as --hub_model_id, as `publish` does; see --hub_strategy.")
     hub_strategy: str = flag(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..audit.gate import told
 from ..data.dataset import ImageDataset, check_readable, collate, eval_transform
 from ..data.examples import Examples, Splits
 from ..data.raw import DataError, printable
@@ -32,6 +33,7 @@ from .args import (
     parse_args,
 )
 from .augment import train_transform
+from .report import ReportCallback, write_report
 from .start import RUN_FILE, build_model, check_output_dir, describe_run, find_start, load_data
 from .trainer import ViTCustomTrainer
 
@@ -39,8 +41,9 @@ from .trainer import ViTCustomTrainer
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments) -> dict[str, Any]:
     """Trains a classifier and leaves a complete, loadable Hub repository in `training_args.output_dir`.
 
-    Beside it lie metrics.json (what is returned), training.png, confusion_matrix.png and training_args.json. The
-    best model by validation is kept; the test set is read once, at the end. Run again, it continues.
+    Beside it lie metrics.json (what is returned), training.png, confusion_matrix.png and training_args.json, which may
+    be published, and report.html, which shows some of the images and may not. The best model by validation is kept; the
+    test set is read once, at the end. Run again, it continues.
     Raises UsageError or DataError for bad input before any work is done, PublishError for a finished model that could
     not be pushed to the Hub.
     """
@@ -52,7 +55,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     check_readable(*filter(None, (splits.train, splits.validation, splits.test)))
     model, processor, splits = build_model(model_args, splits, training_args.seed)
     if training_args.process_index == 0:
-        print(*map(printable, splits.notes), sep="\n", flush=True)
+        print(*map(printable, [*splits.notes, *map(told, splits.findings)]), sep="\n", flush=True)
 
     run = describe_run(model_args, data_args, training_args, splits)
     checkpoint = find_start(training_args, run)
@@ -92,6 +95,7 @@ def build_trainer(
         data_collator=collate,
         processing_class=processor,
         compute_metrics=trainer_metrics(splits.problem_type, splits.id2label),
+        callbacks=[ReportCallback(splits)],
         frozen=frozen,
     )
 
@@ -123,6 +127,7 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
         if (confusion := results[last].confusion) is not None:
             names = [splits.id2label[i] for i in range(len(splits.id2label))]
             plot_confusion_matrix(confusion, names, output_dir / "confusion_matrix.png")
+        write_report(output_dir, trainer.state, splits, metrics, results)
     trainer.accelerator.wait_for_everyone()
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
