@@ -16,7 +16,10 @@ LOSS, VALIDATION, LEARNING_RATE, OTHER = "loss", "validation", "learning rate", 
 
 @dataclass(frozen=True)
 class Curve:
-    """One logged scalar.   steps, epochs: where (epochs: empty where they were not logged).   validation: measured so."""
+    """One logged scalar.
+
+    key: as logged.   name: to be read.   steps, epochs: where (epochs is empty if they were not logged).
+    """
 
     key: str
     name: str

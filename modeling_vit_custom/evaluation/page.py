@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import softmax
 
 from ..data.examples import REGRESSION, SINGLE_LABEL, Examples
+from ..inference.environment import versions
 from ..inference.json_files import json_safe
 from ..pages import page
 from ..pages.charts import Chart, Series, bar_chart, line_chart, span
@@ -33,9 +34,10 @@ QUALITY = ("average_precision", "f1")  # what the table is cut by, the first tha
 
 
 def write_page(path: str | Path, result: Evaluation, examples: Examples, context: Mapping[str, Any]) -> Path:
-    """The page of `vit-custom evaluate`.   context: model, data, device, seconds and versions, by these names."""
+    """The page of `vit-custom evaluate`.   context: model, data, device and seconds, by these names."""
     content = {
         "context": context,
+        "versions": versions(),
         "tiles": tiles(json_safe(result.metrics), len(result.names)),
         "n": len(result.names),
         "time": duration(context["seconds"]),
@@ -45,12 +47,12 @@ def write_page(path: str | Path, result: Evaluation, examples: Examples, context
 
 
 def tiles(metrics: Mapping[str, Any], n: int) -> list[tuple[str, str, str]]:
-    """(name, value, what to add) of each figure; to a share of n images its 95 % interval is added."""
+    """(name, value, what to add) of each figure; to a share of n images its 95% interval is added."""
     found = []
     for name, value in metrics.items():
         if name in SHARES and value is not None:
             low, high = wilson_interval(value, n)
-            found.append((title(name), f"{value:.1%}", f"95 % interval {low:.1%} to {high:.1%}"))
+            found.append((title(name), f"{value:.1%}", f"95% interval {low:.1%} to {high:.1%}"))
         else:
             found.append((title(name), number(value), ""))
     return found
@@ -161,8 +163,8 @@ def _calibration_charts(result: Evaluation) -> list[Chart]:
     ]
     counts = found.count.tolist()
     intervals = [wilson_interval(share, n) if n else None for share, n in zip(accuracy.tolist(), counts, strict=True)]
-    labels = [f"{n:,}" if n else "" for n in counts]
-    right, many = "Share right at each confidence, 95 % interval", "Images at each confidence"
+    labels = ["" if n == 0 else f"{n}" if n < 10_000 else f"{n / 1000:.0f}k" for n in counts]
+    right, many = "Share right at each confidence, 95% interval", "Images at each confidence"
     return [
         bar_chart(right, accuracy.tolist(), texts, "confidence", intervals=intervals, y_limits=(0, 1), diagonal=True),
         bar_chart(many, counts, texts, "confidence", labels=labels),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.integrations import is_tensorboard_available
+from transformers.integrations import get_available_reporting_integrations
 
 from ..audit.gate import MODES as AUDIT_MODES
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -48,7 +48,6 @@ METHOD_DEFAULTS = {
     "full": {"learning_rate": 5e-5, "num_train_epochs": 5.0, "weight_decay": 0.05},
     "linear_probe": {"learning_rate": 1e-3, "num_train_epochs": 20.0, "weight_decay": 0.0},
 }
-REPORTER = "tensorboard" if is_tensorboard_available() else "none"
 BEST_METRIC = {
     SINGLE_LABEL: ("accuracy", True),
     MULTI_LABEL: ("mean_average_precision", True),
@@ -141,8 +140,9 @@ class ViTTrainingArguments(TrainingArguments):
     dataloader_num_workers: int = flag(
         default=-1, help="Loading processes; -1: none on CPU, up to 8 with an accelerator."
     )
-    report_to: None | str | list[str] = flag(
-        default=REPORTER, help="Where curves go besides report.html: tensorboard (OUT/runs), wandb, … or none."
+    report_to: list[str] | None = flag(  # type: ignore[assignment]
+        help="Where curves go besides report.html: tensorboard (OUTPUT_DIR/runs), wandb, … or none. "
+        "Default: tensorboard where it is installed."
     )
     push_to_hub: bool = flag(default=False, help="Publish as --hub_model_id, as `publish` does; see --hub_strategy.")
     hub_strategy: str = flag(
@@ -164,7 +164,12 @@ class ViTTrainingArguments(TrainingArguments):
         if self.dataloader_num_workers == -1:
             self.dataloader_num_workers = min(8, torch.get_num_threads()) if on_accelerator else 0
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_accelerator
+        reporters = get_available_reporting_integrations()
+        if self.report_to is None:
+            self.report_to = ["tensorboard"] if "tensorboard" in reporters else ["none"]
         super().__post_init__()
+        if missing := [name for name in self.report_to if name not in reporters]:
+            raise UsageError(f"--report_to {missing[0]} is not installed: {', '.join(reporters) or 'none'} would work.")
 
     def check_hub_flags(self) -> None:
         """Raises UsageError for what would only fail, or publish too much, at the end of the training."""

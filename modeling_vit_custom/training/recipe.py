@@ -60,6 +60,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     run = describe_run(model_args, data_args, training_args, splits)
     checkpoint = find_start(training_args, run)
     trainer = build_trainer(model, processor, splits, model_args.method, data_args.augmentation, training_args)
+    trainer.add_callback(ReportCallback(splits))
     started = time.perf_counter()
     if trainer.is_world_process_zero():
         write_json(Path(training_args.output_dir) / RUN_FILE, run)
@@ -95,7 +96,6 @@ def build_trainer(
         data_collator=collate,
         processing_class=processor,
         compute_metrics=trainer_metrics(splits.problem_type, splits.id2label),
-        callbacks=[ReportCallback(splits)],
         frozen=frozen,
     )
 

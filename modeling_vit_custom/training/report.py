@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def report_content(
         "tiles": _final_tiles(metrics, last) if last else _tiles_so_far(state, splits),
         "splits": figures["splits"],
         "scores": figures["results"],
-        "charts": curves(state),
+        "charts": curves(state, best=state.best_global_step if last else None),
         "result": result,
         "notes": splits.notes,
         "findings": illustrated(splits.findings),
@@ -99,6 +100,7 @@ def report_content(
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         "recipe": recipe_rows(run, metrics),
         "files": {name: FILES[name] for name in LINKED if (output_dir / name).is_file()} if last else {},
+        "written": time.strftime("%Y-%m-%d %H:%M"),
         "scripted": True,
     }
     return content | {"anchors": _anchors(content)}
@@ -130,21 +132,25 @@ def _tiles_so_far(state: TrainerState, splits: Splits) -> list[tuple[str, str, s
     ]
 
 
-def curves(state: TrainerState) -> list[Chart]:
-    """Everything that was logged, over steps and epochs; the step whose model was kept is marked."""
-    charts = [_chart(panel, state) for panel in panels(state.log_history)]
+def curves(state: TrainerState, best: int | None = None) -> list[Chart]:
+    """Everything that was logged, over steps and epochs; `best`, the step whose model was kept, is marked."""
+    charts = [_chart(panel, state, best) for panel in panels(state.log_history)]
     return [chart for chart in charts if chart is not None]
 
 
-def _chart(panel: Panel, state: TrainerState) -> Chart | None:
+def _chart(panel: Panel, state: TrainerState, best: int | None) -> Chart | None:
     latest = next((entry for entry in reversed(state.log_history) if entry.get("step") and "epoch" in entry), None)
     measured = any(curve.validation for curve in panel.curves)
+    drawn = [
+        Series(curve.name, curve.steps, curve.values, style, dots=curve.validation)
+        for curve, style in zip(panel.curves, cycle(STYLES), strict=False)
+    ]
     return line_chart(
         panel.title[0].upper() + panel.title[1:],
-        [Series(c.name, c.steps, c.values, STYLES[i % len(STYLES)], dots=c.validation) for i, c in enumerate(panel.curves)],
+        drawn,
         epochs_per_step=latest and latest["epoch"] / latest["step"],
-        marked=(state.best_global_step, "best model") if measured and state.best_global_step else None,
-    )  # fmt: skip
+        marked=(best, "best model") if measured and best else None,
+    )
 
 
 def _anchors(content: Mapping[str, Any]) -> list[tuple[str, str]]:
