@@ -69,4 +69,4 @@ def test_bars_stand_on_the_axis():
     )
     full = BOTTOM - TOP
     assert [bar.height for bar in chart.bars] == [0, full / 2, full]
-    assert [bar.whisker for bar in chart.bars] == [None, (BOTTOM - full / 4, TOP + full / 4), (TOP + full / 2, TOP)]
+    assert [bar.whisker for bar in chart.bars] == [None, [BOTTOM - full / 4, TOP + full / 4], [TOP + full / 2, TOP]]

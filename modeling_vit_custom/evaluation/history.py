@@ -64,7 +64,7 @@ def panels(log_history: Sequence[Mapping[str, Any]]) -> list[Panel]:
 
 def newest_scores(log_history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Metric -> value of the last validation, or nothing before the first."""
-    entry = next((entry for entry in reversed(log_history) if any(map(_is_metric, entry))), {})
+    entry: Mapping[str, Any] = next((one for one in reversed(log_history) if any(map(_is_metric, one))), {})
     return {key.removeprefix("eval_"): value for key, value in entry.items() if _is_metric(key)}
 
 

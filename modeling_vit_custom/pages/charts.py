@@ -48,7 +48,7 @@ class Axis:
 class Bar:
     """From `x` over `width` pixels, `height` up from the bottom.
 
-    text: what it says when pointed at.   label: above it.   whisker: (bottom, top) pixels of an interval.
+    text: what it says when pointed at.   label: above it.   whisker: [bottom, top] pixels of an interval.
     """
 
     x: float
@@ -56,7 +56,7 @@ class Bar:
     height: float
     text: str
     label: str
-    whisker: tuple[float, float] | None
+    whisker: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -182,16 +182,12 @@ def bar_chart(
     """Bars of equal width over x from 0 to 1, each with what it says when pointed at, a label and an interval."""
     across, up = Axis(0, 1, LEFT, RIGHT), Axis(*(y_limits or (0.0, max(*heights, 1) * 1.05)), BOTTOM, TOP)
     edges = across.pixels(np.linspace(0, 1, len(heights) + 1).tolist())
+    whiskers = [ends and up.pixels(ends) for ends in intervals or [None] * len(heights)]
     bars = [
-        Bar(
-            round(edges[i] + 1, 1),
-            round(edges[i + 1] - edges[i] - 2, 1),
-            round(BOTTOM - top, 1),
-            texts[i],
-            labels[i] if labels else "",
-            (ends[0], ends[1]) if intervals and intervals[i] and (ends := up.pixels(intervals[i])) else None,
+        Bar(round(left + 1, 1), round(right - left - 2, 1), round(BOTTOM - top, 1), text, label, whisker)
+        for left, right, top, text, label, whisker in zip(
+            edges[:-1], edges[1:], up.pixels(heights), texts, labels or [""] * len(heights), whiskers, strict=True
         )
-        for i, top in enumerate(up.pixels(heights))
     ]
     line = f"M{LEFT} {BOTTOM}L{RIGHT} {TOP}" if diagonal else ""
     return Chart(title, x_name, across.ticks(), up.ticks(), bars=bars, diagonal=line)

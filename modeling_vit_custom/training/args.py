@@ -140,7 +140,7 @@ class ViTTrainingArguments(TrainingArguments):
     dataloader_num_workers: int = flag(
         default=-1, help="Loading processes; -1: none on CPU, up to 8 with an accelerator."
     )
-    report_to: list[str] | None = flag(  # type: ignore[assignment]
+    report_to: list[str] | None = flag(
         help="Where curves go besides report.html: tensorboard (OUTPUT_DIR/runs), wandb, … or none. "
         "Default: tensorboard where it is installed."
     )

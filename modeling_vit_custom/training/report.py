@@ -139,7 +139,7 @@ def curves(state: TrainerState, best: int | None = None) -> list[Chart]:
 
 
 def _chart(panel: Panel, state: TrainerState, best: int | None) -> Chart | None:
-    latest = next((entry for entry in reversed(state.log_history) if entry.get("step") and "epoch" in entry), None)
+    rates = (entry["epoch"] / entry["step"] for entry in reversed(state.log_history) if entry.get("step"))
     measured = any(curve.validation for curve in panel.curves)
     drawn = [
         Series(curve.name, curve.steps, curve.values, style, dots=curve.validation)
@@ -148,7 +148,7 @@ def _chart(panel: Panel, state: TrainerState, best: int | None) -> Chart | None:
     return line_chart(
         panel.title[0].upper() + panel.title[1:],
         drawn,
-        epochs_per_step=latest and latest["epoch"] / latest["step"],
+        epochs_per_step=next(rates, None),
         marked=(best, "best model") if measured and best else None,
     )
 
