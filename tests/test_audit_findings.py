@@ -17,10 +17,10 @@ from torch.utils.data import get_worker_info
 from modeling_vit_custom.audit.audit import audit, main, text_report
 from modeling_vit_custom.audit.duplicates import duplicate_findings
 from modeling_vit_custom.audit.files import imagefolder_splits, unloaded_findings
-from modeling_vit_custom.audit.findings import ERROR, NOTE, SPLITS, WARNING, Catalogue, visible
+from modeling_vit_custom.audit.findings import ERROR, NOTE, SPLITS, WARNING, Catalogue
 from modeling_vit_custom.audit.gate import audit_before_training
 from modeling_vit_custom.audit.scan import scan_images
-from modeling_vit_custom.data.raw import DataError
+from modeling_vit_custom.data.raw import DataError, visible
 from modeling_vit_custom.data.sources import read_splits
 
 

@@ -10,7 +10,7 @@ from real_digits import digit_image, write_class_folder, write_digit
 from tiny_training import command, tiny_train
 
 from modeling_vit_custom.audit.duplicates import same_bytes
-from modeling_vit_custom.audit.gate import audit_before_training
+from modeling_vit_custom.audit.gate import audit_before_training, told
 from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.sources import read_splits
 from modeling_vit_custom.training.recipe import main
@@ -58,7 +58,7 @@ def test_what_would_be_silently_wrong_is_refused(folder, fault):
     with pytest.raises(DataError, match=message) as refused:
         audit_before_training(raw, "refuse")
     assert "--audit warn" in str(refused.value) and "audit_data" in str(refused.value)
-    assert [sentence.startswith("ERROR, ") for sentence in audit_before_training(raw, "warn")] == [True]
+    assert [told(one).startswith("ERROR, ") for one in audit_before_training(raw, "warn")] == [True]
     assert audit_before_training(raw, "off") == []
 
 
@@ -76,7 +76,7 @@ def test_the_rest_is_said(folder):
     for n in range(12):
         write_digit(folder / "train" / "1 " / f"{n}.png", 7, n)
     (folder / "train" / "1 ").rename(folder / "train" / "1_")
-    sentences = audit_before_training(read_splits(folder), "refuse")
+    sentences = [told(one) for one in audit_before_training(read_splits(folder), "refuse")]
     assert all(sentence.startswith("WARNING, ") for sentence in sentences)
     for words in ("archives", "'1' and '1_'", "without any image", "a held-out split lacks"):
         assert sum(words in sentence for sentence in sentences) == 1, words

@@ -53,14 +53,15 @@ ALLOWED = {
 ROOT_MODULES = ("cli", "_version")
 # Each sub-package and those it may import; the root they may all import.
 SUB_PACKAGES = {
-    "audit": {"data", "inference"},
+    "audit": {"data", "inference", "pages"},
     "conversion": {"inference"},
     "data": set(),
-    "evaluation": {"data", "inference"},
+    "evaluation": {"data", "inference", "pages"},
     "inference": {"data"},
+    "pages": {"data", "inference"},
     "publishing": {"data", "evaluation", "inference", "serving"},
     "serving": {"data", "inference"},
-    "training": {"audit", "conversion", "data", "evaluation", "inference", "publishing"},
+    "training": {"audit", "conversion", "data", "evaluation", "inference", "pages", "publishing"},
 }
 
 

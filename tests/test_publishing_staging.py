@@ -38,6 +38,7 @@ LITTER = {
     ".git/config": "hidden",
     "checkpoint-10/model.safetensors": "state of the training",
     "runs/events": "state of the training",
+    "report.html": "may show private images",
     "trainer_state.json": "state of the training",
     "notes.txt": "not among the files",
     "adapter.safetensors": "not the weights",

@@ -1,5 +1,7 @@
 """Flags: what must be given, what is refused, what the defaults are, and recipes."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from modeling_vit_custom.training.args import (
@@ -36,7 +38,8 @@ def test_defaults_follow_the_method():
 def test_trainer_defaults():
     _, _, args = completed("--variant", "nano/4")
     assert args.eval_strategy == args.save_strategy == "epoch"
-    assert args.load_best_model_at_end and args.save_total_limit == 2 and args.report_to == []
+    assert args.load_best_model_at_end and args.save_total_limit == 2
+    assert args.report_to == (["tensorboard"] if find_spec("tensorboard") else [])
     assert not args.remove_unused_columns and not args.logging_nan_inf_filter
     assert args.get_warmup_steps(200) == 20
 

@@ -13,7 +13,10 @@ TINY = (
     "hidden_dropout_prob=0.1"
 )
 TINY_MODEL = ["--variant", "nano/4", "--image_size", "8", "--config_overrides", TINY]
-QUICK = ["--use_cpu", "true", "--disable_tqdm", "true", "--augmentation", "light", "--per_device_train_batch_size", "8"]
+QUICK = [
+    "--use_cpu", "true", "--disable_tqdm", "true", "--augmentation", "light", "--per_device_train_batch_size", "8",
+    "--report_to", "none",
+]  # fmt: skip
 
 
 def tiny_train(output_dir: Path, *flags: Any, model: list[str] | None = None) -> dict[str, Any]:

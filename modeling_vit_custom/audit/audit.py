@@ -10,14 +10,14 @@ from typing import Any
 
 from ..data.columns import PROBLEM_TYPES
 from ..data.labels import natural_sorted
-from ..data.raw import DataError, RawSplit
+from ..data.raw import DataError, RawSplit, visible
 from ..data.sources import assemble, read_splits
 from ..inference.environment import available_cores
 from ..inference.json_files import write_json
 from .classes import class_counts, class_findings
 from .duplicates import duplicate_findings, same_pixels
 from .files import files_on_disk, link_findings, loaded_files, split_trap, unloaded_findings
-from .findings import ERROR, SEVERITIES, SPLITS, Catalogue, Finding, catalogue, finding, visible
+from .findings import ERROR, SEVERITIES, SPLITS, Catalogue, Finding, catalogue, finding
 from .images import image_findings, unreadable_findings
 from .scan import scan_images
 from .similar import similar_findings

@@ -1,4 +1,4 @@
-"""What an audit finds: the record of one finding, and text that is safe to show.
+"""What an audit finds: the record of one finding, and the images it is about.
 
 Shapes: N images of all splits, in the order train, validation, test.
 """
@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset
 
 from ..data.examples import MULTI_LABEL, REGRESSION
 from ..data.labels import canonical_name
-from ..data.raw import RawSplit, printable
+from ..data.raw import RawSplit
 
 ERROR, WARNING, NOTE = SEVERITIES = ("error", "warning", "note")
 SPLITS = ("train", "validation", "test")
@@ -50,11 +50,6 @@ def finding(severity: str, code: str, title: str, advice: str, cases: Iterable[E
     """[the finding], or [] if there are no `cases`."""
     found = [case if isinstance(case, Example) else Example(case) for case in cases]
     return [Finding(severity, code, title, advice, len(found), found[:EXAMPLES])] if found else []
-
-
-def visible(text: object) -> str:
-    """`text` for one line of a terminal, a log or a page: file names cannot steer or break it."""
-    return printable(text).replace("\n", "\\n")
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from ..data.raw import DataError, RawSplit
+from ..data.raw import DataError, RawSplit, visible
 from .classes import class_findings
 from .duplicates import duplicate_findings, same_bytes
 from .files import unloaded_findings
-from .findings import ERROR, NOTE, Finding, catalogue, visible
+from .findings import ERROR, NOTE, Finding, catalogue
 
 MODES = ("refuse", "warn", "off")
 SHOWN = 3
@@ -21,10 +21,10 @@ def quick_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
     return [one for one in found if one.severity != NOTE]
 
 
-def audit_before_training(raw: Mapping[str, RawSplit], mode: str) -> list[str]:
-    """Sentences on what was found; raises DataError for what would make the result silently wrong.
+def audit_before_training(raw: Mapping[str, RawSplit], mode: str) -> list[Finding]:
+    """What was found; raises DataError for what would make the result silently wrong.
 
-    mode: "refuse"; "warn" turns the error into sentences; "off" looks at nothing.
+    mode: "refuse"; "warn" turns the error into findings; "off" looks at nothing.
     """
     if mode == "off":
         return []
@@ -37,7 +37,12 @@ def audit_before_training(raw: Mapping[str, RawSplit], mode: str) -> list[str]:
             + "\n`vit-custom audit_data DIR --html audit.html` shows all of it. Mend it, or train nevertheless with "
             "--audit warn."
         )
-    return [f"{one.severity.upper()}, {_sentence(one)}" for one in found]
+    return found
+
+
+def told(one: Finding) -> str:
+    """A finding as a line of a log."""
+    return f"{one.severity.upper()}, {_sentence(one)}"
 
 
 def _sentence(one: Finding) -> str:

@@ -60,6 +60,7 @@ class Splits:
     problem_type: SINGLE_LABEL, MULTI_LABEL or REGRESSION.
     id2label:     class names in natural order (1, 2, 10), or target names for regression.
     notes:        what was found that a user should know, one sentence each; printed before training.
+    findings:     what an audit found, as it records it.
     """
 
     train: Examples
@@ -68,3 +69,4 @@ class Splits:
     problem_type: str
     id2label: dict[int, str]
     notes: list[str] = field(default_factory=list)
+    findings: list[Any] = field(default_factory=list)

@@ -64,6 +64,11 @@ def printable(text: object) -> str:
     )
 
 
+def visible(text: object) -> str:
+    """`text` for one line of a terminal, a log or a page: file names cannot steer or break it."""
+    return printable(text).replace("\n", "\\n")
+
+
 def listed(items: Sequence[Any], limit: int = 20) -> str:
     """`items` as one readable list; beyond `limit` the rest is counted, not dropped unsaid."""
     shown = ", ".join(str(item) for item in items[:limit])

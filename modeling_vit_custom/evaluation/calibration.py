@@ -5,6 +5,8 @@ Both after Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:17
 Shapes: N examples, C classes.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
@@ -12,15 +14,28 @@ from scipy.special import log_softmax, softmax
 ECE_BINS = 15
 
 
-def bin_calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Σ_b |B_b|/N · |mean accuracy in b - mean confidence in b| over equal-width bins ((b-1)/bins, b/bins].
-
-    confidences: [N] probability of the predicted class.   correct: [N] whether it was the true one.
+@dataclass(frozen=True)
+class Reliability:
+    """Equal-width bins ((b-1)/bins, b/bins] of confidence: how many examples, how many of them right, and the sum of
+    their confidences, [bins] each.
     """
-    confidences, correct = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
+
+    count: np.ndarray
+    right: np.ndarray
+    confidence: np.ndarray
+
+
+def reliability(confidences: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> Reliability:
+    """confidences: [N] probability of the predicted class.   correct: [N] whether it was the true one."""
     which = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidences, side="left")
-    gaps = np.bincount(which, weights=correct - confidences, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidences))
+    counted = (None, np.asarray(correct, np.float64), np.asarray(confidences, np.float64))
+    return Reliability(*(np.bincount(which, weights, minlength=bins) for weights in counted))
+
+
+def bin_calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Σ_b |B_b|/N · |mean accuracy in b - mean confidence in b| over the bins of `reliability`."""
+    found = reliability(confidences, correct, bins)
+    return float(np.abs(found.right - found.confidence).sum() / found.count.sum())
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:

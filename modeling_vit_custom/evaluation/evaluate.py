@@ -186,6 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure a saved image classifier on labelled images.",
         epilog="""examples:
   %(prog)s --model outputs/mnist --data_dir data/mnist/test --output metrics.json
+  %(prog)s --model outputs/mnist --data_dir photos --html evaluation.html
   %(prog)s --model outputs/tags --data_dir photos/test.csv --on_error skip --num_workers 4
 
 Writes the metrics as JSON and, for single-label models, confusion_matrix.png beside it.""",
@@ -196,6 +197,7 @@ Writes the metrics as JSON and, for single-label models, confusion_matrix.png be
         "--data_dir", required=True, metavar="DIR", help="folder of class folders, or a CSV or Parquet file"
     )
     parser.add_argument("--output", default="metrics.json", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--html", metavar="FILE", help="write a page with pictures, one file that needs no other")
     parser.add_argument("--image_column", default="image", metavar="NAME", help="of a table (%(default)s)")
     parser.add_argument("--label_column", default="label", metavar="NAME", help="of a table (%(default)s)")
     parser.add_argument(
@@ -258,9 +260,13 @@ def run(args: argparse.Namespace) -> None:
         labels = [result.id2label[c] for c in range(len(result.id2label))]
         picture = Path(args.output).with_name("confusion_matrix.png")
         written.append(plot_confusion_matrix(result.confusion, labels, picture))
+    if args.html is not None:
+        from .page import write_page
+
+        written.append(write_page(args.html, result, examples, context))
     print(f"{len(result.names):,} images, {len(result.skipped):,} skipped, {seconds:.1f} s on {model.device}")
     for name, value in result.metrics.items():
         print(f"  {name:<24}{value:.4f}")
     for note in result.notes:
         print(printable(f"  note: {note}"))
-    print("wrote " + " and ".join(map(str, written)))
+    print("wrote " + ", ".join(map(str, written)))

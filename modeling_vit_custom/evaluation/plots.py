@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..data.raw import printable
+from .history import BETWEEN_0_AND_1, LEARNING_RATE, LOSS, OTHER, VALIDATION, Curve, panels
+from .mistakes import confused_pairs
 
 INK, ACCENT, MUTED = "#1f2933", "#d1495b", "#2e6f9e"
 MAX_ANNOTATED = 25  # more classes than this: colour alone, figures no longer fit their cells
@@ -72,10 +74,7 @@ def _shorten(label: str) -> str:
 
 
 def _worst_confusions(matrix: np.ndarray, labels: Sequence[str], count: int = 12) -> str:
-    mistakes = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
-    rows = [(mistakes[i, j], i, j) for i, j in zip(*np.unravel_index(order, matrix.shape), strict=True)]
-    lines = [f"{n:,} x  {_shorten(labels[i])} → {_shorten(labels[j])}" for n, i, j in rows if n > 0]
+    lines = [f"{n:,} x  {_shorten(labels[i])} → {_shorten(labels[j])}" for n, i, j in confused_pairs(matrix, count)]
     return "\n".join(["Most frequent mistakes", "(true → predicted)", "", *(lines or ["none"])])
 
 
@@ -120,69 +119,56 @@ def plot_training_history(log_history: Sequence[Mapping[str, Any]], path: str | 
     Panels without data are left out; raises ValueError when nothing is left.
     """
     x_name = "epoch" if all("epoch" in entry for entry in log_history) else "step"
-    panels = [
-        (draw, ylabel)
-        for draw, ylabel, keys in (
-            (_draw_loss, "loss", {"loss", "eval_loss"}),
-            (_draw_metrics, "validation", set(_metric_names(log_history))),
-            (_draw_learning_rate, "learning rate", {"learning_rate"}),
-        )
-        if any(key in entry for entry in log_history for key in keys)
-    ]
-    if not panels:
+    shown = list({panel.kind: panel for panel in reversed(panels(log_history)) if panel.kind != OTHER}.values())[::-1]
+    if not shown:
         raise ValueError("log_history holds no loss, validation metric or learning rate; nothing to plot.")
-    figure = Figure(figsize=(4.6 * len(panels), 3.6), dpi=150, layout="constrained")
-    for axes, (draw, ylabel) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw(axes, log_history, x_name)
+    figure = Figure(figsize=(4.6 * len(shown), 3.6), dpi=150, layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        DRAW[panel.kind](axes, panel.curves, x_name)
         axes.set_xlabel(x_name)
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel(panel.kind)
         axes.grid(color="#e4e7eb", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
 
 
-# A validation metric is any eval_… scalar that is neither the loss nor a matter of speed.
-NOT_METRICS = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_")
-BETWEEN_0_AND_1 = ("eval_accuracy", "eval_top5_accuracy", "eval_macro_f1", "eval_mean_average_precision")
+def _x(curve: Curve, x_name: str) -> list[float]:
+    return curve.epochs if x_name == "epoch" else curve.steps
 
 
-def _metric_names(log_history: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = dict.fromkeys(key for entry in log_history for key in entry if key.startswith("eval_"))
-    return [name for name in names if not name.startswith(NOT_METRICS)]
-
-
-def _series(log_history, x_name: str, key: str) -> tuple[list[float], list[float]]:
-    entries = [entry for entry in log_history if key in entry]
-    return [entry[x_name] for entry in entries], [entry[key] for entry in entries]
-
-
-def _draw_loss(axes: Axes, log_history, x_name: str) -> None:
-    for key, name, colour, marker in (("loss", "training", MUTED, None), ("eval_loss", "validation", ACCENT, "o")):
-        x, y = _series(log_history, x_name, key)
-        if x:
-            marker = "o" if len(x) == 1 else marker
-            axes.plot(x, y, label=name, color=colour, marker=marker, markersize=3.5, linewidth=1.4)
+def _draw_loss(axes: Axes, curves: Sequence[Curve], x_name: str) -> None:
+    for curve in curves:
+        colour = ACCENT if curve.validation else MUTED
+        marker = "o" if curve.validation or len(curve.values) == 1 else None
+        axes.plot(
+            _x(curve, x_name),
+            curve.values,
+            label=curve.name,
+            color=colour,
+            marker=marker,
+            markersize=3.5,
+            linewidth=1.4,
+        )
     axes.legend(frameon=False)
 
 
-def _draw_metrics(axes: Axes, log_history, x_name: str) -> None:
-    """Shares of 1 together; without any, the first metric alone (MAE and R² do not share an axis)."""
-    names = _metric_names(log_history)
-    shares = [name for name in names if name in BETWEEN_0_AND_1]
-    for name in shares or names[:1]:
-        x, y = _series(log_history, x_name, name)
-        best = max(y) if shares else None
-        label = name.removeprefix("eval_").replace("_", " ") + ("" if best is None else f" (best {best:.4g})")
-        axes.plot(x, y, marker="o", markersize=3.5, linewidth=1.4, label=label)
+def _draw_metrics(axes: Axes, curves: Sequence[Curve], x_name: str) -> None:
+    for curve in curves:
+        best = f" (best {max(curve.values):.4g})" if curve.key in BETWEEN_0_AND_1 else ""
+        axes.plot(_x(curve, x_name), curve.values, marker="o", markersize=3.5, linewidth=1.4, label=curve.name + best)
     axes.legend(frameon=False)
 
 
-def _draw_learning_rate(axes: Axes, log_history, x_name: str) -> None:
-    x, y = _series(log_history, x_name, "learning_rate")
-    axes.plot(x, y, color=INK, linewidth=1.4, marker="o" if len(x) == 1 else None)
+def _draw_learning_rate(axes: Axes, curves: Sequence[Curve], x_name: str) -> None:
+    for curve in curves:
+        marker = "o" if len(curve.values) == 1 else None
+        axes.plot(_x(curve, x_name), curve.values, color=INK, linewidth=1.4, marker=marker)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+
+
+DRAW = {LOSS: _draw_loss, VALIDATION: _draw_metrics, LEARNING_RATE: _draw_learning_rate}
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> Path:

@@ -5,7 +5,6 @@ prints is escaped for Markdown and HTML unless it is marked safe: labels and fil
 """
 
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from markupsafe import Markup
 
 from ..configuration_vit_custom import ViTCustomConfig
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..evaluation.figures import METRICS, figure, number, title
 from .converted import conversion_facts
 from .tasks import CLASSIFICATION, Task, task_of
 
@@ -30,18 +30,6 @@ FEATURES = "features"
 SPLITS = ("validation", "test")
 MAX_ROWS = 100  # a longer table of classes is left to metrics.json
 VERSIONS = ("vit_custom", "transformers", "torch", "python")
-# metric in metrics.json: (its type on the Hub, its name here)
-METRICS = {
-    "accuracy": ("accuracy", "Accuracy"),
-    "top5_accuracy": ("top5_accuracy", "Top-5 accuracy"),
-    "macro_f1": ("f1", "Macro F1"),
-    "ece": ("expected_calibration_error", "Expected calibration error"),
-    "mean_average_precision": ("mean_average_precision", "Mean average precision"),
-    "mae": ("mae", "Mean absolute error"),
-    "rmse": ("rmse", "Root mean squared error"),
-    "r2": ("r_squared", "R²"),
-}
-SHARES = ("accuracy", "top5_accuracy")  # of n images right: written in per cent, with an interval
 FILES = {
     "model.safetensors": "weights",
     "config.json": "architecture and labels",
@@ -222,30 +210,6 @@ def result_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "train_n": metrics.get("train", {}).get("n"),
         "parameters": metrics.get("parameters"),
     }
-
-
-def title(name: str) -> str:
-    return METRICS[name][1] if name in METRICS else name
-
-
-def figure(name: str, scores: Mapping[str, Any], n: int) -> str:
-    """A score as text; a share of n images with its 95 % interval (Wilson 1927)."""
-    value = scores.get(name)
-    if value is None:
-        return "undefined"
-    if name not in SHARES:
-        return number(value)
-    z = 1.96
-    centre = (value + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + (z / (2 * n)) ** 2)
-    return f"{value:.1%} ({centre - half:.1%} to {centre + half:.1%})"
-
-
-def number(value: Any) -> str:
-    """Four digits are what a few thousand images can tell apart."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "undefined" if value is None else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:

@@ -20,6 +20,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", 
 # Why a file stays behind: the first pattern that its name, or the folder it lies in, matches.
 REASONS = (
     (("checkpoint-*", "runs"), "state of the training"),
+    (("report.html",), "may show private images"),
     ((".*",), "hidden"),
     (PICKLES, "not safetensors: reading it can run code"),
     (("trainer_state.json", "optimizer*", "scheduler*", "rng_state*"), "state of the training"),

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from ..audit.gate import MODES as AUDIT_MODES
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -152,6 +153,10 @@ class ViTTrainingArguments(TrainingArguments):
     dataloader_num_workers: int = flag(
         default=-1, help="Loading processes; -1: none on CPU, up to 8 with an accelerator."
     )
+    report_to: list[str] | None = flag(
+        help="Where curves go besides report.html: tensorboard (OUTPUT_DIR/runs), wandb, … or none. "
+        "Default: tensorboard where it is installed."
+    )
     push_to_hub: bool = flag(default=False, help="Publish as --hub_model_id, as `publish` does; see --hub_strategy.")
     hub_strategy: str = flag(
         default="end", help="When: end, or every_save (checkpoints too, each one complete and checked)."
@@ -172,7 +177,12 @@ class ViTTrainingArguments(TrainingArguments):
         if self.dataloader_num_workers == -1:
             self.dataloader_num_workers = min(8, torch.get_num_threads()) if on_accelerator else 0
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_accelerator
+        reporters = get_available_reporting_integrations()
+        if self.report_to is None:
+            self.report_to = ["tensorboard"] if "tensorboard" in reporters else ["none"]
         super().__post_init__()
+        if missing := [name for name in self.report_to if name not in reporters]:
+            raise UsageError(f"--report_to {missing[0]} is not installed: {', '.join(reporters) or 'none'} would work.")
 
     def check_hub_flags(self) -> None:
         """Raises UsageError for what would only fail, or publish too much, at the end of the training."""

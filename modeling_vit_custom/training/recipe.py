@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..audit.gate import told
 from ..data.dataset import ImageDataset, check_readable, collate, eval_transform
 from ..data.examples import Examples, Splits
 from ..data.raw import DataError, printable
@@ -33,6 +34,7 @@ from .args import (
 )
 from .augment import train_transform
 from .pretrained import open_checkpoint
+from .report import ReportCallback, write_report
 from .start import build_model, check_output_dir, describe_run, find_start, load_data, write_records
 from .trainer import ViTCustomTrainer
 
@@ -41,8 +43,9 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     """Trains a classifier and leaves a complete, loadable Hub repository in `training_args.output_dir`.
 
     Beside it lie metrics.json (what is returned), training.png, confusion_matrix.png, training_args.json and, where
-    the weights come from another library, conversion.json. The best model by validation is kept; the test set is read
-    once, at the end. Run again, it continues.
+    the weights come from another library, conversion.json, which may be published, and report.html, which shows some
+    of the images and may not. The best model by validation is kept; the test set is read once, at the end. Run again,
+    it continues.
     Raises UsageError or DataError for bad input before any work is done, PublishError for a finished model that could
     not be pushed to the Hub.
     """
@@ -57,11 +60,12 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     conversion = None if pretrained is None else pretrained.report
     del pretrained  # its weights are a second copy
     if training_args.process_index == 0:
-        print(*map(printable, splits.notes), sep="\n", flush=True)
+        print(*map(printable, [*splits.notes, *map(told, splits.findings)]), sep="\n", flush=True)
 
     run = describe_run(model_args, data_args, training_args, splits)
     checkpoint = find_start(training_args, run)
     trainer = build_trainer(model, processor, splits, model_args.method, data_args.augmentation, training_args)
+    trainer.add_callback(ReportCallback(splits))
     started = time.perf_counter()
     if trainer.is_world_process_zero():
         write_records(training_args.output_dir, run, conversion)
@@ -128,6 +132,7 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
         if (confusion := results[last].confusion) is not None:
             names = [splits.id2label[i] for i in range(len(splits.id2label))]
             plot_confusion_matrix(confusion, names, output_dir / "confusion_matrix.png")
+        write_report(output_dir, trainer.state, splits, metrics, results)
     trainer.accelerator.wait_for_everyone()
     if trainer.args.push_to_hub:
         trainer.push_to_hub()

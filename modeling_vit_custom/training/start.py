@@ -74,7 +74,7 @@ def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> 
         data_args.max_eval_samples,
         training_args.seed,
     )
-    splits.notes.extend(audit_before_training(raw, data_args.audit))
+    splits.findings.extend(audit_before_training(raw, data_args.audit))
     return splits
 
 

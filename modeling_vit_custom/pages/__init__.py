@@ -1,0 +1,1 @@
+"""HTML pages in one file each: their frame and look, charts, thumbnails."""
