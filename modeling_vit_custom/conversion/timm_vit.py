@@ -174,11 +174,8 @@ def processor_settings(config: Any, image_hw: tuple[int, int]) -> dict[str, Any]
     if config.get("crop_border_pixels"):
         raise ConversionError("crop_border_pixels has no equal among our image processor's settings.")
     fraction, mode = config.get("crop_pct") or 0.875, config.get("crop_mode") or "center"
-    scaled, cropped = (
-        {"height": int(height / fraction), "width": int(width / fraction)},
-        {"height": height, "width": width},
-    )
-    crop = {"do_center_crop": True, "crop_size": cropped, "rounding": "round_crop"}
+    scaled = {"height": int(height / fraction), "width": int(width / fraction)}
+    crop = {"do_center_crop": True, "crop_size": {"height": height, "width": width}, "rounding": "round_crop"}
     if mode == "squash":
         return settings if fraction == 1.0 else settings | crop | {"size": scaled}
     if mode == "center" and height == width:
@@ -209,8 +206,11 @@ def reference_of(model: Any) -> Reference:
     size = (model.in_chans, *model.patch_embed.img_size)
     transform = timm.data.create_transform(**timm.data.resolve_data_config({"input_size": size}, model=model))
 
+    p, q = model.patch_embed.patch_size
+
     def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        tokens = model.forward_features(images)
+        height, width = images.shape[2:]
+        tokens = model.forward_features(images[..., : height - height % p, : width - width % q])
         outputs = {"tokens": tokens}
         if getattr(model, "head_dist", None) is None:  # else timm averages what we join
             outputs["pooled"] = model.forward_head(tokens, pre_logits=True)
