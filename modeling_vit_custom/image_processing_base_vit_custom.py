@@ -204,9 +204,9 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
 
     def center_crop(self, image: Any, size: Any, **kwargs) -> Any:
         """[..., H, W] -> [..., h, w]; the backend pads what is smaller than the crop."""
-        top, left = crop_corner(image.shape[-2:], size, self.rounding)
-        if min(top, left) < 0:
+        if image.shape[-2] < size.height or image.shape[-1] < size.width:
             return super().center_crop(image, size, **kwargs)
+        top, left = crop_corner(image.shape[-2:], size, self.rounding)
         return image[..., top : top + size.height, left : left + size.width]
 
     # ---------- settings

@@ -54,7 +54,7 @@ def target_size(image_hw: Sequence[int], size: Any, rounding: str) -> tuple[int,
 
 
 def crop_corner(image_hw: Sequence[int], size: Any, rounding: str) -> tuple[int, int]:
-    """(top, left) of the crop in the middle; negative where the image is smaller than it."""
+    """(top, left) of the crop in the middle of an image that holds it."""
     _, to_int = ROUNDING[rounding]
     height, width = image_hw
     return to_int((height - size.height) / 2), to_int((width - size.width) / 2)

@@ -5,11 +5,13 @@ from functools import cache
 from itertools import pairwise
 
 import pytest
+import timm
 import torch
-from conversion_sources import SOURCES
+from conversion_sources import SOURCES, randomised
 
 from modeling_vit_custom.conversion.build import build
 from modeling_vit_custom.conversion.check import compare, compare_pixels, compare_tensors
+from modeling_vit_custom.conversion.sources import from_timm
 
 
 @pytest.fixture(scope="module", params=SOURCES)
@@ -149,6 +151,27 @@ def test_swapped_channels_fail_the_check(checked):
             return {"pixel_values": made.processor(pictures, **kwargs)["pixel_values"][:, [2, 1, 0]]}
 
     assert not compare_pixels(reference, made.model, Swapped())["passed"]
+
+
+def test_a_model_in_float64_is_not_rounded_by_its_check(tmp_path):
+    opened = SOURCES["google"](tmp_path)
+    made = build(opened.source, opened.family)
+    kept = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+    assert compare(opened.reference(made), made.model, made.processor)["passed"]
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in made.model.state_dict().items())
+    assert made.model.dtype == torch.float64
+
+
+def test_a_size_of_no_whole_patches_is_checked_as_well():
+    """As SigLIP's 384 pixels in patches of 14."""
+    model = timm.create_model(
+        "vit_base_patch16_siglip_224", embed_dim=32, depth=1, num_heads=4, num_classes=5, img_size=37, patch_size=8,
+        dynamic_img_size=True,
+    )  # fmt: skip
+    opened = from_timm(randomised(model), "timm:tiny", {})
+    made = build(opened.source, opened.family)
+    report = compare(opened.reference(made), made.model, made.processor)
+    assert report["passed"] and report["from_tensors"][0]["size"] == [37, 37]
 
 
 def test_a_conversion_that_lacks_what_the_source_gives_is_no_pass(checked):

@@ -1,15 +1,22 @@
 """timm's plain Vision Transformers, every parameter random, give the same numbers here, and written back."""
 
+import json
+
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
+from timm.models import save_for_hf
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from modeling_vit_custom.conversion.build import build
+from modeling_vit_custom.conversion.convert import convert, main
 from modeling_vit_custom.conversion.engine import ConversionError, write
 from modeling_vit_custom.conversion.export_timm import TARGETS
 from modeling_vit_custom.conversion.family import Source
+from modeling_vit_custom.conversion.sources import from_timm
 from modeling_vit_custom.conversion.target import choose
-from modeling_vit_custom.conversion.timm_vit import family_of
+from modeling_vit_custom.conversion.timm_vit import family_of, labels_of
 
 SMALL = {
     "embed_dim": 32,
@@ -85,3 +92,85 @@ def test_attention_pooling_over_prefix_tokens_is_refused():
     eva = random_source("vit_small_patch16_dinov3", {"global_pool": "map"})
     with pytest.raises(ConversionError, match="pooling that includes prefix tokens"):
         family_of(eva)
+
+
+# ---------- folders as timm pushes them to the Hub, and names of classes
+
+SETTINGS = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear", "crop_pct": 0.9}
+
+
+def save_folder(path, **extra):
+    """A model with settings of its own, as timm saves it for the Hub."""
+    model = random_source("vit_base_patch16_224", {"global_pool": "avg", "class_token": False}).float()
+    model.pretrained_cfg = {**model.pretrained_cfg, **SETTINGS}
+    arguments = {**SMALL, "global_pool": "avg", "class_token": False}
+    save_for_hf(model, path, model_config={"model_args": arguments, **extra}, safe_serialization=True)
+    return model
+
+
+def test_a_folder_of_timm_s_keeps_its_settings_and_labels(tmp_path):
+    names = [f"thing {i}" for i in range(5)]
+    save_folder(tmp_path / "model", label_names=names)
+    assert main([str(tmp_path / "model"), str(tmp_path / "out"), "--check"]) == 0
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    assert list(model.config.id2label.values()) == names and model.config.pooling == "mean"
+    assert (list(processor.image_mean), processor.resample) == ([0.1, 0.2, 0.3], 2)
+    assert (processor.size.shortest_edge, processor.crop_size.height) == (35, 32)
+
+
+def test_its_bare_file_looks_like_meta_s_which_is_said(tmp_path):
+    save_file(random_source("vit_base_patch16_224", {}).float().state_dict(), tmp_path / "model.safetensors")
+    report = convert(str(tmp_path / "model.safetensors"), tmp_path / "out", {"num_attention_heads": 4})
+    assert report["family"] == "meta_vit" and any("timm's files look alike" in note for note in report["notes"])
+    save_folder(tmp_path / "model")
+    with pytest.raises(ConversionError, match=r"no known family.*For a model of timm's give the folder"):
+        convert(str(tmp_path / "model" / "model.safetensors"), tmp_path / "other", {})
+
+
+def test_a_damaged_folder_of_timm_s_is_refused(tmp_path):
+    save_folder(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "architecture": "no_such_model"}))
+    with pytest.raises(ConversionError, match="no_such_model"):
+        convert(str(tmp_path / "model"), tmp_path / "out", {})
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(ConversionError, match=r"no \.safetensors file"):
+        convert(str(tmp_path / "model"), tmp_path / "out", {})
+
+
+@pytest.mark.parametrize(("classes", "first"), [(1000, "tench"), (21843, "organism")])
+def test_imagenet_s_names_are_those_of_its_number_of_classes(classes, first):
+    with torch.device("meta"):
+        model = timm.create_model("vit_base_patch16_224", **{**SMALL, "num_classes": classes})
+    model.pretrained_cfg["num_classes"] = classes
+    labels, notes = labels_of(model)
+    assert len(labels) == classes and labels[0].startswith(first) and len(notes) == 1
+    model.pretrained_cfg["num_classes"] = 10  # another head: nothing is known of it
+    assert labels_of(model) == ({}, [])
+
+
+def test_descriptions_are_taken_where_labels_have_them():
+    model = random_source("vit_base_patch16_224", {})
+    names = ["n01", "n02", "n03", "n04", "n05"]
+    model.pretrained_cfg["label_names"] = names
+    assert list(labels_of(model)[0].values()) == names
+    model.pretrained_cfg["label_descriptions"] = {"n01": "cat"}
+    assert list(labels_of(model)[0].values()) == ["cat", *names[1:]]
+    model.pretrained_cfg["label_descriptions"] = list("abcde")
+    assert list(labels_of(model)[0].values()) == list("abcde")
+
+
+@torch.no_grad()
+def test_two_classes_of_one_name_stay_two(tmp_path):
+    """ImageNet has two cranes: a bird and a machine."""
+    model = random_source("vit_base_patch16_224", {"num_classes": 1000}).float()
+    model.pretrained_cfg["num_classes"] = 1000
+    opened = from_timm(model, "timm:tiny", {})
+    made = build(opened.source, opened.family)
+    made.model.save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert loaded.config.num_labels == 1000
+    assert [i for i, name in loaded.config.id2label.items() if name.startswith("crane")] == [134, 517]
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(images).logits, model(images), rtol=1e-4, atol=1e-4)

@@ -128,5 +128,7 @@ def test_settings_are_stored_and_wrong_ones_refused(backend, tmp_path):
 
 @both_backends
 def test_what_is_smaller_than_the_crop_is_padded_as_before(backend):
-    processor = backend(do_resize=False, do_center_crop=True, crop_size=100, rounding="round_crop", **UNSCALED)
-    assert pixels(processor, Image.new("RGB", (51, 40), "white")).sum() == 51 * 40 * 3 * 255
+    for side in (41, 100):
+        processor = backend(do_resize=False, do_center_crop=True, crop_size=side, rounding="round_crop", **UNSCALED)
+        actual = pixels(processor, Image.new("RGB", (41, 40), "white"))
+        assert actual.shape == (1, 3, side, side) and actual.sum() == 41 * 40 * 3 * 255

@@ -91,7 +91,7 @@ def in_full(state: State) -> dict[str, torch.Tensor]:
     return {name: tensor.float() if tensor.dtype in _HALVES else tensor for name, tensor in state.items()}
 
 
-def in_half(state: State, dtype: torch.dtype) -> tuple[State, list[str]]:
+def in_half(state: dict[str, torch.Tensor], dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The same numbers in `dtype` again where it holds them all, else as they are, and a note."""
     halved = {name: tensor.to(dtype) for name, tensor in state.items()}
     if rounded := [name for name, tensor in state.items() if not torch.equal(halved[name].float(), tensor.float())]:

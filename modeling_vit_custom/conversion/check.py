@@ -43,7 +43,7 @@ def compare(reference: Reference, model: Any, processor: Any) -> dict[str, Any]:
     within TOLERANCE with one top-1 class, and pixels within GREY_LEVELS.
     """
     dtype = model.dtype
-    model.float()
+    model.to(torch.promote_types(dtype, torch.float32))
     try:
         tensors, pixels = compare_tensors(reference, model), compare_pixels(reference, model, processor)
     finally:
@@ -97,7 +97,7 @@ def sizes_of(config: Any) -> list[tuple[int, int]]:
 def run(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
     """What our model gives, under the names of `Reference.run`."""
     with outputs_of(model.base_model) as seen:
-        output = model(images)
+        output = model(images.to(model.dtype))
     encoded = seen[-1]
     outputs = {"tokens": encoded.last_hidden_state, "pooled": encoded.pooler_output}
     return outputs | ({"logits": output.logits} if "logits" in output else {})

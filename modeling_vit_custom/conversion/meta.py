@@ -149,6 +149,7 @@ def _settings(
     return Settings(fields | fixed, processor, [*notes, *said, *_look_alikes(source.state)])
 
 
+FOR_TIMM = "For a model of timm's give the folder with its config.json, or timm:NAME"
 # Names that timm gives none of its models.
 _METAS_OWN = ("mask_token", "decoder_*", "register_tokens", "storage_tokens", "linear_head.*", "blocks.*.mlp.w12.*")
 
@@ -156,10 +157,7 @@ _METAS_OWN = ("mask_token", "decoder_*", "register_tokens", "storage_tokens", "l
 def _look_alikes(state: State) -> list[str]:
     if any(fnmatchcase(name, pattern) for name in state for pattern in _METAS_OWN):
         return []
-    return [
-        "timm's files look alike, but have preprocessing, pooling and labels of their own: for one of those, give the "
-        "folder with its config.json, or timm:NAME"
-    ]
+    return [f"timm's files look alike, but have preprocessing, pooling and labels of their own. {FOR_TIMM}"]
 
 
 _HEADS = {1280: 16}  # every ViT-H of DeiT III and MAE; other widths have heads of 64

@@ -103,7 +103,8 @@ def identify(
     if family is not None:
         raise ConversionError(f"--family {family} is unknown; the families are: {known}.")
     what = f"could be {', '.join(one.name for _, one in found)}" if found else f"are of no known family ({known})"
-    raise ConversionError(f"{origin}: its tensors {what}. They begin with {', '.join(sorted(state)[:5])}.")
+    hint = f" {meta.FOR_TIMM}." if "blocks.0.attn.qkv.weight" in meta.canonical(state) else ""
+    raise ConversionError(f"{origin}: its tensors {what}. They begin with {', '.join(sorted(state)[:5])}.{hint}")
 
 
 def _safetensors(path: Path) -> State:

@@ -193,11 +193,8 @@ def processor_settings(config: Any, image_hw: tuple[int, int]) -> dict[str, Any]
     if config.get("crop_border_pixels"):
         raise ConversionError("crop_border_pixels has no equal among our image processor's settings.")
     fraction, mode = config.get("crop_pct") or 0.875, config.get("crop_mode") or "center"
-    scaled, cropped = (
-        {"height": int(height / fraction), "width": int(width / fraction)},
-        {"height": height, "width": width},
-    )
-    crop = {"do_center_crop": True, "crop_size": cropped, "rounding": "round_crop"}
+    scaled = {"height": int(height / fraction), "width": int(width / fraction)}
+    crop = {"do_center_crop": True, "crop_size": {"height": height, "width": width}, "rounding": "round_crop"}
     if mode == "squash":
         return settings if fraction == 1.0 else settings | crop | {"size": scaled}
     if mode == "center" and height == width:
@@ -237,8 +234,9 @@ def reference_of(model: Any) -> Reference:
 
 
 def run(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a model of timm gives for images [B, C, H, W], as `Reference.run` has it."""
-    tokens = model.forward_features(images)
+    """What a model of timm gives for images [B, C, H, W], cut to whole patches, as `Reference.run` has it."""
+    (p, q), (height, width) = model.patch_embed.patch_size, images.shape[2:]
+    tokens = model.forward_features(images[..., : height - height % p, : width - width % q])
     outputs = {"tokens": tokens}
     if getattr(model, "head_dist", None) is None:  # else timm averages what we join
         outputs["pooled"] = model.forward_head(tokens, pre_logits=True)
