@@ -6,7 +6,7 @@ from importlib import import_module
 
 # command: (module of this package with `main(argv) -> exit code`, what it does)
 COMMANDS = {
-    "convert": ("conversion.convert", "read a ViT checkpoint of another library into this model"),
+    "convert": ("conversion.convert", "read a ViT checkpoint of another library into this model, or write one"),
     "audit_data": ("audit.audit", "look for what is wrong with images and labels before training"),
     "train": ("training.recipe", "train or fine-tune an image classifier"),
     "evaluate": ("evaluation.evaluate", "measure a saved classifier on labelled images"),

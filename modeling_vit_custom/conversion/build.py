@@ -78,7 +78,8 @@ def _check_positions(config: ViTCustomConfig, tensors: State) -> None:
     rows, columns = config.grid_hw
     if table is None or table.shape[1] == rows * columns:
         return
-    size = square_image_size(tensors, config.patch_size)
+    p, q = config.patch_hw
+    size = square_image_size(tensors, p if p == q else (p, q))
     own = f"image_size={size}" if size else "no square image"
     raise ConversionError(
         f"image_size={config.image_size} has {rows}x{columns} patches, but position_embeddings has {table.shape[1]} "

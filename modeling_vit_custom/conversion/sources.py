@@ -82,7 +82,8 @@ def _reference_of_file(path: Path, source: Source, family: Family) -> Callable[[
         )
 
     def by_transformers(made: Conversion) -> Reference:
-        model, _ = export_huggingface.model_of(made.model.config, family.name, source.state)
+        config: Any = made.model.config
+        model, _ = export_huggingface.model_of(config, family.name, source.state)
         return huggingface_reference.reference_to(model, None, family.name, made.processor)
 
     return by_transformers
