@@ -166,7 +166,7 @@ REFUSED = {
     "an unknown name": (lambda root: "timm:vit_gigantic_patch1", "vit_gigantic_patch1"),
     "no checkpoint at all": (
         lambda root: root / "nowhere",
-        "no checkpoint of ours, nor a source that `vit-custom",
+        r"nowhere cannot be used: (.|\n)*a source that `vit-custom convert` reads",
     ),
 }
 

@@ -74,8 +74,8 @@ def _ours(name: str, options: Mapping[str, Any]) -> Pretrained:
         report = None if found is None else parse_strict_json(Path(found).read_bytes(), REPORT)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise UsageError(
-            f"--model_name_or_path {name} cannot be used: it is no checkpoint of ours, nor a source that `vit-custom "
-            f"convert` reads (a file, a folder, timm:NAME, torchvision:NAME). {error}"
+            f"--model_name_or_path {name} cannot be used: {error}\nGive a folder or Hub name of ours, or a source that "
+            "`vit-custom convert` reads: a file, a folder saved by transformers, timm:NAME, torchvision:NAME."
         ) from error
     load = ViTCustomForImageClassification.from_pretrained
     return Pretrained(config, processor, lambda fields, **how: load(name, **fields, **options, **how), report)
