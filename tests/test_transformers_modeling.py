@@ -82,7 +82,6 @@ SKIPS = {
     "test_moe_models_record_router_logits": "no mixture of experts",
     "test_output_router_logits_from_config": "no mixture of experts",
     "test_eager_matches_batched_and_grouped_inference_*": "no mixture of experts",
-    "test_tied_head_has_a_tp_plan_entry": "no tensor-parallel plan",
     "test_tp_plan_matches_params": "no tensor-parallel plan",
     "test_can_init_all_missing_weights": "runs for a list of models that transformers itself names",
     "test_can_load_ignoring_mismatched_shapes": "another num_labels needs no flag here: tests/test_resizing.py",
