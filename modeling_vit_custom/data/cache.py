@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 AUTO, OFF = "auto", "off"
 SHARE_OF_FREE_DISK = 0.25  # that --image_cache auto takes at most
 CHUNK_BYTES = 2**20  # of views in one message between processes: a container's /dev/shm may be small
+MAX_CHUNK = 64  # images
 MIN_IMAGES_PER_WORKER = 256
 CHECKED_ROWS = 64  # whose checksums are compared when a cache is opened
 
@@ -154,9 +155,8 @@ def _build(examples: Examples, maker: ViewMaker, folder: Path, key: dict[str, An
         checksums[done] = sums  # after the rows: what a killed process has marked is there
         errors |= failed
     if errors:
-        raise DataError(
-            f"{len(errors)} of {len(examples)} images cannot be read, remove or replace them: {listed(list(errors.values()))}"
-        )
+        reasons = listed([errors[row] for row in sorted(errors)])
+        raise DataError(f"{len(errors)} of {len(examples)} images cannot be read, remove or replace them: {reasons}")
     for array, name in ((rows, "views.npy"), (checksums, "rows.npy")):
         array.flush()
         with open(partial / name, "rb") as file:
@@ -194,7 +194,7 @@ def _made(examples: Examples, maker: ViewMaker, indices: list[int], progress: bo
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, len(indices) // MIN_IMAGES_PER_WORKER)
-    size = max(1, CHUNK_BYTES // int(np.prod(maker.shape)))
+    size = min(max(1, CHUNK_BYTES // int(np.prod(maker.shape))), MAX_CHUNK)
     chunks = [indices[i : i + size] for i in range(0, len(indices), size)]
     loader = DataLoader(
         _Rows(examples, maker),
