@@ -1,4 +1,4 @@
-"""Views: a training, its validation and `pipeline` see the processor's pixels, bit for bit; and counted random numbers."""
+"""Views are the pixels that `pipeline` sees, bit for bit; the random numbers that go with them are counted."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_descriptions_tell_views_apart():
 
 def test_draws_are_even_and_unrelated():
     numbers = uniform(example_keys(0, 0, np.arange(20_000)), 8)
-    assert numbers.dtype == np.float32 and 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.dtype == np.float32 and numbers.min() >= 0 and numbers.max() < 1
     np.testing.assert_allclose(np.quantile(numbers, [0.1, 0.5, 0.9], axis=0).T, [[0.1, 0.5, 0.9]] * 8, atol=0.015)
     shifted = np.hstack([numbers[:-1], numbers[1:]])
     assert np.abs(np.corrcoef(shifted.T) - np.eye(16)).max() < 0.03, "of one example, and of neighbours"

@@ -50,12 +50,13 @@ def random_crop(
 ) -> torch.Tensor:
     """A crop of 8 to 100 % of the area, mirrored in half of the cases, as maps [B, 2, 3].
 
-    Area and ratio of the sides are drawn as by torchvision's RandomResizedCrop (Szegedy et al. 2015); where it draws
-    anew because a side is longer than the image, that side is shortened.
+    Area and ratio of the sides are those of torchvision's RandomResizedCrop (Szegedy et al. 2015). That draws again
+    where a side is longer than the image; here the ratio is drawn first, and an area that it leaves room for.
     """
-    size = area[0] + draws[:, AREA] * (area[1] - area[0])
     sides = torch.exp(math.log(ratio[0]) + draws[:, RATIO] * math.log(ratio[1] / ratio[0]))
-    width, height = (size * sides).sqrt().clamp(max=1), (size / sides).sqrt().clamp(max=1)
+    largest = torch.minimum(sides, 1 / sides).clamp(max=area[1])
+    size = area[0] + draws[:, AREA] * (largest - area[0])
+    width, height = (size * sides).sqrt(), (size / sides).sqrt()
     x, y = (2 * draws[:, LEFT] - 1) * (1 - width), (2 * draws[:, TOP] - 1) * (1 - height)
     mirrored = torch.where(draws[:, MIRROR] < 0.5, -width, width)
     none = torch.zeros_like(x)

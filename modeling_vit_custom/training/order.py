@@ -35,9 +35,10 @@ class TrainingOrder(Sampler[int]):
             return iter(rng.permutation(len(self)).tolist())
         labels = np.asarray(self.dataset.examples.labels)
         classes = np.unique(labels)
-        share = -(-len(self) // len(classes))
-        drawn = [_cycled(np.flatnonzero(labels == c), share, rng) for c in classes]
-        return iter(rng.permutation(np.concatenate(drawn))[: len(self)].tolist())
+        share, rest = divmod(len(self), len(classes))
+        shares = share + (rng.permutation(len(classes)) < rest)
+        drawn = [_cycled(np.flatnonzero(labels == c), n, rng) for c, n in zip(classes, shares, strict=True)]
+        return iter(rng.permutation(np.concatenate(drawn)).tolist())
 
 
 def _cycled(members: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
