@@ -85,6 +85,20 @@ def test_cache_and_workers_change_nothing(folder, tmp_path):
     assert not torch.equal(other[0], losses)
 
 
+def test_a_run_cut_off_within_an_epoch_goes_on_bit_for_bit(folder, tmp_path):
+    """With dropout too, whose random numbers augmentation leaves alone."""
+    flags = ["--train_dir", folder, *EVERYTHING, *QUIET[:-1], "steps", "--save_steps", 3, "--logging_steps", 1]
+    flags += ["--num_train_epochs", 2, "--learning_rate", "1e-2"]
+    trainer, _ = tiny_trainer(tmp_path / "o", *flags)
+    trainer.train()
+    resumed, _ = tiny_trainer(tmp_path / "p", *flags)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "o" / "checkpoint-6"))
+    histories = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (trainer, resumed)]
+    assert len(histories[0]) == 8 and histories[0] == histories[1]
+    for (name, value), other in zip(trainer.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(value, other), name
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

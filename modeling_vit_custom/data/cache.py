@@ -44,7 +44,8 @@ class CachedViews:
     """The views of a split, from the cache in `folder`."""
 
     def __init__(self, folder: str | Path):
-        self.folder, self._rows = Path(folder), None
+        self.folder = Path(folder)
+        self._rows: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "_rows": None}  # a process maps the file itself; pickling would copy it
@@ -232,7 +233,7 @@ class _Rows(Dataset):
 
 def _checksum(row: np.ndarray) -> int:
     """Of one view's bytes; never 0, which marks a row that is missing."""
-    return crc32(row) or 1
+    return crc32(row.data) or 1
 
 
 def _readable(size: int) -> str:

@@ -63,12 +63,15 @@ def larger_views(processor: Any, config: Any, view_hw: tuple[int, int]) -> ViewM
     middle is kept. Its resampling filter stays.
     """
     height, width = view_hw
-    size = dict(processor.size or {})
-    if getattr(processor, "do_center_crop", False) and "shortest_edge" in size:
-        settings = {"size": {"shortest_edge": max(view_hw)}, "crop_size": {"height": height, "width": width}}
-    else:
-        settings = {"size": {"height": height, "width": width}, "do_resize": True, "do_center_crop": False}
-    return ViewMaker(processor, (config.num_channels, height, width), settings | {"do_pad": False})
+    crops = processor.do_center_crop and "shortest_edge" in dict(processor.size)
+    settings = {
+        "size": {"shortest_edge": max(view_hw)} if crops else {"height": height, "width": width},
+        "crop_size": {"height": height, "width": width},
+        "do_center_crop": crops,
+        "do_resize": True,
+        "do_pad": False,
+    }
+    return ViewMaker(processor, (config.num_channels, height, width), settings)
 
 
 class PixelValues:

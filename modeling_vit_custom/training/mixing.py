@@ -61,17 +61,18 @@ class Mix:
     def __init__(self, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0, num_labels: int = 0):
         self.probability, self.num_labels = probability, num_labels
         self.cut = 0.5 if mixup and cutmix else float(cutmix > 0)  # how often a pair is cut
-        self.shares = torch.stack([_quantiles(mixup), _quantiles(cutmix)]) if mixup or cutmix else None
+        self.nothing = not (mixup or cutmix)
+        self.shares = torch.stack([_quantiles(mixup), _quantiles(cutmix)])  # [2, LEVELS]
 
     def __call__(
         self, pixel_values: torch.Tensor, labels: torch.Tensor, draws: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, C, h, w], [B] ids, [B, K] -> [B, C, h, w], [B, L] distributions; the last of an odd batch stays alone."""
-        if self.shares is None:
+        if self.nothing:
             return pixel_values, labels
         order = torch.arange(len(labels), device=labels.device)
         partner = (order ^ 1).clamp(max=len(labels) - 1)
-        own = self.own_pixels(draws[order & ~1], pixel_values.shape[-2:])  # [B, 1, h, w]
+        own = self.own_pixels(draws[order & ~1], (pixel_values.shape[-2], pixel_values.shape[-1]))  # [B, 1, h, w]
         one_hot = F.one_hot(labels, self.num_labels).float()
         share = own.mean(dim=(1, 2, 3))[:, None]
         return torch.lerp(pixel_values[partner], pixel_values, own), torch.lerp(one_hot[partner], one_hot, share)

@@ -123,8 +123,11 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
 
 def measure(trainer: ViTCustomTrainer, examples: Examples, splits: Splits, processor: Any) -> Evaluation:
     """The model on one split, spread over all processes."""
-    decoded = DecodedViews(examples, eval_views(processor, trainer.model.config))
-    output = trainer.predict(trainer.eval_dataset if examples is splits.validation else ImageDataset(examples, decoded))
+    model: Any = trainer.model
+    dataset: Any = trainer.eval_dataset  # of which the views may be cached
+    if examples is not splits.validation:
+        dataset = ImageDataset(examples, DecodedViews(examples, eval_views(processor, model.config)))
+    output = trainer.predict(dataset)
     logits, labels = np.asarray(output.predictions), np.asarray(examples.labels)
     return score_outputs(logits, labels, list(examples.names), splits.problem_type, splits.id2label)
 
