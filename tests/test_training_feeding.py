@@ -52,6 +52,13 @@ def test_validation_loss_is_the_models_own(folder, tmp_path):
     assert output.metrics["test_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_balanced_sampling(tmp_path):
+    data = write_class_folder(tmp_path / "d", {"0": 30, "1": 6})
+    trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", data, "--balanced_sampling", "true")
+    drawn = torch.cat([batch["labels"] for batch in trainer.get_train_dataloader()])
+    assert sorted(drawn.bincount().tolist()) == [15, 16]
+
+
 @pytest.mark.parametrize(
     "flags",
     [("--mixup", 0.2), ("--cutmix", 1), ("--balanced_sampling", "true"), ("--loss", "bce"),

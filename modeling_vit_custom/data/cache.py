@@ -160,7 +160,7 @@ def _build(examples: Examples, maker: ViewMaker, folder: Path, key: dict[str, An
         raise DataError(f"{len(errors)} of {len(examples)} images cannot be read, remove or replace them: {reasons}")
     for array, name in ((rows, "views.npy"), (checksums, "rows.npy")):
         array.flush()
-        with open(partial / name, "rb") as file:
+        with open(partial / name, "r+b") as file:
             os.fsync(file.fileno())
     partial.rename(folder)
 

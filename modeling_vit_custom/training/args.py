@@ -33,6 +33,10 @@ EXAMPLES = """examples:
   python scripts/train.py --train_dir train.csv --validation_dir val.csv --image_column_name file \\
       --label_column_name tags --model_name_or_path CHECKPOINT --image_size 320 320 --output_dir out/tags
 
+  # from scratch as DeiT III trains: colours, mixed images, binary cross-entropy
+  python scripts/train.py --train_dir photos --variant s/16 --auto_augment randaugment --mixup 0.8 --cutmix 1 \\
+      --random_erasing 0.25 --loss bce --num_train_epochs 300 --output_dir out/s
+
   # two processes
   accelerate launch --num_processes 2 scripts/train.py --train_dir photos --variant micro/4 --output_dir out/two
 
