@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   python scripts/train.py --train_dir train.csv --validation_dir val.csv --image_column_name file \\
       --label_column_name tags --model_name_or_path CHECKPOINT --image_size 320 320 --output_dir out/tags
 
-  # from scratch as DeiT III trains: colours, mixed images, binary cross-entropy
+  # from scratch, strongly regularised: colours, mixed and erased images, binary cross-entropy
   python scripts/train.py --train_dir photos --variant s/16 --auto_augment randaugment --mixup 0.8 --cutmix 1 \\
       --random_erasing 0.25 --loss bce --num_train_epochs 300 --output_dir out/s
 
