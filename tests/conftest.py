@@ -30,6 +30,12 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _image_cache(tmp_path_factory):
+    """Trainings keep their images here, not in the home of whoever runs the tests."""
+    os.environ["VIT_CUSTOM_CACHE"] = str(tmp_path_factory.mktemp("images"))
+
+
 @pytest.fixture(params=ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 def any_config(request) -> ViTCustomConfig:
     """The tiny configuration in every architecture."""

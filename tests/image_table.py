@@ -27,8 +27,8 @@ from saved_models import save_ours, save_transformers_vit
 from transformers import ImageClassificationPipeline, ViTImageProcessor, pipeline
 
 from modeling_vit_custom import ImageLimits, ViTCustomImageProcessor, ViTCustomImageProcessorPil
-from modeling_vit_custom.data.dataset import eval_transform
 from modeling_vit_custom.data.folders import read_class_folder
+from modeling_vit_custom.data.views import PixelValues, ViewMaker
 
 PHOTO = Image.fromarray(np.asarray(photograph(48, 36)))  # without its colour profile
 OTHER = Image.fromarray(np.asarray(photograph(60, 44)))  # beside arrays: an error has a position
@@ -220,8 +220,8 @@ def through_folder(processor: Any, given: Path) -> list[np.ndarray]:
         index = next((i for i, name in enumerate(split.names) if name.endswith(given.name)), None)
         if index is None:
             raise ValueError(" ".join(split.notes))
-        decoded = processor.decode(split.images[index], name=split.names[index])
-        return list(eval_transform(processor).to_pixel_values([decoded]).numpy())
+        maker = ViewMaker(processor, (processor.num_channels, SIZE["height"], SIZE["width"]))
+        return list(PixelValues(processor)(maker([split.images[index]], [split.names[index]])).numpy())
 
 
 def our_doors(folder: Path) -> dict[str, tuple[Any, Callable[[Any], list[np.ndarray]]]]:

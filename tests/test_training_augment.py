@@ -1,107 +1,185 @@
-"""Augmentation: what it leaves alone, and that an image's augmentation depends on (seed, epoch, index) only."""
+"""Augmentation of batches: torch's and torchvision's geometry, and nothing that depends on the batch or the process."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
-from real_digits import digit_image, write_class_folder
+import torch.nn.functional as F
+from real_digits import write_class_folder
 from sklearn.datasets import load_sample_image
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
-from modeling_vit_custom.data.dataset import ImageDataset, collate, eval_transform
+from modeling_vit_custom.data.dataset import DRAWS, ImageDataset, collate
+from modeling_vit_custom.data.draws import example_keys, uniform
 from modeling_vit_custom.data.examples import Examples
 from modeling_vit_custom.data.sources import load_splits
+from modeling_vit_custom.data.views import DecodedViews, PixelValues, eval_views, larger_views
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
-from modeling_vit_custom.training.augment import SmallAffine, train_transform
+from modeling_vit_custom.training import augment
+from modeling_vit_custom.training.augment import (
+    AUGMENTATIONS,
+    POLICIES,
+    BatchAugmentation,
+    random_crop,
+    small_affine,
+    warp,
+)
+
+CONFIG = ViTCustomConfig(image_size=(24, 32), patch_size=8)
+PROCESSOR = ViTCustomImageProcessor.for_model(CONFIG)
+PHOTOS = Examples([load_sample_image(name) for name in ("china.jpg", "flower.jpg")], ["a", "b"], np.array([0, 1]))
 
 
-@pytest.fixture(scope="module")
-def processor():
-    return ViTCustomImageProcessor.for_model(ViTCustomConfig(image_size=(24, 32), patch_size=8))
+def draws(count: int, **fixed: float) -> torch.Tensor:
+    """[count, K]; `fixed`: the values of some columns."""
+    numbers = torch.from_numpy(uniform(example_keys(0, 0, np.arange(count)), DRAWS))
+    for name, value in fixed.items():
+        numbers[:, getattr(augment, name.upper())] = value
+    return numbers
 
 
-@pytest.fixture(scope="module")
-def photos():
-    images = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
-    return Examples(images, ["china", "flower"], np.array([0, 1]))
+def dataset(examples=PHOTOS, view_hw=(28, 37), seed=0, policy=None) -> ImageDataset:
+    return ImageDataset(examples, DecodedViews(examples, larger_views(PROCESSOR, CONFIG, view_hw)), seed, policy)
 
 
-def test_none_is_the_processor(processor, photos):
-    dataset = ImageDataset(photos, train_transform(processor, "none", (24, 32)))
-    expected = processor(photos.images, return_tensors="pt")["pixel_values"]
-    assert torch.equal(collate([dataset[0], dataset[1]])["pixel_values"], expected)
-    assert torch.equal(collate(dataset.__getitems__([0, 1]))["pixel_values"], expected)
-    assert torch.equal(torch.stack([eval_transform(processor)(processor.decode(p)) for p in photos.images]), expected)
+def augmentation(name: str) -> BatchAugmentation:
+    return BatchAugmentation(AUGMENTATIONS[name], CONFIG.image_hw, PixelValues(PROCESSOR))
+
+
+def augmented(batch, name="standard") -> torch.Tensor:
+    return augmentation(name)(batch["pixel_values"], batch["labels"], batch["draws"])[0]
+
+
+def test_none_is_the_processor():
+    data = ImageDataset(PHOTOS, DecodedViews(PHOTOS, eval_views(PROCESSOR, CONFIG)), seed=0)
+    expected = PROCESSOR(PHOTOS.images, return_tensors="pt")["pixel_values"]
+    assert torch.equal(augmented(data.__getitems__([0, 1]), "none"), expected)
+    assert torch.equal(augmented(collate([data[0], data[1]]), "none"), expected)
 
 
 @pytest.mark.parametrize("name", ["light", "standard"])
-def test_shape_and_range(processor, photos, name):
-    item = ImageDataset(photos, train_transform(processor, name, (24, 32)))[1]
-    assert item["pixel_values"].shape == (3, 24, 32) and item["pixel_values"].dtype == torch.float32
-    assert -1 <= item["pixel_values"].min() < item["pixel_values"].max() <= 1
-    assert item["labels"] == 1
+def test_shape_range_and_labels(name):
+    batch = dataset().__getitems__([0, 1])
+    pixel_values, labels = augmentation(name)(batch["pixel_values"], batch["labels"], batch["draws"])
+    assert pixel_values.shape == (2, 3, 24, 32) and pixel_values.dtype == torch.float32
+    assert -1.00001 < pixel_values.min() < pixel_values.max() < 1.00001
+    assert torch.equal(labels, batch["labels"])
 
 
-def test_unknown_name(processor):
-    with pytest.raises(ValueError, match="augmentation='heavy'"):
-        train_transform(processor, "heavy", (24, 32))
+def test_warp_is_torchs_affine_sampling():
+    images, maps = dataset().__getitems__([0, 1])["pixel_values"], torch.randn(2, 2, 3)
+    grid = F.affine_grid(maps, [2, 3, 24, 32], align_corners=False)
+    expected = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    torch.testing.assert_close(warp(images, maps, (24, 32)), expected, atol=1e-2, rtol=0)
 
 
-def test_depends_on_seed_epoch_and_index_alone(processor, tmp_path):
-    write_class_folder(tmp_path, {"0": 6, "1": 6})
-    examples = load_splits(tmp_path).train
-
-    def epoch(seed, number, workers=0, order=None):
-        dataset = ImageDataset(examples, train_transform(processor, "light", (24, 32)), seed)
-        dataset.set_epoch(number)
-        torch.manual_seed(torch.seed() % 1000)  # whatever happened before
-        loader = DataLoader(dataset, 4, sampler=order, num_workers=workers, collate_fn=collate)
-        return torch.cat([batch["pixel_values"] for batch in loader])
-
-    first = epoch(0, 0)
-    assert torch.equal(first, epoch(0, 0, workers=2))
-    backwards = list(range(len(examples)))[::-1]
-    assert torch.equal(first.flip(0), epoch(0, 0, order=backwards))
-    for other in (epoch(1, 0), epoch(0, 1)):
-        assert (first != other).flatten(1).any(dim=1).all(), "every image is augmented anew"
-
-
-def test_processes_that_persist_see_each_epoch(processor, photos):
-    """A loading process keeps its copy of the dataset: an epoch set in the main process must reach it."""
-    dataset = ImageDataset(photos, train_transform(processor, "light", (24, 32)))
-    loader = DataLoader(dataset, 2, num_workers=1, persistent_workers=True, collate_fn=collate)
-    passes = []
-    for epoch in (0, 1, 0):
-        dataset.set_epoch(epoch)
-        passes.append(next(iter(loader))["pixel_values"])
-    assert torch.equal(passes[0], passes[2]) and not torch.equal(passes[0], passes[1])
-
-
-def test_augmenting_leaves_the_global_generator_alone(processor, photos):
-    dataset = ImageDataset(photos, train_transform(processor, "standard", (24, 32)))
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    dataset[0]
-    assert torch.equal(torch.rand(3), expected)
+def test_small_affine_is_torchvisions():
+    """About the centre: torchvision's rotation, shift and scale, where they do not bring an edge into view."""
+    smooth = v2.functional.gaussian_blur(torch.tensor(PHOTOS.images[0]).permute(2, 0, 1), [21, 21])
+    image = v2.functional.resize(smooth, [60, 80])[None]
+    for turn, x, zoom in ((0.9, 0.5, 0.5), (0.5, 0.75, 0.5), (0.5, 0.5, 1.0), (0.2, 0.25, 0.1)):
+        numbers = draws(1, turn=turn, shift_x=x, shift_y=0.5, zoom=zoom, lean=0.5)  # x: of 4 or -4 pixels
+        ours = warp(image, small_affine(numbers, 80 / 60), (60, 80))
+        theirs = v2.functional.affine(
+            image.float(),
+            angle=-(2 * turn - 1) * 12,
+            translate=[round((2 * x - 1) * 0.1 * 80), 0],
+            scale=1 + (2 * zoom - 1) * 0.15,
+            shear=[0.0, 0.0],
+            interpolation=v2.InterpolationMode.BILINEAR,
+        )
+        assert (ours - theirs)[..., 12:-12, 16:-16].abs().max() < 6
 
 
 def test_small_affine_is_small_and_fills_with_the_border():
-    image = torch.full((3, 40, 40), 200, dtype=torch.uint8)
-    image[:, 15:25, 15:25] = 20
-    torch.manual_seed(0)
-    for _ in range(50):
-        moved = SmallAffine()(image)
-        assert moved.shape == image.shape and moved.dtype == torch.uint8
-        assert (moved[:, [0, 0, -1, -1], [0, -1, 0, -1]] == 200).all(), "corners have the border's colour"
-        dark = (moved[0] < 110).sum().item()
-        assert 65 < dark < 145, "the square keeps its size but for 15 % on each side"
-        rows, columns = torch.nonzero(moved[0] < 110, as_tuple=True)
+    image = torch.full((200, 3, 40, 40), 200, dtype=torch.uint8)
+    image[..., 15:25, 15:25] = 20
+    moved = warp(image, small_affine(draws(200), 1.0), (40, 40))
+    assert (moved[..., [0, 0, -1, -1], [0, -1, 0, -1]] - 200).abs().max() < 0.01, "corners have the border's colour"
+    dark = (moved[:, 0] < 110).sum(dim=(1, 2))
+    assert (dark > 65).all() and (dark < 145).all(), "the square keeps its size but for 15 % on each side"
+    for square in moved[:, 0] < 110:
+        rows, columns = torch.nonzero(square, as_tuple=True)
         assert abs(rows.float().mean() - 19.5) < 5 and abs(columns.float().mean() - 19.5) < 5
 
 
-def test_small_affine_without_motion_is_the_identity():
-    still = SmallAffine(degrees=0, shift=0, scale=0, shear=0)
-    for image in (np.array(digit_image(3))[None], load_sample_image("china.jpg")[:60, :50].transpose(2, 0, 1)):
-        tensor = torch.from_numpy(np.ascontiguousarray(image))
-        assert torch.equal(still(tensor), tensor)
+def test_a_map_without_motion_is_the_identity():
+    images = dataset(view_hw=(24, 32)).__getitems__([0, 1])["pixel_values"]
+    still = draws(2, turn=0.5, shift_x=0.5, shift_y=0.5, zoom=0.5, lean=0.5, area=1.0, ratio=0.5, mirror=0.9)
+    for geometry in (small_affine, random_crop):
+        torch.testing.assert_close(warp(images, geometry(still, 32 / 24), (24, 32)), images.float(), atol=0.01, rtol=0)
+    mirrored = warp(images, random_crop(still * 0 + still.masked_fill(still == 0.9, 0.1), 1.0), (24, 32))
+    torch.testing.assert_close(mirrored, images.flip(-1).float(), atol=0.01, rtol=0)
+
+
+def test_crops_are_cut_where_the_numbers_say():
+    """A quarter of the area, square, from the upper right corner, as torchvision cuts and resizes it."""
+    images = dataset(view_hw=(48, 64)).__getitems__([0, 1])["pixel_values"]
+    corner = draws(2, area=(0.25 - 0.08) / 0.92, ratio=0.5, left=1.0, top=0.0, mirror=0.9)
+    expected = v2.functional.resized_crop(images, 0, 32, 24, 32, [24, 32], antialias=False)
+    torch.testing.assert_close(warp(images, random_crop(corner, 1.0), (24, 32)), expected.float(), atol=1, rtol=0)
+
+
+def test_crops_have_torchvisions_areas_and_ratios():
+    maps = random_crop(draws(20_000), 1.0)
+    width, height = maps[:, 0, 0].abs(), maps[:, 1, 1]
+    assert (maps[:, 0, 2].abs() + width <= 1 + 1e-5).all() and (maps[:, 1, 2].abs() + height <= 1 + 1e-5).all()
+    torch.manual_seed(0)
+    image = torch.empty(3, 1000, 1000)
+    boxes = torch.tensor([v2.RandomResizedCrop(9).make_params([image])["height"] for _ in range(2000)]) / 1000
+    assert abs(height.mean() - boxes.mean()) < 0.02 and abs(height.std() - boxes.std()) < 0.02
+    assert width.min() * height.min() > 0.04 and (width / height).log().abs().max() < math.log(4 / 3) + 1e-5
+    assert 0.48 < (maps[:, 0, 0] < 0).float().mean() < 0.52
+
+
+def test_depends_on_seed_epoch_and_index_alone(tmp_path):
+    write_class_folder(tmp_path, {"0": 6, "1": 6})
+    examples = load_splits(tmp_path).train
+
+    def epoch(seed, number, workers=0, order=None, size=4, policy=None):
+        data = dataset(examples, seed=seed, policy=policy)
+        data.set_epoch(number)
+        torch.manual_seed(torch.seed() % 1000)  # whatever happened before
+        loader = DataLoader(data, size, sampler=order, num_workers=workers, collate_fn=collate)
+        return torch.cat([augmented(batch) for batch in loader])
+
+    policy = v2.RandAugment()
+    for options in ({}, {"policy": policy}):
+        first = epoch(0, 0, **options)
+        assert torch.equal(first, epoch(0, 0, workers=2, **options))
+        assert torch.equal(first, epoch(0, 0, size=3, **options))
+        backwards = list(range(len(examples)))[::-1]
+        assert torch.equal(first.flip(0), epoch(0, 0, order=backwards, **options))
+    plain = epoch(0, 0)
+    for other in (epoch(1, 0), epoch(0, 1)):
+        assert (plain != other).flatten(1).any(dim=1).all(), "every image is augmented anew"
+    assert (plain != first).flatten(1).any(dim=1).sum() > len(plain) / 2, "the policy changes most of them"
+
+
+def test_processes_that_persist_see_each_epoch():
+    """A loading process keeps its copy of the dataset: an epoch set in the main process must reach it."""
+    data = dataset()
+    loader = DataLoader(data, 2, num_workers=1, persistent_workers=True, collate_fn=collate)
+    passes = []
+    for epoch in (0, 1, 0):
+        data.set_epoch(epoch)
+        passes.append(augmented(next(iter(loader))))
+    assert torch.equal(passes[0], passes[2]) and not torch.equal(passes[0], passes[1])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_policies_change_views_and_leave_the_generator_alone(policy, channels):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    config = ViTCustomConfig(image_size=32, patch_size=8, num_channels=channels)
+    views = DecodedViews(PHOTOS, eval_views(ViTCustomImageProcessor.for_model(config), config))
+    changed = ImageDataset(PHOTOS, views, 0, POLICIES[policy]()).__getitems__([0, 1] * 4)["pixel_values"]
+    plain = views([0, 1] * 4)
+    assert changed.dtype == torch.uint8 and changed.shape == plain.shape
+    assert torch.equal(changed[0], changed[2]) and not torch.equal(changed, plain)
+    assert torch.equal(torch.rand(3), expected)

@@ -28,11 +28,25 @@ def folder(tmp_path_factory):
     return write_class_folder(tmp_path_factory.mktemp("d"), {"0": 16, "1": 16})
 
 
-def soft_collate(batch):
-    """Labels as distributions, as mixup makes them: one part in four goes to the neighbour's class."""
-    items = collate(batch)
-    one_hot = torch.nn.functional.one_hot(items["labels"], 2).float()
-    return {**items, "labels": 0.75 * one_hot + 0.25 * one_hot.roll(1, dims=0)}
+EVERYTHING = [
+    "--augmentation", "standard", "--auto_augment", "trivialaugment", "--random_erasing", "0.5", "--mixup", "0.5",
+    "--cutmix", "1", "--label_smoothing_factor", "0.1", "--class_weights", "balanced",
+]  # fmt: skip
+QUIET = ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--save_strategy", "no"]
+
+
+def run(output_dir: Path, *flags, multi_hot: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the loss of each step, the parameters at the end)"""
+    trainer, _ = tiny_trainer(output_dir, *PLAIN, *QUIET, *flags)
+    if multi_hot:
+        trainer.model.config.problem_type = "multi_label_classification"
+        trainer.compute_loss_func = None
+        trainer.data_collator = multi_hot_collate
+    trainer.train()
+    # A key's bias shifts a whole row of attention logits: its gradient is zero, and Adam scales up its noise.
+    named = trainer.model.named_parameters()
+    weights = torch.cat([p.detach().flatten() for n, p in named if not n.endswith("k_proj.bias")])
+    return torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry]), weights
 
 
 def multi_hot_collate(batch):
@@ -41,47 +55,48 @@ def multi_hot_collate(batch):
 
 
 @pytest.mark.parametrize(
-    ("collator", "problem_type"),
+    ("flags", "options"),
     [
-        (collate, None),
-        (soft_collate, None),
-        (multi_hot_collate, "multi_label_classification"),
+        ([], {}),
+        (EVERYTHING, {}),
+        ([*EVERYTHING, "--loss", "bce"], {}),
+        ([], {"multi_hot": True}),
     ],
+    ids=["plain", "everything", "bce", "multi-hot"],
 )
-def test_accumulation_equals_one_large_batch(folder, tmp_path, collator, problem_type):
-    logs, weights = [], []
-    for size, steps in ((8, 1), (4, 2)):
-        flags = [
-            *PLAIN,
-            "--train_dir",
-            folder,
-            "--gradient_accumulation_steps",
-            steps,
-            "--eval_strategy",
-            "no",
-            "--load_best_model_at_end",
-            "false",
-            "--save_strategy",
-            "no",
-        ]
-        trainer, _ = tiny_trainer(tmp_path / str(size), *flags, "--per_device_train_batch_size", size)
-        if problem_type:
-            trainer.model.config.problem_type = problem_type
-        # A soft batch of 8 and two of 4 mix other neighbours: build both from the same pairs.
-        trainer.data_collator = lambda batch: join([collator(batch[i : i + 4]) for i in range(0, len(batch), 4)])
-        trainer.train()
-        assert trainer.model.config.problem_type == (problem_type or "single_label_classification")
-        logs.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
-        # A key's bias shifts a whole row of attention logits: its gradient is zero, and Adam scales up its noise.
-        named = trainer.model.named_parameters()
-        weights.append(torch.cat([p.detach().flatten() for n, p in named if not n.endswith("k_proj.bias")]))
-    assert len(logs[0]) == 2 * 4 and logs[0] != logs[0][:1] * 8
-    torch.testing.assert_close(torch.tensor(logs[1]), torch.tensor(logs[0]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(weights[1], weights[0], atol=1e-4, rtol=0)
+def test_accumulation_equals_one_large_batch(folder, tmp_path, flags, options):
+    flags = ["--train_dir", folder, *flags]
+    whole = run(tmp_path / "1", *flags, "--per_device_train_batch_size", 8, **options)
+    parts = run(
+        tmp_path / "2", *flags, "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2, **options
+    )
+    assert len(whole[0]) == 2 * 4 and len(set(whole[0].tolist())) > 1
+    torch.testing.assert_close(parts[0], whole[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts[1], whole[1], atol=1e-4, rtol=0)
 
 
-def join(batches):
-    return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+def test_cache_and_workers_change_nothing(folder, tmp_path):
+    flags = ["--train_dir", folder, *EVERYTHING]
+    losses, weights = run(tmp_path / "1", *flags)
+    for number, others in enumerate((["--image_cache", "off"], ["--dataloader_num_workers", 2]), start=2):
+        same = run(tmp_path / str(number), *flags, *others)
+        assert torch.equal(same[0], losses) and torch.equal(same[1], weights), others
+    other = run(tmp_path / "4", *flags, "--seed", 1)
+    assert not torch.equal(other[0], losses)
+
+
+def test_a_run_cut_off_within_an_epoch_goes_on_bit_for_bit(folder, tmp_path):
+    """With dropout too, whose random numbers augmentation leaves alone."""
+    flags = ["--train_dir", folder, *EVERYTHING, *QUIET[:-1], "steps", "--save_steps", 3, "--logging_steps", 1]
+    flags += ["--num_train_epochs", 2, "--learning_rate", "1e-2"]
+    trainer, _ = tiny_trainer(tmp_path / "o", *flags)
+    trainer.train()
+    resumed, _ = tiny_trainer(tmp_path / "p", *flags)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "o" / "checkpoint-6"))
+    histories = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (trainer, resumed)]
+    assert len(histories[0]) == 8 and histories[0] == histories[1]
+    for (name, value), other in zip(trainer.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(value, other), name
 
 
 def free_port() -> int:
@@ -106,9 +121,10 @@ def launch(output_dir: Path, processes: int, *flags, model: list[str] | None = N
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(folder, tmp_path):
+@pytest.mark.parametrize("options", [[], EVERYTHING], ids=["plain", "everything"])
+def test_two_processes_equal_one(folder, tmp_path, options):
     """24 images: whole batches. (Of a last half batch accelerate makes a whole one, with images of the first.)"""
-    flags = [*PLAIN, "--train_dir", folder, "--train_val_split", 0.25]
+    flags = [*PLAIN, "--train_dir", folder, "--train_val_split", 0.25, *options]
     one = launch(tmp_path / "one", 1, *flags, "--per_device_train_batch_size", 8)
     two = launch(tmp_path / "two", 2, *flags, "--per_device_train_batch_size", 4)
     losses = [torch.tensor([entry["loss"] for entry in log if "loss" in entry]) for log in (one, two)]

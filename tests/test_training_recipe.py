@@ -210,7 +210,7 @@ def test_linear_probe_trains_the_head_alone(trained, folder, tmp_path):
     trainer, _ = tiny_trainer(tmp_path / "p", *flags, model=model)
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.train()
-    losses = {trainer.compute_loss(trainer.model, dict(batch)).item() for _ in range(5)}
+    losses = {trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).item() for _ in range(5)}
     assert len(losses) == 1, "dropout and drop path are off in the frozen part"
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_vit_custom.training.args import choose_best_metric, complete_arguments, parse_args
+from modeling_vit_custom.training.feeding import prepare_feed
 from modeling_vit_custom.training.pretrained import open_checkpoint
 from modeling_vit_custom.training.recipe import build_trainer, train
 from modeling_vit_custom.training.start import build_model, load_data
@@ -32,7 +33,8 @@ def tiny_trainer(output_dir: Path, *flags: Any, model: list[str] | None = None):
     splits = load_data(data_args, training_args)
     choose_best_metric(training_args, splits.problem_type)
     net, processor, splits = build_model(model_args, pretrained, splits, training_args.seed)
-    return build_trainer(net, processor, splits, model_args.method, data_args.augmentation, training_args), splits
+    feed = prepare_feed(net.config, processor, splits, data_args, training_args)
+    return build_trainer(net, processor, splits, model_args.method, feed, training_args), splits
 
 
 def command(output_dir: Path, *flags: Any, model: list[str] | None = None) -> list[str]:

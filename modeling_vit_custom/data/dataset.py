@@ -1,15 +1,13 @@
-"""Examples as a torch Dataset: decoded one at a time, transformed, stacked.
+"""Examples as a torch Dataset whose items are views; a whole batch of them is fetched by one call.
 
-Shapes: B batch, C channels, HxW the file's size, hxw the model's.
+Shapes: B batch, C channels, S x S' the views' size, K random numbers for each example.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike
 from os.path import isfile
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,82 +15,70 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..image_limits_vit_custom import DEFAULT_LIMITS, check_size
+from .draws import example_keys, uniform
 from .examples import Examples
 from .raw import DataError, listed
 
-
-@dataclass(frozen=True)
-class Transform:
-    """A decoded uint8 [C, H, W] tensor -> float32 pixel_values [C, h, w].
-
-    processor: decodes the source before, and resizes, rescales and normalises after.
-    augment: uint8 [C, H, W] -> uint8 [C, h', w'] at random; None for none.
-    resize: whether the processor still resizes and crops; False where `augment` returns the model's own size.
-    """
-
-    processor: Any
-    augment: Callable[[torch.Tensor], torch.Tensor] | None = None
-    resize: bool = True
-
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        return self.to_pixel_values([image if self.augment is None else self.augment(image)])[0]
-
-    def to_pixel_values(self, images: list[torch.Tensor]) -> torch.Tensor:
-        """B decoded (and augmented) images -> [B, C, h, w]."""
-        sizing = {} if self.resize else {"do_resize": False, "do_center_crop": False}
-        layout = {"input_data_format": "channels_first"}  # an image may be as narrow as it has channels
-        return self.processor(images, return_tensors="pt", **layout, **sizing)["pixel_values"]
-
-
-def eval_transform(processor: Any) -> Transform:
-    """The processor and nothing else: what evaluation, prediction and `pipeline` see."""
-    return Transform(processor)
+DRAWS = 24  # random numbers that go with each training example
 
 
 class ImageDataset(Dataset):
-    """Item i: {"pixel_values": float32 [C, h, w], "labels": …}, without "labels" where there are none.
+    """Item i: {"pixel_values": uint8 [C, S, S'], "index": i, "labels": …}, without "labels" where there are none.
 
-    Random augmentation of an image depends on (seed, epoch, index) alone: not on the number of workers or
-    processes, nor on where a run was cut off and resumed.
+    A training set also has "draws", float32 [K] in [0, 1): the random numbers its augmentation is made of. They,
+    and `policy`, depend on (seed, epoch, index) alone: see `draws`.
+
+    views: [B] positions -> uint8 [B, C, S, S'], as DecodedViews or CachedViews.
+    seed: of the random numbers; None for evaluation, which has none.
+    policy: uint8 [C, S, S'] -> the same, at random (torch's default generator); None for none.
     """
 
-    def __init__(self, examples: Examples, transform: Transform, seed: int = 0):
-        self.examples, self.transform, self.seed = examples, transform, seed
+    def __init__(
+        self,
+        examples: Examples,
+        views: Callable[[Sequence[int]], torch.Tensor],
+        seed: int | None = None,
+        policy: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):
+        self.examples, self.views, self.seed, self.policy = examples, views, seed, policy
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loading processes that persist see it too
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader before each pass."""
+        """To be called before each pass."""
         self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return self.__getitems__([index])[0]
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
-        """What a data loader asks for when it can: a whole batch, prepared by one call of the processor."""
-        images = [self._decode(index) for index in indices]
-        if self.transform.augment is not None:
-            with torch.random.fork_rng(devices=[]):
-                images = [self._augment(image, index) for image, index in zip(images, indices, strict=True)]
-        items = [{"pixel_values": image} for image in self.transform.to_pixel_values(images)]
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """What a data loader asks for: the whole batch, each of its tensors gathered once."""
+        batch = {"pixel_values": self.views(indices), "index": torch.tensor(indices)}
         if self.examples.labels is not None:
-            for item, index in zip(items, indices, strict=True):
-                item["labels"] = torch.as_tensor(self.examples.labels[index])
-        return items
+            batch["labels"] = torch.from_numpy(self.examples.labels[np.asarray(indices, np.int64)])
+        if self.seed is not None:
+            keys = example_keys(self.seed, int(self.epoch), indices)
+            batch["draws"] = torch.from_numpy(uniform(keys, DRAWS))
+            if self.policy is not None:
+                batch["pixel_values"] = self._apply(self.policy, batch["pixel_values"], keys)
+        return batch
 
-    def _decode(self, index: int) -> torch.Tensor:
-        return self.transform.processor.decode(self.examples.images[index], name=self.examples.names[index])
+    @staticmethod
+    def _apply(policy: Callable[[torch.Tensor], torch.Tensor], views: torch.Tensor, keys: np.ndarray) -> torch.Tensor:
+        changed = []
+        with torch.random.fork_rng(devices=[]):
+            for view, key in zip(views, keys, strict=True):
+                torch.default_generator.manual_seed(int(key >> np.uint64(1)))  # torch.manual_seed takes 0.1 ms more
+                changed.append(policy(view))
+        return torch.stack(changed)
 
-    def _augment(self, image: torch.Tensor, index: int) -> torch.Tensor:
-        state = np.random.SeedSequence((self.seed, int(self.epoch), index)).generate_state(1)
-        torch.default_generator.manual_seed(int(state[0]))  # torch.manual_seed takes 0.1 ms, for devices unused here
-        return self.transform.augment(image)
 
-
-def collate(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """B items -> {"pixel_values": [B, C, h, w], "labels": [B, …]}."""
+def collate(batch: dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The batch that `__getitems__` made, as it is; a list of items is stacked."""
+    if isinstance(batch, dict):
+        return batch
     return {key: torch.stack([item[key] for item in batch]) for key in batch[0]}
 
 

@@ -93,14 +93,14 @@ def _values(column: Any) -> Sequence[Any]:
 class ParquetImages(Sequence):
     """An Arrow column of bytes or {"bytes", "path"}, one cell turned into Python bytes at a time."""
 
-    def __init__(self, column: Any, folder: Path):
-        self.column, self.folder = column, folder
+    def __init__(self, column: Any, path: Path, column_name: str):
+        self.column, self.path, self.column_name = column, path, column_name
 
     def __len__(self) -> int:
         return len(self.column)
 
     def __getitem__(self, index):
-        return image_source(self.column[index].as_py(), self.folder)
+        return image_source(self.column[index].as_py(), self.path.parent)
 
 
 def image_source(cell: Any, folder: Path) -> Any:
@@ -135,7 +135,7 @@ def _image_sources(column: Any, path: Path, column_name: str, follow_links: bool
         )
     if is_text:
         return files, files
-    return ParquetImages(column, path.parent), [f"row {i + 1} of {path}" for i in range(len(column))]
+    return ParquetImages(column, path, column_name), [f"row {i + 1} of {path}" for i in range(len(column))]
 
 
 def _holds_image(cell: Any) -> bool:

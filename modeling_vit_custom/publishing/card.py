@@ -227,6 +227,18 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
         "method": model.get("method"),
         "training images": train.get("n", data.get("examples")),
         "augmentation": data.get("augmentation"),
+        "further augmentation": ", ".join(
+            f"{name} {data[name]}" for name in ("auto_augment", "random_erasing", "mixup", "cutmix") if name in data
+        ),
+        "loss": "binary cross-entropy" if training.get("loss") == "bce" else None,
+        "classes": ", ".join(
+            text
+            for text, on in (
+                ("weighted equally in the loss", training.get("class_weights") == "balanced"),
+                ("drawn equally often", data.get("balanced_sampling")),
+            )
+            if on
+        ),
         "epochs": training.get("num_train_epochs"),
         "batch": batch_size(training),
         "optimiser": training.get("optim"),

@@ -20,7 +20,8 @@ from transformers.integrations import get_available_reporting_integrations
 from ..audit.gate import MODES as AUDIT_MODES
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..publishing.upload import PublishError, check_target
-from .augment import AUGMENTATIONS
+from .augment import AUGMENTATIONS, POLICIES, VIEW_SCALE
+from .loss import LOSSES
 
 EXAMPLES = """examples:
   # real MNIST digits, from scratch, minutes on two CPU cores
@@ -38,6 +39,10 @@ EXAMPLES = """examples:
   python scripts/train.py --train_dir train.csv --validation_dir val.csv --image_column_name file \\
       --label_column_name tags --model_name_or_path CHECKPOINT --image_size 320 320 --output_dir out/tags
 
+  # from scratch, strongly regularised: colours, mixed and erased images, binary cross-entropy
+  python scripts/train.py --train_dir photos --variant s/16 --auto_augment randaugment --mixup 0.8 --cutmix 1 \\
+      --random_erasing 0.25 --loss bce --num_train_epochs 300 --output_dir out/s
+
   # two processes
   accelerate launch --num_processes 2 scripts/train.py --train_dir photos --variant micro/4 --output_dir out/two
 
@@ -46,6 +51,7 @@ A first argument without dashes is a recipe: a YAML file of flags, or the name o
 """
 RECIPES = Path(__file__).parents[1] / "recipes"
 METHODS = ("full", "linear_probe")
+CLASS_WEIGHTS = ("none", "balanced")
 HUB_STRATEGIES = ("end", "every_save")
 # What --learning_rate, --num_train_epochs and --weight_decay are when they are not given.
 SCRATCH = {"learning_rate": 1e-3, "num_train_epochs": 30.0, "weight_decay": 0.05}
@@ -121,6 +127,22 @@ class DataArguments:
         "auto: standard, and none for a linear probe.",
         choices=("auto", *AUGMENTATIONS),
     )
+    view_size: list[int] | None = flag(
+        help="Size of the stored pictures that standard cuts its crops from, one number, or height width. Default: "
+        "1.15 times the model's.",
+    )
+    auto_augment: str | None = flag(help="Colours and shapes changed at random as well.", choices=tuple(POLICIES))
+    random_erasing: float = flag(default=0.0, help="How often a box of the image is erased: 0 to 1.")
+    mixup: float = flag(default=0.0, help="Alpha of mixup, such as 0.8: pairs of images are blended. 0: none.")
+    cutmix: float = flag(default=0.0, help="Alpha of CutMix, such as 1: a box comes from another image. 0: none.")
+    mix_probability: float = flag(default=1.0, help="How often a pair is mixed, by one of the two.")
+    balanced_sampling: bool = flag(default=False, help="Draw each class equally often, however many images it has.")
+    image_cache: str = flag(
+        default="auto",
+        help="Decode each image once and keep it, small: auto (in $VIT_CUSTOM_CACHE or ~/.cache/vit_custom/images, if "
+        "that takes a quarter of the free disk at most), off, or the folder to keep it in. Its parts may be removed "
+        "at any time.",
+    )
     follow_links: bool = flag(default=False, help="Follow links, and paths in tables, that lead outside.")
     audit: str = flag(
         default="refuse",
@@ -150,8 +172,14 @@ class ViTTrainingArguments(TrainingArguments):
     save_total_limit: int | None = flag(default=2, help="Checkpoints kept: the best and the last.")
     remove_unused_columns: bool = flag(default=False, help="Must be false: images are no column.")
     ddp_find_unused_parameters: bool | None = flag(default=False, help="Not needed here.")
+    loss: str = flag(
+        default="ce", help="Of single labels: cross-entropy (ce), or binary cross-entropy (bce).", choices=LOSSES
+    )
+    class_weights: str = flag(
+        default="none", help="balanced: rare classes count as much as frequent ones.", choices=CLASS_WEIGHTS
+    )
     dataloader_num_workers: int = flag(
-        default=-1, help="Loading processes; -1: none on CPU, up to 8 with an accelerator."
+        default=-1, help="Loading processes; -1: as many as decoding needs, few or none with a cache."
     )
     report_to: list[str] | None = flag(
         help="Where curves go besides report.html: tensorboard (OUTPUT_DIR/runs), wandb, … or none. "
@@ -173,10 +201,8 @@ class ViTTrainingArguments(TrainingArguments):
         if self.remove_unused_columns:
             raise UsageError("--remove_unused_columns must stay false: it would drop the images.")
         self.metric_is_default = self.metric_for_best_model is None
-        on_accelerator = torch.accelerator.is_available() and not self.use_cpu
-        if self.dataloader_num_workers == -1:
-            self.dataloader_num_workers = min(8, torch.get_num_threads()) if on_accelerator else 0
-        self.dataloader_pin_memory = self.dataloader_pin_memory and on_accelerator
+        self.on_accelerator = torch.accelerator.is_available() and not self.use_cpu
+        self.dataloader_pin_memory = self.dataloader_pin_memory and self.on_accelerator
         reporters = get_available_reporting_integrations()
         if self.report_to is None:
             self.report_to = ["tensorboard"] if "tensorboard" in reporters else ["none"]
@@ -222,6 +248,9 @@ def complete_arguments(
         raise UsageError("--source_config is for another library's checkpoint: --variant has none.")
     if model_args.image_size is not None and not 1 <= len(model_args.image_size) <= 2:
         raise UsageError(f"--image_size takes one number or two, not {model_args.image_size}.")
+    for name, low, high in (("random_erasing", 0, 1), ("mix_probability", 0, 1), ("mixup", 0, 100), ("cutmix", 0, 100)):
+        if not low <= (value := getattr(data_args, name)) <= high:
+            raise UsageError(f"--{name} {value}: give a number from {low} to {high}.")
     if model_args.method not in METHODS:
         raise UsageError(f"--method {model_args.method}: give one of {', '.join(METHODS)}.")
     defaults = SCRATCH if model_args.variant is not None else METHOD_DEFAULTS[model_args.method]
@@ -230,6 +259,11 @@ def complete_arguments(
             setattr(training_args, name, value)
     if data_args.augmentation == "auto":
         data_args.augmentation = "none" if model_args.method == "linear_probe" else "standard"
+    if data_args.view_size is not None and (VIEW_SCALE[data_args.augmentation] == 1 or len(data_args.view_size) > 2):
+        raise UsageError(
+            f"--view_size {data_args.view_size} with --augmentation {data_args.augmentation}: give one number or two, "
+            "for an augmentation that cuts crops (standard)."
+        )
 
 
 def choose_best_metric(training_args: ViTTrainingArguments, problem_type: str) -> None:

@@ -1,77 +1,119 @@
-"""Augmentation of decoded images, before the processor rescales and normalises.
+"""Augmentation of whole batches, on the device the model is on: views and random numbers in, pixel_values out.
 
-Shapes: images uint8 [C, H, W]; h, w the model's input size.
+Nothing here draws a random number: each example brings its own (`data.draws`), so that what becomes of it depends
+neither on its batch nor on its process. Of an image only the geometry is changed here, by one affine map and one
+interpolation; colours are changed, if at all, by the loader's `POLICIES`.
+
+Shapes: B batch, C channels, S x S' the views' size, h x w the model's, K random numbers for each example, L labels.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torchvision.transforms import v2
 
-from ..data.dataset import Transform
+from .mixing import Mix, RandomErasing
 
-AUGMENTATIONS = ("none", "light", "standard")
+Geometry = Callable[[torch.Tensor, float], torch.Tensor]
+
+# Which of an example's random numbers is used for what; mixing has further ones.
+TURN, SHIFT_X, SHIFT_Y, ZOOM, LEAN, AREA, RATIO, LEFT, TOP, MIRROR = range(10)
 
 
-class SmallAffine:
-    """A small rotation, shift, scaling and shear; what comes into view has the colour of the image's border.
+def small_affine(
+    draws: torch.Tensor,
+    aspect: float,
+    degrees: float = 12.0,
+    shift: float = 0.1,
+    scale: float = 0.15,
+    shear: float = 0.2,
+) -> torch.Tensor:
+    """A small rotation, shift, scaling and shear about the centre, as maps [B, 2, 3].
 
-    Made for images that must not be mirrored or cropped: digits, text, signs. (Pillow's affine: on small images
-    torchvision's costs a hundred times as much.)
+    Made for images that must not be mirrored or cropped: digits, text, signs.
+    """
+    turn, x, y, grow, lean = (2 * draws[:, [TURN, SHIFT_X, SHIFT_Y, ZOOM, LEAN]] - 1).unbind(1)
+    angle, lean, zoom = torch.deg2rad(turn * degrees), lean * shear, 1 / (1 + grow * scale)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    a, b, d, e = cos, (cos * lean - sin) / aspect, sin * aspect, sin * lean + cos
+    x, y = 2 * shift * x, 2 * shift * y
+    return torch.stack([a, b, -a * x - b * y, d, e, -d * x - e * y], dim=1).unflatten(1, (2, 3))
+
+
+def random_crop(
+    draws: torch.Tensor,
+    aspect: float,
+    area: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> torch.Tensor:
+    """A crop of 8 to 100 % of the area, mirrored in half of the cases, as maps [B, 2, 3].
+
+    Area and ratio of the sides are those of torchvision's RandomResizedCrop (Szegedy et al. 2015). That draws again
+    where a side is longer than the image; here the ratio is drawn first, and an area that it leaves room for.
+    """
+    sides = torch.exp(math.log(ratio[0]) + draws[:, RATIO] * math.log(ratio[1] / ratio[0]))
+    largest = torch.minimum(sides, 1 / sides).clamp(max=area[1])
+    size = area[0] + draws[:, AREA] * (largest - area[0])
+    width, height = (size * sides).sqrt(), (size / sides).sqrt()
+    x, y = (2 * draws[:, LEFT] - 1) * (1 - width), (2 * draws[:, TOP] - 1) * (1 - height)
+    mirrored = torch.where(draws[:, MIRROR] < 0.5, -width, width)
+    none = torch.zeros_like(x)
+    return torch.stack([mirrored, none, x, none, height, y], dim=1).unflatten(1, (2, 3))
+
+
+# Name -> where each output pixel comes from. None: nothing is moved.
+AUGMENTATIONS: Mapping[str, Geometry | None] = {"none": None, "light": small_affine, "standard": random_crop}
+# How much larger than the model's input the views are of which an augmentation takes crops.
+VIEW_SCALE = {"none": 1.0, "light": 1.0, "standard": 1.15}
+POLICIES: Mapping[str, Callable[[], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "randaugment": v2.RandAugment,  # Cubuk et al. 2019
+    "trivialaugment": v2.TrivialAugmentWide,  # Müller and Hutter 2021
+    "autoaugment": v2.AutoAugment,  # Cubuk et al. 2018, the policy for ImageNet
+}
+
+
+def warp(images: torch.Tensor, maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """uint8 [B, C, S, S'] -> float32 [B, C, h, w]: bilinear, beyond its edges an image goes on in the edge's colour.
+
+    maps: [B, 2, 3], from (x, y, 1) in the output to (x, y) in the image, edges at -1 and 1. (The grid is that of
+    torch's affine_grid, which computes it by a product of matrices, three times as slowly.)
+    """
+    height, width = size
+    x = (2 * torch.arange(width, device=maps.device) + 1) / width - 1
+    y = ((2 * torch.arange(height, device=maps.device) + 1) / height - 1)[:, None]
+    grid = torch.empty(len(maps), height, width, 2, device=maps.device)
+    for axis, (a, b, c) in enumerate(maps[..., None, None].unbind(1)[i].unbind(1) for i in range(2)):
+        grid[..., axis] = a * x + (b * y + c)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+class BatchAugmentation:
+    """A batch of views -> what the model trains on.
+
+    geometry: a value of AUGMENTATIONS.   size: (h, w).
+    to_pixel_values: images in 0..255 -> float32, as the image processor does.
+    erasing, mix: what is done to pixel_values after; their defaults do nothing.
     """
 
-    def __init__(self, degrees: float = 12.0, shift: float = 0.1, scale: float = 0.15, shear: float = 0.2):
-        self.degrees, self.shift, self.scale, self.shear = degrees, shift, scale, shear
+    def __init__(
+        self,
+        geometry: Geometry | None,
+        size: tuple[int, int],
+        to_pixel_values: Callable[[torch.Tensor], torch.Tensor],
+        erasing: RandomErasing | None = None,
+        mix: Mix | None = None,
+    ):
+        self.geometry, self.size, self.to_pixel_values = geometry, size, to_pixel_values
+        self.erasing, self.mix = erasing or RandomErasing(0.0), mix or Mix()
 
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """uint8 [C, H, W] -> uint8 [C, H, W], C being 1 or 3."""
-        turn, x, y, grow, lean = (2 * torch.rand(5) - 1).tolist()
-        pixels = image.permute(1, 2, 0).numpy()  # [H, W, C]
-        height, width, channels = pixels.shape
-        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        fill = tuple(np.sort(border, axis=0)[len(border) // 2].tolist())  # the median
-        inverse = self._inverse(turn, grow, lean, (x * self.shift * width, y * self.shift * height), (height, width))
-        picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-        moved = picture.transform(
-            picture.size,
-            Image.Transform.AFFINE,
-            inverse,
-            Image.Resampling.BILINEAR,
-            fillcolor=fill[0] if channels == 1 else fill,
-        )
-        return torch.from_numpy(np.array(moved).reshape(height, width, channels)).permute(2, 0, 1)
-
-    def _inverse(
-        self, turn: float, grow: float, lean: float, shift: tuple[float, float], size: tuple[int, int]
-    ) -> tuple[float, ...]:
-        """The six numbers that lead from an output pixel (x, y) to its place in the input, about the centre."""
-        angle = math.radians(turn * self.degrees)
-        cos, sin, lean, zoom = math.cos(angle), math.sin(angle), lean * self.shear, 1 / (1 + grow * self.scale)
-        a, b = zoom * cos, zoom * (cos * lean - sin)
-        d, e = zoom * sin, zoom * (sin * lean + cos)
-        middle_x, middle_y = size[1] / 2, size[0] / 2
-        x, y = middle_x + shift[0], middle_y + shift[1]
-        return (a, b, middle_x - a * x - b * y, d, e, middle_y - d * x - e * y)
-
-
-def train_transform(processor: Any, augmentation: str, image_hw: tuple[int, int]) -> Transform:
-    """The training transform of a name in AUGMENTATIONS.
-
-    none: the processor alone.   light: `SmallAffine`.   standard: a random crop of 8 to 100 % of the area,
-    resized, mirrored in half of the cases (as transformers' image-classification example).
-    Raises ValueError for another name.
-    """
-    if augmentation == "none":
-        return Transform(processor)
-    if augmentation == "light":
-        return Transform(processor, SmallAffine())
-    if augmentation == "standard":
-        crop: Callable[[torch.Tensor], torch.Tensor] = v2.Compose(
-            [v2.RandomResizedCrop(list(image_hw), antialias=True), v2.RandomHorizontalFlip()]
-        )
-        return Transform(processor, crop, resize=False)
-    raise ValueError(f"augmentation={augmentation!r}: give one of {', '.join(AUGMENTATIONS)}.")
+    def __call__(
+        self, views: torch.Tensor, labels: torch.Tensor, draws: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 [B, C, S, S'], [B, …], float32 [B, K] -> float32 [B, C, h, w], labels: [B, …], or [B, L] if mixed."""
+        if self.geometry is not None:
+            aspect = self.size[1] / self.size[0]
+            views = warp(views, self.geometry(draws, aspect), self.size)
+        pixel_values = self.erasing(self.to_pixel_values(views), draws)
+        return self.mix(pixel_values, labels, draws)

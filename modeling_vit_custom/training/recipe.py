@@ -3,7 +3,6 @@
 Shapes: N examples, C classes.
 """
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..audit.gate import told
-from ..data.dataset import ImageDataset, check_readable, collate, eval_transform
+from ..data.dataset import ImageDataset, check_readable, collate
 from ..data.examples import Examples, Splits
 from ..data.raw import DataError, printable
+from ..data.views import DecodedViews, eval_views
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..evaluation.metrics import trainer_metrics
 from ..evaluation.plots import plot_confusion_matrix, plot_training_history
@@ -32,7 +31,7 @@ from .args import (
     complete_arguments,
     parse_args,
 )
-from .augment import train_transform
+from .feeding import Feed, prepare_feed
 from .pretrained import open_checkpoint
 from .report import ReportCallback, write_report
 from .start import build_model, check_output_dir, describe_run, find_start, load_data, write_records
@@ -51,7 +50,6 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     """
     complete_arguments(model_args, data_args, training_args)
     check_output_dir(training_args.output_dir)
-    share_cores(training_args)
     pretrained = open_checkpoint(model_args)
     splits = load_data(data_args, training_args)
     choose_best_metric(training_args, splits.problem_type)
@@ -64,7 +62,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
 
     run = describe_run(model_args, data_args, training_args, splits)
     checkpoint = find_start(training_args, run)
-    trainer = build_trainer(model, processor, splits, model_args.method, data_args.augmentation, training_args)
+    feed = prepare_feed(model.config, processor, splits, data_args, training_args)
+    trainer = build_trainer(model, processor, splits, model_args.method, feed, training_args)
     trainer.add_callback(ReportCallback(splits))
     started = time.perf_counter()
     if trainer.is_world_process_zero():
@@ -74,30 +73,22 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     return finish(trainer, splits, fitted.metrics | took, processor)
 
 
-def share_cores(training_args: ViTTrainingArguments) -> None:
-    """Without an accelerator, leaves a core to each loading process, unless OMP_NUM_THREADS has been set.
-
-    Threads of one tensor operation wait for each other: one that has lost its core slows all (measured on two
-    cores beside one busy process: 93 ms a step with two threads, 26 ms with one thread and one loading process).
-    """
-    workers = training_args.dataloader_num_workers
-    if training_args.device.type == "cpu" and workers and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() - workers))
-
-
 def build_trainer(
-    model, processor, splits: Splits, method: str, augmentation: str, training_args: ViTTrainingArguments
+    model, processor, splits: Splits, method: str, feed: Feed, training_args: ViTTrainingArguments
 ) -> ViTCustomTrainer:
     """The Trainer for a model and its data; for a linear probe all but the head is frozen."""
     frozen = None
     if method == "linear_probe":
         frozen = model.vit.requires_grad_(False)
-    augmented = train_transform(processor, augmentation, model.config.image_hw)
     return ViTCustomTrainer(
         model=model,
         args=training_args,
-        train_dataset=ImageDataset(splits.train, augmented, seed=training_args.seed),
-        eval_dataset=splits.validation and ImageDataset(splits.validation, eval_transform(processor)),
+        train_dataset=feed.train,
+        eval_dataset=feed.validation,
+        augmentation=feed.augmentation,
+        to_pixel_values=feed.augmentation.to_pixel_values,
+        balanced=feed.balanced,
+        compute_loss_func=feed.loss,
         data_collator=collate,
         processing_class=processor,
         compute_metrics=trainer_metrics(splits.problem_type, splits.id2label),
@@ -119,13 +110,14 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
     last = "test" if "test" in results else "validation"
     metrics = {
         "problem_type": splits.problem_type,
-        "train": {"n": len(splits.train), **fitted},
+        "train": {"n": len(splits.train), **fitted, **trainer.throughput.overall()},
         **{split: {"n": len(result.names), **result.metrics} for split, result in results.items()},
         "best": {"metric": trainer.args.metric_for_best_model, "step": trainer.state.best_global_step},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "per_label": {"split": last, "rows": json_safe(results[last].per_label)},
     }
     if trainer.is_world_process_zero():
+        print(trainer.throughput.sentence(), flush=True)
         output_dir = Path(str(trainer.args.output_dir))
         write_json(output_dir / "metrics.json", metrics)
         plot_training_history(trainer.state.log_history, output_dir / "training.png")
@@ -141,7 +133,11 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
 
 def measure(trainer: ViTCustomTrainer, examples: Examples, splits: Splits, processor: Any) -> Evaluation:
     """The model on one split, spread over all processes."""
-    output = trainer.predict(ImageDataset(examples, eval_transform(processor)))
+    model: Any = trainer.model
+    dataset: Any = trainer.eval_dataset  # of which the views may be cached
+    if examples is not splits.validation:
+        dataset = ImageDataset(examples, DecodedViews(examples, eval_views(processor, model.config)))
+    output = trainer.predict(dataset)
     logits, labels = np.asarray(output.predictions), np.asarray(examples.labels)
     return score_outputs(logits, labels, list(examples.names), splits.problem_type, splits.id2label)
 

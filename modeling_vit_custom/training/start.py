@@ -44,7 +44,11 @@ PUBLISHED = (
     "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "lr_scheduler_type", "warmup_steps", "optim",
     "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "per_device_train_batch_size",
     "gradient_accumulation_steps", "label_smoothing_factor", "seed", "data_seed", "bf16", "fp16",
-    "metric_for_best_model",
+    "metric_for_best_model", "loss", "class_weights",
+)  # fmt: skip
+# What of DataArguments changes the images that are trained on; of these only what was asked for is recorded.
+RECORDED = (
+    "view_size", "auto_augment", "random_erasing", "mixup", "cutmix", "mix_probability", "balanced_sampling",
 )  # fmt: skip
 
 
@@ -165,6 +169,7 @@ def describe_run(
             "examples": len(splits.train),
             "labels": list(splits.id2label.values()),
             "augmentation": data_args.augmentation,
+            **{name: value for name in RECORDED if (value := getattr(data_args, name)) != getattr(DataArguments, name)},
             "fingerprint": digest.hexdigest(),
         },
         "training": {name: getattr(training_args, name) for name in PUBLISHED}

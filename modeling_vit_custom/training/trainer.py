@@ -5,28 +5,26 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 
 from ..pretrained_vit_custom import nonfinite_weights
 from ..weight_files_vit_custom import some
-from .args import UsageError, ViTTrainingArguments
+from .args import UsageError
+from .batches import BatchTrainer
 from .optim import decay_parameter_names
 from .pushing import Pusher
 
 
-class ViTCustomTrainer(Trainer):
+class ViTCustomTrainer(BatchTrainer):
     """Decays matrices only, keeps a frozen part in eval mode, stops at a loss that is no number, loads strictly,
-    saves neither pickles nor broken weights.
+    saves neither pickles nor broken weights. What it is fed: see `batches`.
 
     What it pushes to the Hub is staged, checked and complete: see `pushing`.
 
     frozen: the part of the model that is not trained (its parameters require no gradient); dropout and drop
     path stay off in it.
     """
-
-    args: ViTTrainingArguments
 
     def __init__(self, *args: Any, frozen: nn.Module | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -1,0 +1,67 @@
+"""What a cache of views was made of, as a record that changes when its images would.
+
+Shapes: N examples.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from .._version import __version__
+from .examples import Examples, LazySelection
+from .hub_datasets import DatasetImages
+from .tables import ParquetImages
+from .views import ViewMaker
+
+FORMAT = 1
+
+
+def cache_key(examples: Examples, maker: ViewMaker) -> dict[str, Any]:
+    """A JSON record: equal for equal views, but for files that change and keep their size and time of change."""
+    libraries = {name: version(name) for name in ("numpy", "pillow", "torch", "torchvision", "transformers")}
+    key = {
+        "format": FORMAT,
+        "examples": len(examples),
+        "images": _fingerprint(examples.images),
+        **maker.description(),
+        "libraries": libraries | {"modeling_vit_custom": __version__},
+    }
+    return json.loads(json.dumps(key))
+
+
+def key_hash(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _fingerprint(images: Sequence[Any]) -> str:
+    """Of a sequence of sources, without reading what a file's size and time of change can tell."""
+    digest = hashlib.sha256()
+    if isinstance(images, LazySelection):
+        digest.update(_fingerprint(images.items).encode() + np.asarray(images.indices, np.int64).tobytes())
+    elif isinstance(images, DatasetImages):
+        digest.update(f"{images.dataset._fingerprint} {images.column}".encode())
+    elif isinstance(images, ParquetImages):
+        digest.update(_source(images.path) + images.column_name.encode())
+    holds_images = isinstance(images, LazySelection | DatasetImages | ParquetImages) and not isinstance(images[0], str)
+    for source in () if holds_images else images:
+        digest.update(_source(source))
+    return digest.hexdigest()
+
+
+def _source(source: Any) -> bytes:
+    if isinstance(source, str | os.PathLike):
+        path = os.path.abspath(source)
+        try:
+            found = os.stat(path)
+            return f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
+        except OSError:
+            return f"{path}\0".encode("utf-8", "surrogateescape")
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
+    pixels = np.asarray(source)
+    return hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()).digest()

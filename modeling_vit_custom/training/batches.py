@@ -1,0 +1,80 @@
+"""The part of the Trainer that deals with batches: their order, what is made of them, their loss, how long they take.
+
+Shapes: B batch, C channels, S x S' the views' size, h x w the model's, K random numbers for each example.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import Trainer
+
+from ..data.dataset import ImageDataset
+from ..data.views import PixelValues
+from .args import ViTTrainingArguments
+from .augment import BatchAugmentation
+from .order import SetEpoch, TrainingOrder
+from .throughput import Throughput
+
+
+class BatchTrainer(Trainer):
+    """Trainer for data sets of views, see `ImageDataset`; of other data sets nothing changes.
+
+    augmentation: what training batches become, [B, C, S, S'] and [B, K] -> [B, C, h, w].
+    to_pixel_values: what validation batches become, uint8 [B, C, h, w] -> float32.
+    balanced: whether training draws each class equally often.
+    `compute_loss_func` is for training alone: validation keeps the model's own loss.
+    """
+
+    args: ViTTrainingArguments
+
+    def __init__(
+        self,
+        *args: Any,
+        augmentation: BatchAugmentation | None = None,
+        to_pixel_values: PixelValues | None = None,
+        balanced: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        self.augmentation, self.to_pixel_values, self.balanced = augmentation, to_pixel_values, balanced
+        if self.compute_loss_func is not None:
+            self.label_smoother = None  # which Trainer would use in validation too
+        self.throughput = Throughput(self.args.world_size)
+        self.add_callback(self.throughput)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not isinstance(dataset, ImageDataset) or self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        order = TrainingOrder(dataset, seed, self.balanced)
+        self.add_callback(SetEpoch(order))
+        return order
+
+    def get_batch_samples(self, epoch_iterator: Iterator, *args: Any, **kwargs: Any):
+        return super().get_batch_samples(self.throughput.timed(epoch_iterator), *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; a training loss is logged with "data_wait" and "images_per_second", see Throughput."""
+        super().log({**logs, **(self.throughput.take() if "loss" in logs else {})}, *args, **kwargs)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch on the model's device, its views turned into what the model takes; the index is left out."""
+        inputs = {name: value for name, value in super()._prepare_inputs(inputs).items() if name != "index"}
+        draws = inputs.pop("draws", None)
+        if draws is not None and self.augmentation is not None:
+            views, labels = inputs["pixel_values"], inputs["labels"]
+            inputs["pixel_values"], inputs["labels"] = self.augmentation(views, labels, draws)
+        elif self.to_pixel_values is not None:
+            inputs["pixel_values"] = self.to_pixel_values(inputs["pixel_values"])
+        return inputs
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
+        training_loss = self.compute_loss_func
+        self.compute_loss_func = training_loss if model.training else None
+        try:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        finally:
+            self.compute_loss_func = training_loss

@@ -1,0 +1,103 @@
+"""Parts of a batch's images erased, or shared with the neighbour: random erasing, mixup and CutMix.
+
+Images are mixed in pairs, the first with the second, the third with the fourth, of the order in which the epoch
+shuffled them. A pair stays together however the batch is divided between processes or accumulated (in even parts),
+so that the training is the same.
+
+Shapes: B batch, C channels, h x w, K random numbers for each example, L labels.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+# Which of an example's random numbers is used for what; the first ten are `augment`'s.
+ERASED, ERASED_AREA, ERASED_RATIO, ERASED_LEFT, ERASED_TOP, MIXED, CUT, SHARE, CUT_LEFT, CUT_TOP = range(10, 20)
+LEVELS = 4096  # of a Beta distribution, equally likely
+
+
+def boxes(
+    left: torch.Tensor, top: torch.Tensor, width: torch.Tensor, height: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
+    """[B, 1, h, w] bool: the pixels in a box each, given by [B] numbers in pixels."""
+    x, y = torch.arange(size[1], device=left.device), torch.arange(size[0], device=left.device)[:, None]
+    left, top, width, height = (_each(side.round()) for side in (left, top, width, height))
+    return (x >= left) & (x < left + width) & (y >= top) & (y < top + height)
+
+
+class RandomErasing:
+    """A box of 2 to 33 % of the area set to 0, which is the mean colour, with `probability` (Zhong et al. 2017)."""
+
+    def __init__(
+        self,
+        probability: float,
+        area: tuple[float, float] = (0.02, 1 / 3),
+        ratio: tuple[float, float] = (0.3, 3.3),
+    ):
+        self.probability, self.area, self.ratio = probability, area, ratio
+
+    def __call__(self, pixel_values: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """[B, C, h, w], [B, K] -> [B, C, h, w]"""
+        if not self.probability:
+            return pixel_values
+        h, w = pixel_values.shape[-2:]
+        area = h * w * (self.area[0] + draws[:, ERASED_AREA] * (self.area[1] - self.area[0]))
+        ratio = torch.exp(math.log(self.ratio[0]) + draws[:, ERASED_RATIO] * math.log(self.ratio[1] / self.ratio[0]))
+        width, height = (area * ratio).sqrt().clamp(max=w), (area / ratio).sqrt().clamp(max=h)
+        left, top = draws[:, ERASED_LEFT] * (w - width), draws[:, ERASED_TOP] * (h - height)
+        width = torch.where(draws[:, ERASED] < self.probability, width, 0.0)
+        return pixel_values.masked_fill(boxes(left, top, width, height, (h, w)), 0.0)
+
+
+class Mix:
+    """Mixup (Zhang et al. 2017) or CutMix (Yun et al. 2019) of neighbours; of both, one by lot for each pair.
+
+    mixup, cutmix: alpha of the Beta distribution of an image's own share; 0 for none.
+    probability: that a pair is mixed.   num_labels: L.
+    """
+
+    def __init__(self, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0, num_labels: int = 0):
+        self.probability, self.num_labels = probability, num_labels
+        self.cut = 0.5 if mixup and cutmix else float(cutmix > 0)  # how often a pair is cut
+        self.nothing = not (mixup or cutmix)
+        self.shares = torch.stack([_quantiles(mixup), _quantiles(cutmix)])  # [2, LEVELS]
+
+    def __call__(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor, draws: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, C, h, w], [B] ids, [B, K] -> [B, C, h, w], [B, L] distributions; the last of an odd batch stays alone."""
+        if self.nothing:
+            return pixel_values, labels
+        order = torch.arange(len(labels), device=labels.device)
+        partner = (order ^ 1).clamp(max=len(labels) - 1)
+        own = self.own_pixels(draws[order & ~1], (pixel_values.shape[-2], pixel_values.shape[-1]))  # [B, 1, h, w]
+        one_hot = F.one_hot(labels, self.num_labels).float()
+        share = own.mean(dim=(1, 2, 3))[:, None]
+        return torch.lerp(pixel_values[partner], pixel_values, own), torch.lerp(one_hot[partner], one_hot, share)
+
+    def own_pixels(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """[B, 1, h, w]: how much of each pixel is the image's own."""
+        self.shares = self.shares.to(draws.device)
+        mixup, cutmix = self.shares[:, (draws[:, SHARE] * LEVELS).long()]
+        half = (1 - cutmix).sqrt() / 2
+        left, right = (((draws[:, CUT_LEFT] + side).clamp(0, 1) * size[1]).round() for side in (-half, half))
+        top, bottom = (((draws[:, CUT_TOP] + side).clamp(0, 1) * size[0]).round() for side in (-half, half))
+        cut = 1 - boxes(left, top, right - left, bottom - top, size).float()
+        own = torch.where(_each(draws[:, CUT] < self.cut), cut, _each(mixup))
+        return torch.where(_each(draws[:, MIXED] < self.probability), own, 1.0)
+
+
+def _each(values: torch.Tensor) -> torch.Tensor:
+    """[B] -> [B, 1, 1, 1]"""
+    return values[:, None, None, None]
+
+
+def _quantiles(alpha: float) -> torch.Tensor:
+    """[LEVELS] of Beta(alpha, alpha), 1 for alpha 0: a level drawn evenly is a number drawn from it."""
+    from scipy.special import betaincinv
+
+    if not alpha:
+        return torch.ones(LEVELS)
+    return torch.from_numpy(betaincinv(alpha, alpha, (np.arange(LEVELS) + 0.5) / LEVELS)).float()
