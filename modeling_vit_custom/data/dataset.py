@@ -52,16 +52,18 @@ def eval_transform(processor: Any) -> Transform:
 class ImageDataset(Dataset):
     """Item i: {"pixel_values": float32 [C, h, w], "labels": …}, without "labels" where there are none.
 
+    indexed: items hold "index", i, as well: by it the training names the images of a batch that went wrong.
+
     Random augmentation of an image depends on (seed, epoch, index) alone: not on the number of workers or
     processes, nor on where a run was cut off and resumed.
     """
 
-    def __init__(self, examples: Examples, transform: Transform, seed: int = 0):
-        self.examples, self.transform, self.seed = examples, transform, seed
+    def __init__(self, examples: Examples, transform: Transform, seed: int = 0, indexed: bool = False):
+        self.examples, self.transform, self.seed, self.indexed = examples, transform, seed, indexed
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loading processes that persist see it too
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader before each pass."""
+        """To be called before each pass. (accelerate does, but for one process and from the first batch on only.)"""
         self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -80,6 +82,9 @@ class ImageDataset(Dataset):
         if self.examples.labels is not None:
             for item, index in zip(items, indices, strict=True):
                 item["labels"] = torch.as_tensor(self.examples.labels[index])
+        if self.indexed:
+            for item, index in zip(items, indices, strict=True):
+                item["index"] = torch.tensor(index)
         return items
 
     def _decode(self, index: int) -> torch.Tensor:
@@ -92,7 +97,7 @@ class ImageDataset(Dataset):
 
 
 def collate(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """B items -> {"pixel_values": [B, C, h, w], "labels": [B, …]}."""
+    """B items -> {"pixel_values": [B, C, h, w], "labels": [B, …], "index": [B]}, those that the items have."""
     return {key: torch.stack([item[key] for item in batch]) for key in batch[0]}
 
 
