@@ -21,7 +21,7 @@ from typing import Any
 from ..inference.json_files import write_json
 from ..weight_files_vit_custom import WeightFileError, parse_strict_json, read_header
 
-MANIFEST = "manifest.json"
+MANIFEST, FORMAT = "manifest.json", 1
 UNFINISHED = ".unfinished"
 NEEDED = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 
@@ -35,11 +35,11 @@ class CheckpointError(RuntimeError):
 
 def seal(folder: Path) -> int:
     """Writes the manifest of a folder, after all of its files have reached the disk; returns the bytes of all."""
-    paths = sorted(folder.rglob("*"))
+    paths = sorted(path for path in folder.rglob("*") if path != folder / MANIFEST)
     files = {path.relative_to(folder).as_posix(): _described(path) for path in paths if path.is_file()}
     for path in paths:
         _sync(path)
-    write_json(folder / MANIFEST, {"format": 1, "files": files})
+    write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
     for path in (folder / MANIFEST, folder):
         _sync(path)
     return sum(entry["size"] for entry in files.values())
@@ -151,8 +151,8 @@ def unsealed_defect(path: str | Path) -> str | None:
 def _damage(path: Path, manifest: dict[str, Any]) -> str | None:
     """The first file that is not as the manifest says."""
     files = manifest.get("files")
-    if not isinstance(files, dict) or not files:
-        return f"{MANIFEST} names no files"
+    if manifest.get("format") != FORMAT or not isinstance(files, dict):
+        return f"{MANIFEST} is none that this version writes"
     for name, expected in files.items():
         file = path / name
         if not file.is_file():
