@@ -18,7 +18,15 @@ from ..inference.processes import Processes
 from ..pretrained_vit_custom import nonfinite_weights
 from ..weight_files_vit_custom import some
 from .args import UsageError, ViTTrainingArguments
-from .checkpoints import UNFINISHED, CheckpointError, checkpoint_defect, put_in_place, rotate, seal
+from .checkpoints import (
+    UNFINISHED,
+    CheckpointError,
+    checkpoint_defect,
+    find_last_checkpoint,
+    put_in_place,
+    rotate,
+    seal,
+)
 from .disk import check_space, checkpoint_bytes, disk_full_explained
 
 logger = logging.getLogger(__name__)
@@ -105,6 +113,18 @@ class ResumingTrainer(Trainer):
 
     # ---------- continuing
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
+        """As Trainer's, but True means the newest checkpoint that is whole; raises CheckpointError without one."""
+        if resume_from_checkpoint is True:
+            run = str(self.args.output_dir)
+            checkpoint, notes = self.processes.from_first(lambda: find_last_checkpoint(run))
+            if checkpoint is None:
+                raise CheckpointError(f"{run} holds no checkpoint to go on from. {'; '.join(notes)}")
+            for note in notes:
+                logger.warning(note)
+            resume_from_checkpoint = str(checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
     def begin(self) -> None:
         """Before the first step: what Trainer does not restore, and a look at the disk.
 
@@ -126,6 +146,7 @@ class ResumingTrainer(Trainer):
         for callback in self.callback_handler.callbacks:  # of a version that had this callback not yet
             if isinstance(callback, ExportableState):
                 state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+        self.args.eval_on_start = self.args.eval_on_start and state.global_step == 0
         self.checkpoint_bytes = checkpoint_bytes(self.accelerator.unwrap_model(self.model))
         if self.args.save_strategy != SaveStrategy.NO:
             run, needed = Path(str(self.args.output_dir)), 2 * self.checkpoint_bytes

@@ -228,7 +228,7 @@ def _find_start(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> 
                 "if it is of an earlier version, or pass --resume_from_checkpoint false to remove all and train anew."
             )
         if checkpoint is not None:
-            _check_same_run(path, run)
+            notes += _check_same_run(path, run)
     else:
         checkpoint = Path(given)
         notes += _check_named(checkpoint, path)
@@ -265,7 +265,8 @@ def _check_named(checkpoint: Path, path: Path) -> list[str]:
     return notes
 
 
-def _check_same_run(path: Path, run: Mapping[str, Any]) -> None:
+def _check_same_run(path: Path, run: Mapping[str, Any]) -> list[str]:
+    """Notes on settings that have changed; raises UsageError where they are those of the model or the data."""
     earlier = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
     now = json.loads(json.dumps(run))
     before = {**earlier["model"], **earlier["data"], "seed": earlier["training"]["seed"]}
@@ -275,3 +276,6 @@ def _check_same_run(path: Path, run: Mapping[str, Any]) -> None:
             f"{path} holds a run with other settings ({', '.join(changed)}): name another --output_dir, or pass "
             "--resume_from_checkpoint false to train anew in this one."
         )
+    settings = {name: (earlier["training"].get(name), value) for name, value in now["training"].items()}
+    changed = [f"{name}, {old}, now {new}" for name, (old, new) in settings.items() if old != new]
+    return [f"{path} was begun with other settings ({'; '.join(changed)})"] if changed else []
