@@ -102,11 +102,11 @@ def at_step(step: int, method: str = "training_step", times: int = 1, act: Calla
 
 
 def in_save(owner: Any, name: str, file: str = "", after: bool = False, act: Callable = die) -> Callable[[], None]:
-    """Dies before or after owner.name is called for `file` of checkpoint-8."""
+    """Dies before or after owner.name is called for `file` of checkpoint-8, or for a folder checkpoint-10."""
 
     def check(*args: Any, **_: Any) -> None:
         paths = [str(arg) for arg in args if isinstance(arg, str | Path)]
-        if any("checkpoint-8" in path and path.endswith(file) for path in paths):
+        if any(re.search(r"checkpoint-(8|10$)", path) and path.endswith(file) for path in paths):
             act(Path(paths[0]))
 
     return lambda: around(owner, name, **{"after" if after else "before": check})
@@ -228,9 +228,9 @@ SAVES = [
     Fault("… after manifest.json", in_save(checkpoints, "write_json", MANIFEST, after=True), 6),
     Fault("… before the rename", in_save(resuming, "put_in_place"), 6),
     Fault("… after the rename", in_save(os, "rename", after=True), 8),
-    Fault("killed in the rotation: before its rename", in_save(os, "rename", "removed-checkpoint-8"), 12),
-    Fault("… after its rename", in_save(os, "rename", "removed-checkpoint-8", after=True), 12),
-    Fault("… half removed", in_save(shutil, "rmtree", "removed-checkpoint-8", act=half_removed), 12),
+    Fault("killed in the rotation: before its rename", in_save(os, "rename", "removed-checkpoint-10"), 12),
+    Fault("… after its rename", in_save(os, "rename", "removed-checkpoint-10", after=True), 12),
+    Fault("… half removed", in_save(shutil, "rmtree", "removed-checkpoint-10", act=half_removed), 12),
 ]
 
 FULL = r"disk full at step 8: [\d,]+ bytes are needed and [\d,]+ are available in "

@@ -10,10 +10,9 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO
 
 from ..inference.processes import Processes
 from .args import UsageError
@@ -31,18 +30,12 @@ LOCK = ".lock"
 @contextmanager
 def run_lock(run: str | Path, processes: Processes) -> Iterator[None]:
     """Holds the folder `run` for these processes. Raises UsageError, in all of them, naming the one that has it."""
-    path, held = Path(run) / LOCK, []
-    processes.from_first(lambda: held.append(_take(path)) or None)
-    try:
+    with ExitStack() as stack:
+        processes.from_first(lambda: _take(Path(run) / LOCK, stack))
         yield
-    finally:
-        for file in held:
-            with suppress(OSError):
-                path.unlink()
-            file.close()
 
 
-def _take(path: Path) -> IO[str]:
+def _take(path: Path, stack: ExitStack) -> None:
     while True:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closing it drops the lock
         try:
@@ -64,4 +57,5 @@ def _take(path: Path) -> IO[str]:
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
     file.flush()
-    return file
+    stack.callback(file.close)
+    stack.callback(path.unlink, missing_ok=True)

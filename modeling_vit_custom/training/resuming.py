@@ -242,8 +242,8 @@ class ResumingTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """As Trainer's; raises FloatingPointError where the optimizer's state is NaN or infinite."""
-        states: Any = self.optimizer.state
-        tensors = [(n, t) for state in states.values() for n, t in state.items() if torch.is_tensor(t)]
+        optimizer: Any = self.optimizer
+        tensors = [(n, t) for state in optimizer.state.values() for n, t in state.items() if torch.is_tensor(t)]
         if tensors and not torch.stack([t.isfinite().all().cpu() for _, t in tensors]).all():
             self._refuse_nonfinite("states of the optimizer", sorted({n for n, t in tensors if not t.isfinite().all()}))
         super()._save_optimizer_and_scheduler(output_dir)
