@@ -25,7 +25,7 @@ from modeling_vit_custom.data.sources import load_splits
 from modeling_vit_custom.evaluation.evaluate import main as evaluate
 from modeling_vit_custom.inference.predict import main as predict
 from modeling_vit_custom.training.args import UsageError
-from modeling_vit_custom.training.checkpoints import checkpoint_defect
+from modeling_vit_custom.training.checkpoints import seal
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07"
 
@@ -146,6 +146,7 @@ def test_resuming_runs_no_pickle(run, digits, tmp_path, name):
     output_dir, proof = Path(shutil.copytree(run, tmp_path / "run")), tmp_path / "ran"
     for checkpoint in output_dir.glob("checkpoint-*"):
         torch.save(Run(proof), checkpoint / name)
+        seal(checkpoint)
     with pytest.raises(pickle.UnpicklingError, match=r"weights_only|Weights only"):
         tiny_train(output_dir, "--train_dir", digits, "--num_train_epochs", 3)
     assert not proof.exists()
@@ -159,6 +160,7 @@ def test_resuming_from_other_weights_is_refused(run, digits, tmp_path, change):
             weights(lambda w: {name: tensor for name, tensor in w.items() if "fc1" not in name})(checkpoint)
         else:
             weights(lambda w: {**w, "extra.weight": torch.zeros(3)})(checkpoint)
+        seal(checkpoint)
     with pytest.raises(UsageError, match=f"the checkpoint {change}"):
         tiny_train(output_dir, "--train_dir", digits, "--num_train_epochs", 3)
 
@@ -166,9 +168,12 @@ def test_resuming_from_other_weights_is_refused(run, digits, tmp_path, change):
 def test_a_checkpoint_that_is_named_is_checked(run, digits, tmp_path):
     checkpoint = Path(shutil.copytree(max(run.glob("checkpoint-*")), tmp_path / "checkpoint-9"))
     (checkpoint / WEIGHTS).write_bytes((checkpoint / WEIGHTS).read_bytes()[:-4])
-    assert "its tensors end at" in checkpoint_defect(checkpoint)
-    with pytest.raises(UsageError, match=r"is incomplete: .*its tensors end at"):
-        tiny_train(tmp_path / "o", "--train_dir", digits, "--resume_from_checkpoint", checkpoint)
+    resume = ("--train_dir", digits, "--resume_from_checkpoint", checkpoint)
+    with pytest.raises(UsageError, match=r"checkpoint-9 cannot be used: model.safetensors is not what was saved"):
+        tiny_train(tmp_path / "o", *resume)
+    seal(checkpoint)
+    with pytest.raises(UsageError, match=r"checkpoint-9 cannot be used: .*its tensors end at"):
+        tiny_train(tmp_path / "o", *resume)
 
 
 @pytest.mark.parametrize("attack", [one_nan, lambda w: {name: t for name, t in w.items() if "fc1" not in name}])

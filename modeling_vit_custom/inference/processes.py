@@ -37,6 +37,24 @@ class Processes:
             raise box[1]
         return box[0]
 
+    def together(self, act: Callable[[], Any]) -> None:
+        """`act` in every process; where it fails in one it raises in all: none goes on, or waits, alone."""
+        mine: Exception | None = None
+        try:
+            act()
+        except Exception as error:
+            mine = error
+        for error in (mine, *self.gathered(mine)):
+            if error is not None:
+                raise error
+
+    def gathered(self, mine: Any) -> list[Any]:
+        """What each process has, by rank."""
+        all_of_them = [mine] * self.count
+        if self.count > 1:
+            dist.all_gather_object(all_of_them, mine)
+        return all_of_them
+
     def wait(self) -> None:
         if self.count > 1:
             dist.barrier()

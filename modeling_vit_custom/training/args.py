@@ -200,6 +200,8 @@ class ViTTrainingArguments(TrainingArguments):
             self.check_hub_flags()
         if self.remove_unused_columns:
             raise UsageError("--remove_unused_columns must stay false: it would drop the images.")
+        if self.save_total_limit == 1 and (self.load_best_model_at_end or self.metric_for_best_model):
+            self.save_total_limit = 2  # Trainer would end by removing the last, from which a run goes on
         self.metric_is_default = self.metric_for_best_model is None
         self.on_accelerator = torch.accelerator.is_available() and not self.use_cpu
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.on_accelerator

@@ -21,6 +21,7 @@ from ..evaluation.metrics import trainer_metrics
 from ..evaluation.plots import plot_confusion_matrix, plot_training_history
 from ..image_decoding_vit_custom import ImageDecodingError
 from ..inference.json_files import json_safe, write_json
+from ..inference.processes import Processes
 from ..publishing.upload import PublishError
 from .args import (
     DataArguments,
@@ -31,7 +32,10 @@ from .args import (
     complete_arguments,
     parse_args,
 )
+from .checkpoints import CheckpointError
+from .disk import disk_full_explained
 from .feeding import Feed, prepare_feed
+from .lock import run_lock
 from .pretrained import open_checkpoint
 from .report import ReportCallback, write_report
 from .start import build_model, check_output_dir, describe_run, find_start, load_data, write_records
@@ -45,11 +49,17 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     the weights come from another library, conversion.json, which may be published, and report.html, which shows some
     of the images and may not. The best model by validation is kept; the test set is read once, at the end. Run again,
     it continues.
-    Raises UsageError or DataError for bad input before any work is done, PublishError for a finished model that could
-    not be pushed to the Hub.
+    Raises UsageError or DataError for bad input before any work is done, CheckpointError (disk full) or
+    FloatingPointError (diverged) where the training cannot go on, PublishError for a finished model that could not be
+    pushed to the Hub.
     """
     complete_arguments(model_args, data_args, training_args)
     check_output_dir(training_args.output_dir)
+    with run_lock(training_args.output_dir, Processes(training_args.process_index, training_args.world_size)):
+        return _train(model_args, data_args, training_args)
+
+
+def _train(model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments) -> dict[str, Any]:
     pretrained = open_checkpoint(model_args)
     splits = load_data(data_args, training_args)
     choose_best_metric(training_args, splits.problem_type)
@@ -98,7 +108,8 @@ def build_trainer(
 
 def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], processor: Any) -> dict[str, Any]:
     """Saves the best model, measures it on validation and (once) test, draws the pictures; returns metrics.json."""
-    trainer.save_model()
+    with disk_full_explained(Path(str(trainer.args.output_dir)), trainer.checkpoint_bytes, "at the end"):
+        trainer.save_model()
     model: Any = trainer.model
     measured = {"validation": splits.validation, "test": splits.test}
     results = {
@@ -143,13 +154,16 @@ def measure(trainer: ViTCustomTrainer, examples: Examples, splits: Splits, proce
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `train`; returns its exit code: 0 done, 1 trained but not published, 2 for unusable input."""
+    """The command `train`; its exit code: 0 done, 1 trained but not published, 2 unusable input, 3 could not go on."""
     try:
         model_args, data_args, training_args = parse_args(argv)
         metrics = train(model_args, data_args, training_args)
     except (DataError, UsageError, ImageDecodingError) as error:
         print(printable(f"train: {error}"), file=sys.stderr)
         return 2
+    except (CheckpointError, FloatingPointError) as error:
+        print(printable(f"train: {error}"), file=sys.stderr)
+        return 3
     except PublishError as error:
         print(f"train: {error}", file=sys.stderr)
         return 1

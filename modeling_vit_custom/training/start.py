@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,10 +29,20 @@ from ..data.sources import assemble, read_splits, with_label_ids
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
+from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..pretrained_vit_custom import resize_input
 from .args import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, field_values
-from .checkpoints import checkpoint_defect, find_last_checkpoint
+from .checkpoints import (
+    MANIFEST,
+    checkpoint_defect,
+    discard,
+    find_last_checkpoint,
+    numbered,
+    remove_leftovers,
+    unsealed_defect,
+)
+from .lock import LOCK
 from .pretrained import Pretrained
 
 logger = logging.getLogger(__name__)
@@ -192,7 +201,8 @@ def check_output_dir(output_dir: str | Path) -> None:
     path = Path(output_dir)
     if path.exists() and not path.is_dir():
         raise UsageError(f"--output_dir {path} is a file: name a folder.")
-    if path.is_dir() and any(path.iterdir()) and not (path / RUN_FILE).is_file():
+    strangers = {child.name for child in path.iterdir()} - {LOCK} if path.is_dir() else set()
+    if strangers and not (path / RUN_FILE).is_file():
         raise UsageError(
             f"--output_dir {path} is not empty and holds no earlier run ({RUN_FILE} is missing): name a new folder."
         )
@@ -205,31 +215,72 @@ def check_output_dir(output_dir: str | Path) -> None:
 
 
 def find_start(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> str | None:
-    """The checkpoint to continue from, or None to start afresh.
+    """The checkpoint to continue from, or None to start afresh; the first process looks, for all of them.
 
-    Without --resume_from_checkpoint it is the last usable one of the output folder; with "false", earlier
-    checkpoints there are removed. Raises UsageError if that
-    one belongs to a run with other data, another model or another seed: they would be mixed.
+    Without --resume_from_checkpoint it is the newest valid one of the output folder; with "false", earlier
+    checkpoints there are removed. Raises UsageError if none is valid, if the one that is named is damaged or has newer
+    ones beside it, and if it belongs to a run with other data, another model or another seed: they would be mixed.
     """
-    given = training_args.resume_from_checkpoint
-    if given is not None and given.lower() not in ("true", "false"):
-        if not Path(given).is_dir():
-            raise UsageError(f"--resume_from_checkpoint {given} is not a folder.")
-        if (defect := checkpoint_defect(given)) is not None:
-            raise UsageError(f"--resume_from_checkpoint {given} is incomplete: {defect}.")
-        return given
-    path = Path(training_args.output_dir)
-    if given is not None and given.lower() == "false":
-        with training_args.main_process_first(desc="removing earlier checkpoints"):
-            for old in path.glob("checkpoint-*"):
-                logger.warning(f"removing {old} of an earlier run")
-                shutil.rmtree(old)
-        return None
-    checkpoint, notes = find_last_checkpoint(path)
+    processes = Processes(training_args.process_index, training_args.world_size)
+    return processes.from_first(lambda: _find_start(training_args, run))
+
+
+def _find_start(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> str | None:
+    path, given = Path(training_args.output_dir), training_args.resume_from_checkpoint or "true"
+    notes = remove_leftovers(path)
+    if given.lower() == "false":
+        for old in numbered(path).values():
+            notes.append(f"removing {old} of an earlier run")
+            discard(old)
+        checkpoint = None
+    elif given.lower() == "true":
+        checkpoint, passed_over = find_last_checkpoint(path)
+        notes += passed_over
+        if checkpoint is None and passed_over:
+            raise UsageError(
+                f"no checkpoint can be continued from: {'; '.join(passed_over)}. Name one by --resume_from_checkpoint "
+                "if it is of an earlier version, or pass --resume_from_checkpoint false to remove all and train anew."
+            )
+        if checkpoint is not None:
+            notes += _check_same_run(path, run)
+    else:
+        checkpoint = Path(given)
+        notes += _check_named(checkpoint, path)
     for note in notes:
         logger.warning(note)
-    if checkpoint is None or not (path / RUN_FILE).is_file():
+    if checkpoint is None:
         return None
+    if (before := len(list(checkpoint.glob("rng_state*.pth")))) != training_args.world_size:
+        logger.warning(
+            f"{checkpoint} is of {before} process(es), now there are {training_args.world_size}: the training goes on, "
+            "but not bit for bit as it would have"
+        )
+    return str(checkpoint)
+
+
+def _check_named(checkpoint: Path, path: Path) -> list[str]:
+    """Notes on the checkpoint that --resume_from_checkpoint names; raises UsageError where it cannot be used."""
+    if not checkpoint.is_dir():
+        raise UsageError(f"--resume_from_checkpoint {checkpoint} is not a folder.")
+    notes = []
+    defect = checkpoint_defect(checkpoint)
+    if not (checkpoint / MANIFEST).exists() and (defect := unsealed_defect(checkpoint)) is None:
+        notes.append(
+            f"{checkpoint} has no {MANIFEST}, being of an earlier version: nobody knows if its bytes are right"
+        )
+    if defect is not None:
+        raise UsageError(f"--resume_from_checkpoint {checkpoint} cannot be used: {defect}.")
+    step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    if newer := [str(other) for number, other in sorted(numbered(path).items()) if number > step]:
+        raise UsageError(
+            f"--resume_from_checkpoint {checkpoint} is at step {step}, and {', '.join(newer)} would be taken for its "
+            "continuation: remove them, name another --output_dir, or go on from the newest without that flag."
+        )
+    return notes
+
+
+def _check_same_run(path: Path, run: Mapping[str, Any]) -> list[str]:
+    """Notes on settings that have changed; raises UsageError where they are those of the model or the data."""
     earlier = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
     now = json.loads(json.dumps(run))
     before = {**earlier["model"], **earlier["data"], "seed": earlier["training"]["seed"]}
@@ -239,4 +290,6 @@ def find_start(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> s
             f"{path} holds a run with other settings ({', '.join(changed)}): name another --output_dir, or pass "
             "--resume_from_checkpoint false to train anew in this one."
         )
-    return str(checkpoint)
+    settings = {name: (earlier["training"].get(name), value) for name, value in now["training"].items()}
+    changed = [f"{name}, {old}, now {new}" for name, (old, new) in settings.items() if old != new]
+    return [f"{path} was begun with other settings ({'; '.join(changed)})"] if changed else []

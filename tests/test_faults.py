@@ -1,0 +1,44 @@
+"""Trainings that are killed, starved and spoilt (see `faults`) come to what they would have come to, bit for bit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from faults import FAULTS
+
+FOLDER = Path(__file__).parent
+QUICK = {
+    "killed at step 6, mid-epoch",
+    "… after optimizer.pt",
+    "a second run in the folder; the first killed",
+    "an image becomes NaN",
+}
+
+
+def try_out(faults: list) -> None:
+    names = [fault.name for fault in faults]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(FOLDER / "faults.py"), *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    assert rows == [[fault.name, str(fault.resumes), "yes"] for fault in faults]
+
+
+def test_a_kill_a_torn_save_two_runs_and_a_bad_image():
+    try_out([fault for fault in FAULTS if fault.name in QUICK])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
+def test_full_disks():
+    try_out([fault for fault in FAULTS if fault.disk])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_all_other_faults():
+    try_out([fault for fault in FAULTS if not fault.disk and fault.name not in QUICK])

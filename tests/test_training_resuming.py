@@ -1,0 +1,140 @@
+"""What the Trainer does so that a run can go on exactly, a piece at a time; whole runs are in test_faults."""
+
+import json
+import logging
+
+import pytest
+import torch
+from accelerate.data_loader import DataLoaderShard
+from real_digits import write_class_folder
+from tiny_training import tiny_train, tiny_trainer
+from torch.utils.data import Dataset
+
+from modeling_vit_custom.inference.processes import Processes
+from modeling_vit_custom.training.args import UsageError
+from modeling_vit_custom.training.checkpoints import CheckpointError, numbered
+from modeling_vit_custom.training.lock import LOCK, run_lock
+
+SHORT = ("--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """16 training images: two steps an epoch."""
+    return write_class_folder(tmp_path_factory.mktemp("digits"), {"0": 10, "1": 10})
+
+
+def test_the_dataset_is_told_the_epoch_though_the_data_loader_does_not(digits, tmp_path, monkeypatch):
+    """accelerate's loader forgets it in several processes, and where it skips the first batches."""
+    monkeypatch.setattr(DataLoaderShard, "set_epoch", lambda self, epoch: None)
+    trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *SHORT)
+    epochs = []
+    whole = trainer.training_step
+    monkeypatch.setattr(
+        trainer, "training_step", lambda *rest: epochs.append(int(trainer.train_dataset.epoch)) or whole(*rest)
+    )
+    trainer.train()
+    assert epochs == [0, 0, 1, 1]
+
+
+def test_only_batches_of_the_training_know_their_examples(digits, tmp_path):
+    trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", digits)
+    batch = next(iter(trainer.get_train_dataloader()))
+    names = [splits.train.names[i] for i in batch["index"]]
+    assert [int(name.split("/")[-2]) for name in names] == batch["labels"].tolist()
+    assert "index" not in next(iter(trainer.get_eval_dataloader()))
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    assert torch.isfinite(loss) and trainer.evaluate()["eval_loss"] > 0
+
+
+class Nameless(Dataset):
+    """Images without names, one of them NaN. indexed: their numbers are known."""
+
+    def __init__(self, indexed: bool):
+        self.indexed = indexed
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        image = torch.full((3, 8, 8), torch.nan if index == 3 else 0.5)
+        item = {"pixel_values": image, "labels": torch.tensor(1)}
+        return item | {"index": torch.tensor(index)} if self.indexed else item
+
+
+@pytest.mark.parametrize(
+    ("indexed", "on"), [(False, "at step [12]: one of"), (True, "at step [12], on .*example 3[,:].*one of")]
+)
+def test_images_without_names(digits, tmp_path, indexed, on):
+    trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *SHORT)
+    trainer.train_dataset = Nameless(indexed)
+    with pytest.raises(FloatingPointError, match=f"the loss is nan {on}"):
+        trainer.train()
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_is_used(digits, tmp_path):
+    trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *SHORT, "--max_grad_norm", 0)
+    weight = trainer.model.classifier.weight
+    before = weight.detach().clone()
+    weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(FloatingPointError, match=r"the norm of the gradient is (nan|inf) at step 1, on .*\.png, "):
+        trainer.train()
+    assert torch.equal(weight, before) and not numbered(tmp_path / "o")
+
+
+def test_true_means_the_newest_checkpoint_that_is_whole(digits, tmp_path, caplog):
+    trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *SHORT)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        trainer.train(resume_from_checkpoint=True)
+    trainer.train()
+    (tmp_path / "o" / "checkpoint-4" / "optimizer.pt").write_bytes(b"")
+    again, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *SHORT, "--eval_on_start", "true")
+    again.train(resume_from_checkpoint=True)
+    assert "optimizer.pt is not what was saved" in caplog.text
+    histories = [[entry for entry in t.state.log_history if "eval_loss" in entry] for t in (trainer, again)]
+    assert [entry["step"] for entry in histories[1]] == [2, 4]
+    assert [entry["eval_loss"] for entry in histories[0]] == [entry["eval_loss"] for entry in histories[1]]
+
+
+def test_changed_settings_are_said(digits, tmp_path, caplog):
+    tiny_train(tmp_path / "o", "--train_dir", digits, *SHORT)
+    with caplog.at_level(logging.WARNING):
+        tiny_train(tmp_path / "o", "--train_dir", digits, *SHORT, "--weight_decay", 0.5)
+    assert "begun with other settings (weight_decay, 0.05, now 0.5)" in caplog.text
+
+
+# ---------- the lock, and processes that agree
+
+
+def test_the_lock_is_gone_after_the_run_and_a_stale_one_is_none(tmp_path):
+    (tmp_path / LOCK).write_text("process 1 on a machine that died")
+    for _ in range(2):
+        with run_lock(tmp_path, Processes()):
+            assert "process" in (tmp_path / LOCK).read_text() and "died" not in (tmp_path / LOCK).read_text()
+        assert not (tmp_path / LOCK).exists()
+
+
+def test_a_lock_left_behind_does_not_make_a_new_folder_an_old_one(digits, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / LOCK).write_text("process 1")
+    tiny_train(tmp_path / "o", "--train_dir", digits, *SHORT)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        tiny_train(tmp_path / "p", "--train_dir", digits, *SHORT)
+
+
+def test_what_fails_in_one_process_raises_in_all(monkeypatch):
+    """The second of two, to whom the first has told its error."""
+    second = Processes(1, 2)
+    monkeypatch.setattr(Processes, "gathered", lambda self, mine: [OSError("full"), mine])
+    with pytest.raises(OSError, match="full"):
+        second.together(lambda: None)
+    with pytest.raises(KeyError):
+        second.together(lambda: {}["mine"])
+
+
+def test_the_last_checkpoint_is_kept_beside_the_best(digits, tmp_path):
+    tiny_train(tmp_path / "o", "--train_dir", digits, *SHORT, "--save_total_limit", 1)
+    best = json.loads((tmp_path / "o" / "metrics.json").read_text())["best"]["step"]
+    assert sorted(numbered(tmp_path / "o")) == sorted({best, 4})
