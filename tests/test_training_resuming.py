@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from modeling_vit_custom.inference.processes import Processes
 from modeling_vit_custom.training.args import UsageError
-from modeling_vit_custom.training.checkpoints import CheckpointError, numbered
+from modeling_vit_custom.training.checkpoints import CheckpointError, checkpoint_defect, numbered
 from modeling_vit_custom.training.lock import LOCK, run_lock
 
 SHORT = ("--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2)
@@ -101,6 +101,26 @@ def test_changed_settings_are_said(digits, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         tiny_train(tmp_path / "o", "--train_dir", digits, *SHORT, "--weight_decay", 0.5)
     assert "begun with other settings (weight_decay, 0.05, now 0.5)" in caplog.text
+
+
+class RecordingPusher:
+    def __init__(self):
+        self.pushed = []
+
+    def push_checkpoint(self, folder, message):
+        self.pushed.append((folder, checkpoint_defect(folder), message))
+
+    def wait(self):
+        pass
+
+
+def test_a_checkpoint_is_pushed_once_and_whole(digits, tmp_path):
+    trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *SHORT, "--hub_strategy", "every_save")
+    trainer.args.push_to_hub, trainer.pusher = True, RecordingPusher()
+    trainer.train()
+    folders = [str(tmp_path / "o" / f"checkpoint-{step}") for step in (2, 4)]
+    says = [f"Training in progress, step {step}" for step in (2, 4)]
+    assert trainer.pusher.pushed == list(zip(folders, (None, None), says, strict=True))
 
 
 # ---------- the lock, and processes that agree
