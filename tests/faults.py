@@ -32,9 +32,9 @@ from transformers import modeling_utils
 from transformers.trainer_callback import TrainerState
 
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
-from modeling_vit_custom.data.dataset import ImageDataset
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 from modeling_vit_custom.training import checkpoints, recipe, resuming
+from modeling_vit_custom.training.batches import BatchTrainer
 from modeling_vit_custom.training.checkpoints import MANIFEST, UNFINISHED, numbered
 
 MODEL = ["--variant", "nano/4", "--image_size", "8", "--config_overrides", f"{TINY},attention_probs_dropout_prob=0.1"]
@@ -43,7 +43,7 @@ FLAGS = [
     "--drop_path_rate", 0.2, "--per_device_train_batch_size", 4, "--max_steps", 14, "--learning_rate", 1e-2,
     "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2, "--logging_steps", 3,
 ]  # fmt: skip
-TIMES = ("seconds", "resumed", "runtime", "per_second")
+TIMES = ("seconds", "resumed", "runtime", "per_second", "data_wait")
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,19 @@ def start_second_run(trainer: Any) -> None:
 
 
 def nan_image(name: str, first_epoch: int) -> Callable[[], None]:
-    """From an epoch on, an image is decoded to NaN."""
+    """From an epoch on, the pixels of a training image are NaN."""
 
     def prepare() -> None:
-        whole = ImageDataset.__getitems__
+        whole = BatchTrainer._prepare_inputs
 
-        def spoilt(dataset: ImageDataset, indices: list[int]) -> list[dict]:
-            items = whole(dataset, indices)
-            for item, index in zip(items, indices, strict=True):
-                if dataset.indexed and dataset.epoch >= first_epoch and dataset.examples.names[index].endswith(name):
-                    item["pixel_values"][:] = torch.nan
-            return items
+        def spoilt(trainer: Any, inputs: dict) -> dict:
+            data, prepared = trainer.train_dataset, whole(trainer, inputs)
+            if "draws" in inputs and data.epoch >= first_epoch:
+                named = [data.examples.names[index].endswith(name) for index in inputs["index"]]
+                prepared["pixel_values"][torch.tensor(named)] = torch.nan
+            return prepared
 
-        ImageDataset.__getitems__ = spoilt
+        BatchTrainer._prepare_inputs = spoilt
 
     return prepare
 
@@ -261,19 +261,19 @@ DAMAGES = [
 ]
 
 SECOND = r"--output_dir .* is being written by process \d+ on .*\n(.*\n)*the second run ended with 2"
-DIVERGED = r"the loss is nan at step 9, on {}: one of the images is at fault"
+DIVERGED = r"the loss is nan at step 11, on {}: one of the images is at fault"
 
 
 def nan(*batch: str) -> dict:
     """The image 1/1.png becomes NaN in the second epoch; the error names all of the batch, and no more."""
     names = ", ".join(f"[^ ]*digits/{name}.png" for name in batch)
-    return {"fatal": nan_image("1/1.png", 1), "resumes": 8, "code": ENDED, "says": DIVERGED.format(names)}
+    return {"fatal": nan_image("1/1.png", 1), "resumes": 10, "code": ENDED, "says": DIVERGED.format(names)}
 
 
 OTHERS = [
     Fault("a second run in the folder; the first killed", at_step(9, act=start_second_run), 8, says=SECOND),
-    Fault("an image becomes NaN", **nan("0/0", "1/1", "1/9", "0/3")),
-    Fault("… accumulated, 2 workers", **nan("0/0", "1/1"), flags=(*ACCUMULATED, *WORKERS)),
+    Fault("an image becomes NaN", **nan("1/11", "1/4", "1/3", "1/1")),
+    Fault("… accumulated, 2 workers", **nan("1/3", "1/1"), flags=(*ACCUMULATED, *WORKERS)),
     Fault("… accumulated, in rank 1 of 2", **nan("1/1"), flags=BOTH, processes=2, victim=1),
 ]
 

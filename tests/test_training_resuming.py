@@ -42,8 +42,10 @@ def test_only_batches_of_the_training_know_their_examples(digits, tmp_path):
     batch = next(iter(trainer.get_train_dataloader()))
     names = [splits.train.names[i] for i in batch["index"]]
     assert [int(name.split("/")[-2]) for name in names] == batch["labels"].tolist()
-    assert "index" not in next(iter(trainer.get_eval_dataloader()))
-    loss = trainer.compute_loss(trainer.model, dict(batch))
+    trainer.model.train()
+    for loader in (trainer.get_train_dataloader(), trainer.get_eval_dataloader()):
+        assert set(trainer._prepare_inputs(next(iter(loader)))) == {"pixel_values", "labels"}
+    loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
     assert torch.isfinite(loss) and trainer.evaluate()["eval_loss"] > 0
 
 
@@ -157,4 +159,4 @@ def test_what_fails_in_one_process_raises_in_all(monkeypatch):
 def test_the_last_checkpoint_is_kept_beside_the_best(digits, tmp_path):
     tiny_train(tmp_path / "o", "--train_dir", digits, *SHORT, "--save_total_limit", 1)
     best = json.loads((tmp_path / "o" / "metrics.json").read_text())["best"]["step"]
-    assert sorted(numbered(tmp_path / "o")) == sorted({best, 4})
+    assert {best, 4} <= set(numbered(tmp_path / "o")) and len(numbered(tmp_path / "o")) <= 2

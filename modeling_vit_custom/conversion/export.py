@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
 
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
@@ -66,7 +67,7 @@ def _read_config(folder: Path) -> ViTCustomConfig:
     """The configuration of what the folder holds: a classifier, or an encoder, which has no labels."""
     if not (folder / "config.json").is_file():
         raise ConversionError(f"{folder} holds no config.json: give a folder saved by this package.")
-    stored, _ = ViTCustomConfig.get_config_dict(folder)
+    stored, _ = PreTrainedConfig.get_config_dict(folder)
     if stored.get("model_type") != ViTCustomConfig.model_type:
         raise ConversionError(f"{folder} holds a {stored.get('model_type')!r}: only models of this package go --to.")
     name = (stored.get("architectures") or [None])[0]
