@@ -39,3 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module = import_module(f".{COMMANDS[command][0]}", __package__)
     return module.main(flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,7 @@ from test_training_equivalence import launch
 from tiny_training import command, tiny_train, tiny_trainer
 from transformers import AutoModelForImageClassification, Dinov2Model, ViTForImageClassification
 
+from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification, ViTCustomImageProcessor
 from modeling_vit_custom.conversion.convert import convert
 from modeling_vit_custom.training.args import UsageError
 from modeling_vit_custom.training.recipe import main
@@ -212,3 +213,18 @@ def test_two_processes_convert_for_themselves_and_train_as_one(vit, digits, tmp_
     losses = [torch.tensor([entry["loss"] for entry in log if "loss" in entry]) for log in logs]
     assert len(losses[0]) == 3
     torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=0)
+
+
+def test_a_model_whose_processor_makes_other_sizes_is_resampled_for_it(digits, tmp_path):
+    """As DINOv2's: positions for 518 pixels, images of 224."""
+    config = ViTCustomConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, image_size=24, patch_size=4
+    )
+    ViTCustomForImageClassification(config).save_pretrained(tmp_path / "ours")
+    crop = {"size": {"shortest_edge": 10}, "do_center_crop": True, "crop_size": {"height": 8, "width": 8}}
+    ViTCustomImageProcessor.for_model(config, **crop).save_pretrained(tmp_path / "ours")
+    trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", digits, model=starting_from(tmp_path / "ours"))
+    assert trainer.model.config.image_hw == (8, 8)
+    assert any("makes 8x8 pixels of each image, the weights are for 24x24" in note for note in splits.notes)
+    whole = trainer.model.vit.embeddings.position_embeddings
+    assert whole.shape == (1, 4, 16) and trainer.evaluate()["eval_loss"] > 0

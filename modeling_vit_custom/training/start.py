@@ -143,7 +143,23 @@ def _from_checkpoint(pretrained: Pretrained, model_args: ModelArguments, splits:
     processor = pretrained.processor
     if (size := _image_size(model_args)) is not None:
         resize_input(model, processor, size)
+    elif (made := _made_by(processor)) not in (None, model.config.image_hw):
+        splits.notes.append(
+            f"the image processor makes {_pixels(made)} of each image, the weights are for "
+            f"{_pixels(model.config.image_hw)}: resampled for the former; --image_size changes both"
+        )
+        model.resize_input(image_size=made)
     return model, processor, splits
+
+
+def _made_by(processor: Any) -> tuple[int, int] | None:
+    """Height and width of what the processor gives; None where they are the image's own or follow its proportions."""
+    size = processor.crop_size if processor.do_center_crop else processor.size if processor.do_resize else None
+    return (size.height, size.width) if size is not None and size.height and size.width else None
+
+
+def _pixels(hw: Any) -> str:
+    return f"{hw[0]}x{hw[1]} pixels"
 
 
 def labels_of(splits: Splits) -> dict[str, Any]:
