@@ -80,10 +80,10 @@ def _check_positions(config: ViTCustomConfig, tensors: State) -> None:
         return
     p, q = config.patch_hw
     size = square_image_size(tensors, p if p == q else (p, q))
-    own = f"image_size={size}" if size else "no square image"
+    fit = f"image_size={size}" if size else "no square image"
     raise ConversionError(
         f"image_size={config.image_size} has {rows}x{columns} patches, but position_embeddings has {table.shape[1]} "
-        f"positions: those of {own}. Convert at that size; loading or training with another image_size resamples them."
+        f"positions: those of {fit}. Convert at that size; loading or training with another image_size resamples them."
     )
 
 

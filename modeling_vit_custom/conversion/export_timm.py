@@ -54,9 +54,7 @@ _DISTILLED = _VIT | {
 _ROTARY = _VIT | {
     "rope_theta": GIVEN,
     "use_gated_mlp": (False, True),
-    "hidden_act": Condition(
-        lambda c, value: value == ("silu" if c.use_gated_mlp else "gelu"), "'gelu', or 'silu' gated"
-    ),
+    "hidden_act": Condition(_eva_act, "'gelu', or 'silu' gated"),
     "pooling": Condition(_eva_map, "'cls', 'mean' or, without prefix tokens, 'map'"),
 }
 _SCALED_ROTARY = _ROTARY | {"layer_scale_init_value": GIVEN}
