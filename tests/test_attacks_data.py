@@ -24,8 +24,8 @@ from modeling_vit_custom.data.raw import DataError, printable
 from modeling_vit_custom.data.sources import load_splits
 from modeling_vit_custom.evaluation.evaluate import main as evaluate
 from modeling_vit_custom.inference.predict import main as predict
-from modeling_vit_custom.training.args import UsageError
 from modeling_vit_custom.training.checkpoints import seal
+from modeling_vit_custom.training.flags import UsageError
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07"
 

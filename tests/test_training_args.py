@@ -6,13 +6,13 @@ import pytest
 
 from modeling_vit_custom.training.args import (
     RECIPES,
-    UsageError,
     complete_arguments,
     field_values,
     parse_args,
     recipe_flags,
     recipe_names,
 )
+from modeling_vit_custom.training.flags import UsageError
 
 BASE = ["--output_dir", "out", "--train_dir", "photos"]
 PUSH = [*BASE, "--variant", "nano/4", "--push_to_hub", "true"]

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from tiny_training import tiny_train
 
 from modeling_vit_custom.training import checkpoints, disk, resuming
-from modeling_vit_custom.training.args import UsageError
 from modeling_vit_custom.training.checkpoints import (
     MANIFEST,
     UNFINISHED,
@@ -25,6 +24,7 @@ from modeling_vit_custom.training.checkpoints import (
     rotate,
     seal,
 )
+from modeling_vit_custom.training.flags import UsageError
 
 
 def write_checkpoint(path: Path, sealed: bool = True) -> Path:

@@ -13,9 +13,10 @@ from transformers import pipeline
 
 from modeling_vit_custom.data.dataset import DRAWS
 from modeling_vit_custom.data.raw import DataError
-from modeling_vit_custom.training.args import UsageError, complete_arguments, parse_args
+from modeling_vit_custom.training.args import complete_arguments, parse_args
 from modeling_vit_custom.training.augment import AUGMENTATIONS, BatchAugmentation
 from modeling_vit_custom.training.feeding import FEW_WORKERS, MAX_WORKERS, choose_workers
+from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.mixing import Mix, RandomErasing
 from modeling_vit_custom.training.throughput import Throughput
 

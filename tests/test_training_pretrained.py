@@ -18,7 +18,7 @@ from transformers import AutoModelForImageClassification, Dinov2Model, ViTForIma
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification, ViTCustomImageProcessor
 from modeling_vit_custom.conversion.convert import convert
-from modeling_vit_custom.training.args import UsageError
+from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.recipe import main
 
 

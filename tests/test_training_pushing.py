@@ -8,7 +8,7 @@ from tiny_training import command, tiny_train
 
 from modeling_vit_custom.publishing import upload
 from modeling_vit_custom.publishing.checks import check_folder
-from modeling_vit_custom.training.args import UsageError
+from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.recipe import main
 
 # the client sends a file the way that its own HTTP library deprecates

@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from modeling_vit_custom.data.raw import DataError
-from modeling_vit_custom.training.args import UsageError
+from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.recipe import main
 
 

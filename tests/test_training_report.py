@@ -16,7 +16,8 @@ from modeling_vit_custom.data.examples import Examples, Splits
 from modeling_vit_custom.evaluation.figures import figure, title
 from modeling_vit_custom.pages import page
 from modeling_vit_custom.training import report
-from modeling_vit_custom.training.args import UsageError, parse_args
+from modeling_vit_custom.training.args import parse_args
+from modeling_vit_custom.training.flags import UsageError
 
 
 @pytest.fixture(scope="module")

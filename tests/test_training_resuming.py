@@ -11,8 +11,8 @@ from tiny_training import tiny_train, tiny_trainer
 from torch.utils.data import Dataset
 
 from modeling_vit_custom.inference.processes import Processes
-from modeling_vit_custom.training.args import UsageError
 from modeling_vit_custom.training.checkpoints import CheckpointError, checkpoint_defect, numbered
+from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.lock import LOCK, run_lock
 
 SHORT = ("--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2)

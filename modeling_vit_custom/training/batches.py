@@ -12,8 +12,8 @@ from transformers import Trainer
 
 from ..data.dataset import ImageDataset
 from ..data.views import PixelValues
-from .args import ViTTrainingArguments
 from .augment import BatchAugmentation
+from .flags import ViTTrainingArguments
 from .order import SetEpoch, TrainingOrder
 from .throughput import Throughput
 

@@ -15,8 +15,8 @@ from ..data.dataset import ImageDataset
 from ..data.examples import SINGLE_LABEL, Splits
 from ..data.raw import printable
 from ..data.views import PixelValues, ViewMaker, eval_views, larger_views
-from .args import DataArguments, UsageError, ViTTrainingArguments
 from .augment import AUGMENTATIONS, POLICIES, VIEW_SCALE, BatchAugmentation
+from .flags import DataArguments, UsageError, ViTTrainingArguments
 from .loss import ClassificationLoss, balanced_weights
 from .mixing import Mix, RandomErasing
 

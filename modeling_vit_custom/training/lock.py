@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ..inference.processes import Processes
-from .args import UsageError
+from .flags import UsageError
 
 try:
     import fcntl

@@ -20,7 +20,8 @@ from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..pretrained_vit_custom import INPUT_FIELDS
 from ..weight_files_vit_custom import parse_strict_json
-from .args import ModelArguments, UsageError, field_values
+from .args import field_values
+from .flags import ModelArguments, UsageError
 
 FIELDS = ViTCustomConfig.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys() | {"family"}
 

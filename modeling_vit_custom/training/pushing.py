@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..conversion.convert import REPORT
 from ..publishing.upload import PublishError, Repository, check_installed, explained, upload_folder
-from .args import UsageError, ViTTrainingArguments
+from .flags import UsageError, ViTTrainingArguments
 from .start import RUN_FILE
 
 logger = logging.getLogger(__name__)

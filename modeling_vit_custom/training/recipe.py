@@ -23,18 +23,11 @@ from ..image_decoding_vit_custom import ImageDecodingError
 from ..inference.json_files import json_safe, write_json
 from ..inference.processes import Processes
 from ..publishing.upload import PublishError
-from .args import (
-    DataArguments,
-    ModelArguments,
-    UsageError,
-    ViTTrainingArguments,
-    choose_best_metric,
-    complete_arguments,
-    parse_args,
-)
+from .args import choose_best_metric, complete_arguments, parse_args
 from .checkpoints import CheckpointError
 from .disk import disk_full_explained
 from .feeding import Feed, prepare_feed
+from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
 from .lock import run_lock
 from .pretrained import open_checkpoint
 from .report import ReportCallback, write_report

@@ -17,7 +17,6 @@ from ..inference.json_files import write_json
 from ..inference.processes import Processes
 from ..pretrained_vit_custom import nonfinite_weights
 from ..weight_files_vit_custom import some
-from .args import UsageError, ViTTrainingArguments
 from .batches import BatchTrainer
 from .checkpoints import (
     UNFINISHED,
@@ -29,6 +28,7 @@ from .checkpoints import (
     seal,
 )
 from .disk import check_space, checkpoint_bytes, disk_full_explained
+from .flags import UsageError, ViTTrainingArguments
 
 logger = logging.getLogger(__name__)
 

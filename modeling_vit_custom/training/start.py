@@ -32,7 +32,7 @@ from ..inference.json_files import write_json
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..pretrained_vit_custom import resize_input
-from .args import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, field_values
+from .args import field_values
 from .checkpoints import (
     MANIFEST,
     checkpoint_defect,
@@ -42,6 +42,7 @@ from .checkpoints import (
     remove_leftovers,
     unsealed_defect,
 )
+from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
 from .lock import LOCK
 from .pretrained import Pretrained
 

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from transformers.trainer_utils import HubStrategy
 
-from .args import UsageError
+from .flags import UsageError
 from .optim import decay_parameter_names
 from .pushing import Pusher
 from .resuming import ResumingTrainer

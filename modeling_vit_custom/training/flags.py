@@ -1,0 +1,184 @@
+# ruff: noqa: RUF009 - `flag` is dataclasses.field with its help beside it
+"""The flags of training: three dataclasses of names, defaults and help.
+
+Names are those of transformers' image-classification example and of TrainingArguments wherever they exist.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+
+from ..audit.gate import MODES as AUDIT_MODES
+from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..publishing.upload import PublishError, check_target
+from .augment import AUGMENTATIONS, POLICIES
+from .loss import LOSSES
+
+METHODS = ("full", "linear_probe")
+CLASS_WEIGHTS = ("none", "balanced")
+HUB_STRATEGIES = ("end", "every_save")
+PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+
+
+class UsageError(ValueError):
+    """Flags that do not go together; the message names them and the way out."""
+
+
+def flag(default: Any = None, help: str = "", **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = flag(
+        help="Checkpoint to start from: a folder or a Hub name; or what `convert` reads of other libraries: timm:NAME, "
+        "torchvision:NAME, a folder saved by transformers, a .npz, .safetensors or .pth file."
+    )
+    source_config: str | None = flag(
+        help='What such a source does not say of itself: "image_size=224,num_attention_heads=6", "family=…".'
+    )
+    variant: str | None = flag(help='Start from random weights: a named size, such as "micro/4".')
+    method: str = flag(default="full", help="Train everything, or the head alone.", choices=METHODS)
+    image_size: list[int] | None = flag(
+        help="Input size in pixels, to which a checkpoint is resampled: one number, or height width."
+    )
+    drop_path_rate: float | None = flag(help="Stochastic depth of the last block.")
+    config_overrides: str | None = flag(help='More configuration fields, "pooling=map,num_channels=1".')
+    model_revision: str = flag(default="main", help="Branch, tag or commit of a Hub checkpoint.")
+    cache_dir: str | None = flag(help="Where downloads from the Hub are kept.")
+    ignore_mismatched_sizes: bool = flag(
+        default=False, help="Initialise anew what does not fit, beyond the head (a new head needs no flag)."
+    )
+
+
+@dataclass
+class DataArguments:
+    dataset: str | None = flag(help="A built-in dataset, written as files.", choices=("mnist5k",))
+    data_root: str = flag(default="data", help="Where --dataset writes its folder of images.")
+    train_dir: str | None = flag(
+        aliases="--train_file",
+        help="Folder DIR/<class>/… or DIR/{train,validation,test}/<class>/…, or a CSV, TSV or Parquet file.",
+    )
+    validation_dir: str | None = flag(aliases="--validation_file", help="The same for validation.")
+    test_dir: str | None = flag(
+        default=None, aliases="--test_file", help="The same for the test set, which is read once, at the end."
+    )
+    dataset_name: str | None = flag(help="Hub dataset, or folder of save_to_disk or data files.")
+    dataset_config_name: str | None = flag(help="Its configuration.")
+    dataset_revision: str | None = flag(help="Its branch, tag or commit.")
+    image_column_name: str = flag(default="image", help="Column of images (bytes) or image paths.")
+    label_column_name: str = flag(
+        default="label", help='Column of labels; several, "a,b,c", for 0/1 labels or several targets.'
+    )
+    label_separator: str = flag(default="|", help="What separates several labels in one cell.")
+    problem_type: str | None = flag(help="Read off the label column if not given.", choices=PROBLEM_TYPES)
+    train_val_split: float = flag(default=0.15, help="Share of train held out if there is no validation set.")
+    max_train_samples: int | None = flag(help="Train on so many examples, stratified.")
+    max_eval_samples: int | None = flag(help="Validate and test on so many examples each.")
+    augmentation: str = flag(
+        default="auto",
+        help="none, light (small affine; no mirroring: digits, text) or standard (random crops, mirrored). "
+        "auto: standard, and none for a linear probe.",
+        choices=("auto", *AUGMENTATIONS),
+    )
+    view_size: list[int] | None = flag(
+        help="Size of the stored pictures that standard cuts its crops from, one number, or height width. Default: "
+        "1.15 times the model's.",
+    )
+    auto_augment: str | None = flag(help="Colours and shapes changed at random as well.", choices=tuple(POLICIES))
+    random_erasing: float = flag(default=0.0, help="How often a box of the image is erased: 0 to 1.")
+    mixup: float = flag(default=0.0, help="Alpha of mixup, such as 0.8: pairs of images are blended. 0: none.")
+    cutmix: float = flag(default=0.0, help="Alpha of CutMix, such as 1: a box comes from another image. 0: none.")
+    mix_probability: float = flag(default=1.0, help="How often a pair is mixed, by one of the two.")
+    balanced_sampling: bool = flag(default=False, help="Draw each class equally often, however many images it has.")
+    image_cache: str = flag(
+        default="auto",
+        help="Decode each image once and keep it, small: auto (in $VIT_CUSTOM_CACHE or ~/.cache/vit_custom/images, if "
+        "that takes a quarter of the free disk at most), off, or the folder to keep it in. Its parts may be removed "
+        "at any time.",
+    )
+    follow_links: bool = flag(default=False, help="Follow links, and paths in tables, that lead outside.")
+    audit: str = flag(
+        default="refuse",
+        help="What the same image under two labels or in two splits, images that would be left out and the like do: "
+        "stop the run (refuse), be printed (warn), or not be looked for (off).",
+        choices=AUDIT_MODES,
+    )
+
+
+@dataclass
+class ViTTrainingArguments(TrainingArguments):
+    """TrainingArguments with defaults for images; None means: by method, see METHOD_DEFAULTS."""
+
+    output_dir: str = flag(default="", help="Folder of the run; becomes a complete Hub repository.")
+    learning_rate: float | None = flag(help="Peak learning rate. Default: by method.")  # type: ignore[assignment]
+    num_train_epochs: float | None = flag(help="Passes over the data. Default: by method.")  # type: ignore[assignment]
+    weight_decay: float | None = flag(help="Decay of weight matrices. Default: by method.")  # type: ignore[assignment]
+    lr_scheduler_type: str = flag(default="cosine", help="Learning rate schedule.")
+    warmup_steps: float = flag(default=0.1, help="Warm-up: steps, or below 1 a share of all steps.")
+    per_device_train_batch_size: int = flag(default=32, help="Training batch of each process.")
+    per_device_eval_batch_size: int = flag(default=64, help="Evaluation batch of each process.")
+    eval_strategy: str = flag(default="epoch", help="When to validate: epoch, steps.")
+    save_strategy: str = flag(default="epoch", help="When to save: the same as eval_strategy.")
+    logging_steps: float = flag(default=20, help="Log every so many steps, or below 1 a share of all steps.")
+    logging_nan_inf_filter: bool = flag(default=False, help="Hide losses that are no numbers.")
+    load_best_model_at_end: bool = flag(default=True, help="Keep the best model by validation.")
+    save_total_limit: int | None = flag(default=2, help="Checkpoints kept: the best and the last.")
+    remove_unused_columns: bool = flag(default=False, help="Must be false: images are no column.")
+    ddp_find_unused_parameters: bool | None = flag(default=False, help="Not needed here.")
+    loss: str = flag(
+        default="ce", help="Of single labels: cross-entropy (ce), or binary cross-entropy (bce).", choices=LOSSES
+    )
+    class_weights: str = flag(
+        default="none", help="balanced: rare classes count as much as frequent ones.", choices=CLASS_WEIGHTS
+    )
+    dataloader_num_workers: int = flag(
+        default=-1, help="Loading processes; -1: as many as decoding needs, few or none with a cache."
+    )
+    report_to: list[str] | None = flag(
+        help="Where curves go besides report.html: tensorboard (OUTPUT_DIR/runs), wandb, … or none. "
+        "Default: tensorboard where it is installed."
+    )
+    push_to_hub: bool = flag(default=False, help="Publish as --hub_model_id, as `publish` does; see --hub_strategy.")
+    hub_strategy: str = flag(
+        default="end", help="When: end, or every_save (checkpoints too, each one complete and checked)."
+    )
+    hub_license: str | None = flag(help="Of the published weights, as the Hub names it: apache-2.0, mit, …")
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise UsageError("--output_dir is missing: name the folder this run shall fill.")
+        if self.hub_token is not None:
+            raise UsageError("--hub_token would be stored with the run: set HF_TOKEN or run `hf auth login` instead.")
+        if self.push_to_hub:
+            self.check_hub_flags()
+        if self.remove_unused_columns:
+            raise UsageError("--remove_unused_columns must stay false: it would drop the images.")
+        if self.save_total_limit == 1 and (self.load_best_model_at_end or self.metric_for_best_model):
+            self.save_total_limit = 2  # Trainer would end by removing the last, from which a run goes on
+        self.metric_is_default = self.metric_for_best_model is None
+        self.on_accelerator = torch.accelerator.is_available() and not self.use_cpu
+        self.dataloader_pin_memory = self.dataloader_pin_memory and self.on_accelerator
+        reporters = get_available_reporting_integrations()
+        if self.report_to is None:
+            self.report_to = ["tensorboard"] if "tensorboard" in reporters else ["none"]
+        super().__post_init__()
+        if missing := [name for name in self.report_to if name not in reporters]:
+            raise UsageError(f"--report_to {missing[0]} is not installed: {', '.join(reporters) or 'none'} would work.")
+
+    def check_hub_flags(self) -> None:
+        """Raises UsageError for what would only fail, or publish too much, at the end of the training."""
+        if not self.hub_license:
+            raise UsageError("--push_to_hub needs --hub_license: what others may do, for example apache-2.0.")
+        if self.hub_strategy not in HUB_STRATEGIES:
+            raise UsageError(
+                f"--hub_strategy {self.hub_strategy} would publish the optimizer's state, which is pickled: give "
+                f"{' or '.join(HUB_STRATEGIES)}."
+            )
+        try:
+            check_target(self.hub_model_id or "", self.hub_revision)
+        except PublishError as error:
+            raise UsageError(f"--push_to_hub needs --hub_model_id NAMESPACE/NAME. {error}") from error
