@@ -71,6 +71,7 @@ _BOUNDS = {
     "hidden_dropout_prob": (0.0, 0.99),
     "attention_probs_dropout_prob": (0.0, 0.99),
     "drop_path_rate": (0.0, 0.99),
+    "patch_drop_rate": (0.0, 0.99),
     "initializer_range": (0.0, 10.0),
     "layer_norm_eps": (1e-20, 1.0),
 }
@@ -109,6 +110,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         hidden_dropout_prob (`float`, defaults to 0.0): Dropout on embeddings and at the end of each branch.
         attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout on attention weights.
         drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last block; grows linearly from 0.
+        patch_drop_rate (`float`, defaults to 0.0): Share of each image's patches that a training step leaves out.
         layer_scale_init_value (`float`, *optional*): Initial LayerScale factor; `None` leaves LayerScale out.
         initializer_range (`float`, defaults to 0.02): Standard deviation of initial weights.
         layer_norm_eps (`float`, defaults to 1e-6): Epsilon of every layer norm.
@@ -160,6 +162,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
     drop_path_rate: float | int = 0.0
+    patch_drop_rate: float | int = 0.0
     layer_scale_init_value: float | int | None = None
     initializer_range: float | int = 0.02
     layer_norm_eps: float | int = 1e-6

@@ -1,11 +1,13 @@
 """Leaf layers: they take scalars, never a config.
 
-Shapes: B batch, N tokens, D width, M hidden width of the MLP, h×w grid.
+Shapes: B batch, P prefix tokens, N tokens, D width, d width of a head, M hidden width of the MLP, h×w grid.
 """
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+
+from .position_vit_custom import Rope
 
 
 class Mlp(nn.Module):
@@ -68,6 +70,37 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
+
+
+class PatchDropout(nn.Module):
+    """While training, leaves out a random share `rate` of each image's patches (Liu et al. 2022, arXiv 2208.07220).
+
+    What follows then costs that much less; in eval mode every patch is there. `prefix` tokens come before the patches
+    and stay.
+    """
+
+    def __init__(self, rate: float, prefix: int):
+        super().__init__()
+        self.rate, self.prefix = rate, prefix
+
+    @property
+    def active(self) -> bool:
+        return self.training and self.rate > 0
+
+    def forward(self, hidden_states: torch.Tensor, rope: Rope | None) -> tuple[torch.Tensor, Rope | None]:
+        """[B, N, D] and the patches' rotary positions -> [B, N', D] and theirs, [B, 1, N' - P, d] each."""
+        if not self.active:
+            return hidden_states, rope
+        prefix, patches = hidden_states.split([self.prefix, hidden_states.shape[1] - self.prefix], dim=1)
+        count = max(1, round(patches.shape[1] * (1 - self.rate)))
+        kept = torch.rand(patches.shape[:2], device=patches.device).argsort(dim=1)[:, :count]
+        patches = patches.gather(1, kept[:, :, None].expand(-1, -1, patches.shape[2]))
+        if rope is not None:
+            rope = rope[0][kept][:, None], rope[1][kept][:, None]
+        return torch.cat([prefix, patches], dim=1), rope
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -28,7 +28,7 @@ from .attention_vit_custom import ViTCustomAttention
 from .configuration_vit_custom import ViTCustomConfig
 from .embeddings_vit_custom import ViTCustomEmbeddings
 from .interpolation_vit_custom import RESIZE_RULES, resize_grid
-from .layers_vit_custom import drop_path, layer_norm, layer_scale, mlp
+from .layers_vit_custom import PatchDropout, drop_path, layer_norm, layer_scale, mlp
 from .loss_vit_custom import image_classification_loss
 from .pooling_vit_custom import ViTCustomPooler
 from .position_vit_custom import Rope, rope_table
@@ -77,6 +77,9 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
     def __init__(self, config: ViTCustomConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
         super().__init__(config)
         self.embeddings = ViTCustomEmbeddings(config, use_mask_token=use_mask_token)
+        # Heads that need every patch, such as maps and reconstructions, pool nothing.
+        drop_rate = config.patch_drop_rate if add_pooling_layer else 0.0
+        self.patch_dropout = PatchDropout(drop_rate, config.num_prefix_tokens)
         self.layers = nn.ModuleList(ViTCustomBlock(config, rate) for rate in config.drop_path_rates())
         self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps, config.final_norm == "tokens")
         self.pooler = ViTCustomPooler(config) if add_pooling_layer else None
@@ -95,13 +98,13 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
 
         bool_masked_pos [B, h·w]: True where a patch is replaced by the mask token. attention_mask [B, N]: 1 where a
         token may be attended to by the blocks; pooling takes every token all the same. Returns
-        last_hidden_state [B, N, D], pooler_output [B, k·D] and, when asked for under any attention backend,
-        hidden_states and attentions (one [B, heads, N, N] per block).
+        last_hidden_state [B, N, D] (fewer tokens while training with a `patch_drop_rate`), pooler_output [B, k·D]
+        and, when asked for under any attention backend, hidden_states and attentions (one [B, heads, N, N] per block).
         """
         hidden_states = self.embeddings(pixel_values, bool_masked_pos)
         kwargs["output_attentions"] = kwargs.get("output_attentions", self.config.output_attentions)
         attention_mask = self._attention_mask(attention_mask, hidden_states, kwargs["output_attentions"])
-        rope = self._rope(pixel_values.shape[2:], hidden_states)
+        hidden_states, rope = self.patch_dropout(hidden_states, self._rope(pixel_values.shape[2:], hidden_states))
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, rope, **kwargs)
         hidden_states = self.layernorm(hidden_states)
@@ -118,6 +121,11 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         """The mask in the form its backend reads; attentions are asked of the eager one."""
         if mask is None:
             return None
+        if self.patch_dropout.active:
+            raise ValueError(
+                f"attention_mask cannot be given while training with patch_drop_rate={self.patch_dropout.rate}: "
+                "the patches it names are drawn anew. Leave one of them out."
+            )
         if mask.ndim == 2 and mask.shape != hidden_states.shape[:2]:
             raise ValueError(
                 f"attention_mask has shape {tuple(mask.shape)}: give one entry per token, the "

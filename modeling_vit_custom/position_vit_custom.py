@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-Rope = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, [h·w, d] each
+Rope = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, [h·w, d] or, of chosen patches, [B, 1, n, d] each
 
 
 def sincos_table(grid: tuple[int, int], width: int, temperature: float = 10_000.0) -> torch.Tensor:
@@ -46,7 +46,8 @@ def rope_table(grid: tuple[int, int], head_dim: int, theta: float, like: torch.T
 def rotate(heads: torch.Tensor, rope: Rope) -> torch.Tensor:
     """Queries or keys [B, H, N, d] with their patches turned by `rope`, in float32; prefix tokens stay as they are."""
     cos, sin = rope
-    prefix, patches = heads.split([heads.shape[2] - len(cos), len(cos)], dim=2)
+    count = cos.shape[-2]
+    prefix, patches = heads.split([heads.shape[2] - count, count], dim=2)
     first, second = patches.chunk(2, dim=-1)
     turned = patches * cos + torch.cat([-second, first], dim=-1) * sin
     return torch.cat([prefix, turned.to(heads.dtype)], dim=2)

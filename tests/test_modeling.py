@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from tiny import TINY
+from tiny import ARCHITECTURES, TINY
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeling_vit_custom import (
@@ -104,7 +104,7 @@ def test_masked_tokens_do_not_exist(tiny_config, random_model, pixel_values, bac
 
 
 def test_gradient_checkpointing_changes_nothing(any_config, random_model):
-    any_config.drop_path_rate = 0.2
+    any_config.drop_path_rate, any_config.patch_drop_rate = 0.2, 0.5
     model, images = random_model(any_config).train(), images_for(any_config)
     torch.manual_seed(1)
     plain = gradients(model, images)
@@ -209,6 +209,34 @@ def test_drop_path_rates_grow_linearly_and_keep_the_expectation():
     assert branch.mean().item() == pytest.approx(1.0, abs=0.03)
     per_sample = branch.flatten(1)
     assert torch.equal(per_sample.amin(1), per_sample.amax(1)), "a sample's branch is dropped whole"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", [{}, ARCHITECTURES["rope"]], ids=["learned", "rope"])
+def test_patch_dropout_equals_hiding_the_dropped_patches(fields, pixel_values):
+    torch.manual_seed(0)
+    config = ViTCustomConfig(**{**TINY, **fields, "image_size": (24, 32)}, patch_drop_rate=0.5)
+    model = ViTCustomModel(config).train()
+    model.set_attn_implementation("eager")
+    torch.manual_seed(1)
+    kept = torch.rand(len(pixel_values), 12).argsort(dim=1)[:, :6]  # the very draw that the model makes next
+    torch.manual_seed(1)
+    dropped = model(pixel_values)
+    mask = torch.zeros(len(pixel_values), 12, dtype=torch.long).scatter_(1, kept, 1)
+    mask = torch.cat([torch.ones(len(mask), config.num_prefix_tokens, dtype=torch.long), mask], dim=1)
+    hidden = model.eval()(pixel_values, attention_mask=mask)
+    assert dropped.last_hidden_state.shape[1] == config.num_prefix_tokens + 6
+    torch.testing.assert_close(dropped.pooler_output, hidden.pooler_output, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(dropped.pooler_output, model(pixel_values).pooler_output, atol=1e-3)
+
+
+def test_patch_dropout_spares_heads_that_need_every_patch(pixel_values):
+    config = ViTCustomConfig(**TINY, patch_drop_rate=0.5)
+    assert ViTCustomBackbone(config).train()(pixel_values).feature_maps[0].shape[2:] == (3, 4)
+    masked = torch.zeros(len(pixel_values), 12, dtype=torch.bool)
+    assert ViTCustomForMaskedImageModeling(config).train()(pixel_values, masked).reconstruction.shape[2:] == (24, 32)
+    with pytest.raises(ValueError, match=r"attention_mask .* patch_drop_rate=0\.5"):
+        ViTCustomModel(config).train()(pixel_values, attention_mask=torch.ones(len(pixel_values), 13))
 
 
 @torch.no_grad()

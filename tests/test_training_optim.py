@@ -1,12 +1,13 @@
-"""Weight decay falls on weight matrices and on nothing else."""
+"""Weight decay falls on weight matrices and on nothing else; early layers learn slower by a constant factor."""
 
 import pytest
+import torch
 from real_digits import write_class_folder
 from tiny_training import tiny_trainer
 
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
 from modeling_vit_custom.modeling_vit_custom import ViTCustomForImageClassification, ViTCustomForMaskedImageModeling
-from modeling_vit_custom.training.optim import decay_parameter_names
+from modeling_vit_custom.training.optim import decay_learning_rates, decay_parameter_names, depth_of
 
 TINY = {
     "hidden_size": 16,
@@ -53,3 +54,35 @@ def test_the_trainer_uses_it(tmp_path):
     decay_of = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
     for name, parameter in trainer.model.named_parameters():
         assert decay_of[parameter] == (0.3 if name in decay_parameter_names(trainer.model) else 0.0), name
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": "map", "stem": "conv", "pre_logits_size": 8}])
+def test_learning_rates_fall_by_a_factor_from_layer_to_layer(options):
+    model = ViTCustomForImageClassification(ViTCustomConfig(**TINY, **options))
+    decayed = set(decay_parameter_names(model))
+    groups = [[], []]
+    for name, parameter in model.named_parameters():
+        groups[name in decayed].append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[0], "weight_decay": 0.0}, {"params": groups[1], "weight_decay": 0.3}], lr=1.0
+    )
+    decay_learning_rates(optimizer, model, model.config.num_hidden_layers, 0.5)
+    settings = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
+    depths = {
+        "embeddings": 0,
+        "layers.0": 1,
+        "layers.1": 2,
+        "layernorm": 3,
+        "pooler": 3,
+        "pre_logits": 3,
+        "classifier": 3,
+    }
+    for name, parameter in model.named_parameters():
+        depth = next(d for prefix, d in depths.items() if name.removeprefix("vit.").startswith(prefix))
+        assert depth_of(name, 2) == depth
+        assert settings[parameter]["lr"] == 0.5 ** (3 - depth), name
+        assert settings[parameter]["weight_decay"] == (0.3 if name in decayed else 0.0), name
+    assert optimizer.param_groups[0]["lr"] == 1.0
+    assert (
+        len(settings) == len(list(model.parameters())) == sum(len(group["params"]) for group in optimizer.param_groups)
+    )

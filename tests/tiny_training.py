@@ -34,7 +34,7 @@ def tiny_trainer(output_dir: Path, *flags: Any, model: list[str] | None = None):
     choose_best_metric(training_args, splits.problem_type)
     net, processor, splits = build_model(model_args, pretrained, splits, training_args.seed)
     feed = prepare_feed(net.config, processor, splits, data_args, training_args)
-    return build_trainer(net, processor, splits, model_args.method, feed, training_args), splits
+    return build_trainer(net, processor, splits, model_args, feed, training_args), splits
 
 
 def command(output_dir: Path, *flags: Any, model: list[str] | None = None) -> list[str]:

@@ -46,6 +46,8 @@ SCRATCH = {"learning_rate": 1e-3, "num_train_epochs": 30.0, "weight_decay": 0.05
 METHOD_DEFAULTS = {
     "full": {"learning_rate": 5e-5, "num_train_epochs": 5.0, "weight_decay": 0.05},
     "linear_probe": {"learning_rate": 1e-3, "num_train_epochs": 20.0, "weight_decay": 0.0},
+    "lora": {"learning_rate": 1e-3, "num_train_epochs": 10.0, "weight_decay": 0.0},
+    "head_then_full": {"learning_rate": 5e-5, "num_train_epochs": 5.0, "weight_decay": 0.05},
 }
 BEST_METRIC = {
     SINGLE_LABEL: ("accuracy", True),
@@ -71,15 +73,13 @@ def complete_arguments(
     named = [flag for flag, value in sources.items() if value is not None]
     if len(named) != 1:
         raise UsageError(f"name the training data by one of {', '.join(sources)}, not {' and '.join(named) or 'none'}.")
-    if model_args.method == "linear_probe" and model_args.variant is not None:
-        raise UsageError("--method linear_probe trains the head on a checkpoint's features: --variant has none.")
+    if model_args.method != "full" and model_args.variant is not None:
+        raise UsageError(f"--method {model_args.method} builds on a checkpoint's features: --variant has none.")
     if model_args.source_config is not None and model_args.variant is not None:
         raise UsageError("--source_config is for another library's checkpoint: --variant has none.")
     if model_args.image_size is not None and not 1 <= len(model_args.image_size) <= 2:
         raise UsageError(f"--image_size takes one number or two, not {model_args.image_size}.")
-    for name, low, high in (("random_erasing", 0, 1), ("mix_probability", 0, 1), ("mixup", 0, 100), ("cutmix", 0, 100)):
-        if not low <= (value := getattr(data_args, name)) <= high:
-            raise UsageError(f"--{name} {value}: give a number from {low} to {high}.")
+    check_ranges(data_args, training_args)
     if model_args.method not in METHODS:
         raise UsageError(f"--method {model_args.method}: give one of {', '.join(METHODS)}.")
     defaults = SCRATCH if model_args.variant is not None else METHOD_DEFAULTS[model_args.method]
@@ -93,6 +93,28 @@ def complete_arguments(
             f"--view_size {data_args.view_size} with --augmentation {data_args.augmentation}: give one number or two, "
             "for an augmentation that cuts crops (standard)."
         )
+
+
+# flag: lowest, highest
+RANGES: dict[str, tuple[float, float]] = {
+    "random_erasing": (0, 1),
+    "mix_probability": (0, 1),
+    "mixup": (0, 100),
+    "cutmix": (0, 100),
+    "progressive_resizing": (0.1, 1),
+    "ema_decay": (0, 0.999999),
+    "layer_decay": (0.1, 1),
+    "early_stopping_patience": (0, 1_000_000),
+    "max_minutes": (0.01, 1_000_000),
+}
+
+
+def check_ranges(*groups: Any) -> None:
+    """Raises UsageError for a number that is none of its flag's."""
+    for name, (low, high) in RANGES.items():
+        value = next(getattr(group, name) for group in groups if hasattr(group, name))
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"--{name} {value}: give a number from {low} to {high}.")
 
 
 def choose_best_metric(training_args: ViTTrainingArguments, problem_type: str) -> None:

@@ -89,12 +89,42 @@ def warp(images: torch.Tensor, maps: torch.Tensor, size: tuple[int, int]) -> tor
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+class GrowingSize:
+    """Progressive resizing: training begins on smaller images, which cost less, and ends on whole ones.
+
+    (Howard 2018 for DAWNBench; Tan and Le 2021, EfficientNetV2, arXiv 2104.00298.) Positions follow in the model.
+    size: (h, w), reached when GROWN of the training is done.   patch: (p, q), of which each size is a multiple.
+    start: the share of both sides at the beginning.
+    """
+
+    GROWN = 0.7
+
+    def __init__(self, size: tuple[int, int], patch: tuple[int, int], start: float = 1.0):
+        self.size, self.patch, self.start = size, patch, start
+
+    def at(self, progress: float) -> tuple[int, int]:
+        """The size when this share of the training is done."""
+        share = self.start + (1 - self.start) * min(1.0, progress / self.GROWN)
+        height, width = (
+            min(side, max(1, round(share * side / cell)) * cell)
+            for side, cell in zip(self.size, self.patch, strict=True)
+        )
+        return height, width
+
+    def __call__(self, images: torch.Tensor, progress: float) -> torch.Tensor:
+        """[B, C, h, w] in 0..255, uint8 or float -> the same, or float32 and smaller."""
+        if self.start == 1 or (size := self.at(progress)) == self.size:
+            return images
+        return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+
+
 class BatchAugmentation:
     """A batch of views -> what the model trains on.
 
     geometry: a value of AUGMENTATIONS.   size: (h, w).
     to_pixel_values: images in 0..255 -> float32, as the image processor does.
-    erasing, mix: what is done to pixel_values after; their defaults do nothing.
+    growing: what makes early images smaller.   erasing, mix: what is done to pixel_values after.
+    The defaults of these three do nothing.
     """
 
     def __init__(
@@ -104,16 +134,22 @@ class BatchAugmentation:
         to_pixel_values: Callable[[torch.Tensor], torch.Tensor],
         erasing: RandomErasing | None = None,
         mix: Mix | None = None,
+        growing: GrowingSize | None = None,
     ):
+        self.growing = growing or GrowingSize(size, (1, 1))
         self.geometry, self.size, self.to_pixel_values = geometry, size, to_pixel_values
         self.erasing, self.mix = erasing or RandomErasing(0.0), mix or Mix()
 
     def __call__(
-        self, views: torch.Tensor, labels: torch.Tensor, draws: torch.Tensor
+        self, views: torch.Tensor, labels: torch.Tensor, draws: torch.Tensor, progress: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 [B, C, S, S'], [B, …], float32 [B, K] -> float32 [B, C, h, w], labels: [B, …], or [B, L] if mixed."""
+        """uint8 [B, C, S, S'], [B, …], float32 [B, K] -> float32 [B, C, h, w], labels: [B, …], or [B, L] if mixed.
+
+        progress: the share of the training that is done; early images may be smaller, see `growing`.
+        """
         if self.geometry is not None:
             aspect = self.size[1] / self.size[0]
             views = warp(views, self.geometry(draws, aspect), self.size)
+        views = self.growing(views, progress)
         pixel_values = self.erasing(self.to_pixel_values(views), draws)
         return self.mix(pixel_values, labels, draws)

@@ -60,13 +60,18 @@ class BatchTrainer(Trainer):
         """As Trainer's; a training loss is logged with "data_wait" and "images_per_second", see Throughput."""
         super().log({**logs, **(self.throughput.take() if "loss" in logs else {})}, *args, **kwargs)
 
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done."""
+        return self.state.global_step / max(1, self.state.max_steps)
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch on the model's device, its views turned into what the model takes; the index is left out."""
         inputs = {name: value for name, value in super()._prepare_inputs(inputs).items() if name != "index"}
         draws = inputs.pop("draws", None)
         if draws is not None and self.augmentation is not None:
             views, labels = inputs["pixel_values"], inputs["labels"]
-            inputs["pixel_values"], inputs["labels"] = self.augmentation(views, labels, draws)
+            inputs["pixel_values"], inputs["labels"] = self.augmentation(views, labels, draws, self.progress)
         elif self.to_pixel_values is not None:
             inputs["pixel_values"] = self.to_pixel_values(inputs["pixel_values"])
         return inputs

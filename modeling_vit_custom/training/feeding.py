@@ -15,7 +15,7 @@ from ..data.dataset import ImageDataset
 from ..data.examples import SINGLE_LABEL, Splits
 from ..data.raw import printable
 from ..data.views import PixelValues, ViewMaker, eval_views, larger_views
-from .augment import AUGMENTATIONS, POLICIES, VIEW_SCALE, BatchAugmentation
+from .augment import AUGMENTATIONS, POLICIES, VIEW_SCALE, BatchAugmentation, GrowingSize
 from .flags import DataArguments, UsageError, ViTTrainingArguments
 from .loss import ClassificationLoss, balanced_weights
 from .mixing import Mix, RandomErasing
@@ -63,6 +63,7 @@ def prepare_feed(
             PixelValues(processor),
             RandomErasing(data_args.random_erasing),
             Mix(data_args.mixup, data_args.cutmix, data_args.mix_probability, config.num_labels),
+            GrowingSize(config.image_hw, config.patch_hw, data_args.progressive_resizing),
         ),
         loss=training_loss(splits, training_args),
         balanced=data_args.balanced_sampling,

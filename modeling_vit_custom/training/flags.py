@@ -17,7 +17,7 @@ from ..publishing.upload import PublishError, check_target
 from .augment import AUGMENTATIONS, POLICIES
 from .loss import LOSSES
 
-METHODS = ("full", "linear_probe")
+METHODS = ("full", "linear_probe", "lora", "head_then_full")
 CLASS_WEIGHTS = ("none", "balanced")
 HUB_STRATEGIES = ("end", "every_save")
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
@@ -41,11 +41,21 @@ class ModelArguments:
         help='What such a source does not say of itself: "image_size=224,num_attention_heads=6", "family=…".'
     )
     variant: str | None = flag(help='Start from random weights: a named size, such as "micro/4".')
-    method: str = flag(default="full", help="Train everything, or the head alone.", choices=METHODS)
+    method: str = flag(
+        default="full",
+        help="Train everything (full), the head alone (linear_probe), adapters and the head (lora), or everything "
+        "after the head was fitted to the frozen features (head_then_full).",
+        choices=METHODS,
+    )
     image_size: list[int] | None = flag(
         help="Input size in pixels, to which a checkpoint is resampled: one number, or height width."
     )
     drop_path_rate: float | None = flag(help="Stochastic depth of the last block.")
+    patch_drop_rate: float | None = flag(help="Share of the patches that each training step leaves out, at random.")
+    lora_rank: int = flag(default=8, help="Rank r of the adapters of --method lora.")
+    lora_alpha: float = flag(default=16.0, help="Their outputs are multiplied by alpha / r.")
+    lora_dropout: float = flag(default=0.0, help="Dropout of their inputs.")
+    lora_targets: list[str] | None = flag(help="Layers that get them, such as q_proj v_proj. Default: all.")
     config_overrides: str | None = flag(help='More configuration fields, "pooling=map,num_channels=1".')
     model_revision: str = flag(default="main", help="Branch, tag or commit of a Hub checkpoint.")
     cache_dir: str | None = flag(help="Where downloads from the Hub are kept.")
@@ -93,6 +103,9 @@ class DataArguments:
     mixup: float = flag(default=0.0, help="Alpha of mixup, such as 0.8: pairs of images are blended. 0: none.")
     cutmix: float = flag(default=0.0, help="Alpha of CutMix, such as 1: a box comes from another image. 0: none.")
     mix_probability: float = flag(default=1.0, help="How often a pair is mixed, by one of the two.")
+    progressive_resizing: float = flag(
+        default=1.0, help="Share of the image's sides to begin at, such as 0.5; they grow until 70 % of the training."
+    )
     balanced_sampling: bool = flag(default=False, help="Draw each class equally often, however many images it has.")
     image_cache: str = flag(
         default="auto",
@@ -134,6 +147,17 @@ class ViTTrainingArguments(TrainingArguments):
     )
     class_weights: str = flag(
         default="none", help="balanced: rare classes count as much as frequent ones.", choices=CLASS_WEIGHTS
+    )
+    ema_decay: float = flag(
+        default=0.0, help="Average the weights, such as 0.999 of the average kept at each step; evaluated and saved."
+    )
+    layer_decay: float = flag(default=1.0, help="Learning rate of a block, relative to that of the next, such as 0.75.")
+    early_stopping_patience: int = flag(
+        default=0, help="Stop after so many validations without a new best one. 0: never."
+    )
+    early_stopping_threshold: float = flag(default=0.0, help="How much better a validation has to be to count.")
+    max_minutes: float | None = flag(
+        help="Wall clock of the whole run: the schedule is fitted to it, instead of to --num_train_epochs."
     )
     dataloader_num_workers: int = flag(
         default=-1, help="Loading processes; -1: as many as decoding needs, few or none with a cache."

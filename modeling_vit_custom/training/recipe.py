@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import EarlyStoppingCallback
 
 from ..audit.gate import told
 from ..data.dataset import ImageDataset, check_readable, collate
@@ -23,6 +24,7 @@ from ..image_decoding_vit_custom import ImageDecodingError
 from ..inference.json_files import json_safe, write_json
 from ..inference.processes import Processes
 from ..publishing.upload import PublishError
+from .adapters import add_adapters
 from .args import choose_best_metric, complete_arguments, parse_args
 from .checkpoints import CheckpointError
 from .disk import disk_full_explained
@@ -66,7 +68,7 @@ def _train(model_args: ModelArguments, data_args: DataArguments, training_args: 
     run = describe_run(model_args, data_args, training_args, splits)
     checkpoint = find_start(training_args, run)
     feed = prepare_feed(model.config, processor, splits, data_args, training_args)
-    trainer = build_trainer(model, processor, splits, model_args.method, feed, training_args)
+    trainer = build_trainer(model, processor, splits, model_args, feed, training_args)
     trainer.add_callback(ReportCallback(splits))
     started = time.perf_counter()
     if trainer.is_world_process_zero():
@@ -77,13 +79,16 @@ def _train(model_args: ModelArguments, data_args: DataArguments, training_args: 
 
 
 def build_trainer(
-    model, processor, splits: Splits, method: str, feed: Feed, training_args: ViTTrainingArguments
+    model, processor, splits: Splits, model_args: ModelArguments, feed: Feed, training_args: ViTTrainingArguments
 ) -> ViTCustomTrainer:
-    """The Trainer for a model and its data; for a linear probe all but the head is frozen."""
+    """The Trainer for a model and its data; what the method does not train is frozen."""
     frozen = None
-    if method == "linear_probe":
+    if model_args.method == "linear_probe":
         frozen = model.vit.requires_grad_(False)
-    return ViTCustomTrainer(
+    elif model_args.method == "lora":
+        lora = model_args
+        add_adapters(model, lora.lora_rank, lora.lora_alpha, lora.lora_dropout, lora.lora_targets)
+    trainer = ViTCustomTrainer(
         model=model,
         args=training_args,
         train_dataset=feed.train,
@@ -97,6 +102,11 @@ def build_trainer(
         compute_metrics=trainer_metrics(splits.problem_type, splits.id2label),
         frozen=frozen,
     )
+    if training_args.early_stopping_patience:
+        trainer.add_callback(
+            EarlyStoppingCallback(training_args.early_stopping_patience, training_args.early_stopping_threshold)
+        )
+    return trainer
 
 
 def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], processor: Any) -> dict[str, Any]:

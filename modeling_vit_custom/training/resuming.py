@@ -140,10 +140,17 @@ class ResumingTrainer(BatchTrainer):
             if isinstance(callback, ExportableState):
                 state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
         self.args.eval_on_start = self.args.eval_on_start and state.global_step == 0
-        self.checkpoint_bytes = checkpoint_bytes(self.accelerator.unwrap_model(self.model))
+        self.checkpoint_bytes = self.needed_bytes()
         if self.args.save_strategy != SaveStrategy.NO:
             run, needed = Path(str(self.args.output_dir)), 2 * self.checkpoint_bytes
             self.processes.from_first(lambda: check_space(run, needed, f"before step {state.global_step + 1}"))
+
+    def needed_bytes(self) -> int:
+        """What a checkpoint takes at most."""
+        return checkpoint_bytes(self.accelerator.unwrap_model(self.model))
+
+    def step_done(self) -> None:
+        """After each step of the optimizer, before anything is logged, evaluated or saved."""
 
     def _find_best(self, noted: Path) -> str | None:
         """Where the best checkpoint is now, should the run have moved; None, and a warning, where it is no more."""
@@ -154,13 +161,18 @@ class ResumingTrainer(BatchTrainer):
         logger.warning(f"the best checkpoint so far, {folder}, is lost ({defect}): the best is now sought anew")
         return None
 
-    def _load_best_model(self) -> None:
+    def best_checkpoint(self) -> str:
+        """Raises CheckpointError where it is damaged."""
         folder = self.state.best_model_checkpoint
         if (defect := self.processes.from_first(lambda: checkpoint_defect(str(folder)))) is not None:
             raise CheckpointError(
                 f"the best checkpoint, {folder}, is no longer what was saved: {defect}. Run the same command again to "
                 "keep the last model instead."
             )
+        return str(folder)
+
+    def _load_best_model(self) -> None:
+        self.best_checkpoint()
         super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -260,6 +272,7 @@ class _Moments(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs: Any):
         """What is due after an epoch is not made up for by a run that goes on from its last step: it is saved after."""
+        self.trainer.step_done()
         self.postponed = control.should_save and float(state.epoch).is_integer()
         control.should_save = control.should_save and not self.postponed
 

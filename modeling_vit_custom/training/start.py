@@ -54,11 +54,13 @@ PUBLISHED = (
     "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "lr_scheduler_type", "warmup_steps", "optim",
     "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "per_device_train_batch_size",
     "gradient_accumulation_steps", "label_smoothing_factor", "seed", "data_seed", "bf16", "fp16",
-    "metric_for_best_model", "loss", "class_weights",
+    "metric_for_best_model", "loss", "class_weights", "ema_decay", "layer_decay", "early_stopping_patience",
+    "max_minutes",
 )  # fmt: skip
 # What of DataArguments changes the images that are trained on; of these only what was asked for is recorded.
 RECORDED = (
     "view_size", "auto_augment", "random_erasing", "mixup", "cutmix", "mix_probability", "balanced_sampling",
+    "progressive_resizing",
 )  # fmt: skip
 
 
@@ -108,11 +110,9 @@ def build_model(
 
 
 def _from_variant(variant: str, model_args: ModelArguments, splits: Splits):
-    overrides = field_values(model_args.config_overrides, "--config_overrides") | labels_of(splits)
+    overrides = _overrides(model_args, splits)
     if (size := _image_size(model_args)) is not None:
         overrides["image_size"] = size
-    if model_args.drop_path_rate is not None:
-        overrides["drop_path_rate"] = model_args.drop_path_rate
     try:
         config = ViTCustomConfig.from_variant(variant, **overrides)
     except (ValueError, TypeError, StrictDataclassError) as error:
@@ -126,9 +126,7 @@ def _from_checkpoint(pretrained: Pretrained, model_args: ModelArguments, splits:
     plan = plan_head(splits.id2label, splits.problem_type, config.id2label, config.problem_type)
     if not plan.new_head:
         splits = with_label_ids(splits, plan.id2label)
-    overrides = field_values(model_args.config_overrides, "--config_overrides") | labels_of(splits)
-    if model_args.drop_path_rate is not None:
-        overrides["drop_path_rate"] = model_args.drop_path_rate
+    overrides = _overrides(model_args, splits)
     model: Any = pretrained.load(
         overrides,
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
@@ -161,6 +159,13 @@ def _made_by(processor: Any) -> tuple[int, int] | None:
 
 def _pixels(hw: Any) -> str:
     return f"{hw[0]}x{hw[1]} pixels"
+
+
+def _overrides(model_args: ModelArguments, splits: Splits) -> dict[str, Any]:
+    """The configuration fields that the flags and the data set."""
+    rates = {name: getattr(model_args, name) for name in ("drop_path_rate", "patch_drop_rate")}
+    rates = {name: rate for name, rate in rates.items() if rate is not None}
+    return field_values(model_args.config_overrides, "--config_overrides") | labels_of(splits) | rates
 
 
 def labels_of(splits: Splits) -> dict[str, Any]:

@@ -6,15 +6,16 @@ from torch import nn
 from transformers.trainer_utils import HubStrategy
 
 from .flags import UsageError
-from .optim import decay_parameter_names
+from .optim import decay_learning_rates, decay_parameter_names
 from .pushing import Pusher
-from .resuming import ResumingTrainer
+from .weights import WeightsTrainer
 
 
-class ViTCustomTrainer(ResumingTrainer):
-    """Decays matrices only and keeps a frozen part in eval mode; for the rest see `ResumingTrainer`.
+class ViTCustomTrainer(WeightsTrainer):
+    """Decays matrices only, lets learning rates fall with depth, keeps a frozen part in eval mode.
 
-    What it pushes to the Hub is staged, checked and complete: see `pushing`.
+    For the rest see `WeightsTrainer`, `ResumingTrainer` and `BatchTrainer`. What it pushes to the Hub is staged,
+    checked and complete: see `pushing`.
 
     frozen: the part of the model that is not trained (its parameters require no gradient); dropout and drop
     path stay off in it.
@@ -26,6 +27,14 @@ class ViTCustomTrainer(ResumingTrainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return decay_parameter_names(model)
+
+    def create_optimizer(self, model: nn.Module | None = None):
+        fresh = self.optimizer is None
+        optimizer: Any = super().create_optimizer(model)
+        if fresh and self.args.layer_decay != 1:
+            net: Any = self.model if model is None else model
+            decay_learning_rates(optimizer, net, net.config.num_hidden_layers, self.args.layer_decay)
+        return optimizer
 
     def compute_loss(self, model, inputs, *args: Any, **kwargs: Any):
         if self.frozen is not None:

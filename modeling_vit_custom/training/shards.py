@@ -1,0 +1,33 @@
+"""Tensors of which each process holds a part (FSDP2's), and ordinary ones, by the same functions."""
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's part, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of it, in this process's main memory. All processes have to call this together."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu().contiguous()
+
+
+@torch.no_grad()
+def assign(target: torch.Tensor, value: torch.Tensor) -> None:
+    """Writes the whole `value`, which each process has, into `target` in place."""
+    if isinstance(target, DTensor):
+        value = distribute_tensor(
+            value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
+        ).to_local()
+    local(target.detach()).copy_(value)
+
+
+def reshard(model: nn.Module) -> None:
+    """Before parameters are changed: a forward without a backward leaves copies that would be used once more."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
