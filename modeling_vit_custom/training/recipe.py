@@ -113,7 +113,6 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
     """Saves the best model, measures it on validation and (once) test, draws the pictures; returns metrics.json."""
     with disk_full_explained(Path(str(trainer.args.output_dir)), trainer.checkpoint_bytes, "at the end"):
         trainer.save_model()
-    model: Any = trainer.model
     measured = {"validation": splits.validation, "test": splits.test}
     results = {
         split: measure(trainer, examples, splits, processor)
@@ -127,7 +126,7 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
         "train": {"n": len(splits.train), **fitted, **trainer.throughput.overall()},
         **{split: {"n": len(result.names), **result.metrics} for split, result in results.items()},
         "best": {"metric": trainer.args.metric_for_best_model, "step": trainer.state.best_global_step},
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": trainer.served_parameters(),
         "per_label": {"split": last, "rows": json_safe(results[last].per_label)},
     }
     if trainer.is_world_process_zero():

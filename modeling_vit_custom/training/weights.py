@@ -41,6 +41,10 @@ class WeightsTrainer(ResumingTrainer):
         reshard(self.net)
         return {name: parameter for name, parameter in self.net.named_parameters() if parameter.requires_grad}
 
+    def served_parameters(self) -> int:
+        """How many parameters the saved model has."""
+        return sum(parameter.numel() for name, parameter in self.net.named_parameters() if not is_adapter(name))
+
     @contextmanager
     def serving(self) -> Iterator[None]:
         """The model holds what serves."""
