@@ -80,6 +80,10 @@ def complete_arguments(
     if model_args.image_size is not None and not 1 <= len(model_args.image_size) <= 2:
         raise UsageError(f"--image_size takes one number or two, not {model_args.image_size}.")
     check_ranges(data_args, training_args)
+    if training_args.max_minutes is not None and (training_args.max_steps > 0 or training_args.warmup_steps >= 1):
+        raise UsageError(
+            "--max_minutes finds the number of steps: leave --max_steps out, and give --warmup_steps as a share."
+        )
     if model_args.method not in METHODS:
         raise UsageError(f"--method {model_args.method}: give one of {', '.join(METHODS)}.")
     defaults = SCRATCH if model_args.variant is not None else METHOD_DEFAULTS[model_args.method]

@@ -157,7 +157,7 @@ class ViTTrainingArguments(TrainingArguments):
     )
     early_stopping_threshold: float = flag(default=0.0, help="How much better a validation has to be to count.")
     max_minutes: float | None = flag(
-        help="Wall clock of the whole run: the schedule is fitted to it, instead of to --num_train_epochs."
+        help="Wall clock of the whole run, to which the schedule is fitted; --num_train_epochs then counts no more."
     )
     dataloader_num_workers: int = flag(
         default=-1, help="Loading processes; -1: as many as decoding needs, few or none with a cache."

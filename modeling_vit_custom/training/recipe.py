@@ -26,6 +26,7 @@ from ..inference.processes import Processes
 from ..publishing.upload import PublishError
 from .adapters import add_adapters
 from .args import choose_best_metric, complete_arguments, parse_args
+from .budget import TimeBudget
 from .checkpoints import CheckpointError
 from .disk import disk_full_explained
 from .feeding import Feed, prepare_feed
@@ -48,13 +49,16 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: V
     FloatingPointError (diverged) where the training cannot go on, PublishError for a finished model that could not be
     pushed to the Hub.
     """
+    began = time.monotonic()
     complete_arguments(model_args, data_args, training_args)
     check_output_dir(training_args.output_dir)
     with run_lock(training_args.output_dir, Processes(training_args.process_index, training_args.world_size)):
-        return _train(model_args, data_args, training_args)
+        return _train(model_args, data_args, training_args, began)
 
 
-def _train(model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments) -> dict[str, Any]:
+def _train(
+    model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments, began: float
+) -> dict[str, Any]:
     pretrained = open_checkpoint(model_args)
     splits = load_data(data_args, training_args)
     choose_best_metric(training_args, splits.problem_type)
@@ -68,7 +72,7 @@ def _train(model_args: ModelArguments, data_args: DataArguments, training_args: 
     run = describe_run(model_args, data_args, training_args, splits)
     checkpoint = find_start(training_args, run)
     feed = prepare_feed(model.config, processor, splits, data_args, training_args)
-    trainer = build_trainer(model, processor, splits, model_args, feed, training_args)
+    trainer = build_trainer(model, processor, splits, model_args, feed, training_args, began)
     trainer.add_callback(ReportCallback(splits))
     started = time.perf_counter()
     if trainer.is_world_process_zero():
@@ -79,9 +83,15 @@ def _train(model_args: ModelArguments, data_args: DataArguments, training_args: 
 
 
 def build_trainer(
-    model, processor, splits: Splits, model_args: ModelArguments, feed: Feed, training_args: ViTTrainingArguments
+    model,
+    processor,
+    splits: Splits,
+    model_args: ModelArguments,
+    feed: Feed,
+    training_args: ViTTrainingArguments,
+    began: float | None = None,
 ) -> ViTCustomTrainer:
-    """The Trainer for a model and its data; what the method does not train is frozen."""
+    """The Trainer for a model and its data; what the method does not train is frozen. began: for --max_minutes."""
     frozen = None
     if model_args.method == "linear_probe":
         frozen = model.vit.requires_grad_(False)
@@ -101,12 +111,20 @@ def build_trainer(
         processing_class=processor,
         compute_metrics=trainer_metrics(splits.problem_type, splits.id2label),
         frozen=frozen,
+        budget=None if training_args.max_minutes is None else time_budget(splits, training_args, began),
     )
     if training_args.early_stopping_patience:
         trainer.add_callback(
             EarlyStoppingCallback(training_args.early_stopping_patience, training_args.early_stopping_threshold)
         )
     return trainer
+
+
+def time_budget(splits: Splits, training_args: ViTTrainingArguments, began: float | None) -> TimeBudget:
+    """That of --max_minutes; each validation, and validation and test at the end, are counted."""
+    sizes = [0 if examples is None else len(examples) for examples in (splits.validation, splits.test)]
+    processes = Processes(training_args.process_index, training_args.world_size)
+    return TimeBudget(training_args.max_minutes or 0.0, processes, sizes[0], sum(sizes), began)
 
 
 def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], processor: Any) -> dict[str, Any]:

@@ -136,9 +136,11 @@ class ResumingTrainer(BatchTrainer):
             state.best_model_checkpoint = folder
             if folder is None:
                 state.best_metric = state.best_global_step = None
-        for callback in self.callback_handler.callbacks:  # of a version that had this callback not yet
+        for callback in self.callback_handler.callbacks:
             if isinstance(callback, ExportableState):
-                state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+                before = state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+                for name, value in before["attributes"].items() if kept is not None else ():
+                    setattr(callback, name, value)
         self.args.eval_on_start = self.args.eval_on_start and state.global_step == 0
         self.checkpoint_bytes = self.needed_bytes()
         if self.args.save_strategy != SaveStrategy.NO:

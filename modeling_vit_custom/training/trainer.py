@@ -3,12 +3,17 @@
 from typing import Any
 
 from torch import nn
-from transformers.trainer_utils import HubStrategy
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import ProgressCallback
+from transformers.trainer_utils import HubStrategy, SchedulerType
 
+from .budget import UNKNOWN_STEPS, TimeBudget
 from .flags import UsageError
 from .optim import decay_learning_rates, decay_parameter_names
 from .pushing import Pusher
 from .weights import WeightsTrainer
+
+SCHEDULED = 100_000  # steps of the schedule that a budget of time stretches
 
 
 class ViTCustomTrainer(WeightsTrainer):
@@ -19,11 +24,15 @@ class ViTCustomTrainer(WeightsTrainer):
 
     frozen: the part of the model that is not trained (its parameters require no gradient); dropout and drop
     path stay off in it.
+    budget: plans the number of steps; without one the arguments say it.
     """
 
-    def __init__(self, *args: Any, frozen: nn.Module | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, frozen: nn.Module | None = None, budget: TimeBudget | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.frozen = frozen
+        self.frozen, self.budget = frozen, budget
+        if budget is not None:
+            self.args.max_steps = UNKNOWN_STEPS
+            self.add_callback(budget)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return decay_parameter_names(model)
@@ -35,6 +44,32 @@ class ViTCustomTrainer(WeightsTrainer):
             net: Any = self.model if model is None else model
             decay_learning_rates(optimizer, net, net.config.num_hidden_layers, self.args.layer_decay)
         return optimizer
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done."""
+        return super().progress if self.budget is None else self.budget.progress(self.state.global_step)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None):
+        """As Trainer's; raises UsageError for a schedule that a budget of time cannot stretch."""
+        if self.budget is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        scheduler: Any = super().create_scheduler(SCHEDULED, optimizer)
+        if not isinstance(scheduler, LambdaLR):
+            scheduler_type = SchedulerType(self.args.lr_scheduler_type).value
+            raise UsageError(f"--max_minutes cannot stretch --lr_scheduler_type {scheduler_type}.")
+        progress = self.budget.progress
+        scheduler.lr_lambdas = [
+            lambda step, rate=rate: rate(SCHEDULED * progress(step)) for rate in scheduler.lr_lambdas
+        ]
+        return scheduler
+
+    def step_done(self) -> None:
+        super().step_done()
+        if self.budget is not None:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                    callback.training_bar.total = self.state.max_steps if self.budget.planned else None
 
     def compute_loss(self, model, inputs, *args: Any, **kwargs: Any):
         if self.frozen is not None:

@@ -1,0 +1,122 @@
+"""A run that is given minutes ends within them, with its schedule at its end; one that is cut off keeps to the plan."""
+
+import json
+import time
+
+import pytest
+import torch
+from real_digits import write_class_folder
+from tiny_training import tiny_train, tiny_trainer
+from transformers import TrainerCallback
+
+from modeling_vit_custom.inference.processes import Processes
+from modeling_vit_custom.training.budget import PROBE, TimeBudget
+from modeling_vit_custom.training.flags import UsageError
+
+FLAGS = ("--logging_steps", 1, "--eval_strategy", "steps", "--save_strategy", "steps", "--learning_rate", 1e-2)
+RATIO = ("--eval_steps", 0.25, "--save_steps", 0.25)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return write_class_folder(tmp_path_factory.mktemp("digits"), {"0": 10, "1": 10})
+
+
+class Hands(TrainerCallback):
+    """A clock that goes on by so many seconds with each step and each validation."""
+
+    def __init__(self, step=lambda number: 0.1, validation: float = 0.0):
+        self.now, self.step, self.validation = 100.0, step, validation
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.now += self.step(state.global_step)
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        self.now += self.validation
+        metrics["eval_runtime"] = self.validation
+
+
+def timed_trainer(output_dir, digits, hands: Hands, seconds: float, *flags):
+    trainer, _ = tiny_trainer(output_dir, "--train_dir", digits, *FLAGS, "--max_minutes", seconds / 60, *flags)
+    budget = trainer.budget
+    budget.clock, budget.began = lambda: hands.now, hands.now
+    callbacks = trainer.callback_handler.callbacks
+    callbacks.insert(0, hands)  # before the budget looks
+    return trainer, budget
+
+
+@pytest.mark.parametrize("evaluated", [RATIO, ("--eval_steps", 20, "--save_steps", 20)], ids=["ratio", "steps"])
+@pytest.mark.parametrize(
+    ("step", "validation"),
+    [(lambda n: 0.1, 0.0), (lambda n: 0.1, 0.9), (lambda n: 0.1 if n < 60 else 0.25, 0.2), (lambda n: 0.1, 0.02)],
+    ids=["steady", "long validations", "slows down", "short validations"],
+)
+def test_it_ends_within_its_time_and_close_to_it(digits, tmp_path, evaluated, step, validation):
+    hands = Hands(step, validation)
+    trainer, budget = timed_trainer(tmp_path / "o", digits, hands, 20, *evaluated)
+    trainer.train()
+    assert 0.7 * 20 < budget.used() <= 20 - 2 * validation * 0.9
+    assert budget.planned and trainer.state.global_step == trainer.state.max_steps
+    assert budget.progress(trainer.state.global_step) == 1
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert max(rates) == pytest.approx(1e-2, rel=0.05) and rates[-1] < 2e-4
+    warm = rates.index(max(rates)) / len(rates)
+    assert 0.05 < warm < 0.35
+
+
+def test_a_hurried_end_is_an_end(digits, tmp_path):
+    """Where steps become ten times as slow at once, the run stops in time, evaluated and saved."""
+    hands = Hands(lambda n: 0.1 if n < 80 else 1.0)
+    trainer, budget = timed_trainer(tmp_path / "o", digits, hands, 20, "--eval_steps", 50, "--save_steps", 50)
+    trainer.train()
+    assert budget.used() < 20
+    last = trainer.state.global_step
+    assert trainer.state.log_history[-2]["step"] == last and "eval_loss" in trainer.state.log_history[-2]
+    assert (tmp_path / "o" / f"checkpoint-{last}").is_dir()
+    again, budget = timed_trainer(tmp_path / "o", digits, Hands(), 20, "--eval_steps", 50, "--save_steps", 50)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == last, "it has ended"
+
+
+def test_a_run_that_goes_on_keeps_to_the_plan_bit_for_bit(digits, tmp_path):
+    whole, _ = timed_trainer(tmp_path / "o", digits, Hands(), 15, *RATIO, "--save_total_limit", 9)
+    whole.train()
+    checkpoints = sorted(int(path.name.split("-")[1]) for path in (tmp_path / "o").glob("checkpoint-*"))
+    (tmp_path / "r").mkdir()
+    again, budget = timed_trainer(tmp_path / "r", digits, Hands(), 15, *RATIO)
+    again.train(resume_from_checkpoint=str(tmp_path / "o" / f"checkpoint-{checkpoints[1]}"))
+    assert again.state.global_step == whole.state.global_step > PROBE
+    assert budget.used() == pytest.approx(whole.budget.used(), abs=0.5)
+    for (name, one), other in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_progress_is_continuous_where_the_plan_changes():
+    budget = TimeBudget(1, Processes())
+    budget.plan = [(0, 0.0), (40, 0.01), (100, 0.4), (400, 1.0)]
+    steps = torch.linspace(0, 500, 2001)
+    progress = torch.tensor([budget.progress(step) for step in steps.tolist()])
+    assert (progress.diff() >= 0).all() and progress.diff().max() < 0.01
+    assert budget.progress(0) == 0 and budget.progress(100) == pytest.approx(0.4) and budget.progress(400) == 1
+
+
+def test_the_whole_command_ends_on_time(digits, tmp_path):
+    began = time.monotonic()
+    flags = ("--max_minutes", 0.2, *FLAGS, *RATIO, "--learning_rate", 1e-3)
+    metrics = tiny_train(tmp_path / "o", "--train_dir", digits, *flags)
+    assert 6 < time.monotonic() - began < 12.5
+    assert json.loads((tmp_path / "o" / "training_args.json").read_text())["training"]["max_minutes"] == 0.2
+    assert metrics["train"]["train_steps_per_second"] > 1
+
+
+@pytest.mark.parametrize("flag", [("--max_steps", 10), ("--warmup_steps", 10)])
+def test_what_contradicts_it_is_refused(digits, tmp_path, flag):
+    with pytest.raises(UsageError, match="--max_minutes finds the number of steps"):
+        tiny_train(tmp_path / "o", "--train_dir", digits, "--max_minutes", 1, *flag)
+
+
+def test_a_schedule_without_an_end_is_refused(digits, tmp_path):
+    flags = ("--lr_scheduler_type", "reduce_lr_on_plateau", "--max_minutes", 1)
+    trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
+    with pytest.raises(UsageError, match="reduce_lr_on_plateau"):
+        trainer.train()
