@@ -104,7 +104,8 @@ class DataArguments:
     cutmix: float = flag(default=0.0, help="Alpha of CutMix, such as 1: a box comes from another image. 0: none.")
     mix_probability: float = flag(default=1.0, help="How often a pair is mixed, by one of the two.")
     progressive_resizing: float = flag(
-        default=1.0, help="Share of the image's sides to begin at, such as 0.5; they grow until 70 % of the training."
+        default=1.0,
+        help="Share of the image's sides to begin at, such as 0.5; whole after 0.7 of the training.",
     )
     balanced_sampling: bool = flag(default=False, help="Draw each class equally often, however many images it has.")
     image_cache: str = flag(

@@ -31,6 +31,7 @@ from .checkpoints import CheckpointError
 from .disk import disk_full_explained
 from .feeding import Feed, prepare_feed
 from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
+from .heads import fit_head
 from .lock import run_lock
 from .pretrained import open_checkpoint
 from .report import ReportCallback, write_report
@@ -77,6 +78,11 @@ def _train(
     started = time.perf_counter()
     if trainer.is_world_process_zero():
         write_records(training_args.output_dir, run, conversion)
+    if model_args.method == "head_then_full" and checkpoint is None:
+        views = DecodedViews(splits.train, eval_views(processor, model.config))
+        note = fit_head(trainer, ImageDataset(splits.train, views), feed.validation)
+        if trainer.is_world_process_zero():
+            print(note, flush=True)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
     took = {"seconds": time.perf_counter() - started, "resumed": checkpoint is not None}
     return finish(trainer, splits, fitted.metrics | took, processor)
