@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from real_digits import write_class_folder
+from real_digits import digit_image, write_class_folder
 from sklearn.datasets import load_sample_image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -23,6 +23,7 @@ from modeling_vit_custom.training.augment import (
     AUGMENTATIONS,
     POLICIES,
     BatchAugmentation,
+    GrowingSize,
     random_crop,
     small_affine,
     warp,
@@ -183,3 +184,19 @@ def test_policies_change_views_and_leave_the_generator_alone(policy, channels):
     assert changed.dtype == torch.uint8 and changed.shape == plain.shape
     assert torch.equal(changed[0], changed[2]) and not torch.equal(changed, plain)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_sizes_grow_in_whole_patches_and_are_whole_in_time():
+    growing = GrowingSize((64, 96), (8, 16), 0.5)
+    assert growing.at(0) == (32, 48) and growing.at(0.35) == (48, 64) and growing.at(0.7) == growing.at(1) == (64, 96)
+    sizes = [growing.at(progress / 100) for progress in range(101)]
+    assert sizes == sorted(sizes) and all(h % 8 == 0 and w % 16 == 0 for h, w in sizes)
+    assert GrowingSize((32, 32), (8, 8), 0.1).at(0) == (8, 8)
+
+
+def test_smaller_images_are_the_same_pictures():
+    images = torch.stack([torch.from_numpy(np.array(digit_image(d).resize((64, 64)))) for d in range(4)])[:, None]
+    small = GrowingSize((64, 64), (8, 8), 0.5)(images, 0.0)
+    expected = v2.functional.resize(images.float(), [32, 32], antialias=True)
+    torch.testing.assert_close(small, expected)
+    assert GrowingSize((64, 64), (8, 8), 0.5)(images, 0.9) is images
