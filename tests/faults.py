@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from ranks import fork, log_to, places
 from real_digits import write_class_folder
 from tiny_training import TINY, command
 from transformers import modeling_utils
@@ -283,17 +283,17 @@ FAULTS = [*KILLS, *SAVES, *DISKS, *DAMAGES, *OTHERS]
 # ---------- trainings
 
 
-def _child(output_dir: str, flags: list, prepare: Callable[[], None] | None, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    log = os.open(f"{output_dir}.log{environment.get('RANK', '')}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+def _child(
+    environment: dict[str, str], output_dir: str, flags: list, prepare: Callable[[], None] | None, victim: int
+) -> None:
+    rank = environment.get("RANK", "")
+    log_to(f"{output_dir}.log{rank}")
     around(
         resuming.ResumingTrainer,
         "begin",
         after=lambda trainer: print(f"begins after step {trainer.state.global_step}", flush=True),
     )
-    if prepare is not None:
+    if prepare is not None and int(rank or 0) == victim:
         prepare()
     sys.argv = command(Path(output_dir), *flags, model=MODEL)
     sys.exit(recipe.main(sys.argv))
@@ -308,7 +308,6 @@ class Lab:
 
     def __post_init__(self):
         self.images = write_class_folder(self.root / "digits", {"0": 16, "1": 16})  # 24 train, after the split
-        self.context = multiprocessing.get_context("fork")
 
     def flags(self, more: tuple) -> list:
         return ["--train_dir", self.images, "--train_val_split", 0.25, *FLAGS, *more]
@@ -317,20 +316,7 @@ class Lab:
         self, run: Path, *flags: Any, prepare: Callable[[], None] | None = None, processes: int = 1, victim: int = 0
     ) -> list[int]:
         """The exit codes of a training's processes; `prepare` is called first in process `victim`."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-        started = []
-        for rank in range(processes):
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            environment = {name: str(value) for name, value in place.items()} | rendezvous if processes > 1 else {}
-            arguments = (str(run), self.flags(flags), prepare if rank == victim else None, environment)
-            started.append(self.context.Process(target=_child, args=arguments))
-            started[-1].start()
-        for process in started:
-            process.join(200)
-            assert process.exitcode is not None, f"{run} hangs: {log_of(run)[-2000:]}"
-        return [process.exitcode for process in started]
+        return fork(_child, places(processes), str(run), self.flags(flags), prepare, victim)
 
     def torchrun(self, run: Path, *flags: Any, prepare: str = "", processes: int = 2, victim: int = 0) -> list[int]:
         """As `train`, by torchrun; `prepare` is the name of a fault."""
@@ -437,7 +423,7 @@ def main(*names: str) -> int:
 def child(run: str, name: str, victim: str, *flags: str) -> None:
     """One process of torchrun's."""
     fatal = {fault.name: fault.fatal for fault in FAULTS}.get(name)
-    _child(run, list(flags), fatal if os.environ["RANK"] == victim else None, {"RANK": os.environ["RANK"]})
+    _child({"RANK": os.environ["RANK"]}, run, list(flags), fatal, int(victim))
 
 
 if __name__ == "__main__":

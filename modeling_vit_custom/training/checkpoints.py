@@ -23,7 +23,9 @@ from ..weight_files_vit_custom import WeightFileError, parse_strict_json, read_h
 
 MANIFEST, FORMAT = "manifest.json", 1
 UNFINISHED = ".unfinished"
-NEEDED = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+NEEDED = ("config.json", "model.safetensors", "scheduler.pt", "trainer_state.json")
+# The optimizer's state: one file, or the parts of several processes (FSDP2's, DeepSpeed's).
+OPTIMIZER, OPTIMIZER_PARTS = "optimizer.pt", ("optimizer_*", "optimizer.bin", "global_step*")
 
 
 class CheckpointError(RuntimeError):
@@ -129,9 +131,14 @@ def unsealed_defect(path: str | Path) -> str | None:
     for name in NEEDED:
         if not (path / name).is_file() or (path / name).stat().st_size == 0:
             return f"{name} is missing or empty"
-    states = [path / "optimizer.pt", path / "scheduler.pt", *path.glob("rng_state*.pth")]
-    if len(states) == 2:
+    whole = path / OPTIMIZER
+    in_parts = not whole.exists() and any(next(path.glob(part), None) for part in OPTIMIZER_PARTS)
+    if not in_parts and (not whole.is_file() or whole.stat().st_size == 0):
+        return f"{OPTIMIZER} is missing or empty"
+    generators = sorted(path.glob("rng_state*.pth"))
+    if not generators:
         return "rng_state.pth is missing"
+    states = [*([] if in_parts else [whole]), path / "scheduler.pt", *generators]
     try:
         json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         read_header(path / "model.safetensors")

@@ -1,5 +1,8 @@
 """Tensors of which each process holds a part (FSDP2's), and ordinary ones, by the same functions."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -31,3 +34,15 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+@contextmanager
+def plain_class(model: nn.Module) -> Iterator[None]:
+    """The model is of its own class, whose code is saved, and not of the one that FSDP2 has made of it."""
+    sharded = type(model)
+    if isinstance(model, FSDPModule):
+        model.__class__ = sharded.__mro__[2]  # after FSDP's class and FSDPModule
+    try:
+        yield
+    finally:
+        model.__class__ = sharded

@@ -19,7 +19,7 @@ from .adapters import adapted_layers, frozen_digest, is_adapter, merged, plain_n
 from .average import WeightAverage
 from .flags import UsageError
 from .resuming import ResumingTrainer
-from .shards import assign, reshard, whole
+from .shards import assign, plain_class, reshard, whole
 
 SERVED, TRAINED = "model.safetensors", "training_weights.safetensors"
 
@@ -54,6 +54,8 @@ class WeightsTrainer(ResumingTrainer):
     # ---------- the average
 
     def begin(self) -> None:
+        if self.is_deepspeed_enabled and (self.args.ema_decay or self.adapted):
+            raise UsageError("--ema_decay and --method lora are not for DeepSpeed: use FSDP2 (launch/fsdp2.yaml).")
         if self.args.ema_decay and self.average is None:
             self.average = WeightAverage(self.net, self.args.ema_decay)
         super().begin()
@@ -81,7 +83,9 @@ class WeightsTrainer(ResumingTrainer):
         """What serves, whole, whatever part of it each process holds."""
         with self.serving():
             if self.is_fsdp_enabled:
-                self._save(output_dir, self.accelerator.get_state_dict(self.model))
+                state = self.accelerator.get_state_dict(self.model)
+                with plain_class(self.net):
+                    self._save(output_dir, state)
             else:
                 super().save_model(output_dir, _internal_call)
 
@@ -134,6 +138,8 @@ class WeightsTrainer(ResumingTrainer):
 
     def _load_best_model(self) -> None:
         """The model becomes what the best checkpoint serves: its adapters, being merged, do nothing any more."""
+        if self.is_deepspeed_enabled:
+            return super()._load_best_model()
         tensors = load_file(Path(self.best_checkpoint()) / SERVED)
         reshard(self.net)
         own = {plain_name(name): tensor for name, tensor in self.net.state_dict(keep_vars=True).items()}
@@ -146,3 +152,4 @@ class WeightsTrainer(ResumingTrainer):
             if ".lora_B." in name:
                 assign(own[name], torch.zeros(own[name].shape))
         self.average = None
+        return None
