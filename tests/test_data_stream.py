@@ -1,5 +1,6 @@
 """Streams: every example once an epoch, in an order of (seed, epoch), read lazily; what is wrong with them by name."""
 
+import json
 import pickle
 import shutil
 
@@ -76,6 +77,9 @@ def test_no_more_is_read_than_the_buffer_holds(shards, monkeypatch):
     for n in range(1, 20):
         next(rows)
         assert len(read) == n + 5
+    read.clear()
+    assert views.images.fetched(np.array([11, 0])) == [encoded_digit(1, 5), encoded_digit(0, 0)]
+    assert len(read) == 1 + 2, "of a shard nothing after what is wanted"
 
 
 def test_labels_and_images_are_read_without_each_other(shards, monkeypatch):
@@ -121,6 +125,18 @@ def test_other_tasks(tmp_path):
     assert (tags.problem_type, tags.labels) == (MULTI_LABEL, [["a"], ["a", "b"], []])
     values = read_streamed_splits(str(tmp_path / "train.parquet"), label_column="value")["train"]
     assert values.problem_type == REGRESSION and values.labels.tolist() == [1, 2, 4]
+
+
+def test_image_files_beside_a_table_of_labels(tmp_path):
+    """What `datasets` calls an imagefolder: cells name the files."""
+    (tmp_path / "train").mkdir()
+    for n in range(6):
+        (tmp_path / "train" / f"{n}.png").write_bytes(encoded_digit(n % 2, n))
+    rows = [json.dumps({"file_name": f"{n}.png", "label": "ab"[n % 2]}) for n in range(6)]
+    (tmp_path / "train" / "metadata.jsonl").write_text("\n".join(rows))
+    raw = read_streamed_splits(str(tmp_path))["train"]
+    images = {row.source: raw.labels[row] for row in streamed(raw).rows(np.random.default_rng(0))}
+    assert images == {encoded_digit(n % 2, n): "ab"[n % 2] for n in range(6)}
 
 
 def test_own_splits_of_a_folder(tmp_path):

@@ -192,11 +192,11 @@ def describe_run(
     digest = hashlib.sha256()
     for examples in (splits.train, splits.validation):
         if examples is not None:
-            if (stream := stream_of(examples)) is None:
-                names = [os.path.basename(name) for name in examples.names]
+            if (stream := stream_of(examples)) is not None:
+                digest.update(json.dumps(stream[0].record).encode() + stream[1].tobytes())
             else:
-                names = [json.dumps(stream[0].record), *map(str, stream[1])]
-            digest.update("\n".join(names).encode("utf-8", "replace"))
+                names = (os.path.basename(name) for name in examples.names)
+                digest.update("\n".join(names).encode("utf-8", "replace"))
             digest.update(np.asarray(examples.labels).tobytes())
     model = asdict(model_args) | {"cache_dir": None}
     if model["model_name_or_path"] and (path := Path(model["model_name_or_path"]).expanduser()).exists():
