@@ -155,10 +155,14 @@ def test_own_splits_of_a_folder(tmp_path):
 
 def test_shards_that_would_be_left_out(tmp_path):
     write_shards(tmp_path, (4, 4))
+    (tmp_path / "README.md").write_text("no shard")
     shutil.copy(tmp_path / "train-00000.parquet", tmp_path / "more.parquet")
     with pytest.raises(DataError, match=r"would be left out.*more\.parquet.*by a pattern"):
         read_streamed_splits(str(tmp_path))
     assert len(read_streamed_splits(f"{tmp_path}/*.parquet")["train"]) == 12
+    for path in tmp_path.glob("train-*"):
+        path.rename(tmp_path / path.name.removeprefix("train-"))
+    assert len(read_streamed_splits(str(tmp_path))["train"]) == 12, "no name says a split: all are of train"
 
 
 @pytest.mark.parametrize(
@@ -176,11 +180,13 @@ def test_columns_that_are_not_there(shards, columns, message):
 
 def test_sources_that_are_no_shards(tmp_path):
     write_class_folder(tmp_path / "photos", {"0": 2, "1": 2})
+    Dataset.from_dict({"image": [b""]}).save_to_disk(tmp_path / "saved")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "train-0.parquet").write_bytes(b"PAR1 no table PAR1")
     for source, message in {
         "photos": "--train_dir, without --streaming",
         "nothing/*.parquet": "names no shards",
+        "saved": "leave --streaming out",
         "photos/0/0.png": "end in .parquet or .tar",
         "bad": "cannot be read as a stream",
     }.items():

@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler
 
 from modeling_vit_custom.data.dataset import ImageDataset
 from modeling_vit_custom.data.examples import Examples
+from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.views import DecodedViews
 from modeling_vit_custom.image_decoding_vit_custom import ImageDecodingError
 from modeling_vit_custom.training.flags import UsageError
@@ -107,6 +108,16 @@ def test_workers_change_nothing_and_a_run_that_is_cut_off_goes_on_bit_for_bit(sh
     assert losses(threaded) == losses(whole)
 
 
+def test_own_validation_and_test_splits_are_held_in_memory(tmp_path):
+    for split, counts in {"train": (8, 8), "validation": (6, 4), "test": (3,)}.items():
+        write_shards(tmp_path / "d", counts, split)
+    source = ("--streaming", "true", "--dataset_name", tmp_path / "d", "--max_eval_samples", 4)
+    _, splits = tiny_trainer(tmp_path / "o", *source)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [16, 4, 3]
+    assert splits.test.images == [encoded_digit(0, 0), encoded_digit(1, 0), encoded_digit(0, 1)]
+    assert all(isinstance(image, bytes) for image in splits.validation.images)
+
+
 def test_what_is_skipped_is_not_decoded(shards, tmp_path, monkeypatch):
     flags = streaming(
         shards, *EVERYTHING, *QUIET, "--save_strategy", "steps", "--save_steps", 3, "--save_total_limit", 9
@@ -184,6 +195,11 @@ def test_an_image_that_cannot_be_read_stops_the_run_by_name(tmp_path, capsys):
 def test_what_a_stream_cannot_do(shards, tmp_path, flags, message):
     with pytest.raises(UsageError, match=message):
         tiny_train(tmp_path / "o", *streaming(shards, *flags))
+
+
+def test_a_folder_that_is_not_there_is_not_sought_on_the_hub(tmp_path):
+    with pytest.raises(DataError, match="nothing is not there"):
+        tiny_train(tmp_path / "o", *streaming(tmp_path / "nothing"))
 
 
 def test_the_built_in_data_set_needs_no_stream(tmp_path):

@@ -193,9 +193,6 @@ def shuffled(items: Iterator[Any], size: int, rng: np.random.Generator) -> Itera
         yield buffer[drawn]
 
 
-def file_record(files: Sequence[str], versions: Sequence[Any]) -> list[tuple[str, Any]]:
-    """(name, size) of each file; of one elsewhere what its server calls its version."""
-    return [
-        (os.path.basename(file), os.path.getsize(file) if os.path.isfile(file) else list(version))
-        for file, version in zip(files, versions, strict=True)
-    ]
+def file_record(files: Sequence[str]) -> list[tuple[str, int | None]]:
+    """(name, size) of each file; (address, None) of one elsewhere: the Hub's say their commit."""
+    return [(os.path.basename(file), os.path.getsize(file)) if os.path.isfile(file) else (file, None) for file in files]

@@ -58,7 +58,7 @@ def read_streamed_splits(
             names = RowNames(shards)
             feature = streams[own].features[label_columns[0]]
             labels = read_label_columns(cells, names, problem_type, label_separator, _class_names(feature))
-            images = _images(image_streams, own, image_column, shards, file_record(files, files.origin_metadata))
+            images = _images(image_streams, own, image_column, shards, file_record(files))
             raw[split] = _raw_split(split, source, images, names, labels)
     except DataError:
         raise
@@ -87,6 +87,8 @@ def _opened(
             f"{source} holds no shards. Images that are files of their own are read one at a time anyway: name their "
             "folder with --train_dir, without --streaming."
         )
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        raise DataError(f"{source} is of save_to_disk, which is read row by row anyway: leave --streaming out.")
     builder = load_dataset_builder(source, config_name, revision=revision, cache_dir=cache_dir)
     if path.is_dir():
         _check_nothing_is_lost(path, builder)

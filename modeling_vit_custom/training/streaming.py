@@ -1,10 +1,13 @@
 """What --streaming true changes before training: how the data is read, and what cannot be had."""
 
+from glob import has_magic
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..data.examples import SINGLE_LABEL, Splits
+from ..data.raw import DataError
 from ..data.sources import assemble, read_split
 from ..data.streamed_splits import held_in_memory, hold_out_fronts, read_streamed_splits
 from .flags import DataArguments, UsageError, ViTTrainingArguments
@@ -35,8 +38,11 @@ def load_streamed(data_args: DataArguments, seed: int) -> Splits:
         "problem_type": data_args.problem_type,
         "label_separator": data_args.label_separator,
     }
+    folder = data_args.train_dir
+    if folder is not None and not has_magic(folder) and not Path(folder).exists():
+        raise DataError(f"--train_dir {folder} is not there: name a folder of shards, or a pattern in quotes.")
     raw = read_streamed_splits(
-        str(data_args.train_dir or data_args.dataset_name),
+        str(folder or data_args.dataset_name),
         data_args.dataset_config_name,
         data_args.dataset_revision,
         **columns,
