@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from ranks import fork, log_to, places
-from real_digits import write_class_folder
+from real_digits import write_class_folder, write_shards
 from tiny_training import TINY, command
 from transformers import modeling_utils
 from transformers.trainer_callback import TrainerState
@@ -211,6 +212,13 @@ KILLS = [
     Fault("rank 1 of 2 killed at step 11", at_step(11), 10, flags=RANKS, processes=2, victim=1),
     Fault("rank 0 of 2 killed at step 7, 2 workers", at_step(7), 6, flags=(*RANKS, *WORKERS), processes=2),
 ]  # fmt: skip
+STREAMED = ("--streaming", "true", "--shuffle_buffer", 5)
+LOADED = (*STREAMED, *WORKERS)
+KILLS += [
+    Fault("killed at step 9, streamed", at_step(9), 8, flags=STREAMED),
+    Fault("killed at step 11, streamed, 2 workers; none after", at_step(11), 10, flags=LOADED, again=ALONE),
+    Fault("rank 1 of 2 killed at step 11, streamed", at_step(11), 10, flags=(*STREAMED, *RANKS), processes=2, victim=1),
+]
 TORN = in_save(torch, "save", "rng_state_1.pth")
 LAUNCHED = {"flags": RANKS, "processes": 2, "victim": 1, "code": 1, "torchrun": True}
 KILLS.append(Fault("rank 1 of 2 killed at step 11, under torchrun", at_step(11), 10, **LAUNCHED))
@@ -309,8 +317,13 @@ class Lab:
     def __post_init__(self):
         self.images = write_class_folder(self.root / "digits", {"0": 16, "1": 16})  # 24 train, after the split
 
+    @cached_property
+    def shards(self) -> Path:
+        return write_shards(self.root / "shards", (8, 8, 8, 8))  # as many
+
     def flags(self, more: tuple) -> list:
-        return ["--train_dir", self.images, "--train_val_split", 0.25, *FLAGS, *more]
+        images = self.shards if "--streaming" in more else self.images
+        return ["--train_dir", images, "--train_val_split", 0.25, *FLAGS, *more]
 
     def train(
         self, run: Path, *flags: Any, prepare: Callable[[], None] | None = None, processes: int = 1, victim: int = 0

@@ -1,5 +1,8 @@
-"""Folders of real images for tests: scikit-learn's handwritten digits as 8x8 PNG files."""
+"""Folders and shards of real images for tests: scikit-learn's handwritten digits as 8x8 PNG files."""
 
+import io
+import tarfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -32,4 +35,46 @@ def write_class_folder(root: Path, counts: dict[str, int], first: int = 0) -> Pa
     for name, count in counts.items():
         for n in range(count):
             write_digit(root / name / f"{first + n}.png", int(name[-1]), first + n)
+    return root
+
+
+def encoded_digit(digit: int, number: int = 0) -> bytes:
+    file = io.BytesIO()
+    digit_image(digit, number).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_shards(root: Path, counts: Sequence[int], split: str = "train", declared: bool = True) -> Path:
+    """ROOT/<split>-<k>.parquet with `counts[k]` images, noughts and ones in turn, all different.
+
+    declared: whether the labels are a ClassLabel, "nought" and "one"; else they are the texts "0" and "1".
+    """
+    from datasets import ClassLabel, Dataset, Features, Image, Value, disable_progress_bars
+
+    disable_progress_bars()
+    root.mkdir(parents=True, exist_ok=True)
+    label = ClassLabel(names=["nought", "one"]) if declared else Value("string")
+    features, i = Features({"image": Image(), "label": label, "note": Value("string")}), 0
+    for shard, count in enumerate(counts):
+        rows = range(i, i := i + count)
+        columns = {
+            "image": [{"bytes": encoded_digit(n % 2, n // 2), "path": None} for n in rows],
+            "label": [n % 2 if declared else str(n % 2) for n in rows],
+            "note": ["not read"] * count,
+        }
+        Dataset.from_dict(columns, features).to_parquet(root / f"{split}-{shard:05d}.parquet", batch_size=4)
+    return root
+
+
+def write_tars(root: Path, counts: Sequence[int]) -> Path:
+    """The same as WebDataset tars, of members N.png and N.cls."""
+    root.mkdir(parents=True, exist_ok=True)
+    i = 0
+    for shard, count in enumerate(counts):
+        with tarfile.open(root / f"train-{shard:05d}.tar", "w") as tar:
+            for n in range(i, i := i + count):
+                for suffix, data in (("png", encoded_digit(n % 2, n // 2)), ("cls", str(n % 2).encode())):
+                    member = tarfile.TarInfo(f"{n}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
     return root

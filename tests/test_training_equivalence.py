@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_digits import write_class_folder
+from real_digits import write_class_folder, write_shards
 from tiny_training import command, tiny_trainer
 
 from modeling_vit_custom.data.dataset import collate
@@ -121,10 +121,14 @@ def launch(output_dir: Path, processes: int, *flags, model: list[str] | None = N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("streamed", [False, True], ids=["files", "shards"])
 @pytest.mark.parametrize("options", [[], EVERYTHING], ids=["plain", "everything"])
-def test_two_processes_equal_one(folder, tmp_path, options):
+def test_two_processes_equal_one(folder, tmp_path, options, streamed):
     """24 images: whole batches. (Of a last half batch accelerate makes a whole one, with images of the first.)"""
-    flags = [*PLAIN, "--train_dir", folder, "--train_val_split", 0.25, *options]
+    data = ["--train_dir", folder]
+    if streamed:
+        data = ["--streaming", "true", "--train_dir", write_shards(tmp_path / "shards", (8, 8, 8, 8))]
+    flags = [*PLAIN, *data, "--train_val_split", 0.25, *options]
     one = launch(tmp_path / "one", 1, *flags, "--per_device_train_batch_size", 8)
     two = launch(tmp_path / "two", 2, *flags, "--per_device_train_batch_size", 4)
     losses = [torch.tensor([entry["loss"] for entry in log if "loss" in entry]) for log in (one, two)]

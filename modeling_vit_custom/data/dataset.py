@@ -18,6 +18,7 @@ from ..image_limits_vit_custom import DEFAULT_LIMITS, check_size
 from .draws import example_keys, uniform
 from .examples import Examples
 from .raw import DataError, listed
+from .stream import stream_of
 
 DRAWS = 24  # random numbers that go with each training example
 
@@ -86,7 +87,7 @@ def check_readable(*splits: Examples, workers: int = 8) -> None:
     """Opens every file's header, before any work that a bad file would cost.
 
     Raises DataError naming all files that are no images, or of a size that the decoder refuses (an image cut off
-    further in is found when decoded).
+    further in is found when decoded). Those of a stream are left to the training.
     """
 
     def problem(place: tuple[Examples, int]) -> str | None:
@@ -103,7 +104,8 @@ def check_readable(*splits: Examples, workers: int = 8) -> None:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return f"{name} ({type(error).__name__})"
 
-    places = ((examples, index) for examples in splits for index in range(len(examples)))
+    opened = [examples for examples in splits if stream_of(examples) is None]
+    places = ((examples, index) for examples in opened for index in range(len(examples)))
     with ThreadPoolExecutor(workers) as pool:
         bad = [found for found in pool.map(problem, places) if found]
     if bad:

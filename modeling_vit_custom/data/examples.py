@@ -43,14 +43,14 @@ class Examples:
 class LazySelection(Sequence):
     """`items[indices]` without touching the items: a `datasets` column decodes on access."""
 
-    def __init__(self, items: Sequence[Any], indices: Sequence[int]):
-        self.items, self.indices = items, list(indices)
+    def __init__(self, items: Sequence[Any], indices: Sequence[int] | np.ndarray):
+        self.items, self.indices = items, np.asarray(indices, np.int64)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index):
-        return self.items[self.indices[index]]
+        return self.items[int(self.indices[index])]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def load_dataset_splits(
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
     folder = Path(name)
-    if name == "imagefolder" or (folder.is_dir() and not _has_data_files(folder)):
+    if name == "imagefolder" or (folder.is_dir() and not has_data_files(folder)):
         raise DataError(
             f"dataset {name} is a folder of images: name it with --train_dir, which loses no file "
             "(`datasets` takes files called train.png or test.png for splits)."
@@ -51,7 +51,7 @@ def load_dataset_splits(
     return splits
 
 
-def _has_data_files(folder: Path) -> bool:
+def has_data_files(folder: Path) -> bool:
     return any(path.suffix in DATA_SUFFIXES for path in folder.rglob("*"))
 
 

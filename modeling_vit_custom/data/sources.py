@@ -80,16 +80,17 @@ def read_splits(
         root = Path(str(train))
         folders = find_split_folders(root, follow_links) if root.is_dir() else {}
         parts = folders or {"train": root}
-        raw = {split: _read(path, split, follow_links, columns, refuse_links) for split, path in parts.items()}
+        raw = {split: read_split(path, split, follow_links, columns, refuse_links) for split, path in parts.items()}
     for split, path in {"validation": validation, "test": test}.items():
         if path is not None:
-            raw[split] = _read(path, split, follow_links, columns, refuse_links)
+            raw[split] = read_split(path, split, follow_links, columns, refuse_links)
     return raw
 
 
-def _read(
+def read_split(
     path: str | Path, split: str, follow_links: bool, columns: Mapping[str, Any], refuse_links: bool = True
 ) -> RawSplit:
+    """A folder of classes or a table as one split; see `read_splits`."""
     if is_table(path):
         return read_table(path, split, follow_links=follow_links, **columns)
     if columns["problem_type"] not in (None, "single_label_classification"):
@@ -121,9 +122,7 @@ def assemble(
             raise DataError(f"train is {problem_type} but {split} is {part.problem_type}: --problem_type settles it.")
     id2label = label_map(raw["train"])
     notes = [note for part in raw.values() for note in part.notes] + compare_class_sets(raw, id2label)
-    splits = {
-        split: Examples(part.images, list(part.names), encode_labels(part, id2label)) for split, part in raw.items()
-    }
+    splits = {split: Examples(part.images, part.names, encode_labels(part, id2label)) for split, part in raw.items()}
     notes += _check_targets_fit(splits, id2label, problem_type)
     if "validation" not in splits:
         splits["train"], splits["validation"], note = _hold_out(
@@ -203,7 +202,7 @@ def load_eval_examples(
         "problem_type": problem_type,
         "label_separator": label_separator,
     }
-    raw = _read(data_dir, "evaluation", follow_links, columns)
+    raw = read_split(data_dir, "evaluation", follow_links, columns)
     check_class_names(distinct_names(raw))
     if problem_type == REGRESSION and raw.class_names is not None and len(raw.class_names) != len(id2label):
         raise DataError(f"{data_dir} has {len(raw.class_names)} target(s), the checkpoint {len(id2label)}.")

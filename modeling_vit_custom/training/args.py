@@ -13,6 +13,7 @@ from transformers import HfArgumentParser
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .augment import VIEW_SCALE
 from .flags import METHODS, DataArguments, ModelArguments, UsageError, ViTTrainingArguments
+from .streaming import check_streaming
 
 EXAMPLES = """examples:
   # real MNIST digits, from scratch, minutes on two CPU cores
@@ -29,6 +30,10 @@ EXAMPLES = """examples:
   # a table of images with several labels each ("cat|outdoor"), larger images than the checkpoint was made for
   python scripts/train.py --train_dir train.csv --validation_dir val.csv --image_column_name file \\
       --label_column_name tags --model_name_or_path CHECKPOINT --image_size 320 320 --output_dir out/tags
+
+  # shards that fit neither memory nor disk
+  python scripts/train.py --streaming true --train_dir "shards/train-*.parquet" --validation_dir val \\
+      --variant s/16 --output_dir out/s
 
   # from scratch, strongly regularised: colours, mixed and erased images, binary cross-entropy
   python scripts/train.py --train_dir photos --variant s/16 --auto_augment randaugment --mixup 0.8 --cutmix 1 \\
@@ -73,6 +78,7 @@ def complete_arguments(
     named = [flag for flag, value in sources.items() if value is not None]
     if len(named) != 1:
         raise UsageError(f"name the training data by one of {', '.join(sources)}, not {' and '.join(named) or 'none'}.")
+    check_streaming(data_args, training_args)
     if model_args.method != "full" and model_args.variant is not None:
         raise UsageError(f"--method {model_args.method} builds on a checkpoint's features: --variant has none.")
     if model_args.source_config is not None and model_args.variant is not None:

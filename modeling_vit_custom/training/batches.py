@@ -11,10 +11,11 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 
 from ..data.dataset import ImageDataset
+from ..data.stream import StreamedViews
 from ..data.views import PixelValues
 from .augment import BatchAugmentation
 from .flags import ViTTrainingArguments
-from .order import SetEpoch, TrainingOrder
+from .order import SetEpoch, StreamOrder, TrainingOrder
 from .throughput import Throughput
 
 
@@ -49,7 +50,8 @@ class BatchTrainer(Trainer):
         if not isinstance(dataset, ImageDataset) or self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        order = TrainingOrder(dataset, seed, self.balanced)
+        kind = StreamOrder if isinstance(dataset.views, StreamedViews) else TrainingOrder
+        order = kind(dataset, seed, self.balanced)
         self.add_callback(SetEpoch(order))
         return order
 

@@ -14,6 +14,7 @@ from ..data.cache import CachedViews, open_views
 from ..data.dataset import ImageDataset
 from ..data.examples import SINGLE_LABEL, Splits
 from ..data.raw import printable
+from ..data.stream import StreamedViews, stream_of
 from ..data.views import PixelValues, ViewMaker, eval_views, larger_views
 from .augment import AUGMENTATIONS, POLICIES, VIEW_SCALE, BatchAugmentation, GrowingSize
 from .flags import DataArguments, UsageError, ViTTrainingArguments
@@ -45,10 +46,17 @@ def prepare_feed(
     check_task(splits.problem_type, data_args, training_args)
     progress = training_args.local_process_index == 0 and not training_args.disable_tqdm
     makers = {"train": train_views(config, processor, data_args), "validation": eval_views(processor, config)}
-    views, notes = {}, []
+    views: dict[str, Any] = {}
+    notes = []
     for split, maker in makers.items():
         if (examples := getattr(splits, split)) is not None:
-            views[split], note = open_views(split, examples, maker, data_args.image_cache, progress)
+            if stream_of(examples) is not None:
+                views[split] = StreamedViews(examples, maker, data_args.shuffle_buffer)
+                note = f"{split}: images are read from the shards, and decoded, anew in each epoch"
+                if training_args.world_size > 1:
+                    note += f"; each of the {training_args.world_size} processes reads all and decodes its share"
+            else:
+                views[split], note = open_views(split, examples, maker, data_args.image_cache, progress)
             notes.append(note)
     if training_args.process_index == 0:
         print(*map(printable, notes), sep="\n", flush=True)

@@ -79,6 +79,14 @@ class DataArguments:
     dataset_name: str | None = flag(help="Hub dataset, or folder of save_to_disk or data files.")
     dataset_config_name: str | None = flag(help="Its configuration.")
     dataset_revision: str | None = flag(help="Its branch, tag or commit.")
+    streaming: bool = flag(
+        default=False,
+        help="Read training images from shards while it trains, neither stored nor held in memory: --train_dir is then "
+        "a folder of Parquet files or WebDataset tars, or a pattern, --dataset_name anything that `datasets` streams.",
+    )
+    shuffle_buffer: int = flag(
+        default=1000, help="Of so many images of a stream the next one is drawn; the order of its shards is random too."
+    )
     image_column_name: str = flag(default="image", help="Column of images (bytes) or image paths.")
     label_column_name: str = flag(
         default="label", help='Column of labels; several, "a,b,c", for 0/1 labels or several targets.'

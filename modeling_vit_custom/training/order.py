@@ -4,6 +4,7 @@ Shapes: N examples, L labels.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -39,6 +40,14 @@ class TrainingOrder(Sampler[int]):
         shares = share + (rng.permutation(len(classes)) < rest)
         drawn = [_cycled(np.flatnonzero(labels == c), n, rng) for c, n in zip(classes, shares, strict=True)]
         return iter(rng.permutation(np.concatenate(drawn)).tolist())
+
+
+class StreamOrder(TrainingOrder):
+    """The same of a data set whose views are a stream's: it yields `Row`s, which it reads on the way."""
+
+    def __iter__(self) -> Iterator[int]:
+        views: Any = self.dataset.views
+        return views.rows(np.random.default_rng((self.seed, self.epoch)))
 
 
 def _cycled(members: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -26,6 +26,7 @@ from ..data.labels import plan_head
 from ..data.mnist5k import write_mnist5k
 from ..data.raw import DataError
 from ..data.sources import assemble, read_splits, with_label_ids
+from ..data.stream import stream_of
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
@@ -45,6 +46,7 @@ from .checkpoints import (
 from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
 from .lock import LOCK
 from .pretrained import Pretrained
+from .streaming import load_streamed
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +62,14 @@ PUBLISHED = (
 # What of DataArguments changes the images that are trained on; of these only what was asked for is recorded.
 RECORDED = (
     "view_size", "auto_augment", "random_erasing", "mixup", "cutmix", "mix_probability", "balanced_sampling",
-    "progressive_resizing",
+    "progressive_resizing", "streaming", "shuffle_buffer",
 )  # fmt: skip
 
 
 def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> Splits:
     """The splits the flags name, audited; a built-in dataset is written first, by one process. Raises DataError."""
+    if data_args.streaming:
+        return load_streamed(data_args, training_args.seed)
     train = data_args.train_dir
     if data_args.dataset == "mnist5k":
         with training_args.main_process_first(desc="writing MNIST 5k"):
@@ -185,11 +189,18 @@ def _image_size(model_args: ModelArguments) -> int | tuple[int, int] | None:
 def describe_run(
     model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments, splits: Splits
 ) -> dict[str, Any]:
-    """What was run, fit to be published: no paths of this machine; the data as a fingerprint of its labels."""
+    """What was run, fit to be published: no paths of this machine; the data as a fingerprint of its labels.
+
+    (Of a stream also of its shards' names and sizes.)
+    """
     digest = hashlib.sha256()
     for examples in (splits.train, splits.validation):
         if examples is not None:
-            digest.update("\n".join(os.path.basename(name) for name in examples.names).encode("utf-8", "replace"))
+            if (stream := stream_of(examples)) is not None:
+                digest.update(json.dumps(stream[0].record).encode() + stream[1].tobytes())
+            else:
+                names = (os.path.basename(name) for name in examples.names)
+                digest.update("\n".join(names).encode("utf-8", "replace"))
             digest.update(np.asarray(examples.labels).tobytes())
     model = asdict(model_args) | {"cache_dir": None}
     if model["model_name_or_path"] and (path := Path(model["model_name_or_path"]).expanduser()).exists():

@@ -1,0 +1,198 @@
+"""Data larger than memory or disk: shards that `datasets` reads from front to back, an example at a time.
+
+Labels are read once, before training, from their columns alone where the files allow it: how many examples there are,
+what they show and what is wrong with it is known before any work is lost. Images are read anew in each epoch, in the
+order of the shards, and travel as they are encoded (`Row`) to the process that decodes them.
+
+Shapes: N examples, K shards, B batch, C channels, S x S' the views' size.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from tarfile import TarError
+from typing import Any
+
+import numpy as np
+import torch
+
+from .examples import Examples, LazySelection
+from .raw import DataError
+from .views import ViewMaker
+
+MAX_PARTS = 1024  # a data set of more shards (each file of an imagefolder is one) is read in so many parts
+READ_ERRORS = (OSError, ValueError, TarError)  # Arrow's errors are ValueErrors and OSErrors
+
+
+class Row(int):
+    """An example's index that brings its encoded image along: through samplers, and to loading processes."""
+
+    source: bytes
+
+    def __new__(cls, index: int, source: bytes) -> "Row":
+        row = super().__new__(cls, index)
+        row.source = source
+        return row
+
+    def __reduce__(self):
+        return Row, (int(self), self.source)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """names: [K] what errors call each.   counts: [K] int64, how many examples each holds."""
+
+    names: Sequence[str]
+    counts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """[K] int64, the index of each shard's first example."""
+        return np.cumsum(self.counts) - self.counts
+
+    def place(self, index: int) -> tuple[int, int]:
+        """(shard, row in it) of an example."""
+        shard = int(np.searchsorted(np.cumsum(self.counts), index, side="right"))
+        return shard, int(index - self.starts[shard])
+
+
+class RowNames(Sequence):
+    """[N] "row 17 of train-00003.parquet", made when asked for."""
+
+    def __init__(self, shards: Shards):
+        self.shards = shards
+
+    def __len__(self) -> int:
+        return int(self.shards.counts.sum())
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        shard, row = self.shards.place(index)
+        return f"row {row + 1} of {self.shards.names[shard]}"
+
+
+class ShardedImages(Sequence):
+    """The encoded images of a `datasets.IterableDataset`, [N] bytes: to be read in the order they lie in.
+
+    Item i is read by going through its shard: for a few, not for all.
+
+    dataset: with this image column alone, not decoded.   record: what tells these files from others, fit for JSON.
+    opens_files: whether cells may name files that hold the images (an imagefolder's, which `datasets` found itself).
+    """
+
+    def __init__(self, dataset: Any, column: str, shards: Shards, record: Any = None, opens_files: bool = False):
+        self.dataset, self.column, self.shards, self.record = dataset, column, shards, record
+        self.opens_files = opens_files
+
+    def __len__(self) -> int:
+        return int(self.shards.counts.sum())
+
+    def __getitem__(self, index):
+        shard, row = self.shards.place(int(index))
+        wanted = np.zeros(self.shards.counts[shard], bool)
+        wanted[row] = True
+        return next(self.read(shard, wanted))[1]
+
+    def read(self, shard: int, wanted: np.ndarray) -> Iterator[tuple[int, bytes]]:
+        """(index, encoded image) of those of a shard's examples that are wanted, bool, no further than the last.
+
+        Raises DataError for a shard that cannot be read, or holds other examples than before.
+        """
+        name, start, count = self.shards.names[shard], int(self.shards.starts[shard]), self.shards.counts[shard]
+        last = int(np.flatnonzero(wanted)[-1]) if wanted.any() else -1
+        rows, row = iter(self.dataset.shard(len(self.shards), shard)), -1
+        while row < last:
+            row += 1
+            try:
+                cell = next(rows)[self.column]
+                image = self._encoded(cell) if wanted[row] else None
+            except StopIteration:
+                raise DataError(f"{name} held {count:,} examples and now ends after {row:,}: it has changed.") from None
+            except READ_ERRORS as error:
+                raise DataError(f"row {row + 1} of {name} cannot be read: {error}") from error
+            if wanted[row] and not image:
+                raise DataError(f"row {row + 1} of {name}: column {self.column!r} holds no image.")
+            if image:
+                yield start + row, image
+
+    def fetched(self, indices: np.ndarray) -> list[bytes]:
+        """The images at `indices`, held in memory."""
+        wanted = np.zeros(len(self), bool)
+        wanted[indices] = True
+        parts = np.split(wanted, np.cumsum(self.shards.counts)[:-1])
+        found = dict(item for shard, part in enumerate(parts) for item in self.read(shard, part))
+        return [found[index] for index in indices.tolist()]
+
+    def _encoded(self, cell: Any) -> bytes | None:
+        if not isinstance(cell, dict):
+            return cell
+        if self.opens_files and cell["bytes"] is None:
+            from datasets.utils.file_utils import xopen
+
+            with xopen(cell["path"], "rb") as file:  # which may be on the Hub
+                return file.read()
+        return cell["bytes"]
+
+
+def stream_of(examples: Examples) -> tuple[ShardedImages, np.ndarray] | None:
+    """(the stream that a split's images come from, [N] int64 which of it they are), or None if they are no stream's."""
+    images: Any = examples.images
+    indices = np.arange(len(examples))
+    while isinstance(images, LazySelection):
+        images, indices = images.items, np.asarray(images.indices, np.int64)[indices]
+    return (images, indices) if isinstance(images, ShardedImages) else None
+
+
+class StreamedViews:
+    """The views of a training split whose rows bring their images along.
+
+    buffer: of how many rows, at least, the next one is drawn from.
+    """
+
+    def __init__(self, examples: Examples, maker: ViewMaker, buffer: int):
+        found = stream_of(examples)
+        assert found is not None
+        self.examples, self.maker, self.buffer = examples, maker, buffer
+        self.images, indices = found
+        self.position = np.full(len(self.images), -1, np.int64)  # in the split; -1: not in it
+        self.position[indices] = np.arange(len(indices))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __call__(self, rows: Sequence[Row]) -> torch.Tensor:
+        """B rows -> uint8 [B, C, S, S']."""
+        return self.maker([row.source for row in rows], [self.examples.names[row] for row in rows])
+
+    def rows(self, rng: np.random.Generator) -> Iterator[Row]:
+        """Each example once: shards in random order, and of the rows in the buffer always a random one."""
+        return shuffled(self._read(rng.permutation(len(self.images.shards))), self.buffer, rng)
+
+    def _read(self, order: np.ndarray) -> Iterator[Row]:
+        parts = np.split(self.position, np.cumsum(self.images.shards.counts)[:-1])
+        for shard in order:
+            for index, image in self.images.read(shard, parts[shard] >= 0):
+                yield Row(self.position[index], image)
+
+
+def shuffled(items: Iterator[Any], size: int, rng: np.random.Generator) -> Iterator[Any]:
+    """All items, each drawn from a buffer of `size`; at the end what is left in it, permuted."""
+    buffer: list[Any] = []
+    for item in items:
+        if len(buffer) < size:
+            buffer.append(item)
+        else:
+            drawn = int(rng.integers(size))
+            yield buffer[drawn]
+            buffer[drawn] = item
+    for drawn in rng.permutation(len(buffer)).tolist():
+        yield buffer[drawn]
+
+
+def file_record(files: Sequence[str]) -> list[tuple[str, int | None]]:
+    """(name, size) of each file; (address, None) of one elsewhere: the Hub's say their commit."""
+    return [(os.path.basename(file), os.path.getsize(file)) if os.path.isfile(file) else (file, None) for file in files]

@@ -1,0 +1,232 @@
+"""From shards to splits: labels in one pass, validation from the fronts of the shards where there is none.
+
+Shapes: N examples, K shards.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .columns import LabelColumn, label_columns_of, read_label_columns
+from .examples import MULTI_LABEL, REGRESSION, Examples, LazySelection, Splits
+from .folders import SPLIT_FOLDERS
+from .hub_datasets import has_data_files
+from .raw import DataError, RawSplit, listed
+from .stream import MAX_PARTS, READ_ERRORS, RowNames, ShardedImages, Shards, file_record, stream_of
+
+READERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}
+HELD_OUT = 1000  # examples for validation, unless --max_eval_samples says otherwise
+LABELS_AT_ONCE = 1000
+
+
+def read_streamed_splits(
+    source: str,
+    config_name: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    image_column: str = "image",
+    label_column: str = "label",
+    problem_type: str | None = None,
+    label_separator: str = "|",
+) -> dict[str, RawSplit]:
+    """{"train": …, "validation": …, "test": …}, those that the data has; of all of them every label is read.
+
+    source: a folder of shards (Parquet, WebDataset, Arrow), one of them, a pattern such as "shards/train-*.parquet"
+    (both of these are training data alone), or a Hub dataset.
+    Raises DataError for what `datasets` cannot stream, for files that it would leave out, and for bad labels.
+    """
+    opened = partial(_opened, source, config_name, revision, cache_dir)
+    try:
+        builder = opened()
+        streams = builder.as_streaming_dataset()
+        named = {SPLIT_FOLDERS[str(own).lower()]: own for own in streams if str(own).lower() in SPLIT_FOLDERS}
+        if "train" not in named:
+            raise DataError(f"{source} has no train split, only {listed(list(streams))}.")
+        label_columns = _checked_columns(streams[named["train"]], image_column, label_column, source)
+        label_streams, image_streams = opened(label_columns), opened([image_column])
+        raw = {}
+        for split, own in named.items():
+            files = builder.config.data_files[own]
+            shards, cells = _read_labels(label_streams.as_streaming_dataset()[own], label_columns, files, source)
+            names = RowNames(shards)
+            feature = streams[own].features[label_columns[0]]
+            labels = read_label_columns(cells, names, problem_type, label_separator, _class_names(feature))
+            images = _images(image_streams, own, image_column, shards, file_record(files))
+            raw[split] = _raw_split(split, source, images, names, labels)
+    except DataError:
+        raise
+    except READ_ERRORS as error:
+        raise DataError(f"{source} cannot be read as a stream: {error}") from error
+    if unused := [str(split) for split in streams if split not in named.values()]:
+        raw["train"].notes.append(f"split(s) of {source} that are NOT USED: {listed(unused)}")
+    return raw
+
+
+def _opened(
+    source: str, config_name: str | None, revision: str | None, cache_dir: str | None, columns: list[str] | None = None
+) -> Any:
+    """A builder of `datasets`, which has looked up the files and read nothing; columns: all that Parquet shall read."""
+    from datasets import load_dataset_builder
+
+    path, only = Path(source), {} if columns is None else {"columns": columns}
+    if has_magic(source) or path.is_file():
+        if path.suffix not in READERS or not (files := sorted(glob(source, recursive=True))):
+            raise DataError(f"{source} names no shards: they end in {' or '.join(READERS)}.")
+        kind = READERS[path.suffix]
+        only = only if kind == "parquet" else {}
+        return load_dataset_builder(kind, data_files={"train": files}, cache_dir=cache_dir, **only)
+    if path.is_dir() and not has_data_files(path):
+        raise DataError(
+            f"{source} holds no shards. Images that are files of their own are read one at a time anyway: name their "
+            "folder with --train_dir, without --streaming."
+        )
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        raise DataError(f"{source} is of save_to_disk, which is read row by row anyway: leave --streaming out.")
+    builder = load_dataset_builder(source, config_name, revision=revision, cache_dir=cache_dir)
+    if path.is_dir():
+        _check_nothing_is_lost(path, builder)
+    if columns is None or builder.name != "parquet":
+        return builder
+    return load_dataset_builder(source, config_name, revision=revision, cache_dir=cache_dir, **only)
+
+
+def _check_nothing_is_lost(folder: Path, builder: Any) -> None:
+    """Raises DataError where names such as train-0.parquet have `datasets` pass over shards without them."""
+    used = {os.path.abspath(file) for files in builder.config.data_files.values() for file in files}
+    suffixes = {Path(file).suffix for file in used}
+    on_disk = (path for path in folder.rglob("*") if path.suffix in suffixes and path.is_file())
+    if lost := sorted(str(path) for path in on_disk if os.path.abspath(path) not in used):
+        raise DataError(
+            f"{len(lost)} file(s) of {folder} would be left out, not being named as the others are: {listed(lost, 5)}. "
+            f'Name the training shards by a pattern, --train_dir "{folder}/*{Path(lost[0]).suffix}".'
+        )
+
+
+def _checked_columns(stream: Any, image_column: str, label_column: str, source: str) -> list[str]:
+    """The label columns; raises DataError where one is missing, or images are not in the shards."""
+    from datasets import Image, Value
+
+    if stream.features is None:
+        raise DataError(f"{source} does not say its columns: write it as Parquet to stream it.")
+    label_columns = label_columns_of(list(stream.features), image_column, label_column, source)
+    feature = stream.features[image_column]
+    if not isinstance(feature, Image) and feature not in (Value("binary"), Value("large_binary")):
+        raise DataError(f"column {image_column!r} of {source} holds {feature}: a stream's images are bytes, in it.")
+    return label_columns
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    from datasets import ClassLabel, List
+
+    feature = feature.feature if isinstance(feature, List) else feature
+    return list(feature.names) if isinstance(feature, ClassLabel) else None
+
+
+def _read_labels(
+    stream: Any, columns: list[str], files: Sequence[str], source: str
+) -> tuple[Shards, dict[str, list[Any]]]:
+    """(the shards and how much they hold, [N] cells of each label column), from a pass that decodes no image."""
+    parts = min(stream.num_shards, MAX_PARTS)
+    labels = stream.select_columns(columns)
+    cells: dict[str, list[Any]] = {column: [] for column in columns}
+    ends = []
+    for part in range(parts):
+        for batch in labels.shard(parts, part).iter(LABELS_AT_ONCE):
+            for column in columns:
+                cells[column].extend(batch[column])
+        ends.append(len(cells[columns[0]]))
+    if not ends or ends[-1] == 0:
+        raise DataError(f"{source} has no examples.")
+    names = list(files) if parts == len(files) else [f"part {part + 1} of {parts} of {source}" for part in range(parts)]
+    return Shards(names, np.diff(np.array([0, *ends]))), cells
+
+
+def _images(builder: Any, own: Any, column: str, shards: Shards, record: Any) -> ShardedImages:
+    from datasets import Image
+
+    stream = builder.as_streaming_dataset()[own].select_columns([column])
+    if isinstance(stream.features[column], Image):
+        stream = stream.cast_column(column, Image(decode=False))
+    return ShardedImages(stream, column, shards, record, opens_files=builder.name == "imagefolder")
+
+
+def _raw_split(split: str, source: str, images: ShardedImages, names: RowNames, labels: LabelColumn) -> RawSplit:
+    notes = [
+        f"{split}: {len(names):,} examples in {len(images.shards)} shards of {source}, all labels read",
+        *(f"{split}: {note}" for note in labels.notes),
+    ]
+    return RawSplit(images, names, labels.problem_type, labels.labels, labels.class_names, notes)
+
+
+# ---------- validation
+
+
+def hold_out_fronts(train: RawSplit, fraction: float, limit: int | None) -> tuple[RawSplit, RawSplit]:
+    """(train, validation): the first rows of every shard are held out, as many of each.
+
+    Only the fronts are read for it. The last image of a class stays in train.
+
+    fraction: of train at most.   limit: so many at most, by default HELD_OUT.
+    Raises DataError where nothing would be left.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"train_val_split is {fraction}: give a fraction between 0 and 1, such as 0.15.")
+    images: Any = train.images
+    shards, total = images.shards, len(train)
+    wanted = min(HELD_OUT if limit is None else limit, round(total * fraction))
+    each = -(-wanted // len(shards))
+    fronts = [start + row for row in range(each) for start in shards.starts[shards.counts > row]][:wanted]
+    left = Counter(name for index in range(total) for name in _classes(train, index))
+    chosen = []
+    for index in fronts:
+        classes = _classes(train, index)
+        if all(left[name] > 1 for name in classes):
+            left.subtract(classes)
+            chosen.append(index)
+    if not chosen:
+        raise DataError(f"none of the {total:,} examples can be held out for validation: give --validation_dir.")
+    kept = np.ones(total, bool)
+    kept[chosen] = False
+    held_out = _select(train, np.sort(chosen))
+    held_out.notes.append(
+        f"validation: {len(chosen):,} of {total:,} training examples, from the front of every shard (--validation_dir "
+        "names others, --max_eval_samples how many)"
+    )
+    return replace(_select(train, np.flatnonzero(kept)), notes=train.notes), held_out
+
+
+def _classes(raw: RawSplit, index: int) -> Sequence[Any]:
+    """The class names of an example; none for regression."""
+    if raw.problem_type == REGRESSION:
+        return ()
+    return raw.labels[index] if raw.problem_type == MULTI_LABEL else (raw.labels[index],)
+
+
+def _select(raw: RawSplit, indices: np.ndarray) -> RawSplit:
+    labels: Any = raw.labels
+    labels = labels[indices] if isinstance(labels, np.ndarray) else [labels[i] for i in indices]
+    images, names = LazySelection(raw.images, indices), LazySelection(raw.names, indices)
+    return replace(raw, images=images, names=names, labels=labels, notes=[])
+
+
+def held_in_memory(splits: Splits) -> Splits:
+    """The same splits, the encoded images of validation and test in memory: these are read again and again."""
+
+    def held(split: str, examples: Examples | None) -> Examples | None:
+        if examples is None or (found := stream_of(examples)) is None:
+            return examples
+        images = found[0].fetched(found[1])
+        size = sum(map(len, images)) / 1e6
+        splits.notes.append(f"{split}: {len(images):,} encoded images, {size:.1f} MB, are held in memory")
+        return replace(examples, images=images, names=list(examples.names))
+
+    return replace(
+        splits, validation=held("validation", splits.validation), test=held("test", splits.test), notes=splits.notes
+    )
