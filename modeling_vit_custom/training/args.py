@@ -78,7 +78,7 @@ def complete_arguments(
     named = [flag for flag, value in sources.items() if value is not None]
     if len(named) != 1:
         raise UsageError(f"name the training data by one of {', '.join(sources)}, not {' and '.join(named) or 'none'}.")
-    check_streaming(data_args, training_args)
+    check_streaming(model_args.method, data_args, training_args)
     if model_args.method != "full" and model_args.variant is not None:
         raise UsageError(f"--method {model_args.method} builds on a checkpoint's features: --variant has none.")
     if model_args.source_config is not None and model_args.variant is not None:

@@ -13,7 +13,7 @@ from ..data.streamed_splits import held_in_memory, hold_out_fronts, read_streame
 from .flags import DataArguments, UsageError, ViTTrainingArguments
 
 
-def check_streaming(data_args: DataArguments, training_args: ViTTrainingArguments) -> None:
+def check_streaming(method: str, data_args: DataArguments, training_args: ViTTrainingArguments) -> None:
     """Raises UsageError for what a stream, which is read from front to back, cannot do."""
     if not data_args.streaming:
         return
@@ -23,6 +23,11 @@ def check_streaming(data_args: DataArguments, training_args: ViTTrainingArgument
         raise UsageError(
             "--balanced_sampling needs all images at hand, which --streaming has not: --class_weights balanced weighs "
             "the classes instead."
+        )
+    if method == "head_then_full":
+        raise UsageError(
+            "--method head_then_full fits the head to all images at once, which --streaming has not: train with "
+            "--method linear_probe first, then start from its output."
         )
     if data_args.shuffle_buffer < 1:
         raise UsageError(f"--shuffle_buffer {data_args.shuffle_buffer}: give 1 (order of the files) or more.")
