@@ -16,6 +16,7 @@ from modeling_vit_custom import (
     ViTCustomModel,
 )
 from modeling_vit_custom.attention_vit_custom import ViTCustomAttention, eager_attention
+from modeling_vit_custom.embeddings_vit_custom import masked_pixels
 from modeling_vit_custom.layers_vit_custom import ChannelNorm, DropPath
 from modeling_vit_custom.position_vit_custom import sincos_table
 
@@ -250,6 +251,19 @@ def test_masked_image_modeling_learns_only_from_masked_pixels(tiny_config, rando
     hidden = pixel_values.clone()
     hidden[:, :, 8:16, 8:16] = 7.0
     torch.testing.assert_close(model(hidden, bool_masked_pos=mask).reconstruction, output.reconstruction)
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_nothing_depends_on_masked_pixels(random_model, pixel_values, stem):
+    """A convolutional stem looks across the borders of patches: hiding tokens behind it would not do."""
+    model = random_model(ViTCustomConfig(**TINY, stem=stem), ViTCustomForMaskedImageModeling)
+    mask = torch.rand(3, 12) < 0.6
+    others = torch.where(masked_pixels(mask, (3, 4), (8, 8)), torch.randn_like(pixel_values), pixel_values)
+    assert not torch.equal(others, pixel_values)
+    expected, got = (model(images, bool_masked_pos=mask).reconstruction for images in (pixel_values, others))
+    assert torch.equal(got, expected)
+    seen = torch.where(masked_pixels(~mask, (3, 4), (8, 8)), torch.randn_like(pixel_values), pixel_values)
+    assert not torch.isclose(model(seen, bool_masked_pos=mask).reconstruction, expected).all()
 
 
 def test_masking_needs_the_model_for_it(tiny_config, pixel_values):

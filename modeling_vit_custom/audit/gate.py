@@ -1,6 +1,6 @@
 """The audit's cheap part, run before every training: nothing is decoded twice for it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ..data.raw import DataError, RawSplit, visible
 from .classes import class_findings
@@ -21,15 +21,16 @@ def quick_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
     return [one for one in found if one.severity != NOTE]
 
 
-def audit_before_training(raw: Mapping[str, RawSplit], mode: str) -> list[Finding]:
+def audit_before_training(raw: Mapping[str, RawSplit], mode: str, tolerated: Collection[str] = ()) -> list[Finding]:
     """What was found; raises DataError for what would make the result silently wrong.
 
     mode: "refuse"; "warn" turns the error into findings; "off" looks at nothing.
+    tolerated: codes of findings that stop nothing here.
     """
     if mode == "off":
         return []
     found = quick_findings(raw)
-    errors = [_sentence(one) for one in found if one.severity == ERROR]
+    errors = [_sentence(one) for one in found if one.severity == ERROR and one.code not in tolerated]
     if errors and mode == "refuse":
         raise DataError(
             "the result would be silently wrong:\n  - "
