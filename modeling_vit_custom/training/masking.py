@@ -37,11 +37,13 @@ class PatchMasks:
         """
         if unit_pixels is not None and (len(unit_pixels) not in (1, 2) or min(unit_pixels) < 1):
             raise UsageError(f"--mask_patch_size takes one number of pixels or two, not {list(unit_pixels)}.")
+        if not 0 < ratio < 1:
+            raise UsageError(f"--mask_ratio {ratio:g}: give a number between 0 and 1, such as 0.6.")
         masks = cls(config.grid_hw, _unit(config.grid_hw, config.patch_hw, unit_pixels), ratio)
         if not 0 < masks.hidden < masks.count:
             raise UsageError(
-                f"--mask_ratio {ratio:g} hides {masks.hidden} of {masks.count} units of an image: give a number "
-                "between 0 and 1 that hides some and leaves some, or smaller units by --mask_patch_size."
+                f"--mask_ratio {ratio:g} hides {masks.hidden} of {masks.count} units of an image: give one that hides "
+                "some and leaves some, or smaller units by --mask_patch_size."
             )
         return masks
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import set_seed
+import numpy as np
+import torch
+from transformers.trainer_utils import EvalPrediction, set_seed
 
 from ..audit.gate import audit_before_training, told
 from ..data.dataset import check_readable, collate
@@ -21,6 +23,7 @@ from ..data.mnist5k import write_mnist5k
 from ..data.raw import DataError, printable
 from ..data.unlabelled import assemble_unlabelled, read_unlabelled
 from ..data.views import PixelValues
+from ..embeddings_vit_custom import masked_pixels
 from ..evaluation.plots import plot_reconstructions, plot_training_history
 from ..image_decoding_vit_custom import ImageDecodingError
 from ..inference.json_files import write_json
@@ -35,7 +38,7 @@ from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArgumen
 from .lock import run_lock
 from .masking import MaskedImages, PatchMasks
 from .pretrained import Pretrained, open_checkpoint
-from .reconstruction import mean_colour_loss, reconstructions
+from .reconstruction import masked_losses, mean_colour_loss, reconstructions
 from .start import (
     check_output_dir,
     checkpoint_explained,
@@ -140,7 +143,6 @@ def complete_pretraining_arguments(
         raise UsageError("--metric_for_best_model: what is best in pre-training is the lowest eval_loss; leave it out.")
     if training_args.load_best_model_at_end:
         training_args.metric_for_best_model, training_args.greater_is_better = "eval_loss", False
-    training_args.label_names, training_args.prediction_loss_only = ["bool_masked_pos"], True
     for name, value in (SCRATCH if model_args.variant is not None else FROM_CHECKPOINT).items():
         if getattr(training_args, name) is None:
             setattr(training_args, name, value)
@@ -191,6 +193,28 @@ def describe_pretraining(run: dict[str, Any], masks: PatchMasks) -> dict[str, An
     return run | {"model": model, "training": training, "data": run["data"] | {"masks": hidden}}
 
 
+class Pretrainer(ViTCustomTrainer):
+    """Measures image by image. (The eval_loss of Trainer repeats each batch's, and drops what is then too long: of an
+    incomplete last batch, which several processes share, it is the loss of the first process's part.)
+    """
+
+    def prediction_step(self, model, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys=None):
+        """(None, the loss of each image [B], its index [B])"""
+        index = inputs["index"]
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            painted = model(**inputs).reconstruction
+        config: Any = self.model.config  # type: ignore[union-attr]
+        hidden = masked_pixels(inputs["bool_masked_pos"], config.grid_hw, config.patch_hw)
+        pixels = inputs["pixel_values"][..., : hidden.shape[2], : hidden.shape[3]]
+        return None, masked_losses(pixels, painted, hidden), index.to(painted.device)
+
+
+def mean_loss(measured: EvalPrediction) -> dict[str, float]:
+    """Trainer's `compute_metrics` for what `Pretrainer` measures."""
+    return {"loss": float(np.mean(measured.predictions, dtype=np.float64))}
+
+
 def build_pretrainer(
     model: ViTCustomForMaskedImageModeling,
     processor: Any,
@@ -198,12 +222,12 @@ def build_pretrainer(
     masks: PatchMasks,
     data_args: DataArguments,
     training_args: ViTTrainingArguments,
-) -> ViTCustomTrainer:
+) -> Pretrainer:
     """The Trainer for a model, its images and their masks."""
     config: Any = model.config
     views, policy = prepare_views(config, processor, splits, data_args, training_args)
     to_pixel_values = PixelValues(processor)
-    return ViTCustomTrainer(
+    return Pretrainer(
         model=model,
         args=training_args,
         train_dataset=MaskedImages(masks, splits.train, views["train"], training_args.seed, policy),
@@ -212,10 +236,11 @@ def build_pretrainer(
         to_pixel_values=to_pixel_values,
         data_collator=collate,
         processing_class=processor,
+        compute_metrics=mean_loss,
     )
 
 
-def finish(trainer: ViTCustomTrainer, fitted: dict[str, Any], processor: Any) -> dict[str, Any]:
+def finish(trainer: Pretrainer, fitted: dict[str, Any], processor: Any) -> dict[str, Any]:
     """Saves the best model, measures it on the held-out images, draws the pictures; returns metrics.json."""
     output_dir = Path(str(trainer.args.output_dir))
     with disk_full_explained(output_dir, trainer.checkpoint_bytes, "at the end"):

@@ -1,4 +1,4 @@
-"""What a pre-trained model makes of masked images, as a picture; and what it has to beat.
+"""What a model makes of masked images: its loss on each of them, a yardstick for that, a picture.
 
 Shapes: B batch, C channels, h x w pixels of whole patches.
 """
@@ -16,15 +16,20 @@ SHOWN = 8  # images of a picture
 CHUNK = 64  # images looked at together
 
 
+def masked_losses(pixels: torch.Tensor, painted: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """[B]: of each image the mean distance of what was painted, [B, C, h, w], where it is hidden, bool [B, 1, h, w]."""
+    distance = (pixels - painted).abs().float().mean(1, keepdim=True) * hidden
+    return distance.sum((1, 2, 3)) / hidden.sum((1, 2, 3))
+
+
 def mean_colour_loss(images: MaskedImages, config: Any, processor: Any) -> float:
     """The loss of whoever paints what is hidden in the mean colour of what is visible of an image: a yardstick."""
-    errors = []
+    losses = []
     for start in range(0, len(images), CHUNK):
         pixels, hidden, _ = _pixels(images, range(start, min(start + CHUNK, len(images))), config, processor)
         mean = (pixels * ~hidden).sum((2, 3), keepdim=True) / (~hidden).sum((2, 3), keepdim=True)  # [B, C, 1, 1]
-        error = ((pixels - mean).abs() * hidden).mean(1)  # [B, h, w]
-        errors.append(error.sum((1, 2)) / hidden.sum((1, 2, 3)))
-    return torch.cat(errors).mean().item()
+        losses.append(masked_losses(pixels, mean, hidden))
+    return torch.cat(losses).mean().item()
 
 
 @torch.no_grad()

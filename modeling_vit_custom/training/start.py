@@ -154,9 +154,9 @@ def load_checkpoint(pretrained: Pretrained, model_args: ModelArguments, splits: 
     if (dtype := pretrained.config.dtype) not in (None, torch.float32):
         splits.notes.append(f"the checkpoint holds {dtype} weights: they are trained, and saved, as float32")
     if left_out := sorted(loaded["unexpected_keys"]):
-        splits.notes.append(f"left out of the checkpoint, this model has no use for them: {some(left_out)}")
+        splits.notes.append(f"left out of the checkpoint, this model has no use for them: {some(left_out, limit=100)}")
     if new := sorted(name for name in loaded["missing_keys"] if not name.startswith(HEAD_PREFIX)):
-        splits.notes.append(f"NEW WEIGHTS, trained from zero, the checkpoint has none: {some(new)}")
+        splits.notes.append(f"NEW WEIGHTS, trained from zero, the checkpoint has none: {some(new, limit=100)}")
         untrained = [name for name in new if name.startswith("vit.pooler.attention_pooling.")]
         if untrained and model_args.method == "linear_probe":
             raise UsageError(
