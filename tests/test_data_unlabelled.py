@@ -73,7 +73,7 @@ def test_copies_stop_nothing_and_images_lost_for_their_names_do(tmp_path):
     write_digit(tmp_path / "d" / "copy.png", 1, 0)
     raw = read_unlabelled(tmp_path / "d")
     (leak,) = audit_before_training(raw, "refuse", tolerated=("leak",))
-    assert leak.code == "leak" and "copy.png [train]" in leak.examples[0].text
+    assert (leak.code, leak.severity) == ("leak", "warning") and "copy.png [train]" in leak.examples[0].text
     (tmp_path / "d" / "9.png").rename(tmp_path / "d" / "9.image")
     with pytest.raises(DataError, match=r"left out for how their names end.*9\.image"):
         audit_before_training(read_unlabelled(tmp_path / "d"), "refuse", tolerated=("leak",))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foreign_checkpoints import save_encoder, save_vit
 from PIL import Image
 from real_digits import write_class_folder, write_digit
 from safetensors.torch import load_file
@@ -14,6 +15,7 @@ from tiny_training import QUICK, TINY, tiny_train
 from transformers import AutoImageProcessor, AutoModelForMaskedImageModeling
 
 from modeling_vit_custom import ViTCustomConfig
+from modeling_vit_custom.conversion.convert import convert
 from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.views import DecodedViews, eval_views
 from modeling_vit_custom.training import pretraining
@@ -98,6 +100,10 @@ def test_masks_depend_on_seed_epoch_and_example_alone(folder):
     assert len({tuple(mask.tolist()) for mask in together}) == 3
     for seed, epoch in ((6, 2), (5, 3)):
         assert (drawn(seed, epoch, [7, 3, 11]) != together).any(1).all()
+    images = masked_images(folder, 5)
+    batch = images.__getitems__(range(80))
+    of_augmentation = images.masks(batch["draws"][:, :16].numpy())
+    assert (of_augmentation == batch["bool_masked_pos"]).float().mean() < 0.6, "by other numbers than the crops"
     fixed = drawn(None, 0, [7, 3, 11])
     assert torch.equal(drawn(None, 4, [7, 3, 11]), fixed), "accelerate tells the validation set epochs too"
 
@@ -321,6 +327,18 @@ def test_pretraining_goes_on_from_its_own_checkpoint_and_from_a_classifier(pretr
     stored = weights(classifier)
     assert all(torch.equal(now[name], stored[name]) for name in stored if not name.startswith("classifier"))
     assert any("left out" in note and "classifier.weight" in note for note in notes)
+    assert any("NEW WEIGHTS" in note and "decoder.projection.weight" in note for note in notes)
+
+
+@pytest.mark.parametrize("save", [lambda folder: save_vit(folder, ["a", "b"]), save_encoder], ids=["vit", "dinov2"])
+def test_pretraining_starts_from_another_library(folder, tmp_path, save):
+    """The converted encoder; the size of images follows --image_size."""
+    source = save(tmp_path / "theirs")
+    now, notes, _ = masked_model_from(source, tmp_path / "o", folder)
+    convert(str(source), tmp_path / "ours", {})
+    encoder = {name.removeprefix("vit."): value for name, value in weights(tmp_path / "ours").items()}
+    new = {name for name in now if name.startswith("decoder.")} | {"vit.embeddings.mask_token"}
+    assert all(torch.equal(now[name], encoder[name.removeprefix("vit.")]) for name in now.keys() - new)
     assert any("NEW WEIGHTS" in note and "decoder.projection.weight" in note for note in notes)
 
 
