@@ -237,6 +237,13 @@ def test_a_run_cut_off_goes_on_bit_for_bit(folder, tmp_path, monkeypatch):
         assert torch.equal(value, weights(tmp_path / "cut" / "checkpoint-14")[name]), name
 
 
+def test_a_run_without_evaluations_is_measured_at_its_end(folder, tmp_path):
+    flags = ("--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false", "--max_steps", 2)
+    metrics = tiny_pretrain(tmp_path / "o", "--train_dir", folder, *flags)
+    assert metrics["validation"]["n"] == 15 and metrics["validation"]["loss"] > 0
+    assert (tmp_path / "o" / "reconstruction.png").is_file() and not (tmp_path / "o" / "training.png").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one(folder, tmp_path):
     """Of training whole batches, 72 images; of the 23 held out each process has a part."""

@@ -24,6 +24,7 @@ from ..data.raw import DataError, printable
 from ..data.unlabelled import assemble_unlabelled, read_unlabelled
 from ..data.views import PixelValues
 from ..embeddings_vit_custom import masked_pixels
+from ..evaluation.history import panels
 from ..evaluation.plots import plot_reconstructions, plot_training_history
 from ..image_decoding_vit_custom import ImageDecodingError
 from ..inference.json_files import write_json
@@ -264,7 +265,8 @@ def finish(trainer: Pretrainer, fitted: dict[str, Any], processor: Any) -> dict[
     if trainer.is_world_process_zero():
         print(trainer.throughput.sentence(), flush=True)
         write_json(output_dir / "metrics.json", metrics)
-        plot_training_history(trainer.state.log_history, output_dir / "training.png")
+        if panels(trainer.state.log_history):  # a short run may have logged nothing
+            plot_training_history(trainer.state.log_history, output_dir / "training.png")
         plot_reconstructions(reconstructions(model, validation, processor), output_dir / "reconstruction.png")
     trainer.accelerator.wait_for_everyone()
     return metrics
