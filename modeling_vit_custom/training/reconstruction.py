@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, h x w pixels of whole patches.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,15 +35,16 @@ def mean_colour_loss(images: MaskedImages, config: Any, processor: Any) -> float
 
 @torch.no_grad()
 def reconstructions(model: Any, images: MaskedImages, processor: Any) -> np.ndarray:
-    """[B, 3, h, w, C] in 0..1: the first images, what the model sees of them, and how it completes that."""
-    pixels, hidden, masks = _pixels(images, range(min(SHOWN, len(images))), model.config, processor)
+    """[B, 3, h, w, C] in 0..1: images of all parts, what the model sees of them, and how it completes that."""
+    shown = np.linspace(0, len(images) - 1, min(SHOWN, len(images))).astype(int).tolist()
+    pixels, hidden, masks = _pixels(images, shown, model.config, processor)
     painted = model.eval()(pixels.to(model.device), bool_masked_pos=masks.to(model.device)).reconstruction
     completed = torch.where(hidden, painted.float().cpu(), pixels)
     rows = torch.stack([pixels, pixels.masked_fill(hidden, 0), completed], dim=1)  # [B, 3, C, h, w]
     return _colours(rows, processor).permute(0, 1, 3, 4, 2).numpy()
 
 
-def _pixels(images: MaskedImages, indices: range, config: Any, processor: Any) -> tuple[torch.Tensor, ...]:
+def _pixels(images: MaskedImages, indices: Sequence[int], config: Any, processor: Any) -> tuple[torch.Tensor, ...]:
     """(pixel_values [B, C, h, w], bool [B, 1, h, w] where they are hidden, their masks)."""
     batch = images.__getitems__(indices)
     hidden = masked_pixels(batch["bool_masked_pos"], config.grid_hw, config.patch_hw)
