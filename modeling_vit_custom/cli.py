@@ -8,6 +8,7 @@ from importlib import import_module
 COMMANDS = {
     "convert": ("conversion.convert", "read a ViT checkpoint of another library into this model, or write one"),
     "audit_data": ("audit.audit", "look for what is wrong with images and labels before training"),
+    "pretrain": ("training.pretraining", "learn from images without labels, to fine-tune by `train`"),
     "train": ("training.recipe", "train or fine-tune an image classifier"),
     "evaluate": ("evaluation.evaluate", "measure a saved classifier on labelled images"),
     "predict": ("inference.predict", "classify image files, one JSON line each"),

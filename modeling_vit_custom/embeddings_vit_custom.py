@@ -73,6 +73,7 @@ STEMS: dict[str, type[Stem]] = {"patch": ViTCustomPatchEmbeddings, "conv": ViTCu
 class ViTCustomEmbeddings(nn.Module):
     """[B, C, H, W] → [B, N, D]: patches with positions, behind class and register tokens."""
 
+    mask_token: Any  # parameter or None
     position_embeddings: Any  # parameter where learned, buffer where fixed, or None
 
     def __init__(self, config: ViTCustomConfig, use_mask_token: bool = False):
@@ -95,11 +96,13 @@ class ViTCustomEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> torch.Tensor:
         pixel_values = self._whole_patches(pixel_values)
+        if bool_masked_pos is not None:
+            pixel_values = self._hide(pixel_values, bool_masked_pos)
         patches = self.patch_embeddings(pixel_values)  # [B, D, h, w]
         grid = patches.shape[2:]
         patches = patches.flatten(2).transpose(1, 2)  # [B, h·w, D]
         if bool_masked_pos is not None:
-            patches = self._mask(patches, bool_masked_pos)
+            patches = torch.where(bool_masked_pos.bool()[:, :, None], self.mask_token.to(patches.dtype), patches)
         if self.position_embeddings is not None:
             patches = patches + self.positions(grid).to(pixel_values.dtype)  # a loaded buffer keeps its own
         prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
@@ -162,15 +165,23 @@ class ViTCustomEmbeddings(nn.Module):
         weight = self.patch_embeddings.first_convolution.weight
         return pixel_values[:, :, : h * patch[0], : w * patch[1]].to(weight.dtype)
 
-    def _mask(self, patches: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
+    def _hide(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
+        """The image with masked patches in the mean colour, 0: a conv stem sees beyond the borders of a patch."""
         if self.mask_token is None:
             raise ValueError("bool_masked_pos needs a mask token: use ViTCustomForMaskedImageModeling.")
-        if bool_masked_pos.shape != patches.shape[:2]:
+        h, w = self.config.grid_of(pixel_values.shape[2:])
+        if bool_masked_pos.shape != (len(pixel_values), h * w):
             raise ValueError(
                 f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}: give one entry per patch, "
-                f"{tuple(patches.shape[:2])}."
+                f"{(len(pixel_values), h * w)}."
             )
-        return torch.where(bool_masked_pos.bool()[:, :, None], self.mask_token.to(patches.dtype), patches)
+        return pixel_values.masked_fill(masked_pixels(bool_masked_pos, (h, w), self.config.patch_hw), 0)
+
+
+def masked_pixels(bool_masked_pos: torch.Tensor, grid: tuple[int, int], patch_hw: tuple[int, int]) -> torch.Tensor:
+    """[B, h·w], True where a patch is masked → bool [B, 1, h·p, w·q], the same for its pixels."""
+    mask = bool_masked_pos.bool().view(-1, 1, *grid)
+    return mask.repeat_interleave(patch_hw[0], 2).repeat_interleave(patch_hw[1], 3)
 
 
 def _like(old: torch.Tensor, data: torch.Tensor) -> nn.Parameter:

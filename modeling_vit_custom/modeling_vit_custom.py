@@ -26,7 +26,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_vit_custom import ViTCustomAttention
 from .configuration_vit_custom import ViTCustomConfig
-from .embeddings_vit_custom import ViTCustomEmbeddings
+from .embeddings_vit_custom import ViTCustomEmbeddings, masked_pixels
 from .interpolation_vit_custom import RESIZE_RULES, resize_grid
 from .layers_vit_custom import PatchDropout, drop_path, layer_norm, layer_scale, mlp
 from .loss_vit_custom import image_classification_loss
@@ -219,14 +219,17 @@ class ViTCustomForMaskedImageModeling(ViTCustomPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedImageModelingOutput:
-        """The reconstruction [B, C, h·p, w·q] and, with bool_masked_pos [B, h·w], the mean L1 loss on masked pixels."""
+        """The reconstruction [B, C, h·p, w·q] and, with bool_masked_pos [B, h·w], the mean L1 loss on masked pixels.
+
+        Masked pixels are seen by the loss alone: they are 0 for the stem, and behind it their token is the mask token.
+        """
         outputs = self.vit(pixel_values, bool_masked_pos, attention_mask, return_dict=True, **kwargs)
         p, q = self.config.patch_hw
         h, w = self.config.grid_of(pixel_values.shape[2:])
         reconstruction = self.decoder(outputs.last_hidden_state[:, self.config.num_prefix_tokens :], (h, w))
         loss = None
         if bool_masked_pos is not None:
-            mask = bool_masked_pos.view(-1, 1, h, w).repeat_interleave(p, 2).repeat_interleave(q, 3)
+            mask = masked_pixels(bool_masked_pos, (h, w), (p, q))
             error = (pixel_values[:, :, : h * p, : w * q] - reconstruction).abs().float() * mask
             loss = error.sum() / (mask.sum() * self.config.num_channels).clamp(min=1)
         return MaskedImageModelingOutput(

@@ -105,14 +105,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launch(output_dir: Path, processes: int, *flags, model: list[str] | None = None) -> list[dict]:
+def launch(
+    output_dir: Path, processes: int, *flags, model: list[str] | None = None, script: str = "train.py"
+) -> list[dict]:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
     launcher += ["--dynamo_backend", "no", "--num_processes", str(processes)]
     launcher += ["--multi_gpu", "--main_process_port", str(free_port())] if processes > 1 else ["--cpu"]
     flags = (*flags, "--ddp_backend", "gloo") if processes > 1 else flags
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launcher, str(ROOT / "scripts" / "train.py"), *command(output_dir, *flags, model=model)],
+        [*launcher, str(ROOT / "scripts" / script), *command(output_dir, *flags, model=model)],
         env=environment, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

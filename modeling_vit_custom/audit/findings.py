@@ -87,8 +87,8 @@ class Catalogue:
         )
 
     def text(self, i: int) -> str:
-        """The name of image i with its split and label."""
-        return f"{self.names[i]} [{SPLITS[self.splits[i]]}, {self.label_text(i)}]"
+        """The name of image i with its split and label, if it has one."""
+        return f"{self.names[i]} [{', '.join(filter(None, (SPLITS[self.splits[i]], self.label_text(i))))}]"
 
 
 def catalogue(raw: dict[str, RawSplit]) -> Catalogue:

@@ -1,12 +1,13 @@
 """The audit's cheap part, run before every training: nothing is decoded twice for it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from ..data.raw import DataError, RawSplit, visible
 from .classes import class_findings
 from .duplicates import duplicate_findings, same_bytes
 from .files import unloaded_findings
-from .findings import ERROR, NOTE, Finding, catalogue
+from .findings import ERROR, NOTE, WARNING, Finding, catalogue
 
 MODES = ("refuse", "warn", "off")
 SHOWN = 3
@@ -21,14 +22,15 @@ def quick_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
     return [one for one in found if one.severity != NOTE]
 
 
-def audit_before_training(raw: Mapping[str, RawSplit], mode: str) -> list[Finding]:
+def audit_before_training(raw: Mapping[str, RawSplit], mode: str, tolerated: Collection[str] = ()) -> list[Finding]:
     """What was found; raises DataError for what would make the result silently wrong.
 
     mode: "refuse"; "warn" turns the error into findings; "off" looks at nothing.
+    tolerated: codes of findings that are warnings at most.
     """
     if mode == "off":
         return []
-    found = quick_findings(raw)
+    found = [replace(one, severity=WARNING) if one.code in tolerated else one for one in quick_findings(raw)]
     errors = [_sentence(one) for one in found if one.severity == ERROR]
     if errors and mode == "refuse":
         raise DataError(

@@ -24,9 +24,21 @@ def load_dataset_splits(
 ) -> dict[str, RawSplit]:
     """{"train": …, "validation": …, "test": …}, those that the dataset has.
 
+    columns: image_column, label_column, problem_type, label_separator. For the rest see `open_dataset`.
+    """
+    opened, notes = open_dataset(name, config_name, revision, cache_dir)
+    splits = {split: read_dataset(dataset, split, name, **columns) for split, dataset in opened.items()}
+    splits["train"].notes.extend(notes)
+    return splits
+
+
+def open_dataset(
+    name: str, config_name: str | None = None, revision: str | None = None, cache_dir: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """({"train": a `datasets.Dataset`, …}, what of it is not used).
+
     name: a Hub dataset, a folder written by `save_to_disk`, or a folder of Parquet/CSV/JSON/Arrow files. No
-    dataset script is ever run. columns: image_column, label_column, problem_type, label_separator.
-    Raises DataError if there is no train split.
+    dataset script is ever run. Raises DataError if there is no train split.
     """
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
@@ -45,10 +57,9 @@ def load_dataset_splits(
     named = {SPLIT_FOLDERS[split.lower()]: split for split in loaded if split.lower() in SPLIT_FOLDERS}
     if "train" not in named:
         raise DataError(f"dataset {name} has no train split, only {listed(list(loaded))}.")
-    splits = {split: read_dataset(loaded[own], split, name, **columns) for split, own in named.items()}
-    if unused := [split for split in loaded if split not in named.values()]:
-        splits["train"].notes.append(f"split(s) of {name} that are NOT USED: {listed(unused)}")
-    return splits
+    unused = [split for split in loaded if split not in named.values()]
+    notes = [f"split(s) of {name} that are NOT USED: {listed(unused)}"] if unused else []
+    return {split: loaded[own] for split, own in named.items()}, notes
 
 
 def has_data_files(folder: Path) -> bool:
@@ -65,7 +76,7 @@ def read_dataset(
     label_separator: str = "|",
 ) -> RawSplit:
     """One `datasets.Dataset` as a split; its images stay encoded until they are asked for."""
-    from datasets import ClassLabel, Image, List
+    from datasets import ClassLabel, List
 
     label_columns = label_columns_of(dataset.column_names, image_column, label_column, f"{split}: dataset {name}")
     if len(dataset) == 0:
@@ -73,10 +84,7 @@ def read_dataset(
     feature = dataset.features[label_columns[0]]
     feature = feature.feature if isinstance(feature, List) else feature
     declared = list(feature.names) if isinstance(feature, ClassLabel) else None
-    images = dataset.select_columns([image_column])
-    if isinstance(dataset.features[image_column], Image):
-        images = images.cast_column(image_column, Image(decode=False))
-    names = [f"row {i + 1} of the {split} split of {name}" for i in range(len(dataset))]
+    sources, names = dataset_images(dataset, split, name, image_column)
     labels = read_label_columns(
         {column: list(dataset[column]) for column in label_columns},
         names,
@@ -88,8 +96,19 @@ def read_dataset(
         f"{split}: {len(names):,} rows in {name}, each an example",
         *(f"{split}: {n}" for n in labels.notes),
     ]
-    sources = DatasetImages(images, image_column)
     return RawSplit(sources, names, labels.problem_type, labels.labels, labels.class_names, notes)
+
+
+def dataset_images(dataset: Any, split: str, name: str, image_column: str) -> tuple["DatasetImages", list[str]]:
+    """(the encoded images of a `datasets.Dataset`, what errors call each)."""
+    from datasets import Image
+
+    images = dataset.select_columns([image_column])
+    if isinstance(dataset.features[image_column], Image):
+        images = images.cast_column(image_column, Image(decode=False))
+    return DatasetImages(images, image_column), [
+        f"row {i + 1} of the {split} split of {name}" for i in range(len(dataset))
+    ]
 
 
 class DatasetImages(Sequence):

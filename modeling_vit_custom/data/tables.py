@@ -34,18 +34,9 @@ def read_table(
     DataError for missing columns, files and labels, naming rows, and for a file that is no table.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{split}: {path} is not a file.")
-    try:
-        columns = _parquet_columns(path) if path.suffix.lower() == ".parquet" else _csv_columns(path)
-    except DataError:
-        raise
-    except (csv.Error, OSError, ValueError) as error:  # Arrow's errors and wrong UTF-8 are ValueErrors
-        raise DataError(f"{split}: {path} cannot be read as a table: {error}") from error
+    columns = table_columns(path, split)
     label_columns = label_columns_of(list(columns), image_column, label_column, f"{split}: {path}")
-    images, names = _image_sources(columns[image_column], path, image_column, follow_links)
-    if not names:
-        raise DataError(f"{split}: {path} has no rows.")
+    images, names = table_images(columns[image_column], path, split, image_column, follow_links)
     labels = read_label_columns(
         {name: list(_values(columns[name])) for name in label_columns}, names, problem_type, label_separator
     )
@@ -56,6 +47,18 @@ def read_table(
     if repeated := len(names) - len(set(names)):
         notes.append(f"{split}: {repeated:,} row(s) name an image that another row names too")
     return RawSplit(images, names, labels.problem_type, labels.labels, labels.class_names, notes)
+
+
+def table_columns(path: Path, split: str) -> dict[str, Any]:
+    """Name -> column, a list of texts or an Arrow column; raises DataError for a file that is no table."""
+    if not path.is_file():
+        raise DataError(f"{split}: {path} is not a file.")
+    try:
+        return _parquet_columns(path) if path.suffix.lower() == ".parquet" else _csv_columns(path)
+    except DataError:
+        raise
+    except (csv.Error, OSError, ValueError) as error:  # Arrow's errors and wrong UTF-8 are ValueErrors
+        raise DataError(f"{split}: {path} cannot be read as a table: {error}") from error
 
 
 def _csv_columns(path: Path) -> dict[str, list[str]]:
@@ -110,8 +113,15 @@ def image_source(cell: Any, folder: Path) -> Any:
     return str(folder / cell) if isinstance(cell, str) else cell
 
 
-def _image_sources(column: Any, path: Path, column_name: str, follow_links: bool) -> tuple[Sequence[Any], list[str]]:
-    """(sources, names); raises DataError for empty cells and for paths where no file lies, or none may lie."""
+def table_images(
+    column: Any, path: Path, split: str, column_name: str, follow_links: bool
+) -> tuple[Sequence[Any], list[str]]:
+    """(sources, names) of one image column.
+
+    Raises DataError for no rows, for empty cells and for paths where no file lies, or none may lie.
+    """
+    if len(column) == 0:
+        raise DataError(f"{split}: {path} has no rows.")
     is_text = isinstance(column, list) or str(column.type) in ("string", "large_string", "string_view")
     cells = [cell and cell.strip() for cell in _values(column)] if is_text else (cell.as_py() for cell in column)
     empty, files = [], []

@@ -1,4 +1,4 @@
-"""Two pictures: the confusion matrix and the course of a training. Drawn off screen, no global state."""
+"""Pictures: the confusion matrix, the course of a training, reconstructed images. Drawn off screen, no global state."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -130,6 +130,22 @@ def plot_training_history(log_history: Sequence[Mapping[str, Any]], path: str | 
         axes.grid(color="#e4e7eb", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def plot_reconstructions(images: np.ndarray, path: str | os.PathLike) -> Path:
+    """Draws a row for each image as a PNG: original, masked, reconstructed; returns its path.
+
+    images: [n, 3, h, w, C] in 0..1, of C = 3 in colour, else the first channel in grey.
+    """
+    height, width = images.shape[2:4]
+    figure = Figure(figsize=(4.8, 1.6 * len(images) * height / width + 0.3), dpi=150, layout="constrained")
+    rows = figure.subplots(len(images), 3, squeeze=False)
+    for axes, title in zip(rows[0], ("original", "masked", "reconstructed"), strict=True):
+        axes.set_title(title, fontsize=9, color=INK)
+    for axes, image in zip(rows.flat, images.reshape(-1, *images.shape[2:]), strict=True):
+        axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
+        axes.set_axis_off()
     return _save(figure, path)
 
 

@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,16 +170,25 @@ def parse_args(
     argv: Sequence[str] | None = None,
 ) -> tuple[ModelArguments, DataArguments, ViTTrainingArguments]:
     """The three groups of flags from a command line that may start with a recipe."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-"):
-        argv[:1] = recipe_flags(argv[0])
-    groups: Any = (ModelArguments, DataArguments, ViTTrainingArguments)
-    parser = HfArgumentParser(
-        groups,
+    return parse_groups(
+        argv,
+        (ModelArguments, DataArguments, ViTTrainingArguments),
         prog="train",
         description="Train or fine-tune a ViT Custom image classifier.",
         epilog=EXAMPLES.format(recipes=", ".join(recipe_names())),
-        formatter_class=_HelpFormatter,
     )
-    parsed: Any = parser.parse_args_into_dataclasses(argv)
-    return parsed
+
+
+def parse_groups(argv: Sequence[str] | None, groups: Any, hidden: Collection[str] = (), **texts: str) -> Any:
+    """One dataclass of flags for each of `groups`, from a command line that may start with a recipe.
+
+    hidden: names of flags that --help leaves out.   texts: of the parser.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and not argv[0].startswith("-"):
+        argv[:1] = recipe_flags(argv[0])
+    parser = HfArgumentParser(groups, formatter_class=_HelpFormatter, **texts)
+    for action in parser._actions:
+        if action.dest in hidden:
+            action.help = argparse.SUPPRESS
+    return parser.parse_args_into_dataclasses(argv)

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from .mixing import Mix, RandomErasing
 
 Geometry = Callable[[torch.Tensor, float], torch.Tensor]
+Policy = Callable[[torch.Tensor], torch.Tensor]
 
 # Which of an example's random numbers is used for what; mixing has further ones.
 TURN, SHIFT_X, SHIFT_Y, ZOOM, LEAN, AREA, RATIO, LEFT, TOP, MIRROR = range(10)
@@ -67,7 +68,7 @@ def random_crop(
 AUGMENTATIONS: Mapping[str, Geometry | None] = {"none": None, "light": small_affine, "standard": random_crop}
 # How much larger than the model's input the views are of which an augmentation takes crops.
 VIEW_SCALE = {"none": 1.0, "light": 1.0, "standard": 1.15}
-POLICIES: Mapping[str, Callable[[], Callable[[torch.Tensor], torch.Tensor]]] = {
+POLICIES: Mapping[str, Callable[[], Policy]] = {
     "randaugment": v2.RandAugment,  # Cubuk et al. 2019
     "trivialaugment": v2.TrivialAugmentWide,  # Müller and Hutter 2021
     "autoaugment": v2.AutoAugment,  # Cubuk et al. 2018, the policy for ImageNet

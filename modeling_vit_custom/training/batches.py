@@ -72,8 +72,9 @@ class BatchTrainer(Trainer):
         inputs = {name: value for name, value in super()._prepare_inputs(inputs).items() if name != "index"}
         draws = inputs.pop("draws", None)
         if draws is not None and self.augmentation is not None:
-            views, labels = inputs["pixel_values"], inputs["labels"]
-            inputs["pixel_values"], inputs["labels"] = self.augmentation(views, labels, draws, self.progress)
+            views, labels = inputs["pixel_values"], inputs.pop("labels", None)
+            inputs["pixel_values"], labels = self.augmentation(views, labels, draws, self.progress)
+            inputs |= {} if labels is None else {"labels": labels}
         elif self.to_pixel_values is not None:
             inputs["pixel_values"] = self.to_pixel_values(inputs["pixel_values"])
         return inputs

@@ -16,6 +16,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import has_length
 
 from ..inference.processes import Processes
+from .flags import ViTTrainingArguments
 
 UNKNOWN_STEPS = 10**8  # what Trainer counts to as long as there is no plan
 WARM, PROBE, PROBED = 3, 40, 0.01  # steps that are not timed, the last one that is, the progress they make
@@ -142,3 +143,13 @@ class TimeBudget(TrainerCallback, ExportableState):
         """Trainer counts to what is planned."""
         state.max_steps = self.plan[-1][0] if self.planned else UNKNOWN_STEPS
         state.compute_steps(args, state.max_steps)
+
+
+def time_budget(
+    args: ViTTrainingArguments, validation: int, test: int, began: float | None = None
+) -> TimeBudget | None:
+    """That of --max_minutes, if it is given, for so many images to evaluate each time and, with test, at the end."""
+    if args.max_minutes is None:
+        return None
+    processes = Processes(args.process_index, args.world_size)
+    return TimeBudget(args.max_minutes, processes, validation, validation + test, began)

@@ -16,7 +16,7 @@ from ..data.examples import SINGLE_LABEL, Splits
 from ..data.raw import printable
 from ..data.stream import StreamedViews, stream_of
 from ..data.views import PixelValues, ViewMaker, eval_views, larger_views
-from .augment import AUGMENTATIONS, POLICIES, VIEW_SCALE, BatchAugmentation, GrowingSize
+from .augment import AUGMENTATIONS, POLICIES, VIEW_SCALE, BatchAugmentation, GrowingSize, Policy
 from .flags import DataArguments, UsageError, ViTTrainingArguments
 from .loss import ClassificationLoss, balanced_weights
 from .mixing import Mix, RandomErasing
@@ -39,11 +39,33 @@ class Feed:
 def prepare_feed(
     config: Any, processor: Any, splits: Splits, data_args: DataArguments, training_args: ViTTrainingArguments
 ) -> Feed:
-    """Builds or finds the image cache, says so, and sets the number of loading processes in `training_args`.
-
-    Raises UsageError for flags that do not fit the task, DataError for images that cannot be read.
-    """
+    """As `prepare_views`; raises UsageError for flags that do not fit the task."""
     check_task(splits.problem_type, data_args, training_args)
+    views, policy = prepare_views(config, processor, splits, data_args, training_args)
+    return Feed(
+        train=ImageDataset(splits.train, views["train"], training_args.seed, policy),
+        validation=None if splits.validation is None else ImageDataset(splits.validation, views["validation"]),
+        augmentation=BatchAugmentation(
+            AUGMENTATIONS[data_args.augmentation],
+            config.image_hw,
+            PixelValues(processor),
+            RandomErasing(data_args.random_erasing),
+            Mix(data_args.mixup, data_args.cutmix, data_args.mix_probability, config.num_labels),
+            GrowingSize(config.image_hw, config.patch_hw, data_args.progressive_resizing),
+        ),
+        loss=training_loss(splits, training_args),
+        balanced=data_args.balanced_sampling,
+    )
+
+
+def prepare_views(
+    config: Any, processor: Any, splits: Splits, data_args: DataArguments, training_args: ViTTrainingArguments
+) -> tuple[dict[str, Any], Policy | None]:
+    """(the views of each split, what else is done to those of training).
+
+    Builds or finds the image cache, says so, and sets the number of loading processes in `training_args`.
+    Raises DataError for images that cannot be read.
+    """
     progress = training_args.local_process_index == 0 and not training_args.disable_tqdm
     makers = {"train": train_views(config, processor, data_args), "validation": eval_views(processor, config)}
     views: dict[str, Any] = {}
@@ -62,20 +84,7 @@ def prepare_feed(
         print(*map(printable, notes), sep="\n", flush=True)
     policy = POLICIES[data_args.auto_augment]() if data_args.auto_augment else None
     choose_workers(training_args, policy is None and all(isinstance(view, CachedViews) for view in views.values()))
-    return Feed(
-        train=ImageDataset(splits.train, views["train"], training_args.seed, policy),
-        validation=None if splits.validation is None else ImageDataset(splits.validation, views["validation"]),
-        augmentation=BatchAugmentation(
-            AUGMENTATIONS[data_args.augmentation],
-            config.image_hw,
-            PixelValues(processor),
-            RandomErasing(data_args.random_erasing),
-            Mix(data_args.mixup, data_args.cutmix, data_args.mix_probability, config.num_labels),
-            GrowingSize(config.image_hw, config.patch_hw, data_args.progressive_resizing),
-        ),
-        loss=training_loss(splits, training_args),
-        balanced=data_args.balanced_sampling,
-    )
+    return views, policy
 
 
 def check_task(problem_type: str, data_args: DataArguments, training_args: ViTTrainingArguments) -> None:

@@ -18,7 +18,7 @@ from ..conversion.convert import REPORT, describe
 from ..conversion.sources import open_source
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..modeling_vit_custom import ViTCustomForImageClassification
-from ..pretrained_vit_custom import INPUT_FIELDS
+from ..pretrained_vit_custom import INPUT_FIELDS, ViTCustomPreTrainedModel
 from ..weight_files_vit_custom import parse_strict_json
 from .args import field_values
 from .flags import ModelArguments, UsageError
@@ -30,28 +30,34 @@ FIELDS = ViTCustomConfig.__dataclass_fields__.keys() - PreTrainedConfig.__datacl
 class Pretrained:
     """config, processor: as stored.
 
-    load: (configuration fields that shall differ, keywords of `from_pretrained`) → the classifier.
+    load: (configuration fields that shall differ, keywords of `from_pretrained`) → what that returns.
     report: what the conversion.json of its weights holds; None where they come from no other library.
     notes: a sentence on each thing that was assumed in converting them just now.
     """
 
     config: ViTCustomConfig
     processor: ViTCustomImageProcessor
-    load: Callable[..., ViTCustomForImageClassification]
+    load: Callable[..., Any]
     report: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
 
-def open_checkpoint(model_args: ModelArguments) -> Pretrained | None:
-    """What --model_name_or_path names; None without one. Raises UsageError where it cannot be read or converted."""
+def open_checkpoint(
+    model_args: ModelArguments, model_class: type[ViTCustomPreTrainedModel] = ViTCustomForImageClassification
+) -> Pretrained | None:
+    """What --model_name_or_path names, to be loaded as `model_class`; None without one.
+
+    Raises UsageError where it cannot be read or converted.
+    """
     name, given = model_args.model_name_or_path, model_args.source_config
     if name is None:
         return None
     if is_foreign(name):
-        return _converted(name, given)
+        return _converted(name, given, model_class)
     if given is not None:
         raise UsageError(f"--source_config is for other libraries: {name} is ours, see --config_overrides.")
-    return _ours(name, {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir})
+    options = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
+    return _ours(name, options, model_class)
 
 
 def is_foreign(name: str) -> bool:
@@ -66,7 +72,7 @@ def is_foreign(name: str) -> bool:
     return fields.get("model_type") != ViTCustomConfig.model_type
 
 
-def _ours(name: str, options: Mapping[str, Any]) -> Pretrained:
+def _ours(name: str, options: Mapping[str, Any], model_class: type[ViTCustomPreTrainedModel]) -> Pretrained:
     softly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
         config: Any = ViTCustomConfig.from_pretrained(name, **options)
@@ -78,11 +84,11 @@ def _ours(name: str, options: Mapping[str, Any]) -> Pretrained:
             f"--model_name_or_path {name} cannot be used: {error}\nGive a folder or Hub name of ours, or a source that "
             "`vit-custom convert` reads: a file, a folder saved by transformers, timm:NAME, torchvision:NAME."
         ) from error
-    load = ViTCustomForImageClassification.from_pretrained
+    load = model_class.from_pretrained
     return Pretrained(config, processor, lambda fields, **how: load(name, **fields, **options, **how), report)
 
 
-def _converted(name: str, given: str | None) -> Pretrained:
+def _converted(name: str, given: str | None, model_class: type[ViTCustomPreTrainedModel]) -> Pretrained:
     fields = field_values(given, "--source_config")
     if unknown := sorted(fields.keys() - FIELDS):
         raise UsageError(f"--source_config: {', '.join(unknown)} unknown; it takes {', '.join(sorted(FIELDS))}.")
@@ -99,12 +105,12 @@ def _converted(name: str, given: str | None) -> Pretrained:
     notes += map(_with_our_flags, report["notes"])
     config: Any = conversion.model.config
     config.dtype = conversion.model.dtype
-    return Pretrained(config, conversion.processor, partial(_load_converted, conversion), report, notes)
+    return Pretrained(config, conversion.processor, partial(_load_converted, conversion, model_class), report, notes)
 
 
 def _load_converted(
-    conversion: Conversion, overrides: Mapping[str, Any], **how: Any
-) -> ViTCustomForImageClassification:
+    conversion: Conversion, model_class: type[ViTCustomPreTrainedModel], overrides: Mapping[str, Any], **how: Any
+) -> Any:
     """As if the conversion had been saved. It is not: only the first of several processes would write a file."""
     model: Any = conversion.model
     prefix = "" if isinstance(model, ViTCustomForImageClassification) else f"{model.base_model_prefix}."
@@ -112,9 +118,7 @@ def _load_converted(
     others = {name: value for name, value in overrides.items() if name not in INPUT_FIELDS}
     config, unknown = ViTCustomConfig.from_dict(model.config.to_dict(), return_unused_kwargs=True, **others)
     tensors = {prefix + name: tensor for name, tensor in model.state_dict().items()}
-    return ViTCustomForImageClassification.from_pretrained(
-        None, config=config, state_dict=tensors, **at_input, **unknown, **how
-    )
+    return model_class.from_pretrained(None, config=config, state_dict=tensors, **at_input, **unknown, **how)
 
 
 def _with_our_flags(text: str) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import EarlyStoppingCallback
 
 from ..audit.gate import told
 from ..data.dataset import ImageDataset, check_readable, collate
@@ -19,14 +18,14 @@ from ..data.raw import DataError, printable
 from ..data.views import DecodedViews, eval_views
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..evaluation.metrics import trainer_metrics
-from ..evaluation.plots import plot_confusion_matrix, plot_training_history
+from ..evaluation.plots import panels, plot_confusion_matrix, plot_training_history
 from ..image_decoding_vit_custom import ImageDecodingError
 from ..inference.json_files import json_safe, write_json
 from ..inference.processes import Processes
 from ..publishing.upload import PublishError
 from .adapters import add_adapters
 from .args import choose_best_metric, complete_arguments, parse_args
-from .budget import TimeBudget
+from .budget import time_budget
 from .checkpoints import CheckpointError
 from .disk import disk_full_explained
 from .feeding import Feed, prepare_feed
@@ -104,7 +103,8 @@ def build_trainer(
     elif model_args.method == "lora":
         lora = model_args
         add_adapters(model, lora.lora_rank, lora.lora_alpha, lora.lora_dropout, lora.lora_targets)
-    trainer = ViTCustomTrainer(
+    sizes = [0 if examples is None else len(examples) for examples in (splits.validation, splits.test)]
+    return ViTCustomTrainer(
         model=model,
         args=training_args,
         train_dataset=feed.train,
@@ -117,20 +117,8 @@ def build_trainer(
         processing_class=processor,
         compute_metrics=trainer_metrics(splits.problem_type, splits.id2label),
         frozen=frozen,
-        budget=None if training_args.max_minutes is None else time_budget(splits, training_args, began),
+        budget=time_budget(training_args, sizes[0], sizes[1], began),
     )
-    if training_args.early_stopping_patience:
-        trainer.add_callback(
-            EarlyStoppingCallback(training_args.early_stopping_patience, training_args.early_stopping_threshold)
-        )
-    return trainer
-
-
-def time_budget(splits: Splits, training_args: ViTTrainingArguments, began: float | None) -> TimeBudget:
-    """That of --max_minutes; each validation, and validation and test at the end, are counted."""
-    sizes = [0 if examples is None else len(examples) for examples in (splits.validation, splits.test)]
-    processes = Processes(training_args.process_index, training_args.world_size)
-    return TimeBudget(training_args.max_minutes or 0.0, processes, sizes[0], sum(sizes), began)
 
 
 def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], processor: Any) -> dict[str, Any]:
@@ -157,7 +145,8 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
         print(trainer.throughput.sentence(), flush=True)
         output_dir = Path(str(trainer.args.output_dir))
         write_json(output_dir / "metrics.json", metrics)
-        plot_training_history(trainer.state.log_history, output_dir / "training.png")
+        if panels(trainer.state.log_history):  # a short run may have logged nothing
+            plot_training_history(trainer.state.log_history, output_dir / "training.png")
         if (confusion := results[last].confusion) is not None:
             names = [splits.id2label[i] for i in range(len(splits.id2label))]
             plot_confusion_matrix(confusion, names, output_dir / "confusion_matrix.png")

@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
-from ..pretrained_vit_custom import resize_input
+from ..pretrained_vit_custom import HEAD_PREFIX, resize_input
+from ..weight_files_vit_custom import some
 from .args import field_values
 from .checkpoints import (
     MANIFEST,
@@ -104,46 +106,75 @@ def build_model(
     """(model, image processor, splits with the model's label ids), from a variant or from a checkpoint."""
     set_seed(seed)
     if pretrained is None:
-        return *_from_variant(str(model_args.variant), model_args, splits), splits
-    try:
+        return *from_variant(model_args, splits, ViTCustomForImageClassification), splits
+    with checkpoint_explained(model_args):
         return _from_checkpoint(pretrained, model_args, splits)
+
+
+@contextmanager
+def checkpoint_explained(model_args: ModelArguments) -> Iterator[None]:
+    """Makes UsageErrors that name the checkpoint of what loading or fitting it raises."""
+    try:
+        yield
     except (DataError, UsageError):
         raise
     except (ValueError, TypeError, RuntimeError, OSError, StrictDataclassError) as error:
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path} cannot be used: {error}") from error
 
 
-def _from_variant(variant: str, model_args: ModelArguments, splits: Splits):
-    overrides = _overrides(model_args, splits)
+def from_variant(model_args: ModelArguments, splits: Splits, model_class: type) -> tuple[Any, Any]:
+    """(model with random weights, image processor), as --variant and the flags beside it say. Raises UsageError."""
+    fields = _config_fields(model_args, splits)
     if (size := _image_size(model_args)) is not None:
-        overrides["image_size"] = size
+        fields["image_size"] = size
     try:
-        config = ViTCustomConfig.from_variant(variant, **overrides)
+        config = ViTCustomConfig.from_variant(str(model_args.variant), **fields)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise UsageError(f"--variant {variant} with these flags is no model: {error}") from error
-    return ViTCustomForImageClassification(config), ViTCustomImageProcessor.for_model(config)
+        raise UsageError(f"--variant {model_args.variant} with these flags is no model: {error}") from error
+    return model_class(config), ViTCustomImageProcessor.for_model(config)
 
 
 def _from_checkpoint(pretrained: Pretrained, model_args: ModelArguments, splits: Splits):
-    splits.notes.extend(pretrained.notes)
     config: Any = pretrained.config
     plan = plan_head(splits.id2label, splits.problem_type, config.id2label, config.problem_type)
     if not plan.new_head:
         splits = with_label_ids(splits, plan.id2label)
-    overrides = _overrides(model_args, splits)
-    model: Any = pretrained.load(
-        overrides,
-        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
-        dtype=torch.float32,  # in half precision small steps would be lost
-    )
-    if config.dtype not in (None, torch.float32):
-        splits.notes.append(f"the checkpoint holds {config.dtype} weights: they are trained, and saved, as float32")
+    model = load_checkpoint(pretrained, model_args, splits)
     if plan.new_head:
         head = nn.Linear(model.classifier.in_features, model.config.num_labels)
         model._init_weights(head)
         model.classifier = head.to(model.dtype)
     splits.notes.append(f"{'NEW HEAD, trained from zero' if plan.new_head else 'head'}: {plan.reason}")
-    processor = pretrained.processor
+    fit_to_size(model, pretrained.processor, model_args, splits)
+    return model, pretrained.processor, splits
+
+
+def load_checkpoint(pretrained: Pretrained, model_args: ModelArguments, splits: Splits) -> Any:
+    """The model in float32; splits.notes say what of the checkpoint it leaves out, and what the checkpoint lacks."""
+    splits.notes.extend(pretrained.notes)
+    model, loaded = pretrained.load(
+        _config_fields(model_args, splits),
+        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+        dtype=torch.float32,  # in half precision small steps would be lost
+        output_loading_info=True,
+    )
+    if (dtype := pretrained.config.dtype) not in (None, torch.float32):
+        splits.notes.append(f"the checkpoint holds {dtype} weights: they are trained, and saved, as float32")
+    if left_out := sorted(loaded["unexpected_keys"]):
+        splits.notes.append(f"left out of the checkpoint, this model has no use for them: {some(left_out, limit=100)}")
+    if new := sorted(name for name in loaded["missing_keys"] if not name.startswith(HEAD_PREFIX)):
+        splits.notes.append(f"NEW WEIGHTS, trained from zero, the checkpoint has none: {some(new, limit=100)}")
+        untrained = [name for name in new if name.startswith("vit.pooler.attention_pooling.")]
+        if untrained and model_args.method == "linear_probe":
+            raise UsageError(
+                f"--method linear_probe would leave random weights, which the checkpoint lacks: {some(untrained)}. "
+                "Train all of it, with --method full."
+            )
+    return model
+
+
+def fit_to_size(model: Any, processor: Any, model_args: ModelArguments, splits: Splits) -> None:
+    """Resamples model and processor, in place, for --image_size; without it the model for what the processor makes."""
     if (size := _image_size(model_args)) is not None:
         resize_input(model, processor, size)
     elif (made := _made_by(processor)) not in (None, model.config.image_hw):
@@ -152,7 +183,13 @@ def _from_checkpoint(pretrained: Pretrained, model_args: ModelArguments, splits:
             f"{_pixels(model.config.image_hw)}: resampled for the former; --image_size changes both"
         )
         model.resize_input(image_size=made)
-    return model, processor, splits
+
+
+def _config_fields(model_args: ModelArguments, splits: Splits) -> dict[str, Any]:
+    """What the flags and the labels of the data say of the configuration, but for the size."""
+    fields = field_values(model_args.config_overrides, "--config_overrides") | labels_of(splits)
+    rates = {name: getattr(model_args, name) for name in ("drop_path_rate", "patch_drop_rate")}
+    return fields | {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def _made_by(processor: Any) -> tuple[int, int] | None:
@@ -165,19 +202,12 @@ def _pixels(hw: Any) -> str:
     return f"{hw[0]}x{hw[1]} pixels"
 
 
-def _overrides(model_args: ModelArguments, splits: Splits) -> dict[str, Any]:
-    """The configuration fields that the flags and the data set."""
-    rates = {name: getattr(model_args, name) for name in ("drop_path_rate", "patch_drop_rate")}
-    rates = {name: rate for name, rate in rates.items() if rate is not None}
-    return field_values(model_args.config_overrides, "--config_overrides") | labels_of(splits) | rates
-
-
 def labels_of(splits: Splits) -> dict[str, Any]:
-    """The configuration fields that say what the logits mean."""
+    """The configuration fields that say what the logits mean; of data without labels that there are none."""
     return {
         "id2label": splits.id2label,
         "label2id": {name: i for i, name in splits.id2label.items()},
-        "problem_type": splits.problem_type,
+        "problem_type": splits.problem_type if splits.id2label else None,
     }
 
 
@@ -201,7 +231,7 @@ def describe_run(
             else:
                 names = (os.path.basename(name) for name in examples.names)
                 digest.update("\n".join(names).encode("utf-8", "replace"))
-            digest.update(np.asarray(examples.labels).tobytes())
+            digest.update(b"" if examples.labels is None else np.asarray(examples.labels).tobytes())
     model = asdict(model_args) | {"cache_dir": None}
     if model["model_name_or_path"] and (path := Path(model["model_name_or_path"]).expanduser()).exists():
         model["model_name_or_path"] = Path(os.path.abspath(path)).name

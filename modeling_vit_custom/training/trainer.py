@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import ProgressCallback
+from transformers import EarlyStoppingCallback, ProgressCallback
 from transformers.trainer_utils import HubStrategy, SchedulerType
 
 from .budget import UNKNOWN_STEPS, TimeBudget
@@ -33,6 +33,9 @@ class ViTCustomTrainer(WeightsTrainer):
         if budget is not None:
             self.args.max_steps = UNKNOWN_STEPS
             self.add_callback(budget)
+        if self.args.early_stopping_patience:
+            patience = EarlyStoppingCallback(self.args.early_stopping_patience, self.args.early_stopping_threshold)
+            self.add_callback(patience)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return decay_parameter_names(model)

@@ -1,0 +1,136 @@
+"""Images without labels, from a folder of any shape, a table or a dataset: what pre-training reads.
+
+Such a split is a regression of no targets, T = 0, so that the audit looks at it like at any other.
+
+Shapes: N examples, T regression targets.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .examples import REGRESSION, Examples, Splits
+from .folders import find_split_folders, is_hidden, readable_suffixes, walk_tree
+from .hub_datasets import dataset_images, open_dataset
+from .raw import DataError, FolderContents, RawSplit, listed
+from .splits import draw_subset, draw_validation
+from .tables import is_table, table_columns, table_images
+
+
+def read_unlabelled(
+    train: str | Path | None = None,
+    validation: str | Path | None = None,
+    dataset_name: str | None = None,
+    *,
+    dataset_config_name: str | None = None,
+    dataset_revision: str | None = None,
+    image_column: str = "image",
+    follow_links: bool = False,
+) -> dict[str, RawSplit]:
+    """{"train": …, "validation": …}, the second only where there is one; a test split is left for tests, which is said.
+
+    train: a folder, of which every image is read however deep it lies, a folder DIR/{train,validation,test}/<any>/…,
+        or a CSV, TSV or Parquet file with an image column.   dataset_name: see `open_dataset`.
+    Raises DataError with what is wrong and how to mend it.
+    """
+    if dataset_name is not None:
+        opened, notes = open_dataset(dataset_name, dataset_config_name, dataset_revision)
+        raw = {split: _read_dataset(part, split, dataset_name, image_column) for split, part in opened.items()}
+    else:
+        root, notes = Path(str(train)), []
+        parts = (find_split_folders(root, follow_links) if root.is_dir() else {}) or {"train": root}
+        raw = {split: _read(path, split, image_column, follow_links) for split, path in parts.items()}
+    if (test := raw.pop("test", None)) is not None:
+        notes.append(f"test: {len(test):,} images NOT USED, so that they can still measure a fine-tuned model")
+    if validation is not None:
+        raw["validation"] = _read(validation, "validation", image_column, follow_links)
+    raw["train"].notes.extend(notes)
+    return raw
+
+
+def assemble_unlabelled(
+    raw: Mapping[str, RawSplit],
+    train_val_split: float,
+    max_train_samples: int | None,
+    max_eval_samples: int | None,
+    seed: int,
+) -> Splits:
+    """Examples without labels; where there is no validation set, that share of train is drawn for one.
+
+    Raises DataError for a share or a number of examples that cannot be.
+    """
+    splits = {split: Examples(part.images, list(part.names)) for split, part in raw.items()}
+    notes = [note for part in raw.values() for note in part.notes]
+    if "validation" not in splits:
+        whole = splits["train"]
+        kept, held_out, _ = draw_validation(np.zeros(len(whole)), train_val_split, seed)
+        splits["train"], splits["validation"] = whole.select(kept.tolist()), whole.select(held_out.tolist())
+        notes.append(f"validation: {len(held_out):,} of {len(whole):,} images, drawn with seed {seed}")
+    for split, limit in {"train": max_train_samples, "validation": max_eval_samples}.items():
+        if limit is not None and limit < (count := len(splits[split])):
+            splits[split] = splits[split].select(draw_subset(np.zeros(count), limit, seed).tolist())
+            notes.append(f"{split}: {limit:,} of {count:,} images, drawn with seed {seed}")
+    return Splits(splits["train"], splits["validation"], None, REGRESSION, {}, notes)
+
+
+def _read(path: str | Path, split: str, image_column: str, follow_links: bool) -> RawSplit:
+    path = Path(path)
+    if not is_table(path):
+        return _read_folder(path, split, follow_links)
+    columns = table_columns(path, split)
+    _require_column(list(columns), image_column, f"{split}: {path}")
+    images, names = table_images(columns[image_column], path, split, image_column, follow_links)
+    return _raw(images, names, [f"{split}: {len(names):,} rows in {path}, each an image"])
+
+
+def _read_dataset(dataset: Any, split: str, name: str, image_column: str) -> RawSplit:
+    _require_column(dataset.column_names, image_column, f"{split}: dataset {name}")
+    if len(dataset) == 0:
+        raise DataError(f"{split}: dataset {name} has no examples.")
+    images, names = dataset_images(dataset, split, name, image_column)
+    return _raw(images, names, [f"{split}: {len(names):,} rows in {name}, each an image"])
+
+
+def _read_folder(root: Path, split: str, follow_links: bool) -> RawSplit:
+    if not root.is_dir():
+        raise DataError(f"{split}: {root} is not a folder. Give a folder of images or a .csv, .tsv or .parquet file.")
+    files, refused = walk_tree(root, follow_links)
+    if refused:
+        raise DataError(listed(refused, 3))
+    readable = readable_suffixes()
+    images = [path for path in files if not is_hidden(path, root) and path.suffix.lower() in readable]
+    if not images:
+        raise DataError(f"{split}: no image among the {len(files):,} file(s) in {root}, such as .jpg or .png.")
+    chosen = set(images)
+    skipped = [path for path in files if path not in chosen]
+    notes = [f"{split}: {len(files):,} files on disk, {len(images):,} images in {root}{_by_folder(root, images)}"]
+    if skipped:
+        notes.append(
+            f"{split}: NOT USED, {len(skipped)} file(s): {listed([str(p.relative_to(root)) for p in skipped])}"
+        )
+    contents = FolderContents(root, images, classless=[], skipped=skipped, classes=[], refused=[])
+    names = [str(path) for path in images]
+    return _raw(names, names, notes, contents)
+
+
+def _by_folder(root: Path, images: Sequence[Path]) -> str:
+    """How many lie in each folder below `root`, where some do: a folder called test is read like any other."""
+    counts = Counter(parts[0] for path in images if len(parts := path.relative_to(root).parts) > 1)
+    return f" ({listed([f'{folder} {count:,}' for folder, count in counts.items()])})" if counts else ""
+
+
+def _raw(
+    images: Sequence[Any], names: Sequence[str], notes: list[str], contents: FolderContents | None = None
+) -> RawSplit:
+    return RawSplit(images, names, REGRESSION, np.zeros((len(names), 0)), [], notes, contents)
+
+
+def _require_column(columns: Sequence[str], image_column: str, source: str) -> None:
+    if image_column not in columns:
+        raise DataError(
+            f"{source} has no column {image_column!r}, its columns are {listed(columns)}. Name the image column with "
+            "--image_column_name."
+        )
