@@ -16,9 +16,11 @@ from ..data.examples import SINGLE_LABEL, Splits
 from ..data.raw import printable
 from ..data.views import PixelValues, ViewMaker, eval_views, larger_views
 from .augment import AUGMENTATIONS, POLICIES, VIEW_SCALE, BatchAugmentation, GrowingSize
+from .distillation import DistillationLoss, distil
 from .flags import DataArguments, UsageError, ViTTrainingArguments
 from .loss import ClassificationLoss, balanced_weights
 from .mixing import Mix, RandomErasing
+from .teacher_sources import Teacher
 
 MAX_WORKERS = 16
 FEW_WORKERS = 2  # read from a cache for an accelerator
@@ -31,14 +33,19 @@ class Feed:
     train: ImageDataset
     validation: ImageDataset | None
     augmentation: BatchAugmentation
-    loss: ClassificationLoss | None
+    loss: ClassificationLoss | DistillationLoss | None
     balanced: bool
 
 
 def prepare_feed(
-    config: Any, processor: Any, splits: Splits, data_args: DataArguments, training_args: ViTTrainingArguments
+    config: Any,
+    processor: Any,
+    splits: Splits,
+    data_args: DataArguments,
+    training_args: ViTTrainingArguments,
+    teacher: Teacher | None = None,
 ) -> Feed:
-    """Builds or finds the image cache, says so, and sets the number of loading processes in `training_args`.
+    """Builds or finds the image cache, and a teacher's logits, says so, and sets the number of loading processes.
 
     Raises UsageError for flags that do not fit the task, DataError for images that cannot be read.
     """
@@ -50,12 +57,17 @@ def prepare_feed(
         if (examples := getattr(splits, split)) is not None:
             views[split], note = open_views(split, examples, maker, data_args.image_cache, progress)
             notes.append(note)
+    loss: Any = training_loss(splits, training_args)
+    rows = None
+    if teacher is not None:
+        loss, rows, said = distil(teacher, config, splits, loss, data_args.image_cache, training_args)
+        notes += said
     if training_args.process_index == 0:
         print(*map(printable, notes), sep="\n", flush=True)
     policy = POLICIES[data_args.auto_augment]() if data_args.auto_augment else None
     choose_workers(training_args, policy is None and all(isinstance(view, CachedViews) for view in views.values()))
     return Feed(
-        train=ImageDataset(splits.train, views["train"], training_args.seed, policy),
+        train=ImageDataset(splits.train, views["train"], training_args.seed, policy, rows),
         validation=None if splits.validation is None else ImageDataset(splits.validation, views["validation"]),
         augmentation=BatchAugmentation(
             AUGMENTATIONS[data_args.augmentation],
@@ -65,7 +77,7 @@ def prepare_feed(
             Mix(data_args.mixup, data_args.cutmix, data_args.mix_probability, config.num_labels),
             GrowingSize(config.image_hw, config.patch_hw, data_args.progressive_resizing),
         ),
-        loss=training_loss(splits, training_args),
+        loss=loss,
         balanced=data_args.balanced_sampling,
     )
 
