@@ -231,7 +231,8 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
             f"{name} {data[name]}" for name in ("auto_augment", "random_erasing", "mixup", "cutmix") if name in data
         ),
         "loss": "binary cross-entropy" if training.get("loss") == "bce" else None,
-        "learned from": (teacher := data.get("teacher")) and f"{teacher['name']}, {training.get('distillation')} targets",
+        "learned from": (teacher := data.get("teacher"))
+        and f"{teacher['name']}, {training.get('distillation')} targets",
         "classes": ", ".join(
             text
             for text, on in (

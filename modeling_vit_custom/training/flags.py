@@ -160,8 +160,9 @@ class ViTTrainingArguments(TrainingArguments):
         '"image_size=64,image_mean=[0.5,0.5,0.5],image_std=[0.5,0.5,0.5],crop_pct=1,labels=[cat,dog]".'
     )
     distillation: str | None = flag(
-        help="Learn the teacher's probabilities (soft) or its decisions (hard; by DeiT's distillation token where the "
-        'model has it, --config_overrides "pooling=cls_register,num_register_tokens=1"). Default: soft with a teacher.',
+        help="Learn the teacher's probabilities (soft, the default) or its decisions (hard; by DeiT's distillation "
+        "token where the model has it: --config_overrides "
+        '"pooling=cls_register,use_cls_token=true,num_register_tokens=1").',
         choices=DISTILLATIONS,
     )
     distillation_alpha: float = flag(default=0.5, help="The teacher's share of the loss.")

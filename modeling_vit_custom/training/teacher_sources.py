@@ -164,7 +164,7 @@ def _timm(name: str, state: Mapping[str, torch.Tensor], settings: Mapping[str, A
     colours = {"mean": settings.get("image_mean", config["mean"]), "std": settings.get("image_std", config["std"])}
     others = {key: settings[key] for key in ("crop_pct", "interpolation") if key in settings}
     processor = _processor(processor_settings({**config, **colours, **others}, hw), hw, channels)
-    known = "its own folder says" if not file else f"timm documents for {name}, which nobody knows of {file}"
+    known = f"timm documents for {name} ({file} does not say it)" if file else "its folder says"
     notes = [*said, _prepared(processor, known, settings)]
     return Teacher(f"timm:{name}", model, processor, channels, count, labels, notes)
 
@@ -203,7 +203,7 @@ def _torchvision(name: str, state: Mapping[str, torch.Tensor], settings: Mapping
         interpolation=InterpolationMode(settings.get("interpolation", preset.interpolation.value)),
     )
     processor = _processor(processor_of(transforms), (height, height), channels)
-    known = f"torchvision documents for {entry}" + ("" if official else f", which nobody knows of {file}")
+    known = f"torchvision documents for {entry}" + ("" if official else f" ({file} does not say it)")
     labels = dict(enumerate(official.meta["categories"])) if official else {}
     return Teacher(
         f"torchvision:{name}", model, processor, channels, count, labels, [_prepared(processor, known, settings)]
@@ -254,5 +254,5 @@ def _prepared(processor: Any, known: str, settings: Mapping[str, Any]) -> str:
     return (
         f"images of {processor.num_channels}x{height}x{width}{f' from a shorter edge of {edge}' if edge else ''}, "
         f"{resampling}, mean {mean}, std {std}, as {known}"
-        f"{f' ({given}: --teacher_config)' if given else ''}"
+        f"{f', but {given} as --teacher_config says' if given else ''}"
     )

@@ -41,7 +41,7 @@ def open_teacher(training_args: ViTTrainingArguments, splits: Splits) -> Teacher
     except UsageError:
         raise
     except (ValueError, RuntimeError, ImportError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"--teacher {name} cannot be used: {str(error)[:600]}") from error
+        raise UsageError(f"--teacher {name} cannot be used: {' '.join(str(error).split())[:400]}") from error
     if "labels" in settings:
         teacher = replace(teacher, labels={i: str(label) for i, label in enumerate(settings["labels"])})
     columns, note = match_classes(teacher, splits.id2label)

@@ -1,0 +1,101 @@
+"""Teachers as people have them: small real networks of three libraries, fitted to a few digits, and saved their way."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+
+Transform = Callable[[Image.Image], torch.Tensor]
+SIDE = 32
+
+
+def pictures(root: Path) -> tuple[list[Image.Image], torch.Tensor, list[str]]:
+    """(the images in folders of classes as RGB, their ids in the order of the names, the names)"""
+    names = sorted(path.name for path in root.iterdir() if path.is_dir())
+    files = [(path, i) for i, name in enumerate(names) for path in sorted((root / name).glob("*.png"))]
+    return [Image.open(path).convert("RGB") for path, _ in files], torch.tensor([i for _, i in files]), names
+
+
+def fitted(module: torch.nn.Module, root: Path, prepare: Transform, steps: int = 10) -> torch.nn.Module:
+    """`module` trained on the whole folder, the statistics of its batch norms those of that one batch."""
+    images, labels, _ = pictures(root)
+    batch, optimizer = torch.stack([prepare(image) for image in images]), torch.optim.Adam(module.parameters(), lr=1e-3)
+    for part in module.train().modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = 1.0
+    for _ in range(steps):
+        output = module(batch)
+        loss = torch.nn.functional.cross_entropy(getattr(output, "logits", output), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        module(batch)
+    return module.eval()
+
+
+def of_timm(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
+    """A state dict of timm's own training script; (model, what prepares its images, flags)."""
+    settings = {"input_size": (3, SIDE, SIDE), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.875}
+    model = timm.create_model("test_resnet", num_classes=len(pictures(root)[2]))
+    prepare = timm.data.create_transform(**timm.data.resolve_data_config(settings, model=model))
+    fitted(model, root, prepare)
+    torch.save({"epoch": 3, "arch": "test_resnet", "state_dict": model.state_dict()}, to / "model_best.pth.tar")
+    config = f"image_size={SIDE},image_mean=[0.5,0.5,0.5],image_std=[0.5,0.5,0.5],crop_pct=0.875"
+    flags = ["--teacher", "timm:test_resnet", "--teacher_weights", str(to / "model_best.pth.tar")]
+    return model, prepare, [*flags, "--teacher_config", config]
+
+
+def of_torchvision(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
+    """A fine-tuned resnet18, saved as safetensors."""
+    model = torchvision.models.resnet18(num_classes=len(pictures(root)[2]))
+    prepare = torchvision.models.ResNet18_Weights.DEFAULT.transforms(crop_size=SIDE, resize_size=36)
+    fitted(model, root, prepare, steps=8)
+    save_file(model.state_dict(), to / "resnet18.safetensors")
+    flags = ["--teacher", "torchvision:resnet18", "--teacher_weights", str(to / "resnet18.safetensors")]
+    return model, prepare, [*flags, "--teacher_config", f"image_size={SIDE},crop_pct={SIDE / 36}"]
+
+
+def of_transformers(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
+    """A folder of save_pretrained, whose class names are in another order."""
+    names = pictures(root)[2]
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    config.id2label = dict(enumerate(reversed(names)))
+    model, processor = ResNetForImageClassification(config), ViTImageProcessor(size={"height": SIDE, "width": SIDE})
+
+    def prepare(image: Image.Image) -> torch.Tensor:
+        return processor(image, return_tensors="pt")["pixel_values"][0]
+
+    class Turned(torch.nn.Module):
+        """Its logits in the order of the folders."""
+
+        def forward(self, batch):
+            return model(batch).logits.flip(1)
+
+    turned = Turned()
+    turned.model = model
+    fitted(turned, root, prepare, steps=30)
+    model.save_pretrained(to / "resnet")
+    processor.save_pretrained(to / "resnet")
+    return turned, prepare, ["--teacher", str(to / "resnet")]
+
+
+def of_timm_hub(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
+    """A folder as timm makes it for the Hub, with names of classes."""
+    model = timm.create_model("test_resnet", num_classes=len(pictures(root)[2]))
+    settings = {"input_size": (3, SIDE, SIDE), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
+    prepare = timm.data.create_transform(**timm.data.resolve_data_config(settings, model=model))
+    fitted(model, root, prepare)
+    named = {"label_names": pictures(root)[2]}
+    timm.models.save_for_hf(model, to / "timm", model_config=named, data_config=settings, safe_serialization=True)
+    return model, prepare, ["--teacher", str(to / "timm")]
+
+
+TEACHERS = {
+    "timm": of_timm, "torchvision": of_torchvision, "transformers": of_transformers, "timm for the Hub": of_timm_hub,
+}  # fmt: skip

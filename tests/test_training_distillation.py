@@ -1,0 +1,420 @@
+"""What a teacher says reaches the loss as the papers have it, whichever library it is of, and costs nothing again."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from real_digits import write_class_folder
+from real_teachers import TEACHERS
+from safetensors.torch import load_file, save_file
+from test_training_equivalence import EVERYTHING, launch, run
+from tiny_training import TINY, tiny_train, tiny_trainer
+
+from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
+from modeling_vit_custom.training import distillation
+from modeling_vit_custom.training.distillation import DistillationLoss, TeacherLogits
+from modeling_vit_custom.training.flags import UsageError
+from modeling_vit_custom.training.loss import ClassificationLoss
+from modeling_vit_custom.training.mixing import Mix
+from modeling_vit_custom.training.weights import SERVED
+
+WITH_TOKEN = f"{TINY},pooling=cls_register,use_cls_token=true,num_register_tokens=1"
+TOKEN = ["--distillation", "hard", "--config_overrides", WITH_TOKEN]
+EXACT = WITH_TOKEN.replace("hidden_dropout_prob=0.1", "hidden_dropout_prob=0")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """32 training and 16 validation images of nought and one."""
+    root = tmp_path_factory.mktemp("digits")
+    write_class_folder(root / "train", {"0": 16, "1": 16})
+    write_class_folder(root / "validation", {"0": 8, "1": 8}, first=40)
+    return root
+
+
+@pytest.fixture(scope="module")
+def teachers(digits, tmp_path_factory):
+    """By name: (the library's model, its own preprocessing, the flags that name it), each made once."""
+    made: dict[str, tuple] = {}
+
+    def get(name: str):
+        if name not in made:
+            torch.manual_seed(0)
+            made[name] = TEACHERS[name](digits / "train", tmp_path_factory.mktemp("teacher"))
+        return made[name]
+
+    return get
+
+
+# ---------- the loss
+
+
+def logits(seed: int, *shape: int) -> torch.Tensor:
+    return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def log_softmax(z: np.ndarray) -> np.ndarray:
+    return z - np.log(np.exp(z).sum(1, keepdims=True))
+
+
+def test_soft_is_the_formula_of_hinton_et_al():
+    """(1 - a) CE(labels, student) + a T² KL(teacher_T ‖ student_T), of float64 numpy."""
+    student, teacher, labels = logits(1, 5, 4), logits(2, 5, 4), torch.tensor([0, 3, 1, 1, 2])
+    loss = DistillationLoss(ClassificationLoss(), "soft", alpha=0.3, temperature=2.5)
+    actual = loss({"logits": student}, labels, 8, teacher=loss.targets(teacher))
+    s, t = student.double().numpy(), teacher.double().numpy()
+    cross_entropy = -log_softmax(s)[np.arange(5), labels]
+    p, log_q = log_softmax(t / 2.5), log_softmax(s / 2.5)
+    expected = 0.7 * cross_entropy + 0.3 * 2.5**2 * (np.exp(p) * (p - log_q)).sum(1)
+    assert actual.item() == pytest.approx(expected.sum() / 8, rel=1e-6)
+
+
+def test_hard_by_the_token_is_the_formula_of_touvron_et_al():
+    """(1 - a) CE(labels, class token) + a CE(the teacher's decisions, distillation token), and Z_s plays no part."""
+    cls, dist, teacher, labels = logits(1, 5, 4), logits(2, 5, 4), logits(3, 5, 4), torch.tensor([0, 3, 1, 1, 2])
+    loss = DistillationLoss(ClassificationLoss(), "hard", alpha=0.5, by_token=True)
+    outputs = {"logits": torch.full((5, 4), torch.nan), "cls_logits": cls, "distillation_logits": dist}
+    decided = teacher.argmax(1)
+    by_labels = -log_softmax(cls.double().numpy())[np.arange(5), labels]
+    by_teacher = -log_softmax(dist.double().numpy())[np.arange(5), decided]
+    actual = loss(outputs, labels, teacher=loss.targets(teacher))
+    assert actual.item() == pytest.approx((by_labels + by_teacher).mean() / 2, rel=1e-6)
+    one_head = DistillationLoss(ClassificationLoss(), "hard", alpha=0.5)
+    actual = one_head({"logits": cls}, labels, teacher=one_head.targets(teacher))
+    by_teacher = -log_softmax(cls.double().numpy())[np.arange(5), decided]
+    assert actual.item() == pytest.approx((by_labels + by_teacher).mean() / 2, rel=1e-6)
+
+
+def test_at_high_temperature_it_is_the_distance_of_centred_logits():
+    """Hinton et al., section 2.1: T² KL → Σ ((z_s - mean) - (z_t - mean))² / 2L."""
+    student, teacher = logits(1, 6, 5), logits(2, 6, 5)
+    centred = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
+    expected = centred.square().sum(1) / (2 * 5)
+    errors = []
+    for temperature in (4.0, 16.0, 64.0):
+        loss = DistillationLoss(ClassificationLoss(), "soft", 1.0, temperature)
+        errors.append((loss.of_teacher(student, loss.targets(teacher)) - expected).abs().max().item())
+    assert errors[2] < 0.1 * expected.max() and errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+def test_class_weights_count_for_both_parts_and_smoothing_for_the_labels_alone():
+    student, teacher, labels = logits(1, 2, 3), logits(2, 2, 3), torch.tensor([0, 2])
+    weights = torch.tensor([4.0, 1.0, 0.5])
+    loss = DistillationLoss(ClassificationLoss("ce", 0.2, weights), "soft", 0.4, 2.0)
+    targets = loss.targets(teacher)
+    smoothed = torch.nn.functional.cross_entropy(student, labels, label_smoothing=0.2, reduction="none")
+    expected = (weights[labels] * (0.6 * smoothed + 0.4 * loss.of_teacher(student, targets))).sum() / 2
+    torch.testing.assert_close(loss({"logits": student}, labels, teacher=targets), expected)
+
+
+@pytest.mark.parametrize("settings", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
+def test_a_teacher_that_says_the_labels_is_mixed_as_they_are(settings):
+    mix, labels = Mix(*settings, num_labels=3), torch.tensor([0, 1, 2, 2, 0, 1, 1])
+    images, draws = torch.randn(7, 3, 8, 12), torch.rand(7, 24)
+    _, mixed = mix(images, labels, draws)
+    loss = DistillationLoss(ClassificationLoss(), "hard")
+    targets = mix.of_targets(loss.targets(5.0 * torch.nn.functional.one_hot(labels, 3)), draws, (8, 12))
+    assert torch.equal(targets, mixed) and not torch.equal(mixed, mixed.round())
+
+
+# ---------- the model's two heads
+
+
+def test_the_mean_of_the_two_heads_is_what_serves(random_model):
+    config = ViTCustomConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=8, patch_size=4,
+        pooling="cls_register", num_register_tokens=1, id2label={0: "a", 1: "b", 2: "c"},
+    )  # fmt: skip
+    model = random_model(config, ViTCustomForImageClassification).double().eval()
+    images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    plain, asked = model(images), model(images, output_token_logits=True)
+    assert list(plain.keys()) == ["logits"] and torch.equal(plain.logits, asked.logits)
+    torch.testing.assert_close((asked.cls_logits + asked.distillation_logits) / 2, plain.logits)
+    tokens = model.vit(images).last_hidden_state
+    for token, half, seen in ((0, slice(0, 16), asked.cls_logits), (1, slice(16, 32), asked.distillation_logits)):
+        weight = model.classifier.weight[:, half]
+        torch.testing.assert_close(seen, 2 * tokens[:, token] @ weight.T + model.classifier.bias)
+
+
+def test_other_models_have_no_such_heads(tiny_config, pixel_values):
+    model = ViTCustomForImageClassification(tiny_config)
+    with pytest.raises(ValueError, match='pooling="cls_register"'):
+        model(pixel_values, output_token_logits=True)
+
+
+# ---------- teachers
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_teacher_says_what_it_says_in_its_own_library(digits, teachers, tmp_path, name, capsys):
+    """Its own preprocessing and forward, by index, in the order of the data's classes."""
+    model, prepare, flags = teachers(name)
+    trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
+    said = capsys.readouterr().out
+    assert "accuracy on the 16 validation images is 1.0000" in said
+    assert ("by name" if name in ("transformers", "timm for the Hub") else "in this order, 0, 1") in said
+    chosen = [17, 3, 30]
+    batch = trainer.train_dataset.__getitems__(chosen)
+    files = [splits.train.images[i] for i in chosen]
+    with torch.no_grad():
+        expected = model(torch.stack([prepare(Image.open(file).convert("RGB")) for file in files]))
+    # Pillow rounds what it resizes to whole grey levels, torch does not quite as it does
+    torch.testing.assert_close(batch["teacher"], expected, atol=0.02 * float(expected.abs().max()), rtol=0)
+    assert batch["teacher"].argmax(1).tolist() == batch["labels"].tolist()
+
+
+def test_one_of_ours_teaches_another(digits, tmp_path, capsys):
+    flags = ["--train_dir", digits, "--learning_rate", 1e-2]
+    tiny_train(tmp_path / "teacher", *flags, "--num_train_epochs", 6)
+    capsys.readouterr()
+    metrics = tiny_train(tmp_path / "o", *flags, "--num_train_epochs", 6, "--teacher", tmp_path / "teacher")
+    assert "classes are the data's by name" in capsys.readouterr().out
+    assert metrics["validation"]["accuracy"] > 0.8
+    described = json.loads((tmp_path / "o" / "training_args.json").read_text())
+    assert described["data"]["teacher"]["name"] == "teacher" and len(described["data"]["teacher"]["weights"]) == 64
+    assert described["training"]["distillation"] == "soft"
+    assert str(tmp_path) not in json.dumps(described)
+
+
+def grey_resnet(path: Path) -> list[str]:
+    """A torchvision resnet18 whose first layer takes one channel."""
+    import torchvision
+
+    model = torchvision.models.resnet18(num_classes=2)
+    model.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    torch.save({"model_state_dict": {f"module.{n}": t for n, t in model.state_dict().items()}}, path)
+    return ["--teacher", "torchvision:resnet18", "--teacher_weights", path, "--teacher_config", "image_size=16"]
+
+
+def test_a_teacher_of_grey_images_is_shown_grey_ones(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation, "check_accuracy", lambda *_: "a random teacher")
+    trainer, _splits = tiny_trainer(tmp_path / "o", "--train_dir", digits, *grey_resnet(tmp_path / "w.pt"))
+    assert trainer.train_dataset.__getitems__([0])["teacher"].shape == (1, 2)
+    assert trainer.train_dataset.views([0]).shape[1] == 3, "the student's images keep their colours"
+
+
+REFUSED = [
+    (["--teacher", "timm:test_resnet"], "needs --teacher_weights"),
+    (["--teacher", "no/where"], "no folder with a config.json.*Nothing is downloaded"),
+    (["--teacher_weights", "w.pth"], "--teacher_weights w.pth needs a teacher"),
+    (["--distillation", "hard"], "--distillation hard needs a teacher"),
+    (["--teacher", "timm", "--teacher_config", "size=3"], "size unknown; it takes image_size"),
+    (["--teacher", "timm", "--distillation_alpha", "1.5"], "--distillation_alpha 1.5: give a number from 0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED)
+def test_flags_that_do_not_go_together_are_refused(digits, tmp_path, flags, message):
+    with pytest.raises(UsageError, match=message):
+        tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
+
+
+def test_classes_that_do_not_match_are_refused_with_both_lists(digits, teachers, tmp_path):
+    other = write_class_folder(tmp_path / "d", {"0": 8, "7": 8})
+    _, _, by_name = teachers("transformers")
+    with pytest.raises(UsageError, match=r"does not know 7: it has 2 class\(es\) \(1, 0\), the data has 2 \(0, 7\)"):
+        tiny_trainer(tmp_path / "o", "--train_dir", other, *by_name)
+    three = write_class_folder(tmp_path / "e", {"0": 8, "1": 8, "7": 8})
+    _, _, by_number = teachers("timm")
+    with pytest.raises(UsageError, match=r"2 classes without names, the data has 3 \(0, 1, 7\)"):
+        tiny_trainer(tmp_path / "o", "--train_dir", three, *by_number)
+
+
+def test_names_given_for_its_classes_reorder_them_and_wrong_ones_show_in_its_accuracy(digits, teachers, tmp_path):
+    _, _, flags = teachers("timm")
+    right, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
+    turned = [*flags[:-1], f"{flags[-1]},labels=[1,0]"]
+    with pytest.raises(UsageError, match=r"accuracy on the 16 validation images is 0.0000, no better than.*by name"):
+        tiny_trainer(tmp_path / "o", "--train_dir", digits, *turned)
+    named, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags[:-1], f"{flags[-1]},labels=[0,1]")
+    assert torch.equal(named.train_dataset.teacher([0, 20]), right.train_dataset.teacher([0, 20]))
+
+
+def test_a_teacher_that_knows_more_classes_is_asked_for_the_datas(digits, teachers, tmp_path, capsys):
+    more = write_class_folder(tmp_path / "d", {"0": 16, "1": 16, "7": 16})
+    _model, _, flags = TEACHERS["transformers"](more, tmp_path)
+    trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
+    assert "by name, 1 others are left out" in capsys.readouterr().out
+    assert trainer.train_dataset.teacher([0]).shape == (1, 2)
+    assert trainer.train_dataset.teacher.rows.shape == (32, 3)
+
+
+def test_pickled_code_is_not_run(digits, tmp_path):
+    class Opens:
+        def __reduce__(self):
+            return open, (str(tmp_path / "ran"), "w")
+
+    torch.save({"state_dict": {"fc.weight": torch.zeros(2, 3)}, "args": Opens()}, tmp_path / "evil.pth")
+    flags = ["--teacher", "timm:test_resnet", "--teacher_weights", tmp_path / "evil.pth"]
+    with pytest.raises(UsageError, match="nothing in it was executed"):
+        tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_architecture_are_refused(digits, tmp_path):
+    save_file({"fc.weight": torch.zeros(2, 512), "conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "w.safetensors")
+    flags = ["--teacher", "torchvision:resnet18", "--teacher_weights", tmp_path / "w.safetensors"]
+    with pytest.raises(UsageError, match=r"torchvision:resnet18 cannot be used: Error.* Missing key"):
+        tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
+
+
+def test_a_chance_like_teacher_is_told_loudly():
+    labels = np.array([0, 1] * 8)
+    examples = SimpleNamespace(labels=labels)
+    teacher = SimpleNamespace(name="t", notes=["n"])
+
+    def judged(right: int) -> str:
+        rows = np.eye(2, dtype=np.float32)[np.where(np.arange(16) < right, labels, 1 - labels)]
+        return distillation.check_accuracy(teacher, TeacherLogits(rows, [0, 1]), examples, "validation")  # type: ignore[arg-type]
+
+    assert not judged(16).startswith("WARNING") and judged(10).startswith("WARNING")
+    with pytest.raises(UsageError, match=r"0\.5000, no better"):
+        judged(8)
+
+
+# ---------- the cache
+
+
+def test_found_built_and_fresh_logits_give_the_same_training(digits, teachers, tmp_path, capsys):
+    flags = ["--train_dir", digits, *teachers("timm")[2], *EVERYTHING]
+    cached = ["--image_cache", tmp_path / "cache"]
+    results, ways = [], {"computed for this run alone": ["--image_cache", "off"], "kept in": cached, "found in": cached}
+    for said, cache in ways.items():
+        results.append(run(tmp_path / said.split()[0], *flags, *cache))
+        assert f"the teacher's logits are {said}" in capsys.readouterr().out
+    for losses, weights in results[1:]:
+        assert torch.equal(losses, results[0][0]) and torch.equal(weights, results[0][1])
+    assert {path.suffix for path in (tmp_path / "cache").glob("teacher-*")} <= {".npy", ".lock"}
+
+
+def test_an_interrupted_computation_goes_on_after_its_last_batch(digits, teachers, tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation, "BATCH", 10)
+    flags = ["--train_dir", digits, *teachers("timm")[2]]
+    tiny_trainer(tmp_path / "o", *flags, "--image_cache", tmp_path / "whole")
+    forwards, whole = [], distillation._of_all_sizes
+
+    def killed(teacher, images, device):
+        forwards.append(len(images))
+        if len(forwards) == 5:  # 16 validation images are two batches
+            raise KeyboardInterrupt
+        return whole(teacher, images, device)
+
+    monkeypatch.setattr(distillation, "_of_all_sizes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_trainer(tmp_path / "o", *flags, "--image_cache", tmp_path / "cut")
+    (partial,) = (tmp_path / "cut").glob("*.building")
+    with open(partial, "ab") as file:
+        file.write(b"half a row")
+    tiny_trainer(tmp_path / "o", *flags, "--image_cache", tmp_path / "cut")
+    assert forwards == [10, 6, 10, 10, 10, 10, 2]
+    for path in (tmp_path / "whole").glob("teacher-*.npy"):
+        assert (tmp_path / "cut" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_other_weights_other_preprocessing_and_other_images_are_computed_anew(digits, teachers, tmp_path):
+    _, _, flags = teachers("timm")
+    more = shutil.copytree(digits, tmp_path / "more")
+    state = torch.load(flags[3], weights_only=True)["state_dict"]
+    torch.save({name: t + 1e-3 if name == "fc.bias" else t for name, t in state.items()}, tmp_path / "w.pth")
+    weights = [*flags[:3], tmp_path / "w.pth", *flags[4:]]
+    prepared = [*flags[:-1], flags[-1].replace("crop_pct=0.875", "crop_pct=1")]
+    for data, given in ((digits, flags), (digits, weights), (digits, prepared), (more, flags), (digits, flags)):
+        tiny_trainer(tmp_path / "o", "--train_dir", data, *given, "--image_cache", tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("teacher-*.npy"))) == 8
+
+
+def test_a_damaged_file_is_computed_anew(digits, teachers, tmp_path):
+    flags = ["--train_dir", digits, *teachers("timm")[2], "--image_cache", tmp_path / "cache"]
+    trainer, _ = tiny_trainer(tmp_path / "o", *flags)
+    source, expected = trainer.train_dataset.teacher.source, trainer.train_dataset.teacher([3, 30])
+    source.write_bytes(source.read_bytes()[:-4])
+    again, _ = tiny_trainer(tmp_path / "o", *flags)
+    assert torch.equal(again.train_dataset.teacher([3, 30]), expected)
+
+
+# ---------- training
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_without_a_share_of_the_loss_it_changes_nothing(digits, teachers, tmp_path, kind):
+    flags = ["--train_dir", digits, *EVERYTHING]
+    plain = run(tmp_path / "1", *flags)
+    taught = [*teachers("timm")[2], "--distillation", kind]
+    nothing = run(tmp_path / "2", *flags, *taught, "--distillation_alpha", 0)
+    assert torch.equal(plain[0], nothing[0]) and torch.equal(plain[1], nothing[1])
+    something = run(tmp_path / "3", *flags, *taught, "--distillation_alpha", 0.1)
+    assert not torch.equal(plain[1], something[1])
+
+
+@pytest.mark.parametrize("kind", [["--distillation", "soft"], [*TOKEN[:-1], EXACT]], ids=["soft", "by token"])
+def test_accumulation_equals_one_large_batch(digits, teachers, tmp_path, kind):
+    flags = ["--train_dir", digits, *EVERYTHING, *teachers("timm")[2], *kind]
+    whole = run(tmp_path / "1", *flags, "--per_device_train_batch_size", 8)
+    parts = run(tmp_path / "2", *flags, "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2)
+    torch.testing.assert_close(parts[0], whole[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts[1], whole[1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "kind", [[], [*TOKEN, "--ema_decay", "0.5", "--progressive_resizing", "0.5"]], ids=["soft", "by token, averaged"]
+)
+def test_resuming_gives_the_same_model_bit_for_bit(digits, teachers, tmp_path, kind):
+    flags = ["--train_dir", digits, *EVERYTHING, *teachers("timm")[2], *kind, "--num_train_epochs", 3]
+    flags += ["--save_total_limit", 10]
+    tiny_train(tmp_path / "whole", *flags)
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    shutil.copy(tmp_path / "whole" / "training_args.json", cut)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", cut / "checkpoint-4")
+    assert tiny_train(cut, *flags)["train"]["resumed"]
+    last = [load_file(path / "checkpoint-12" / SERVED) for path in (tmp_path / "whole", cut)]
+    assert all(torch.equal(value, last[1][name]) for name, value in last[0].items())
+    other = write_other_weights(tmp_path / "w.pth", flags)
+    with pytest.raises(UsageError, match=r"other settings \(teacher\)"):
+        tiny_train(cut, *other)
+
+
+def write_other_weights(path: Path, flags: list) -> list:
+    at = flags.index("--teacher_weights") + 1
+    state = torch.load(flags[at], weights_only=True)["state_dict"]
+    torch.save({name: tensor * 2 if name == "fc.bias" else tensor for name, tensor in state.items()}, path)
+    return [*flags[:at], path, *flags[at + 1 :]]
+
+
+def test_both_heads_learn_by_the_token_and_what_is_saved_is_plain(digits, teachers, tmp_path):
+    flags = ["--train_dir", digits, *teachers("timm")[2], *TOKEN, "--learning_rate", 1e-2]
+    trainer, _ = tiny_trainer(tmp_path / "s", *flags)
+    before = trainer.model.classifier.weight.detach().clone()
+    metrics = tiny_train(tmp_path / "o", *flags, "--num_train_epochs", 4)
+    after = load_file(tmp_path / "o" / SERVED)
+    assert all((half != 0).all() for half in (after["classifier.weight"] - before).chunk(2, dim=1))
+    assert metrics["validation"]["accuracy"] > 0.8
+    assert trainer.model.state_dict().keys() == after.keys()
+    with pytest.raises(UsageError, match="--distillation_alpha 1 would leave one of the model's two heads untrained"):
+        tiny_trainer(tmp_path / "s", *flags, "--distillation_alpha", 1)
+
+
+def test_adapters_learn_from_a_teacher(digits, teachers, tmp_path):
+    flags = ["--train_dir", digits, "--num_train_epochs", 2]
+    tiny_train(tmp_path / "base", *flags)
+    model = ["--model_name_or_path", str(tmp_path / "base"), "--method", "lora", "--lora_rank", "2"]
+    tiny_train(tmp_path / "o", *flags, *teachers("timm")[2], "--ema_decay", 0.5, model=model)
+    base, tuned = load_file(tmp_path / "base" / SERVED), load_file(tmp_path / "o" / SERVED)
+    assert base.keys() == tuned.keys()
+    assert not torch.equal(base["vit.layers.0.mlp.fc1.weight"], tuned["vit.layers.0.mlp.fc1.weight"])
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(digits, teachers, tmp_path):
+    flags = ["--train_dir", digits, *EVERYTHING, *teachers("timm")[2], *TOKEN, "--num_train_epochs", 2]
+    flags += ["--logging_steps", 1, "--image_cache", tmp_path / "cache", "--config_overrides", EXACT]
+    two = launch(tmp_path / "two", 2, *flags, "--per_device_train_batch_size", 4)
+    one = launch(tmp_path / "one", 1, *flags, "--per_device_train_batch_size", 8)
+    losses = [torch.tensor([entry["loss"] for entry in log if "loss" in entry]) for log in (one, two)]
+    assert len(losses[0]) == 8
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=0)
