@@ -8,7 +8,14 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessor,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
 
 Transform = Callable[[Image.Image], torch.Tensor]
 SIDE = 32
@@ -61,12 +68,22 @@ def of_torchvision(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, li
     return model, prepare, [*flags, "--teacher_config", f"image_size={SIDE},crop_pct={SIDE / 36}"]
 
 
-def of_transformers(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
-    """A folder of save_pretrained, whose class names are in another order."""
-    names = pictures(root)[2]
+def of_resnet(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
-    config.id2label = dict(enumerate(reversed(names)))
-    model, processor = ResNetForImageClassification(config), ViTImageProcessor(size={"height": SIDE, "width": SIDE})
+    processor = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
+    return of_transformers(ResNetForImageClassification, config, processor, root, to / "resnet")
+
+
+def of_convnext(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
+    config = ConvNextConfig(num_stages=2, hidden_sizes=[16, 32], depths=[1, 1], patch_size=4, layer_scale_init_value=1.0)
+    processor = ConvNextImageProcessor(size={"shortest_edge": SIDE}, crop_pct=0.875)
+    return of_transformers(ConvNextForImageClassification, config, processor, root, to / "convnext")
+
+
+def of_transformers(kind, config, processor, root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
+    """A folder of save_pretrained, whose class names are in another order."""
+    config.id2label = dict(enumerate(reversed(pictures(root)[2])))
+    model = kind(config)
 
     def prepare(image: Image.Image) -> torch.Tensor:
         return processor(image, return_tensors="pt")["pixel_values"][0]
@@ -74,15 +91,17 @@ def of_transformers(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, l
     class Turned(torch.nn.Module):
         """Its logits in the order of the folders."""
 
-        def forward(self, batch):
-            return model(batch).logits.flip(1)
+        def __init__(self):
+            super().__init__()
+            self.model = model
 
-    turned = Turned()
-    turned.model = model
-    fitted(turned, root, prepare, steps=30)
-    model.save_pretrained(to / "resnet")
-    processor.save_pretrained(to / "resnet")
-    return turned, prepare, ["--teacher", str(to / "resnet")]
+        def forward(self, batch):
+            return self.model(batch).logits.flip(1)
+
+    turned = fitted(Turned(), root, prepare, steps=30)
+    model.save_pretrained(to)
+    processor.save_pretrained(to)
+    return turned, prepare, ["--teacher", str(to)]
 
 
 def of_timm_hub(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
@@ -97,5 +116,9 @@ def of_timm_hub(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[
 
 
 TEACHERS = {
-    "timm": of_timm, "torchvision": of_torchvision, "transformers": of_transformers, "timm for the Hub": of_timm_hub,
-}  # fmt: skip
+    "timm": of_timm,
+    "torchvision": of_torchvision,
+    "transformers": of_resnet,
+    "transformers, ConvNeXt": of_convnext,
+    "timm for the Hub": of_timm_hub,
+}

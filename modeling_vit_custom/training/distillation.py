@@ -278,9 +278,15 @@ def _computed(
 
 
 def _of_all_sizes(teacher: Teacher, images: list[torch.Tensor], device: torch.device) -> np.ndarray:
-    """[B, K] of B images, of which a processor that keeps proportions makes several sizes: a forward for each."""
+    """[B, K] of B images, of which a processor that keeps proportions makes several sizes: a forward for each.
+
+    Raises UsageError for images that the teacher cannot take.
+    """
     logits = np.empty((len(images), teacher.count), np.float32)
     for shape in dict.fromkeys(image.shape for image in images):
         rows = [i for i, image in enumerate(images) if image.shape == shape]
-        logits[rows] = teacher.logits(torch.stack([images[i] for i in rows]).to(device)).cpu().numpy()
+        try:
+            logits[rows] = teacher.logits(torch.stack([images[i] for i in rows]).to(device)).cpu().numpy()
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise UsageError(f"--teacher {teacher.name} cannot take images of {tuple(shape)}: {error}") from error
     return logits
