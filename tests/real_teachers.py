@@ -75,7 +75,9 @@ def of_resnet(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[st
 
 
 def of_convnext(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
-    config = ConvNextConfig(num_stages=2, hidden_sizes=[16, 32], depths=[1, 1], patch_size=4, layer_scale_init_value=1.0)
+    config = ConvNextConfig(
+        num_stages=2, hidden_sizes=[16, 32], depths=[1, 1], patch_size=4, layer_scale_init_value=1.0
+    )
     processor = ConvNextImageProcessor(size={"shortest_edge": SIDE}, crop_pct=0.875)
     return of_transformers(ConvNextForImageClassification, config, processor, root, to / "convnext")
 

@@ -1,6 +1,7 @@
 """What a teacher says reaches the loss as the papers have it, whichever library it is of, and costs nothing again."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +17,14 @@ from test_training_equivalence import EVERYTHING, launch, run
 from tiny_training import TINY, tiny_train, tiny_trainer
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
+from modeling_vit_custom.data.examples import REGRESSION
 from modeling_vit_custom.data.mnist5k import write_mnist5k
 from modeling_vit_custom.training import distillation
 from modeling_vit_custom.training.distillation import DistillationLoss, TeacherLogits
 from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.loss import ClassificationLoss
 from modeling_vit_custom.training.mixing import Mix
+from modeling_vit_custom.training.teachers import open_teacher
 from modeling_vit_custom.training.weights import SERVED
 
 WITH_TOKEN = f"{TINY},pooling=cls_register,use_cls_token=true,num_register_tokens=1"
@@ -123,6 +126,18 @@ def test_a_teacher_that_says_the_labels_is_mixed_as_they_are(settings):
     assert torch.equal(targets, mixed) and not torch.equal(mixed, mixed.round())
 
 
+def test_in_training_too_at_the_size_that_the_images_have_by_then(digits, teachers, tmp_path):
+    """This teacher decides as the labels say: what its decisions become in a batch is what the labels become."""
+    flags = ["--distillation", "hard", "--mixup", 0.8, "--cutmix", 1, "--progressive_resizing", 0.5]
+    trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *teachers("timm")[2], *flags)
+    trainer.state.max_steps = 10
+    for step in (0, 10):
+        trainer.state.global_step = step
+        batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+        assert batch["pixel_values"].shape[-1] == (4 if step == 0 else 8)
+        assert torch.equal(batch["teacher"], batch["labels"]) and ((batch["labels"] % 1) > 0).any()
+
+
 # ---------- the model's two heads
 
 
@@ -213,6 +228,12 @@ REFUSED = [
 def test_flags_that_do_not_go_together_are_refused(digits, tmp_path, flags, message):
     with pytest.raises(UsageError, match=message):
         tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
+
+
+def test_it_is_for_single_labels():
+    args = SimpleNamespace(teacher="t", distillation="soft")
+    with pytest.raises(UsageError, match="--teacher is for single_label_classification, but the data is regression"):
+        open_teacher(args, SimpleNamespace(problem_type=REGRESSION))  # type: ignore[arg-type]
 
 
 def test_classes_that_do_not_match_are_refused_with_both_lists(digits, teachers, tmp_path):
@@ -351,6 +372,14 @@ def test_other_weights_other_preprocessing_and_other_images_are_computed_anew(di
     for data, given in ((digits, flags), (digits, weights), (digits, prepared), (more, flags), (digits, flags)):
         tiny_trainer(tmp_path / "o", "--train_dir", data, *given, "--image_cache", tmp_path / "cache")
     assert len(list((tmp_path / "cache").glob("teacher-*.npy"))) == 8
+
+
+def test_a_loading_process_is_handed_the_name_of_the_file(tmp_path):
+    np.save(tmp_path / "rows.npy", np.arange(300_000, dtype=np.float32).reshape(-1, 3))
+    rows = TeacherLogits(tmp_path / "rows.npy", [2, 0])
+    assert rows([1, 99_999]).tolist() == [[5, 3], [299_999, 299_997]]
+    sent = pickle.dumps(rows)
+    assert len(sent) < 1000 and torch.equal(pickle.loads(sent)([7]), rows([7]))
 
 
 def test_a_damaged_file_is_computed_anew(digits, teachers, tmp_path):
