@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 import torchvision
 from PIL import Image
+from real_digits import write_class_folder
 from safetensors.torch import save_file
 from transformers import (
     ConvNextConfig,
@@ -124,3 +126,22 @@ TEACHERS = {
     "transformers, ConvNeXt": of_convnext,
     "timm for the Hub": of_timm_hub,
 }
+
+
+def write_noughts_and_ones(root: Path) -> Path:
+    """32 training and 16 validation images of the two digits."""
+    write_class_folder(root / "train", {"0": 16, "1": 16})
+    return write_class_folder(root / "validation", {"0": 8, "1": 8}, first=40).parent
+
+
+class Teachers:
+    """By name: (the library's model, its own preprocessing, the flags that name it), each made once."""
+
+    def __init__(self, root: Path, folders: Any):
+        self.root, self.folders, self.made = root, folders, {}
+
+    def __call__(self, name: str) -> tuple[torch.nn.Module, Transform, list[str]]:
+        if name not in self.made:
+            torch.manual_seed(0)
+            self.made[name] = TEACHERS[name](self.root, self.folders.mktemp("teacher"))
+        return self.made[name]
