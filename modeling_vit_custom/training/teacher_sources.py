@@ -72,8 +72,10 @@ class Teacher:
         }
 
     def record(self) -> dict[str, str]:
-        """Which teacher it was, fit to be published."""
-        return {"name": self.name, "weights": self.weights, "fingerprint": key_hash(self.identity())}
+        """Which teacher it was, fit to be published; the same whatever the versions of the libraries."""
+        identity = self.identity()
+        prepared = {name: identity[name] for name in ("processor", "channels")}
+        return {"name": self.name, "weights": self.weights, "preprocessing": key_hash(prepared)}
 
 
 def teacher_of(name: str, weights: str | None, settings: Mapping[str, Any]) -> Teacher:
