@@ -290,6 +290,11 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         """Width k·D of the pooled vector."""
         return self.hidden_size * (2 if self.pooling in ("cls_mean", "cls_register") else 1)
 
+    @property
+    def has_distillation_token(self) -> bool:
+        """Whether the head is the mean of one on the class token and one on a register, as DeiT's is."""
+        return self.pooling == "cls_register" and not self.pre_logits_size
+
     def drop_path_rates(self) -> list[float]:
         """The rate of each block, growing linearly from 0 to `drop_path_rate`."""
         last = max(self.num_hidden_layers - 1, 1)

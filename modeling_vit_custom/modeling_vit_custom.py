@@ -6,9 +6,11 @@ k·D pooled width, K classes.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.masking_utils import create_bidirectional_mask
@@ -136,6 +138,14 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         return create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=mask)
 
 
+@dataclass
+class ViTCustomImageClassifierOutput(ImageClassifierOutput):
+    """cls_logits, distillation_logits: [B, K], where `output_token_logits` asks for them; `logits` is their mean."""
+
+    cls_logits: torch.Tensor | None = None
+    distillation_logits: torch.Tensor | None = None
+
+
 class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
     """The encoder with one linear layer on the pooled vector; `num_labels=0` returns that vector as logits.
 
@@ -159,18 +169,38 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        output_token_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> ImageClassifierOutput:
+    ) -> ViTCustomImageClassifierOutput:
         """Logits [B, K] of images [B, C, H, W], and the loss where labels are given.
 
         labels: [B] class ids, [B, K] soft targets or multi-hot, or regression targets; see `loss_vit_custom`.
+        output_token_logits: with pooling="cls_register" also those of the class token and of the register alone, as
+        DeiT's distillation needs them (Touvron et al. 2021, arXiv 2012.12877).
         """
         outputs = self.vit(pixel_values, attention_mask=attention_mask, return_dict=True, **kwargs)
-        logits = self.classifier(self.pre_logits(outputs.pooler_output))
+        pooled = self.pre_logits(outputs.pooler_output)
+        logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
-        return ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        cls_logits, distillation_logits = self._token_logits(pooled) if output_token_logits else (None, None)
+        return ViTCustomImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cls_logits=cls_logits,
+            distillation_logits=distillation_logits,
         )
+
+    def _token_logits(self, pooled: torch.Tensor) -> list[torch.Tensor]:
+        """[B, 2·D] → [B, K] twice: a head on each token, both with the classifier's bias; their mean is the logits."""
+        if not self.config.has_distillation_token or not self.config.num_labels:
+            raise ValueError(
+                'output_token_logits needs a head on two tokens: pooling="cls_register", without pre_logits_size.'
+            )
+        head: Any = self.classifier
+        halves = zip(pooled.chunk(2, dim=1), (2 * head.weight).chunk(2, dim=1), strict=True)
+        return [F.linear(token, weight, head.bias) for token, weight in halves]
 
 
 class ViTCustomPatchDecoder(nn.Module):

@@ -190,6 +190,7 @@ def test_an_image_that_cannot_be_read_stops_the_run_by_name(tmp_path, capsys):
         (("--balanced_sampling", "true"), "--balanced_sampling needs all images"),
         (("--shuffle_buffer", 0), "--shuffle_buffer 0"),
         (("--train_sampling_strategy", "sequential"), "--train_sampling_strategy"),
+        (("--teacher", "timm:resnet18"), "--teacher looks at all images first"),
         (("--method", "head_then_full"), "--method head_then_full fits the head to all images"),
     ],
 )

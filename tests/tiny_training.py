@@ -8,6 +8,7 @@ from modeling_vit_custom.training.feeding import prepare_feed
 from modeling_vit_custom.training.pretrained import open_checkpoint
 from modeling_vit_custom.training.recipe import build_trainer, train
 from modeling_vit_custom.training.start import build_model, load_data
+from modeling_vit_custom.training.teachers import open_teacher
 
 TINY = (
     "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=24,initializer_range=0.2,"
@@ -33,7 +34,8 @@ def tiny_trainer(output_dir: Path, *flags: Any, model: list[str] | None = None):
     splits = load_data(data_args, training_args)
     choose_best_metric(training_args, splits.problem_type)
     net, processor, splits = build_model(model_args, pretrained, splits, training_args.seed)
-    feed = prepare_feed(net.config, processor, splits, data_args, training_args)
+    teacher = open_teacher(training_args, splits)
+    feed = prepare_feed(net.config, processor, splits, data_args, training_args, teacher)
     return build_trainer(net, processor, splits, model_args, feed, training_args), splits
 
 

@@ -27,11 +27,13 @@ class ImageDataset(Dataset):
     """Item i: {"pixel_values": uint8 [C, S, S'], "index": i, "labels": …}, without "labels" where there are none.
 
     A training set also has "draws", float32 [K] in [0, 1): the random numbers its augmentation is made of. They,
-    and `policy`, depend on (seed, epoch, index) alone: see `draws`.
+    and `policy`, depend on (seed, epoch, index) alone: see `draws`. With `teacher` it has "teacher", what a teacher
+    says of each image.
 
     views: [B] positions -> uint8 [B, C, S, S'], as DecodedViews or CachedViews.
     seed: of the random numbers; None for evaluation, which has none.
     policy: uint8 [C, S, S'] -> the same, at random (torch's default generator); None for none.
+    teacher: [B] positions -> float32 [B, L] logits; None for none.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class ImageDataset(Dataset):
         views: Callable[[Sequence[int]], torch.Tensor],
         seed: int | None = None,
         policy: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        teacher: Callable[[Sequence[int]], torch.Tensor] | None = None,
     ):
-        self.examples, self.views, self.seed, self.policy = examples, views, seed, policy
+        self.examples, self.views, self.seed, self.policy, self.teacher = examples, views, seed, policy, teacher
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loading processes that persist see it too
 
     def set_epoch(self, epoch: int) -> None:
@@ -59,6 +62,8 @@ class ImageDataset(Dataset):
         batch = {"pixel_values": self.views(indices), "index": torch.tensor(indices)}
         if self.examples.labels is not None:
             batch["labels"] = torch.from_numpy(self.examples.labels[np.asarray(indices, np.int64)])
+        if self.teacher is not None:
+            batch["teacher"] = self.teacher(indices)
         if self.seed is not None:
             keys = example_keys(self.seed, int(self.epoch), indices)
             batch["draws"] = torch.from_numpy(uniform(keys, DRAWS))

@@ -27,7 +27,7 @@ def cache_key(examples: Examples, maker: ViewMaker) -> dict[str, Any]:
     key = {
         "format": FORMAT,
         "examples": len(examples),
-        "images": _fingerprint(examples.images),
+        "images": images_fingerprint(examples.images),
         **maker.description(),
         "libraries": libraries | {"modeling_vit_custom": __version__},
     }
@@ -38,11 +38,11 @@ def key_hash(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _fingerprint(images: Sequence[Any]) -> str:
+def images_fingerprint(images: Sequence[Any]) -> str:
     """Of a sequence of sources, without reading what a file's size and time of change can tell."""
     digest = hashlib.sha256()
     if isinstance(images, LazySelection):
-        digest.update(_fingerprint(images.items).encode() + np.asarray(images.indices, np.int64).tobytes())
+        digest.update(images_fingerprint(images.items).encode() + np.asarray(images.indices, np.int64).tobytes())
     elif isinstance(images, DatasetImages):
         digest.update(f"{images.dataset._fingerprint} {images.column}".encode())
     elif isinstance(images, ParquetImages):

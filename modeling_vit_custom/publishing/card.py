@@ -231,6 +231,7 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
             f"{name} {data[name]}" for name in ("auto_augment", "random_erasing", "mixup", "cutmix") if name in data
         ),
         "loss": "binary cross-entropy" if training.get("loss") == "bce" else None,
+        "teacher": data.get("teacher") and f"{data['teacher']['name']}, {training.get('distillation')} distillation",
         "classes": ", ".join(
             text
             for text, on in (

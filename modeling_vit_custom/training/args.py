@@ -39,6 +39,10 @@ EXAMPLES = """examples:
   python scripts/train.py --train_dir photos --variant s/16 --auto_augment randaugment --mixup 0.8 --cutmix 1 \\
       --random_erasing 0.25 --loss bce --num_train_epochs 300 --output_dir out/s
 
+  # a small ViT that learns from a convolutional network you have trained with timm
+  python scripts/train.py --train_dir photos --variant micro/4 --teacher timm:resnet18 \\
+      --teacher_weights resnet18.safetensors --output_dir out/taught
+
   # two processes
   accelerate launch --num_processes 2 scripts/train.py --train_dir photos --variant micro/4 --output_dir out/two
 
@@ -86,6 +90,7 @@ def complete_arguments(
     if model_args.image_size is not None and not 1 <= len(model_args.image_size) <= 2:
         raise UsageError(f"--image_size takes one number or two, not {model_args.image_size}.")
     check_ranges(data_args, training_args)
+    complete_distillation(training_args)
     if training_args.max_minutes is not None and (training_args.max_steps > 0 or training_args.warmup_steps >= 1):
         raise UsageError(
             "--max_minutes finds the number of steps: leave --max_steps out, and give --warmup_steps as a share."
@@ -112,6 +117,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "mixup": (0, 100),
     "cutmix": (0, 100),
     "progressive_resizing": (0.1, 1),
+    "distillation_alpha": (0, 1),
+    "distillation_temperature": (0.01, 1000),
     "ema_decay": (0, 0.999999),
     "layer_decay": (0.1, 1),
     "early_stopping_patience": (0, 1_000_000),
@@ -125,6 +132,17 @@ def check_ranges(*groups: Any) -> None:
         value = next(getattr(group, name) for group in groups if hasattr(group, name))
         if value is not None and not low <= value <= high:
             raise UsageError(f"--{name} {value}: give a number from {low} to {high}.")
+
+
+def complete_distillation(training_args: ViTTrainingArguments) -> None:
+    """Sets --distillation where it was not given; raises UsageError for flags of a teacher that is not named."""
+    kind, teacher = training_args.distillation, training_args.teacher
+    needy = {"--teacher_weights": training_args.teacher_weights, "--teacher_config": training_args.teacher_config}
+    needy["--distillation"] = kind if kind != "none" else None
+    if teacher is None and (lost := [f"{name} {value}" for name, value in needy.items() if value is not None]):
+        raise UsageError(f"{lost[0]} needs a teacher: name one by --teacher.")
+    if kind is None:
+        training_args.distillation = "none" if teacher is None else "soft"
 
 
 def choose_best_metric(training_args: ViTTrainingArguments, problem_type: str) -> None:

@@ -1,9 +1,10 @@
 """The part of the Trainer that deals with batches: their order, what is made of them, their loss, how long they take.
 
-Shapes: B batch, C channels, S x S' the views' size, h x w the model's, K random numbers for each example.
+Shapes: B batch, C channels, S x S' the views' size, h x w the model's, K random numbers for each example, L labels.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -68,13 +69,21 @@ class BatchTrainer(Trainer):
         return self.state.global_step / max(1, self.state.max_steps)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A batch on the model's device, its views turned into what the model takes; the index is left out."""
+        """A batch on the model's device, its views turned into what the model takes; the index is left out.
+
+        "teacher" becomes the distributions [B, L] that the loss compares with, mixed as the images are.
+        """
         inputs = {name: value for name, value in super()._prepare_inputs(inputs).items() if name != "index"}
         draws = inputs.pop("draws", None)
         if draws is not None and self.augmentation is not None:
             views, labels = inputs["pixel_values"], inputs.pop("labels", None)
             inputs["pixel_values"], labels = self.augmentation(views, labels, draws, self.progress)
             inputs |= {} if labels is None else {"labels": labels}
+            if "teacher" in inputs:
+                loss: Any = self.compute_loss_func
+                targets, size = loss.targets(inputs["teacher"]), inputs["pixel_values"].shape[-2:]
+                inputs["teacher"] = self.augmentation.mix.of_targets(targets, draws, size)
+                inputs |= loss.asks
         elif self.to_pixel_values is not None:
             inputs["pixel_values"] = self.to_pixel_values(inputs["pixel_values"])
         return inputs
@@ -82,6 +91,8 @@ class BatchTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
         training_loss = self.compute_loss_func
         self.compute_loss_func = training_loss if model.training else None
+        if "teacher" in inputs:
+            self.compute_loss_func = partial(training_loss, teacher=inputs.pop("teacher"))  # type: ignore[arg-type]
         try:
             return super().compute_loss(model, inputs, *args, **kwargs)
         finally:

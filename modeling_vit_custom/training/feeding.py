@@ -17,9 +17,11 @@ from ..data.raw import printable
 from ..data.stream import StreamedViews, stream_of
 from ..data.views import PixelValues, ViewMaker, eval_views, larger_views
 from .augment import AUGMENTATIONS, POLICIES, VIEW_SCALE, BatchAugmentation, GrowingSize, Policy
+from .distillation import DistillationLoss, distil
 from .flags import DataArguments, UsageError, ViTTrainingArguments
 from .loss import ClassificationLoss, balanced_weights
 from .mixing import Mix, RandomErasing
+from .teacher_sources import Teacher
 
 MAX_WORKERS = 16
 FEW_WORKERS = 2  # read from a cache for an accelerator
@@ -32,18 +34,29 @@ class Feed:
     train: ImageDataset
     validation: ImageDataset | None
     augmentation: BatchAugmentation
-    loss: ClassificationLoss | None
+    loss: ClassificationLoss | DistillationLoss | None
     balanced: bool
 
 
 def prepare_feed(
-    config: Any, processor: Any, splits: Splits, data_args: DataArguments, training_args: ViTTrainingArguments
+    config: Any,
+    processor: Any,
+    splits: Splits,
+    data_args: DataArguments,
+    training_args: ViTTrainingArguments,
+    teacher: Teacher | None = None,
 ) -> Feed:
-    """As `prepare_views`; raises UsageError for flags that do not fit the task."""
+    """As `prepare_views`, with a teacher's logits; raises UsageError for flags that do not fit the task."""
     check_task(splits.problem_type, data_args, training_args)
     views, policy = prepare_views(config, processor, splits, data_args, training_args)
+    loss: Any = training_loss(splits, training_args)
+    rows = None
+    if teacher is not None:
+        loss, rows, notes = distil(teacher, config, splits, loss, data_args.image_cache, training_args)
+        if training_args.process_index == 0:
+            print(*map(printable, notes), sep="\n", flush=True)
     return Feed(
-        train=ImageDataset(splits.train, views["train"], training_args.seed, policy),
+        train=ImageDataset(splits.train, views["train"], training_args.seed, policy, rows),
         validation=None if splits.validation is None else ImageDataset(splits.validation, views["validation"]),
         augmentation=BatchAugmentation(
             AUGMENTATIONS[data_args.augmentation],
@@ -53,7 +66,7 @@ def prepare_feed(
             Mix(data_args.mixup, data_args.cutmix, data_args.mix_probability, config.num_labels),
             GrowingSize(config.image_hw, config.patch_hw, data_args.progressive_resizing),
         ),
-        loss=training_loss(splits, training_args),
+        loss=loss,
         balanced=data_args.balanced_sampling,
     )
 

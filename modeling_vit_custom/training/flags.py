@@ -19,6 +19,7 @@ from .loss import LOSSES
 
 METHODS = ("full", "linear_probe", "lora", "head_then_full")
 CLASS_WEIGHTS = ("none", "balanced")
+DISTILLATIONS = ("soft", "hard", "none")
 HUB_STRATEGIES = ("end", "every_save")
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
@@ -156,6 +157,25 @@ class ViTTrainingArguments(TrainingArguments):
     )
     class_weights: str = flag(
         default="none", help="balanced: rare classes count as much as frequent ones.", choices=CLASS_WEIGHTS
+    )
+    teacher: str | None = flag(
+        help="A trained classifier to learn from as well, convolutional ones too: a folder saved by transformers, by "
+        "timm or by this package, or timm:NAME or torchvision:NAME with --teacher_weights. Nothing is downloaded.",
+    )
+    teacher_weights: str | None = flag(help="Its state dict: a .safetensors file, or a .pth file (read safely).")
+    teacher_config: str | None = flag(
+        help="What such a file does not say of how its images are prepared, and its classes in order: "
+        '"image_size=64,image_mean=[0.5,0.5,0.5],image_std=[0.5,0.5,0.5],crop_pct=1,labels=[cat,dog]".'
+    )
+    distillation: str | None = flag(
+        help="Learn the teacher's probabilities (soft, the default) or its decisions (hard; by DeiT's distillation "
+        "token where the model has it: --config_overrides "
+        '"pooling=cls_register,use_cls_token=true,num_register_tokens=1").',
+        choices=DISTILLATIONS,
+    )
+    distillation_alpha: float = flag(default=0.5, help="The teacher's share of the loss.")
+    distillation_temperature: float = flag(
+        default=3.0, help="Of soft distillation: the higher, the more the less likely classes count."
     )
     ema_decay: float = flag(
         default=0.0, help="Average the weights, such as 0.999 of the average kept at each step; evaluated and saved."

@@ -34,17 +34,29 @@ class ClassificationLoss:
         num_items_in_batch: how many examples all accumulated batches have, which Trainer counts before any is mixed;
         the sum is divided by it, so that accumulation equals one large batch.
         """
-        logits = outputs["logits"].float()
-        targets = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[1]).float()
-        smoothed = torch.lerp(targets, torch.full_like(targets, 1 / logits.shape[1]), self.label_smoothing)
+        targets = distributions(labels, outputs["logits"].shape[1])
+        return self.mean(self.of_labels(outputs["logits"], targets), targets, num_items_in_batch)
+
+    def of_labels(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """[B]: each example's own loss, of its distribution in `targets` [B, L]; classes are not weighted yet."""
+        smoothed = torch.lerp(targets, torch.full_like(targets, 1 / targets.shape[1]), self.label_smoothing)
         if self.loss == "bce":
-            losses = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none").mean(dim=1)
-        else:
-            losses = F.cross_entropy(logits, smoothed, reduction="none")
+            return F.binary_cross_entropy_with_logits(logits.float(), smoothed, reduction="none").mean(dim=1)
+        return F.cross_entropy(logits.float(), smoothed, reduction="none")
+
+    def mean(
+        self, losses: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | float | None
+    ) -> torch.Tensor:
+        """The scalar of losses [B], each weighted by its classes in `targets` [B, L]."""
         if self.class_weights is not None:
             losses = losses * (targets @ self.class_weights.to(targets))
         count = len(losses) if num_items_in_batch is None else num_items_in_batch
         return losses.sum() / torch.as_tensor(count, device=losses.device)
+
+
+def distributions(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+    """[B] ids or [B, L] distributions -> float32 [B, L]"""
+    return labels if labels.is_floating_point() else F.one_hot(labels, num_labels).float()
 
 
 def balanced_weights(labels: np.ndarray, num_labels: int) -> torch.Tensor:

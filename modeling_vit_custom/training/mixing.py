@@ -70,12 +70,17 @@ class Mix:
         """[B, C, h, w], [B] ids, [B, K] -> [B, C, h, w], [B, L] distributions; the last of an odd batch stays alone."""
         if self.nothing:
             return pixel_values, labels
-        order = torch.arange(len(labels), device=labels.device)
-        partner = (order ^ 1).clamp(max=len(labels) - 1)
-        own = self.own_pixels(draws[order & ~1], (pixel_values.shape[-2], pixel_values.shape[-1]))  # [B, 1, h, w]
+        own = self.of_pairs(draws, (pixel_values.shape[-2], pixel_values.shape[-1]))
         one_hot = F.one_hot(labels, self.num_labels).float()
-        share = own.mean(dim=(1, 2, 3))[:, None]
-        return torch.lerp(pixel_values[partner], pixel_values, own), torch.lerp(one_hot[partner], one_hot, share)
+        return torch.lerp(pixel_values[_partners(labels)], pixel_values, own), _shared(one_hot, own)
+
+    def of_targets(self, targets: torch.Tensor, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Distributions [B, L] of images of this size, mixed as the labels of the same batch are."""
+        return targets if self.nothing else _shared(targets, self.of_pairs(draws, size))
+
+    def of_pairs(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """[B, 1, h, w]: how much of each pixel stays the image's own; the numbers of a pair are those of its first."""
+        return self.own_pixels(draws[torch.arange(len(draws), device=draws.device) & ~1], size)
 
     def own_pixels(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """[B, 1, h, w]: how much of each pixel is the image's own."""
@@ -87,6 +92,16 @@ class Mix:
         cut = 1 - boxes(left, top, right - left, bottom - top, size).float()
         own = torch.where(_each(draws[:, CUT] < self.cut), cut, _each(mixup))
         return torch.where(_each(draws[:, MIXED] < self.probability), own, 1.0)
+
+
+def _partners(batch: torch.Tensor) -> torch.Tensor:
+    """[B]: with which image each is mixed."""
+    return (torch.arange(len(batch), device=batch.device) ^ 1).clamp(max=len(batch) - 1)
+
+
+def _shared(targets: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """[B, L], [B, 1, h, w] -> [B, L]: each class as much as there are pixels of it."""
+    return torch.lerp(targets[_partners(targets)], targets, own.mean(dim=(1, 2, 3))[:, None])
 
 
 def _each(values: torch.Tensor) -> torch.Tensor:

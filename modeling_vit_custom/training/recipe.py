@@ -35,6 +35,7 @@ from .lock import run_lock
 from .pretrained import open_checkpoint
 from .report import ReportCallback, write_report
 from .start import build_model, check_output_dir, describe_run, find_start, load_data, write_records
+from .teachers import open_teacher
 from .trainer import ViTCustomTrainer
 
 
@@ -69,9 +70,12 @@ def _train(
     if training_args.process_index == 0:
         print(*map(printable, [*splits.notes, *map(told, splits.findings)]), sep="\n", flush=True)
 
+    teacher = open_teacher(training_args, splits)
     run = describe_run(model_args, data_args, training_args, splits)
+    run["data"] |= {} if teacher is None else {"teacher": teacher.record()}
     checkpoint = find_start(training_args, run)
-    feed = prepare_feed(model.config, processor, splits, data_args, training_args)
+    feed = prepare_feed(model.config, processor, splits, data_args, training_args, teacher)
+    del teacher
     trainer = build_trainer(model, processor, splits, model_args, feed, training_args, began)
     trainer.add_callback(ReportCallback(splits))
     started = time.perf_counter()

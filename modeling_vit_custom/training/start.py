@@ -59,7 +59,7 @@ PUBLISHED = (
     "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "per_device_train_batch_size",
     "gradient_accumulation_steps", "label_smoothing_factor", "seed", "data_seed", "bf16", "fp16",
     "metric_for_best_model", "loss", "class_weights", "ema_decay", "layer_decay", "early_stopping_patience",
-    "max_minutes",
+    "max_minutes", "distillation", "distillation_alpha", "distillation_temperature",
 )  # fmt: skip
 # What of DataArguments changes the images that are trained on; of these only what was asked for is recorded.
 RECORDED = (

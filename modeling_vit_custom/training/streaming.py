@@ -29,6 +29,8 @@ def check_streaming(method: str, data_args: DataArguments, training_args: ViTTra
             "--method head_then_full fits the head to all images at once, which --streaming has not: train with "
             "--method linear_probe first, then start from its output."
         )
+    if training_args.teacher is not None:
+        raise UsageError("--teacher looks at all images first, which --streaming has not: leave one of them out.")
     if data_args.shuffle_buffer < 1:
         raise UsageError(f"--shuffle_buffer {data_args.shuffle_buffer}: give 1 (order of the files) or more.")
     if training_args.train_sampling_strategy != "random":

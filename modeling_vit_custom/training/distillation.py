@@ -1,0 +1,292 @@
+"""Knowledge distillation: a teacher's logits, computed once and kept, and the loss that learns from them.
+
+Soft (Hinton et al. 2015, "Distilling the knowledge in a neural network", arXiv 1503.02531) or hard, by DeiT's
+distillation token where the model has it (Touvron et al. 2021, arXiv 2012.12877). The teacher sees each image as it
+is; the student sees it augmented. Both would have to see the same for the most one can gain (Beyer et al. 2022,
+arXiv 2106.05237), at the price of the teacher's forward in each step.
+
+A cache is one file, ROOT/teacher-<hash>.npy, float32 [N, K], named by the hash of the teacher, its preprocessing and
+the images; until it is whole it is called .building, and a build that was killed goes on after its last whole batch.
+Removing such files is always safe.
+
+Shapes: N examples, B batch, K classes of the teacher, L classes of the data.
+"""
+
+import io
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from .._version import __version__
+from ..data.cache import AUTO, MIN_IMAGES_PER_WORKER, OFF, SHARE_OF_FREE_DISK, cache_root
+from ..data.examples import Examples, Splits
+from ..data.fingerprint import images_fingerprint, key_hash
+from ..data.raw import DataError, listed
+from ..image_decoding_vit_custom import decode_image
+from ..inference.forward import PreparedImages
+from .flags import UsageError, ViTTrainingArguments
+from .loss import ClassificationLoss, distributions
+from .teacher_sources import Teacher
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+BATCH = 64  # images of one forward of the teacher, always: another number would round otherwise
+
+
+class DistillationLoss:
+    """Trainer's `compute_loss_func`, of labels and of a teacher: (1 - alpha)·labels' + alpha·teacher's.
+
+    labels_loss: of the labels; its class weights count for both parts, since they say how much an example counts.
+    kind: "soft", T²·KL(teacher's probabilities at temperature T ‖ the model's); "hard", the cross-entropy of the
+    teacher's decisions.
+    by_token: DeiT's way, for kind "hard": the labels teach the class token's head, the teacher the register's; what
+    serves is their mean.
+    asks: what the model is called with besides, for that.
+    """
+
+    def __init__(
+        self,
+        labels_loss: ClassificationLoss,
+        kind: str = "soft",
+        alpha: float = 0.5,
+        temperature: float = 3.0,
+        by_token: bool = False,
+    ):
+        self.labels_loss, self.kind, self.alpha, self.temperature = labels_loss, kind, alpha, temperature
+        self.by_token = by_token
+        self.asks: dict[str, bool] = {"output_token_logits": True} if by_token else {}
+
+    def targets(self, teacher: torch.Tensor) -> torch.Tensor:
+        """[B, L] logits -> [B, L] distributions, which can be mixed like labels."""
+        if self.kind == "hard":
+            return F.one_hot(teacher.argmax(dim=1), teacher.shape[1]).float()
+        return F.softmax(teacher / self.temperature, dim=1)
+
+    def __call__(
+        self,
+        outputs: Any,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | float | None = None,
+        *,
+        teacher: torch.Tensor,
+    ) -> torch.Tensor:
+        """The scalar loss; see ClassificationLoss.   teacher: [B, L], what `targets` made, mixed if the images are."""
+        names = ("cls_logits", "distillation_logits") if self.by_token else ("logits", "logits")
+        logits, taught = (outputs[name] for name in names)
+        targets = distributions(labels, logits.shape[1])
+        own = self.labels_loss.of_labels(logits, targets)
+        losses = (1 - self.alpha) * own + self.alpha * self.of_teacher(taught, teacher)
+        return self.labels_loss.mean(losses, targets, num_items_in_batch)
+
+    def of_teacher(self, logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """[B]: each example's."""
+        if self.kind == "hard":
+            return F.cross_entropy(logits.float(), teacher, reduction="none")
+        log_probabilities = F.log_softmax(logits.float() / self.temperature, dim=1)
+        return self.temperature**2 * F.kl_div(log_probabilities, teacher, reduction="none").sum(dim=1)
+
+
+class TeacherLogits:
+    """[B] positions -> float32 [B, L].   source: the .npy file of [N, K], or the array.   columns: [L] of the K."""
+
+    def __init__(self, source: Path | np.ndarray, columns: Sequence[int]):
+        self.source, self.columns = source, list(columns)
+        self._rows: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_rows": None}  # a process maps the file itself; pickling would copy it
+
+    @property
+    def rows(self) -> np.ndarray:
+        """[N, K]"""
+        if self._rows is None:
+            self._rows = np.load(self.source, mmap_mode="r") if isinstance(self.source, Path) else self.source
+        return self._rows
+
+    def __call__(self, indices: Sequence[int]) -> torch.Tensor:
+        chosen = np.asarray(indices, np.int64)[:, None], np.asarray(self.columns)
+        return torch.from_numpy(np.ascontiguousarray(self.rows[chosen]))
+
+
+def distil(
+    teacher: Teacher,
+    config: Any,
+    splits: Splits,
+    labels_loss: Any,
+    image_cache: str,
+    training_args: ViTTrainingArguments,
+) -> tuple[DistillationLoss, TeacherLogits, list[str]]:
+    """(the loss, the teacher's logits of the training images, sentences on both and on how good the teacher is).
+
+    Raises UsageError where the teacher is no better than chance, or the flags do not fit the model.
+    """
+    kind, alpha = str(training_args.distillation), training_args.distillation_alpha
+    by_token = kind == "hard" and config.has_distillation_token
+    if by_token and not 0 < alpha < 1:
+        raise UsageError(f"--distillation_alpha {alpha:g} would leave one of the model's two heads untrained.")
+    progress = training_args.local_process_index == 0 and not training_args.disable_tqdm
+    opened = partial(open_logits, teacher, image_cache=image_cache, device=training_args.device, progress=progress)
+    split = "train" if splits.validation is None else "validation"
+    measured: Any = getattr(splits, split)
+    judged = check_accuracy(teacher, opened(measured)[0], measured, split)
+    logits, where = opened(splits.train)
+    how = f"{kind} distillation, alpha {alpha:g}"
+    how += f", temperature {training_args.distillation_temperature:g}" if kind == "soft" else ""
+    how += ", by the distillation token" if by_token else ""
+    loss = DistillationLoss(labels_loss, kind, alpha, training_args.distillation_temperature, by_token)
+    return loss, logits, [*teacher.notes, judged, f"{how}; the teacher's logits are {where}"]
+
+
+def check_accuracy(teacher: Teacher, logits: TeacherLogits, examples: Examples, split: str) -> str:
+    """A sentence on how often the teacher is right; a warning where that could be chance.
+
+    Raises UsageError where it is right no more often than who always names the most frequent class.
+    """
+    labels = np.asarray(examples.labels)
+    predicted = torch.cat([logits(range(i, min(i + 4096, len(labels)))).argmax(1) for i in range(0, len(labels), 4096)])
+    accuracy = float(np.mean(predicted.numpy() == labels))
+    chance = float(np.bincount(labels).max() / len(labels))
+    said = f"the teacher's accuracy on the {len(labels):,} {split} images is {accuracy:.4f}"
+    way_out = "look at its classes and its preprocessing above, and correct them by --teacher_config"
+    if accuracy <= chance:
+        raise UsageError(
+            f"--teacher {teacher.name}: {said}, no better than always naming the most frequent class ({chance:.4f}). "
+            f"{'; '.join(teacher.notes)}. {way_out.capitalize()}."
+        )
+    if accuracy <= chance + 2 * (chance * (1 - chance) / len(labels)) ** 0.5:
+        return f"WARNING: {said}, which could be chance ({chance:.4f}): {way_out}"
+    return said
+
+
+# ---------- the cache
+
+
+def open_logits(
+    teacher: Teacher, examples: Examples, image_cache: str, device: torch.device, progress: bool = False
+) -> tuple[TeacherLogits, str]:
+    """(the teacher's logits of `examples`, in words where they are); computed where there are none.
+
+    image_cache: as of `open_views`. Several processes may call this at once: one computes, the others wait for it.
+    Raises DataError for images that cannot be read, or a folder that cannot hold the file.
+    """
+    shape = (len(examples), teacher.count)
+    computed = partial(_computed, teacher, examples, device=device, progress=progress)
+    if image_cache == OFF:
+        return TeacherLogits(np.concatenate(list(computed(0))), teacher.columns), "computed for this run alone"
+    root = cache_root() if image_cache == AUTO else Path(image_cache)
+    path = root / f"teacher-{key_hash(_key(teacher, examples, device))}.npy"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if image_cache == AUTO and np.prod(shape) * 4 > SHARE_OF_FREE_DISK * shutil.disk_usage(root).free:
+            raise OSError(f"{root} has too little room")
+        how = _find_or_build(path, shape, computed)
+    except OSError as error:
+        if image_cache != AUTO:
+            raise DataError(f"--image_cache {root} cannot hold the teacher's logits: {error}.") from error
+        return TeacherLogits(np.concatenate(list(computed(0))), teacher.columns), f"not kept: {error}"
+    return TeacherLogits(path, teacher.columns), f"{how} in {path}, which may be removed"
+
+
+def _key(teacher: Teacher, examples: Examples, device: torch.device) -> dict[str, Any]:
+    key: dict[str, Any] = {
+        "format": FORMAT,
+        **teacher.identity(),
+        "images": images_fingerprint(examples.images),
+        "device": device.type,
+        "libraries": {"modeling_vit_custom": __version__},
+    }
+    for name in ("numpy", "pillow", "timm", "torch", "torchvision", "transformers"):
+        with suppress(PackageNotFoundError):
+            key["libraries"][name] = version(name)
+    return key
+
+
+def _find_or_build(path: Path, shape: tuple[int, int], computed: Any) -> str:
+    from filelock import FileLock
+
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            if (defect := _defect(path, shape)) is None:
+                return "found"
+            logger.warning(f"{path} is damaged ({defect}): it is computed anew")
+            path.unlink()
+        _build(path, shape, computed)
+        return "kept"
+
+
+def _defect(path: Path, shape: tuple[int, int]) -> str | None:
+    try:
+        rows = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None if rows.dtype == np.float32 and rows.shape == shape else f"it holds {rows.dtype} {rows.shape}"
+
+
+def _build(path: Path, shape: tuple[int, int], computed: Any) -> None:
+    """Appends batch after batch to PATH.building, from where an earlier build stopped, and renames it to PATH."""
+    partial_path, start = path.with_suffix(".building"), io.BytesIO()
+    np.lib.format.write_array_header_1_0(start, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    header, batch = start.getvalue(), BATCH * shape[1] * 4
+    with open(partial_path, "a+b") as file:
+        whole = max(0, file.tell() - len(header)) // batch
+        file.truncate(len(header) + whole * batch if whole else 0)
+        if not whole:
+            file.write(header)
+        for logits in computed(whole * BATCH):
+            file.write(logits.astype("<f4").tobytes())
+            file.flush()  # a process that is killed loses nothing of this
+        os.fsync(file.fileno())
+    os.replace(partial_path, path)
+
+
+def _computed(
+    teacher: Teacher, examples: Examples, first: int, device: torch.device, progress: bool
+) -> Iterator[np.ndarray]:
+    """float32 [B, K] of each batch in turn, from example `first` on, which begins one."""
+    from tqdm import tqdm
+
+    images = PreparedImages(examples.images, examples.names, teacher.processor)
+    if not hasattr(teacher.processor, "decode"):
+        images.decode = partial(decode_image, num_channels=teacher.channels)
+    count = len(examples)
+    batches = [list(range(i, min(i + BATCH, count))) for i in range(first, count, BATCH)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, (count - first) // MIN_IMAGES_PER_WORKER) if device.type != "cpu" else 0
+    loader = DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=list)
+    teacher.module.to(device)
+    with torch.inference_mode(), tqdm(total=count, initial=first, desc="teacher", disable=not progress) as bar:
+        for items in loader:
+            if errors := [error for _, _, error in items if error is not None]:
+                raise DataError(f"images cannot be read, remove or replace them: {listed(errors)}")
+            logits = _of_all_sizes(teacher, [pixels for _, pixels, _ in items], device)
+            if bad := [examples.names[items[i][0]] for i in np.flatnonzero(~np.isfinite(logits).all(axis=1))]:
+                raise UsageError(f"--teacher {teacher.name} gives NaN or infinity for {listed(bad, 5)}.")
+            yield logits
+            bar.update(len(items))
+
+
+def _of_all_sizes(teacher: Teacher, images: list[torch.Tensor], device: torch.device) -> np.ndarray:
+    """[B, K] of B images, of which a processor that keeps proportions makes several sizes: a forward for each.
+
+    Raises UsageError for images that the teacher cannot take.
+    """
+    logits = np.empty((len(images), teacher.count), np.float32)
+    for shape in dict.fromkeys(image.shape for image in images):
+        rows = [i for i, image in enumerate(images) if image.shape == shape]
+        try:
+            logits[rows] = teacher.logits(torch.stack([images[i] for i in rows]).to(device)).cpu().numpy()
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise UsageError(f"--teacher {teacher.name} cannot take images of {tuple(shape)}: {error}") from error
+    return logits
