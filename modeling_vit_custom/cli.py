@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": ("inference.predict", "classify image files, one JSON line each"),
     "publish": ("publishing.publish", "check a saved classifier and upload it to the Hub"),
     "verify": ("publishing.verify", "prove what a saved classifier, or one on the Hub, holds and answers"),
+    "benchmark": ("benchmarks.command", "measure speed and accuracy against peers"),
     "demo": ("serving.demo", "a page in the browser to try a saved classifier on"),
     "serve": ("serving.server", "answer images over HTTP, in batches"),
     "quickstart": ("training.quickstart", "MNIST digits: train, evaluate, and serve from a fresh process"),

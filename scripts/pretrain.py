@@ -12,5 +12,5 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     # Python puts this folder first on the path, where evaluate.py would hide the library `evaluate`.
-    sys.path[:] = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
     sys.exit(main())

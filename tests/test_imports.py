@@ -54,6 +54,7 @@ ROOT_MODULES = ("cli", "_version")
 # Each sub-package and those it may import; the root they may all import.
 SUB_PACKAGES = {
     "audit": {"data", "inference", "pages"},
+    "benchmarks": {"data", "inference", "training"},
     "conversion": {"inference"},
     "data": set(),
     "evaluation": {"data", "inference", "pages"},

@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,12 @@ EXAMPLES = """examples:
   # two processes
   accelerate launch --num_processes 2 scripts/train.py --train_dir photos --variant micro/4 --output_dir out/two
 
-A first argument without dashes is a recipe: a YAML file of flags, or the name of one that comes with the package
-({recipes}). Flags after it win. Running the same command again continues where it was cut off.
+  # let model, method, augmentation and schedule be chosen, with reasons, for half an hour
+  python scripts/train.py auto --train_dir photos --max_minutes 30 --output_dir out/photos
+
+A first argument without dashes is a recipe: a YAML file of flags, the name of one that comes with the package
+({recipes}), or auto, which chooses one; --recipe NAME is the same. Flags win over it. Running the same command again
+continues where it was cut off.
 """
 RECIPES = Path(__file__).parents[1] / "recipes"
 # What --learning_rate, --num_train_epochs and --weight_decay are when they are not given.
@@ -170,6 +174,11 @@ def recipe_flags(recipe: str) -> list[str]:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise UsageError(f"recipe {path} must be a mapping of flags to values.")
+    return as_flags(values)
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """["--name", "value", …] of a recipe's YAML."""
     flags = []
     for name, value in values.items():
         flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
@@ -187,7 +196,29 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 def parse_args(
     argv: Sequence[str] | None = None,
 ) -> tuple[ModelArguments, DataArguments, ViTTrainingArguments]:
-    """The three groups of flags from a command line that may start with a recipe."""
+    """The three groups of flags from a command line that may start with a recipe; "auto" is one that is chosen here."""
+    argv = recipe_first(sys.argv[1:] if argv is None else argv)
+    chosen = ""
+    if argv[:1] == ["auto"]:
+        from .auto import auto_recipe  # which needs this module
+
+        chosen = auto_recipe(argv[1:], _parse_train_args)
+        argv[:1] = as_flags(yaml.safe_load(chosen))
+    model_args, data_args, training_args = _parse_train_args(argv)
+    model_args.chosen_recipe = chosen
+    return model_args, data_args, training_args
+
+
+def recipe_first(argv: Sequence[str]) -> list[str]:
+    """The words, with the name after --recipe in the place that a recipe has."""
+    words = list(argv)
+    if "--recipe" not in words[:-1]:
+        return words
+    at = words.index("--recipe")
+    return [words[at + 1], *words[:at], *words[at + 2 :]]
+
+
+def _parse_train_args(argv: list[str]) -> Any:
     return parse_groups(
         argv,
         (ModelArguments, DataArguments, ViTTrainingArguments),
@@ -202,7 +233,7 @@ def parse_groups(argv: Sequence[str] | None, groups: Any, hidden: Collection[str
 
     hidden: names of flags that --help leaves out.   texts: of the parser.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = recipe_first(sys.argv[1:] if argv is None else argv)
     if argv and not argv[0].startswith("-"):
         argv[:1] = recipe_flags(argv[0])
     parser = HfArgumentParser(groups, formatter_class=_HelpFormatter, **texts)

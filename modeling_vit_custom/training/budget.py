@@ -44,6 +44,7 @@ class TimeBudget(TrainerCallback, ExportableState):
     ):
         self.seconds, self.processes, self.validation, self.closing = 60 * minutes, processes, validation, closing
         self.clock, self.began = clock, clock() if began is None else began
+        self.after = CLOSING
         self.used_before = 0.0  # until the run was cut off
         self.plan: list[tuple[int, float]] = [(0, 0.0), (PROBE, PROBED)]
         self.image_cost = 0.0  # seconds to evaluate one
@@ -109,7 +110,7 @@ class TimeBudget(TrainerCallback, ExportableState):
 
     def _left(self) -> float:
         """Seconds for steps."""
-        return (1 - MARGIN) * self.seconds - self.used() - CLOSING - self.closing * self.image_cost
+        return (1 - MARGIN) * self.seconds - self.used() - self.after - self.closing * self.image_cost
 
     def _probe(self, args: Any, state: Any, loader: Any) -> None:
         """Makes the first plan, once enough steps have been timed."""

@@ -60,6 +60,7 @@ class ModelArguments:
     config_overrides: str | None = flag(help='More configuration fields, "pooling=map,num_channels=1".')
     model_revision: str = flag(default="main", help="Branch, tag or commit of a Hub checkpoint.")
     cache_dir: str | None = flag(help="Where downloads from the Hub are kept.")
+    chosen_recipe: str = field(default="", init=False)  # by "auto", as YAML
     ignore_mismatched_sizes: bool = flag(
         default=False, help="Initialise anew what does not fit, beyond the head (a new head needs no flag)."
     )
@@ -99,7 +100,8 @@ class DataArguments:
     max_eval_samples: int | None = flag(help="Validate and test on so many examples each.")
     augmentation: str = flag(
         default="auto",
-        help="none, light (small affine; no mirroring: digits, text) or standard (random crops, mirrored). "
+        help="none, light (small affine; no mirroring: digits, text), shift (mirrored as well: small pictures) or "
+        "standard (random crops, mirrored). "
         "auto: standard, and none for a linear probe.",
         choices=("auto", *AUGMENTATIONS),
     )

@@ -74,8 +74,8 @@ ONLY_IN_TRAIN = (
     "method", "ignore_mismatched_sizes", "test_dir", "label_column_name", "label_separator", "problem_type",
     "random_erasing", "mixup", "cutmix", "mix_probability", "balanced_sampling", "loss", "class_weights",
     "label_smoothing_factor", "push_to_hub", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "streaming",
-    "shuffle_buffer", "patch_drop_rate", "progressive_resizing", "teacher", "teacher_weights", "teacher_config", "distillation",
-    "distillation_alpha", "distillation_temperature",
+    "shuffle_buffer", "patch_drop_rate", "progressive_resizing", "teacher", "teacher_weights", "teacher_config",
+    "distillation", "distillation_alpha", "distillation_temperature",
 )  # fmt: skip
 
 

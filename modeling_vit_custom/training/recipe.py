@@ -80,7 +80,7 @@ def _train(
     trainer.add_callback(ReportCallback(splits))
     started = time.perf_counter()
     if trainer.is_world_process_zero():
-        write_records(training_args.output_dir, run, conversion)
+        write_records(training_args.output_dir, run, conversion, model_args.chosen_recipe)
     if model_args.method == "head_then_full" and checkpoint is None:
         views = DecodedViews(splits.train, eval_views(processor, model.config))
         note = fit_head(trainer, ImageDataset(splits.train, views), feed.validation)

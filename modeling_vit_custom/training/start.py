@@ -232,7 +232,7 @@ def describe_run(
                 names = (os.path.basename(name) for name in examples.names)
                 digest.update("\n".join(names).encode("utf-8", "replace"))
             digest.update(b"" if examples.labels is None else np.asarray(examples.labels).tobytes())
-    model = asdict(model_args) | {"cache_dir": None}
+    model = asdict(model_args) | {"cache_dir": None, "chosen_recipe": None}
     if model["model_name_or_path"] and (path := Path(model["model_name_or_path"]).expanduser()).exists():
         model["model_name_or_path"] = Path(os.path.abspath(path)).name
     return {
@@ -250,8 +250,12 @@ def describe_run(
     }
 
 
-def write_records(output_dir: str | Path, run: Mapping[str, Any], conversion: Mapping[str, Any] | None) -> None:
-    """What was run, and how its weights came from another library, if they did; written by one process."""
+def write_records(
+    output_dir: str | Path, run: Mapping[str, Any], conversion: Mapping[str, Any] | None, recipe: str = ""
+) -> None:
+    """What was run, how its weights came from another library, what was chosen for it; written by one process."""
+    if recipe:
+        (Path(output_dir) / "recipe.yaml").write_text(recipe, encoding="utf-8")
     write_json(Path(output_dir) / RUN_FILE, run)
     if conversion is not None:
         write_json(Path(output_dir) / REPORT, conversion)

@@ -1,0 +1,1 @@
+"""Measurements against peers, alternately, in one run."""

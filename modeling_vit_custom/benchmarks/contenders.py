@@ -1,0 +1,240 @@
+"""Who trains in `benchmark training`: two models in two loops, our recipe, and transformers' example.
+
+The two models are of one size: 28 px, patch 4, width 128, depth 6, class token. Our loop is `train`; the plain one is
+what a tutorial shows. All learn from one folder, from scratch, for the same seconds.
+
+Shapes: B batch, C channels, h x w pixels, L classes.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from ..configuration_vit_custom import ViTCustomConfig
+from ..modeling_vit_custom import ViTCustomForImageClassification
+from ..training.args import complete_arguments, parse_args
+from ..training.feeding import prepare_feed
+from ..training.recipe import build_trainer
+from ..training.start import build_model, load_data
+
+SIDE, PATCH, WIDTH, DEPTH, HEADS, HIDDEN = 28, 4, 128, 6, 4, 512
+BATCH, RATE, DECAY, SMOOTHING, WARMUP = 128, 1e-3, 0.05, 0.1, 0.1
+PROBE = 40  # steps whose speed says how many fit, where a loop has to know before
+
+
+@dataclass
+class Trained:
+    """model: pixel_values [B, C, h, w] -> logits [B, L].   transform: a PIL image -> pixel_values [C, h, w]."""
+
+    model: nn.Module
+    transform: Callable[[Any], torch.Tensor]
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """data: a folder train/<class>/… and test/<class>/….   seconds: of training.   workers: loading processes."""
+
+    data: Path
+    seconds: float
+    seed: int
+    workers: int
+    output_dir: Path
+
+
+def same_size_fields(labels: int) -> dict[str, Any]:
+    return {
+        "image_size": SIDE, "patch_size": PATCH, "hidden_size": WIDTH, "num_hidden_layers": DEPTH,
+        "num_attention_heads": HEADS, "intermediate_size": HIDDEN, "num_channels": 1, "num_labels": labels,
+    }  # fmt: skip
+
+
+def our_model(labels: int) -> nn.Module:
+    return LogitsOf(ViTCustomForImageClassification(ViTCustomConfig(**same_size_fields(labels))))
+
+
+def timm_model(labels: int) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=SIDE, patch_size=PATCH, in_chans=1, num_classes=labels, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS
+    )
+
+
+class LogitsOf(nn.Module):
+    """pixel_values -> logits, of a model of transformers' kind."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=pixel_values).logits
+
+
+class Labelled(nn.Module):
+    """What Trainer takes, of a model that gives logits."""
+
+    def __init__(self, model: nn.Module, config: Any):
+        super().__init__()
+        self.model, self.config = model, config
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **_: Any) -> dict[str, Any]:
+        logits = self.model(pixel_values)
+        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+# ---------- the plain loop
+
+
+def plain_transform(train: bool) -> Callable[[Any], torch.Tensor]:
+    """28 px, grey, in [-1, 1]; flipped and shifted for training."""
+    augment = [v2.RandomHorizontalFlip(), v2.RandomAffine(0, translate=(0.1, 0.1))] if train else []
+    to_tensor = [v2.Grayscale(), v2.ToImage(), v2.Resize((SIDE, SIDE)), v2.ToDtype(torch.float32, scale=True)]
+    return v2.Compose([*augment, *to_tensor, v2.Normalize([0.5], [0.5])])
+
+
+def plain_loop(build: Callable[[int], nn.Module], task: Task) -> Trained:
+    """AdamW, a cosine of the time with warm-up, label smoothing, batches of 128."""
+    torch.manual_seed(task.seed)
+    dataset = ImageFolder(str(task.data / "train"), plain_transform(train=True))
+    persistent = {"num_workers": task.workers, "persistent_workers": bool(task.workers)}
+    loader = DataLoader(dataset, BATCH, shuffle=True, drop_last=True, **persistent)  # type: ignore[arg-type]
+    model = build(len(dataset.classes)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
+    began, images = time.perf_counter(), 0
+    while True:
+        for pixel_values, labels in loader:
+            done = (time.perf_counter() - began) / task.seconds
+            if done >= 1:
+                return Trained(model, plain_transform(train=False), images, time.perf_counter() - began)
+            rate = RATE * min(done / WARMUP, (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP))) / 2)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = F.cross_entropy(model(pixel_values), labels, label_smoothing=SMOOTHING)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            images += len(labels)
+
+
+# ---------- our loop
+
+
+def our_loop(task: Task, *flags: Any, replaced_by: Callable[[int], nn.Module] | None = None) -> Trained:
+    """`train` as far as the end of the training; `replaced_by` builds the model that is trained instead of ours."""
+    argv = ["--train_dir", task.data / "train", "--seed", task.seed, "--output_dir", task.output_dir, "--audit", "off"]
+    argv += ["--max_minutes", task.seconds / 60, "--eval_strategy", "no", "--save_strategy", "no", *flags]
+    argv += ["--load_best_model_at_end", "false", "--disable_tqdm", "true", "--report_to", "none"]
+    argv += ["--train_val_split", 0.001, "--logging_strategy", "no"]
+    model_args, data_args, training_args = parse_args([str(word) for word in argv])
+    complete_arguments(model_args, data_args, training_args)
+    splits = load_data(data_args, training_args)
+    model, processor, splits = build_model(model_args, None, splits, training_args.seed)
+    feed = prepare_feed(model.config, processor, splits, data_args, training_args)
+    if replaced_by is not None:
+        model = Labelled(replaced_by(len(splits.id2label)), model.config)  # type: ignore[assignment]
+    trainer = build_trainer(model, processor, splits, model_args, feed, training_args)
+    budget: Any = trainer.budget
+    budget.after, budget.began = 0.0, time.monotonic()  # the seconds are of training alone
+    began = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - began
+    images = trainer.state.global_step * training_args.train_batch_size
+
+    def transform(image: Any) -> torch.Tensor:
+        layout = {"input_data_format": "channels_first"}
+        return processor(processor.decode(image), return_tensors="pt", **layout)["pixel_values"][0]
+
+    net: Any = trainer.model
+    return Trained(LogitsOf(net) if replaced_by is None else net.model, transform, images, seconds)
+
+
+def same_size_flags() -> list[Any]:
+    """Our loop with the plain one's settings."""
+    plain = {"stem": "patch", "pooling": "cls", "use_cls_token": True, "position_embedding": "learned"}
+    fields = same_size_fields(0) | plain
+    left = {"image_size", "patch_size", "num_labels"}
+    overrides = ",".join(f"{name}={value}" for name, value in fields.items() if name not in left)
+    return [
+        "--variant", f"nano/{PATCH}", "--image_size", SIDE, "--config_overrides", f"{overrides},initializer_range=0.02",
+        "--augmentation", "shift", "--learning_rate", RATE, "--weight_decay", DECAY, "--label_smoothing_factor",
+        SMOOTHING, "--per_device_train_batch_size", BATCH, "--warmup_steps", WARMUP,
+    ]  # fmt: skip
+
+
+# ---------- transformers' example
+
+
+def transformers_example(task: Task) -> Trained:
+    """ViTForImageClassification in plain Trainer, with the transforms of transformers' image-classification example."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments, ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(task.seed)
+    colours = [v2.RGB(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
+    train = v2.Compose([v2.RandomResizedCrop(SIDE), v2.RandomHorizontalFlip(), *colours])
+    dataset = ImageFolder(str(task.data / "train"), train)
+
+    def model() -> nn.Module:
+        fields: Any = same_size_fields(len(dataset.classes)) | {"num_channels": 3}
+        return ViTForImageClassification(ViTConfig(**fields))
+
+    class Deadline(TrainerCallback):
+        def __init__(self, seconds: float):
+            self.seconds = seconds
+
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = time.perf_counter() - self.began > self.seconds
+
+    def run(steps: int, seconds: float) -> tuple[Any, float]:
+        arguments = TrainingArguments(
+            output_dir=str(task.output_dir), max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=RATE,
+            weight_decay=DECAY, lr_scheduler_type="cosine", warmup_steps=WARMUP, save_strategy="no", report_to="none",
+            dataloader_num_workers=task.workers, disable_tqdm=True, logging_strategy="no", seed=task.seed,
+            label_smoothing_factor=SMOOTHING, dataloader_persistent_workers=bool(task.workers),
+        )  # fmt: skip
+
+        def collate(rows: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
+            return {"pixel_values": torch.stack([x for x, _ in rows]), "labels": torch.tensor([y for _, y in rows])}
+
+        torch.manual_seed(task.seed)
+        trainer = Trainer(
+            model(), arguments, data_collator=collate, train_dataset=dataset, callbacks=[Deadline(seconds)]
+        )
+        began = time.perf_counter()
+        trainer.train()
+        return trainer, time.perf_counter() - began
+
+    _, probed = run(PROBE, math.inf)
+    trainer, seconds = run(max(PROBE, int(task.seconds / probed * PROBE)), task.seconds)
+    plain = v2.Compose([v2.Resize(SIDE), v2.CenterCrop(SIDE), *colours])
+    return Trained(LogitsOf(trainer.model), plain, trainer.state.global_step * BATCH, seconds)
+
+
+CONTENDERS: dict[str, Callable[[Task], Trained]] = {
+    "our recipe": lambda task: our_loop(task, *recipe()),
+    "our model, our loop": lambda task: our_loop(task, *same_size_flags()),
+    "our model, plain loop": lambda task: plain_loop(our_model, task),
+    "timm, our loop": lambda task: our_loop(task, *same_size_flags(), replaced_by=timm_model),
+    "timm, plain loop": lambda task: plain_loop(timm_model, task),
+    "transformers, Trainer": transformers_example,
+}
+
+
+def recipe() -> list[Any]:
+    """The one for small grey images and minutes."""
+    return []

@@ -1,0 +1,148 @@
+"""`benchmark training`: everyone trains alternately, each time in a process of its own on the same cores.
+
+What is measured: images a second and CPU seconds while training, the peak of memory, and the accuracy on the test
+images, which each training looks at once, at its end. Ratios hold for the machine they were measured on.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.datasets import ImageFolder
+
+from ..inference.environment import hardware, versions
+from ..inference.json_files import write_json
+from .contenders import CONTENDERS, Task, Trained
+
+PEER = "timm, plain loop"
+MEASURED = ("images_per_second", "cpu_seconds", "memory_mb", "accuracy")
+
+
+def contend(name: str, task: Task) -> dict[str, Any]:
+    """Trains and measures one contender, in this process."""
+    before = cpu_seconds()
+    trained = CONTENDERS[name](task)
+    return {
+        "contender": name,
+        "seed": task.seed,
+        "seconds": trained.seconds,
+        "images_per_second": trained.images / trained.seconds,
+        "cpu_seconds": cpu_seconds() - before,
+        "memory_mb": peak_memory() / 2**20,
+        "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
+        "mflops": mflops(trained, task),
+        "accuracy": accuracy(trained, task),
+    }
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def peak_memory() -> int:
+    """Bytes: this process's peak and its largest child's."""
+    return 1024 * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def mflops(trained: Trained, task: Task) -> float:
+    """Millions of floating point operations of a forward, for one image."""
+    image = ImageFolder(str(task.data / "test"), trained.transform)[0][0]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        trained.model.eval()(image[None])
+    return counter.get_total_flops() / 1e6
+
+
+@torch.inference_mode()
+def accuracy(trained: Trained, task: Task) -> float:
+    """The share of the test images that are classified rightly."""
+    dataset = ImageFolder(str(task.data / "test"), trained.transform)
+    model, right = trained.model.eval(), 0
+    for pixel_values, labels in DataLoader(dataset, 250):
+        right += int((model(pixel_values).argmax(1) == labels).sum())
+    return right / len(dataset)
+
+
+def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each contender and seed; seed by seed, everyone in turn."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(args.seeds):
+            for name in args.contenders:
+                own = [name, args.data, str(args.seconds), str(seed), str(args.workers), folder]
+                line = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--one", *own]
+                done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+                rows.append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"seed {seed}  {one_line(rows[-1])}", file=sys.stderr, flush=True)
+    return rows
+
+
+def one_line(row: dict[str, Any]) -> str:
+    return f"{row['contender']:<24} {row['images_per_second']:7.0f} images/s  {row['accuracy']:.2%}"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: mean and standard deviation over the seeds; speed as a ratio to the peer's of the same seed."""
+    lines = [
+        f"| who | parameters | MFLOPs | images/s | of {PEER} | CPU s | peak MB | accuracy |",
+        "|" + " - |" * 8,
+    ]
+    peer = {row["seed"]: row["images_per_second"] for row in rows if row["contender"] == PEER}
+    for name in dict.fromkeys(row["contender"] for row in rows):
+        own = [row for row in rows if row["contender"] == name]
+        speed, cpu, memory, right = ([row[key] for row in own] for key in MEASURED)
+        ratio = [row["images_per_second"] / peer[row["seed"]] for row in own if row["seed"] in peer]
+        shown = [spread(speed, "{:,.0f}"), spread(ratio, "{:.2f}"), spread(cpu, "{:.0f}"), spread(memory, "{:,.0f}")]
+        cells = [name, f"{own[0]['parameters']:,}", f"{own[0]['mflops']:.1f}", *shown]
+        lines.append(f"| {' | '.join(cells)} | {spread([100 * value for value in right], '{:.2f}')} % |")
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean ± standard deviation."""
+    if not values:
+        return "–"
+    mean = form.format(statistics.mean(values))
+    return mean if len(values) == 1 else f"{mean} ± {form.format(statistics.stdev(values))}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `benchmark training`."""
+    parser = argparse.ArgumentParser(
+        prog="benchmark training",
+        description="Trains two models in two loops, our recipe, and transformers' example, alternately.",
+        epilog="example: python scripts/benchmark.py training --data fashion --seconds 300 --seeds 3 --output b.json",
+    )
+    parser.add_argument("--data", required=True, help="a folder with train/<class>/… and test/<class>/…")
+    parser.add_argument("--seconds", type=float, default=300, help="of training for each, wall clock (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many (%(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="loading processes of the plain loops (%(default)s)")
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS, metavar="NAME")
+    parser.add_argument("--output", help="JSON of all rows")
+    args = parser.parse_args(argv)
+    rows = compare(args)
+    print(table(rows))
+    if args.output:
+        report = {"rows": rows, "seconds": args.seconds, **versions(), **hardware(torch.device("cpu"))}
+        write_json(args.output, report)
+    return 0
+
+
+def _one(name: str, data: str, seconds: str, seed: str, workers: str, folder: str) -> None:
+    task = Task(Path(data), float(seconds), int(seed), int(workers), Path(folder) / f"{name}-{seed}")
+    print(json.dumps(contend(name, task)))
+
+
+if __name__ == "__main__":
+    _one(*sys.argv[2:])

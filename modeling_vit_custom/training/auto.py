@@ -1,0 +1,91 @@
+"""`--recipe auto` for a command line: looks at the data, the hardware and the checkpoint, and has `choose` choose."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from ..data.examples import SINGLE_LABEL, Splits
+from ..image_decoding_vit_custom import decode_image
+from ..modeling_vit_custom import ViTCustomForImageClassification
+from .choose import LOOKED_AT, Checkpoint, Choice, Facts, choose
+from .flags import UsageError, ViTTrainingArguments
+from .pretrained import open_checkpoint
+from .start import load_data
+
+RECIPE = "recipe.yaml"  # of the output folder
+
+
+def auto_recipe(argv: list[str], parse: Callable[[list[str]], Any]) -> str:
+    """The recipe, as YAML, for the flags `argv`, whose own choices are left to them; it is printed by one process.
+
+    A run that goes on keeps to what was chosen before. parse: from flags to the three groups of them.
+    """
+    model_args, data_args, training_args = parse(argv)
+    kept = Path(training_args.output_dir) / RECIPE
+    if kept.is_file() and (training_args.resume_from_checkpoint or "true").lower() != "false":
+        return told(kept.read_text(encoding="utf-8"), training_args, f"as chosen before, in {kept}")
+    if data_args.streaming:
+        raise UsageError("--recipe auto looks at the images, which --streaming has not at hand: name a recipe.")
+    splits = load_data(replace(data_args, audit="off"), training_args)
+    pretrained = None if model_args.model_name_or_path is None else open_checkpoint(model_args)
+    checkpoint = None if pretrained is None else Checkpoint(parameters_of(pretrained.config), pretrained.config)
+    given = {word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")}
+    choices = choose(facts_of(splits, training_args.max_minutes, checkpoint))
+    return told(as_recipe([c for c in choices if c.flag not in given]), training_args, "chosen by --recipe auto")
+
+
+def told(recipe: str, training_args: ViTTrainingArguments, title: str) -> str:
+    """The recipe, printed on the way."""
+    if training_args.process_index == 0:
+        print(f"# {title}:", *recipe.splitlines()[1:], sep="\n", end="\n\n", flush=True)
+    return recipe
+
+
+def parameters_of(config: Any) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in ViTCustomForImageClassification(config).parameters())
+
+
+def facts_of(splits: Splits, minutes: float | None, checkpoint: Checkpoint | None) -> Facts:
+    """What the rules look at; of the images so many are opened that it takes no time."""
+    some = np.linspace(0, len(splits.train) - 1, min(LOOKED_AT, len(splits.train))).astype(int)
+    opened = [shape_of(splits.train.images[i], splits.train.names[i]) for i in some]
+    labels = np.asarray(splits.train.labels)
+    single = splits.problem_type == SINGLE_LABEL
+    on = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return Facts(
+        images=len(splits.train),
+        rarest=int(np.bincount(labels, minlength=len(splits.id2label)).min()) if single else len(splits.train),
+        side=int(np.median([min(size) for size, _ in opened])),
+        grey=all(grey for _, grey in opened),
+        single_label=single,
+        minutes=minutes,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        accelerator=None if on is None else str(on),
+        memory=torch.cuda.get_device_properties(0).total_memory if on is not None and on.type == "cuda" else 0,
+        checkpoint=checkpoint,
+    )
+
+
+def shape_of(source: Any, name: str) -> tuple[tuple[int, int], bool]:
+    """((height, width), whether it is grey)"""
+    if isinstance(source, (str, os.PathLike)):
+        with Image.open(source) as image:
+            if image.mode in ("1", "L", "I;16", "F"):
+                return (image.height, image.width), True
+    pixels = decode_image(source, name=name)
+    grey = pixels.shape[0] == 1 or bool((pixels == pixels[:1]).all())
+    return (int(pixels.shape[-2]), int(pixels.shape[-1])), grey
+
+
+def as_recipe(choices: Sequence[Choice]) -> str:
+    """The YAML that is kept, reasons as comments."""
+    head = "# Chosen by --recipe auto. Flags of the command won over these.\n"
+    return head + "".join(f"\n# {c.why}\n{yaml.safe_dump({c.flag: c.value})}" for c in choices)
