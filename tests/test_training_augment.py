@@ -200,3 +200,13 @@ def test_smaller_images_are_the_same_pictures():
     expected = v2.functional.resize(images.float(), [32, 32], antialias=True)
     torch.testing.assert_close(small, expected)
     assert GrowingSize((64, 64), (8, 8), 0.5)(images, 0.9) is images
+
+
+def test_shifted_pictures_are_moved_by_a_tenth_at_most_and_mirrored_half_of_the_time():
+    draws = torch.rand(400, DRAWS)
+    maps = AUGMENTATIONS["shift"](draws, 1.0)
+    assert maps[:, 0, 2].abs().max() <= 0.2 and maps[:, 1, 2].abs().max() <= 0.2, "of a side, which is 2 long"
+    assert set(maps[:, 0, 0].tolist()) == {-1.0, 1.0} and 0.4 < (maps[:, 0, 0] < 0).float().mean() < 0.6
+    image = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8)
+    still = torch.tensor([[[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    assert torch.equal(warp(image, still, (8, 8)), image.flip(3).float())

@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from ..configuration_vit_custom import ViTCustomConfig
 from ..modeling_vit_custom import ViTCustomForImageClassification
-from ..training.args import complete_arguments, parse_args
+from ..training.args import complete_arguments, parse_args, recipe_flags
 from ..training.feeding import prepare_feed
 from ..training.recipe import build_trainer
 from ..training.start import build_model, load_data
@@ -34,9 +34,10 @@ PROBE = 40  # steps whose speed says how many fit, where a loop has to know befo
 
 @dataclass
 class Trained:
-    """model: pixel_values [B, C, h, w] -> logits [B, L].   transform: a PIL image -> pixel_values [C, h, w]."""
+    """model: pixel_values [B, C, h, w] -> logits [B, L], of `classes`.   transform: a PIL image -> pixel_values."""
 
     model: nn.Module
+    classes: list[str]
     transform: Callable[[Any], torch.Tensor]
     images: int
     seconds: float
@@ -118,7 +119,9 @@ def plain_loop(build: Callable[[int], nn.Module], task: Task) -> Trained:
         for pixel_values, labels in loader:
             done = (time.perf_counter() - began) / task.seconds
             if done >= 1:
-                return Trained(model, plain_transform(train=False), images, time.perf_counter() - began)
+                return Trained(
+                    model, dataset.classes, plain_transform(train=False), images, time.perf_counter() - began
+                )
             rate = RATE * min(done / WARMUP, (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP))) / 2)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -134,8 +137,8 @@ def plain_loop(build: Callable[[int], nn.Module], task: Task) -> Trained:
 
 def our_loop(task: Task, *flags: Any, replaced_by: Callable[[int], nn.Module] | None = None) -> Trained:
     """`train` as far as the end of the training; `replaced_by` builds the model that is trained instead of ours."""
-    argv = ["--train_dir", task.data / "train", "--seed", task.seed, "--output_dir", task.output_dir, "--audit", "off"]
-    argv += ["--max_minutes", task.seconds / 60, "--eval_strategy", "no", "--save_strategy", "no", *flags]
+    argv = [*flags, "--train_dir", task.data / "train", "--seed", task.seed, "--output_dir", task.output_dir]
+    argv += ["--max_minutes", task.seconds / 60, "--eval_strategy", "no", "--save_strategy", "no", "--audit", "off"]
     argv += ["--load_best_model_at_end", "false", "--disable_tqdm", "true", "--report_to", "none"]
     argv += ["--train_val_split", 0.001, "--logging_strategy", "no"]
     model_args, data_args, training_args = parse_args([str(word) for word in argv])
@@ -158,7 +161,8 @@ def our_loop(task: Task, *flags: Any, replaced_by: Callable[[int], nn.Module] | 
         return processor(processor.decode(image), return_tensors="pt", **layout)["pixel_values"][0]
 
     net: Any = trainer.model
-    return Trained(LogitsOf(net) if replaced_by is None else net.model, transform, images, seconds)
+    classes = [splits.id2label[i] for i in range(len(splits.id2label))]
+    return Trained(LogitsOf(net) if replaced_by is None else net.model, classes, transform, images, seconds)
 
 
 def same_size_flags() -> list[Any]:
@@ -222,19 +226,14 @@ def transformers_example(task: Task) -> Trained:
     _, probed = run(PROBE, math.inf)
     trainer, seconds = run(max(PROBE, int(task.seconds / probed * PROBE)), task.seconds)
     plain = v2.Compose([v2.Resize(SIDE), v2.CenterCrop(SIDE), *colours])
-    return Trained(LogitsOf(trainer.model), plain, trainer.state.global_step * BATCH, seconds)
+    return Trained(LogitsOf(trainer.model), dataset.classes, plain, trainer.state.global_step * BATCH, seconds)
 
 
 CONTENDERS: dict[str, Callable[[Task], Trained]] = {
-    "our recipe": lambda task: our_loop(task, *recipe()),
+    "our recipe": lambda task: our_loop(task, *recipe_flags("fashion_mnist")),
     "our model, our loop": lambda task: our_loop(task, *same_size_flags()),
     "our model, plain loop": lambda task: plain_loop(our_model, task),
     "timm, our loop": lambda task: our_loop(task, *same_size_flags(), replaced_by=timm_model),
     "timm, plain loop": lambda task: plain_loop(timm_model, task),
     "transformers, Trainer": transformers_example,
 }
-
-
-def recipe() -> list[Any]:
-    """The one for small grey images and minutes."""
-    return []

@@ -69,8 +69,9 @@ def accuracy(trained: Trained, task: Task) -> float:
     """The share of the test images that are classified rightly."""
     dataset = ImageFolder(str(task.data / "test"), trained.transform)
     model, right = trained.model.eval(), 0
+    named = torch.tensor([dataset.class_to_idx[name] for name in trained.classes])
     for pixel_values, labels in DataLoader(dataset, 250):
-        right += int((model(pixel_values).argmax(1) == labels).sum())
+        right += int((named[model(pixel_values).argmax(1)] == labels).sum())
     return right / len(dataset)
 
 

@@ -15,7 +15,6 @@ LOOKED_AT = 200  # images whose size and colours are read
 # Training speed that is counted on, in floating point operations a second, of a core and of an accelerator.
 CORE, ACCELERATOR = 15e9, 20e12
 MINUTES = {False: 30.0, True: 240.0}  # that are counted on without --max_minutes; on an accelerator?
-ENOUGH_PASSES = 15  # over the data, for a larger model to be worth its time
 FEW, SOME, MANY = 20, 5_000, 20_000  # images: of a class, of all classes
 
 
@@ -81,24 +80,23 @@ def _from_scratch(facts: Facts) -> Iterator[Choice]:
         name: ViTCustomConfig.from_variant(f"{name}/{patch}", image_size=size, num_channels=1 if facts.grey else 3)
         for name in sizes
     }
-    affordable = [name for name in sizes if facts.passes(configs[name]) >= ENOUGH_PASSES]
+    enough = 100 if facts.images < SOME else 30 if facts.images < MANY else 15  # the fewer, the more they bear
+    affordable = [name for name in sizes if facts.passes(configs[name]) >= enough]
     name = affordable[-1] if affordable else sizes[0]
     passes = facts.passes(configs[name])
     yield Choice(
         "variant",
         f"{name}/{patch}",
         f"no checkpoint; of {', '.join(sizes)} the largest for which {facts.time:g} minutes on "
-        f"{facts.accelerator or f'{facts.cores} cores'} are about {ENOUGH_PASSES} passes or more over "
-        f"{facts.images:,} images (about {passes:,.0f})",
+        f"{facts.accelerator or f'{facts.cores} cores'} are {enough} passes or more over {facts.images:,} "
+        f"images (about {passes:,.0f})",
     )
     yield Choice("image_size", size, f"the images' shorter side is {facts.side} pixels in the middle")
     if facts.grey:
         yield Choice("config_overrides", "num_channels=1", f"none of {LOOKED_AT} images has colours")
-    epochs = 100 if facts.images < SOME else 30 if facts.images < MANY else 15
     if facts.minutes is None:
-        yield Choice("num_train_epochs", epochs, "no --max_minutes; the fewer images, the more passes they bear")
-    else:
-        epochs = min(1000, max(1, round(passes)))
+        yield Choice("num_train_epochs", enough, "no --max_minutes; the fewer images, the more passes they bear")
+    epochs = enough if facts.minutes is None else min(1000, max(1, round(passes)))
     yield from _augmentation(facts, epochs)
     small = name in ("nano", "micro", "mini")
     yield Choice("learning_rate", 2e-3 if small else 1e-3, "what the variant was tuned with")
@@ -120,7 +118,7 @@ def _input_size(facts: Facts) -> tuple[int, int, tuple[str, ...]]:
         return 64, 8, compact
     if facts.side <= 160 or facts.accelerator is None:
         return 128, 16, compact
-    return 224, 16, ("ti", "s", "b")
+    return 224, 16, ("ti",) if facts.images < 50_000 else ("ti", "s") if facts.images < 1_000_000 else ("ti", "s", "b")
 
 
 def _augmentation(facts: Facts, epochs: int) -> Iterator[Choice]:

@@ -1,0 +1,58 @@
+"""The benchmark trains real peers and measures what it says it measures."""
+
+import json
+
+import pytest
+import torch
+from real_digits import write_class_folder
+
+from modeling_vit_custom.benchmarks import contenders, training
+from modeling_vit_custom.benchmarks.command import main
+from modeling_vit_custom.benchmarks.contenders import CONTENDERS, Task, our_model, timm_model
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    root = tmp_path_factory.mktemp("digits")
+    write_class_folder(root / "train", {"0": 70, "1": 70})
+    write_class_folder(root / "test", {"0": 10, "1": 10}, first=80)
+    return root
+
+
+def test_the_models_are_of_one_size():
+    ours, theirs = our_model(10), timm_model(10)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    image = torch.zeros(1, 1, 28, 28)
+    assert ours(image).shape == theirs(image).shape == (1, 10)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_each_contender_learns_and_stops_in_time(digits, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(contenders, "PROBE", 3)
+    row = training.contend(name, Task(digits, 4.0, 0, 0, tmp_path / "o"))
+    assert row["accuracy"] >= 0.7 and row["contender"] == name
+    assert row["images_per_second"] > 10 and row["cpu_seconds"] > 1 and row["memory_mb"] > 100
+    assert row["seconds"] < 8
+
+
+def test_ratios_are_to_the_peer_of_the_same_seed():
+    rows = [
+        {"contender": who, "seed": seed, "images_per_second": speed, "cpu_seconds": 1.0, "memory_mb": 100.0,
+         "parameters": 5, "mflops": 1.0, "accuracy": right}
+        for who, seed, speed, right in (
+            ("ours", 0, 300.0, 0.9), ("timm, plain loop", 0, 100.0, 0.8),
+            ("ours", 1, 400.0, 0.92), ("timm, plain loop", 1, 200.0, 0.8),
+        )
+    ]  # fmt: skip
+    ours, peer = training.table(rows).splitlines()[2:]
+    assert "| 350 ± 71 | 2.50 ± 0.71 |" in ours and "91.00 ± 1.41 %" in ours and "| 1.00 ± 0.00 |" in peer
+
+
+@pytest.mark.slow
+def test_the_command(digits, tmp_path, capsys):
+    flags = ["--data", str(digits), "--seconds", "3", "--seeds", "1", "--output", str(tmp_path / "b.json")]
+    assert main(["training", *flags, "--contenders", "our recipe", "timm, plain loop"]) == 0
+    assert "| our recipe |" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "b.json").read_text())["rows"]) == 2
+    assert main([]) == 2 and main(["--help"]) == 0
