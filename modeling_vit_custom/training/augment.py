@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from .mixing import Mix, RandomErasing
 
-Geometry = Callable[[torch.Tensor, float], torch.Tensor]
+Geometry = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
 Policy = Callable[[torch.Tensor], torch.Tensor]
 
 # Which of an example's random numbers is used for what; mixing has further ones.
@@ -25,7 +25,7 @@ TURN, SHIFT_X, SHIFT_Y, ZOOM, LEAN, AREA, RATIO, LEFT, TOP, MIRROR = range(10)
 
 def small_affine(
     draws: torch.Tensor,
-    aspect: float,
+    size: tuple[int, int],
     degrees: float = 12.0,
     shift: float = 0.1,
     scale: float = 0.15,
@@ -35,6 +35,7 @@ def small_affine(
 
     Made for images that must not be mirrored or cropped: digits, text, signs.
     """
+    aspect = size[1] / size[0]
     turn, x, y, grow, lean = (2 * draws[:, [TURN, SHIFT_X, SHIFT_Y, ZOOM, LEAN]] - 1).unbind(1)
     angle, lean, zoom = torch.deg2rad(turn * degrees), lean * shear, 1 / (1 + grow * scale)
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
@@ -45,7 +46,7 @@ def small_affine(
 
 def random_crop(
     draws: torch.Tensor,
-    aspect: float,
+    size: tuple[int, int],
     area: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> torch.Tensor:
@@ -56,20 +57,23 @@ def random_crop(
     """
     sides = torch.exp(math.log(ratio[0]) + draws[:, RATIO] * math.log(ratio[1] / ratio[0]))
     largest = torch.minimum(sides, 1 / sides).clamp(max=area[1])
-    size = area[0] + draws[:, AREA] * (largest - area[0])
-    width, height = (size * sides).sqrt(), (size / sides).sqrt()
+    taken = area[0] + draws[:, AREA] * (largest - area[0])
+    width, height = (taken * sides).sqrt(), (taken / sides).sqrt()
     x, y = (2 * draws[:, LEFT] - 1) * (1 - width), (2 * draws[:, TOP] - 1) * (1 - height)
     mirrored = torch.where(draws[:, MIRROR] < 0.5, -width, width)
     none = torch.zeros_like(x)
     return torch.stack([mirrored, none, x, none, height, y], dim=1).unflatten(1, (2, 3))
 
 
-def shifted(draws: torch.Tensor, aspect: float, shift: float = 0.1) -> torch.Tensor:
-    """A shift by at most a tenth of each side, mirrored in half of the cases, as maps [B, 2, 3].
+def shifted(draws: torch.Tensor, size: tuple[int, int], shift: float = 1 / 24) -> torch.Tensor:
+    """A shift by a few whole pixels, mirrored in half of the cases, as maps [B, 2, 3].
 
-    For small pictures, of which a crop shows too little (He et al. 2015, section 4.2, for CIFAR: 4 of 32 pixels).
+    For small pictures, of which a crop shows too little (He et al. 2015, section 4.2, for CIFAR: 4 of 32 pixels, in
+    many passes; in few, less is better).
     """
-    x, y = (2 * shift * (2 * draws[:, [SHIFT_X, SHIFT_Y]] - 1)).unbind(1)
+    furthest = torch.tensor([max(1, round(shift * size[1])), max(1, round(shift * size[0]))], device=draws.device)
+    pixels = (draws[:, [SHIFT_X, SHIFT_Y]] * (2 * furthest + 1)).floor() - furthest
+    x, y = (2 * pixels / torch.tensor([size[1], size[0]], device=draws.device)).unbind(1)
     none, one = torch.zeros_like(x), torch.ones_like(x)
     mirrored = torch.where(draws[:, MIRROR] < 0.5, -one, one)
     return torch.stack([mirrored, none, x, none, one, y], dim=1).unflatten(1, (2, 3))
@@ -165,8 +169,7 @@ class BatchAugmentation:
         progress: the share of the training that is done; early images may be smaller, see `growing`.
         """
         if self.geometry is not None:
-            aspect = self.size[1] / self.size[0]
-            views = warp(views, self.geometry(draws, aspect), self.size)
+            views = warp(views, self.geometry(draws, self.size), self.size)
         views = self.growing(views, progress)
         pixel_values = self.erasing(self.to_pixel_values(views), draws)
         return self.mix(pixel_values, labels, draws)
