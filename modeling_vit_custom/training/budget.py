@@ -22,7 +22,7 @@ UNKNOWN_STEPS = 10**8  # what Trainer counts to as long as there is no plan
 WARM, PROBE, PROBED = 3, 40, 0.01  # steps that are not timed, the last one that is, the progress they make
 PROBE_SHARE = 0.02  # of the time, after which fewer steps will do
 TOLERATED, MARGIN = 0.02, 0.01
-CLOSING = 4.0  # seconds for pictures and the report
+CLOSING = 8.0  # seconds to start Python, and for pictures and the report
 FORWARD = 1 / 3  # of a training step's time, until a validation has been timed
 
 
@@ -44,7 +44,7 @@ class TimeBudget(TrainerCallback, ExportableState):
     ):
         self.seconds, self.processes, self.validation, self.closing = 60 * minutes, processes, validation, closing
         self.clock, self.began = clock, clock() if began is None else began
-        self.after = CLOSING
+        self.after = min(CLOSING, self.seconds / 10)
         self.used_before = 0.0  # until the run was cut off
         self.plan: list[tuple[int, float]] = [(0, 0.0), (PROBE, PROBED)]
         self.image_cost = 0.0  # seconds to evaluate one
