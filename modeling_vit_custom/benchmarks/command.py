@@ -1,9 +1,10 @@
 """`vit-custom benchmark <what>`: measurements against peers."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
-USAGE = "usage: benchmark training [FLAGS]      (benchmark training --help shows them)"
+BENCHMARKS = ("training",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -11,7 +12,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from . import training
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] != ["training"]:
-        print(USAGE, file=sys.stdout if arguments[:1] in (["-h"], ["--help"]) else sys.stderr)
-        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    parser = argparse.ArgumentParser(prog="benchmark", epilog="benchmark training --help shows its flags.")
+    parser.add_argument("what", choices=BENCHMARKS, help="what is measured")
+    parser.parse_args(arguments[:1])
     return training.main(arguments[1:])

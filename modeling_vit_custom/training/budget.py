@@ -67,6 +67,8 @@ class TimeBudget(TrainerCallback, ExportableState):
 
     def progress(self, step: float) -> float:
         """The share of the schedule that is done after so many steps."""
+        if step >= self.plan[-1][0]:
+            return self.plan[-1][1]
         at = max(1, min(bisect_right(self.plan, step, key=lambda knot: knot[0]), len(self.plan) - 1))
         (before, low), (after, high) = self.plan[at - 1], self.plan[at]
         return min(1.0, low + (high - low) * (step - before) / max(1, after - before))

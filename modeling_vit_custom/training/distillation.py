@@ -112,7 +112,11 @@ class TeacherLogits:
     def rows(self) -> np.ndarray:
         """[N, K]"""
         if self._rows is None:
-            self._rows = np.load(self.source, mmap_mode="r") if isinstance(self.source, Path) else self.source
+            self._rows = (
+                np.load(self.source, mmap_mode="r", allow_pickle=False)
+                if isinstance(self.source, Path)
+                else self.source
+            )
         return self._rows
 
     def __call__(self, indices: Sequence[int]) -> torch.Tensor:
@@ -228,7 +232,7 @@ def _find_or_build(path: Path, shape: tuple[int, int], computed: Any) -> str:
 
 def _defect(path: Path, shape: tuple[int, int]) -> str | None:
     try:
-        rows = np.load(path, mmap_mode="r")
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         return str(error)
     return None if rows.dtype == np.float32 and rows.shape == shape else f"it holds {rows.dtype} {rows.shape}"
