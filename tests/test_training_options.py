@@ -3,7 +3,7 @@
 import pytest
 import torch
 from real_digits import write_class_folder
-from tiny_training import tiny_trainer
+from tiny_training import TINY, tiny_trainer
 from transformers import TrainerCallback
 
 FLAGS = ("--max_steps", 4, "--logging_steps", 1, "--eval_strategy", "no", "--save_strategy", "no",
