@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import free_port
 from real_digits import write_class_folder, write_shards
 from tiny_training import command, tiny_trainer
 
@@ -97,12 +97,6 @@ def test_a_run_cut_off_within_an_epoch_goes_on_bit_for_bit(folder, tmp_path):
     assert len(histories[0]) == 8 and histories[0] == histories[1]
     for (name, value), other in zip(trainer.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(value, other), name
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def launch(

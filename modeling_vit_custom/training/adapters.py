@@ -3,7 +3,6 @@
 Shapes: D_in, D_out of a linear layer, r rank.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from .flags import UsageError
-from .shards import whole
+from .shards import digest
 
 _NAME = "default"  # peft's, of the one adapter
 
@@ -64,9 +63,4 @@ def plain_name(name: str) -> str:
 
 def frozen_digest(model: nn.Module) -> str:
     """SHA-256 of the weights that are not trained: adapters fit those they were trained on, and no others."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if not parameter.requires_grad:
-            digest.update(plain_name(name).encode())
-            digest.update(whole(parameter).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest({plain_name(name): p for name, p in model.named_parameters() if not p.requires_grad})

@@ -13,13 +13,12 @@ from PIL import Image
 
 from ..data.examples import SINGLE_LABEL, Splits
 from ..image_decoding_vit_custom import decode_image
+from ..inference.environment import available_cores
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from .choose import LOOKED_AT, Checkpoint, Choice, Facts, choose
 from .flags import UsageError, ViTTrainingArguments
 from .pretrained import open_checkpoint
-from .start import load_data
-
-RECIPE = "recipe.yaml"  # of the output folder
+from .start import RECIPE_FILE, load_data
 
 
 def auto_recipe(argv: list[str], parse: Callable[[list[str]], Any]) -> str:
@@ -28,7 +27,7 @@ def auto_recipe(argv: list[str], parse: Callable[[list[str]], Any]) -> str:
     A run that goes on keeps to what was chosen before. parse: from flags to the three groups of them.
     """
     model_args, data_args, training_args = parse(argv)
-    kept = Path(training_args.output_dir) / RECIPE
+    kept = Path(training_args.output_dir) / RECIPE_FILE
     if kept.is_file() and (training_args.resume_from_checkpoint or "true").lower() != "false":
         return told(kept.read_text(encoding="utf-8"), training_args, f"as chosen before, in {kept}")
     if data_args.streaming:
@@ -67,7 +66,7 @@ def facts_of(splits: Splits, minutes: float | None, checkpoint: Checkpoint | Non
         grey=all(grey for _, grey in opened),
         single_label=single,
         minutes=minutes,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=available_cores(),
         accelerator=None if on is None else str(on),
         memory=torch.cuda.get_device_properties(0).total_memory if on is not None and on.type == "cuda" else 0,
         checkpoint=checkpoint,

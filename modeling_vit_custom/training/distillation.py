@@ -34,6 +34,7 @@ from ..data.examples import Examples, Splits
 from ..data.fingerprint import images_fingerprint, key_hash
 from ..data.raw import DataError, listed
 from ..image_decoding_vit_custom import decode_image
+from ..inference.environment import available_cores
 from ..inference.forward import PreparedImages
 from .flags import UsageError, ViTTrainingArguments
 from .loss import ClassificationLoss, distributions
@@ -266,8 +267,7 @@ def _computed(
         images.decode = partial(decode_image, num_channels=teacher.channels)
     count = len(examples)
     batches = [list(range(i, min(i + BATCH, count))) for i in range(first, count, BATCH)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, (count - first) // MIN_IMAGES_PER_WORKER) if device.type != "cpu" else 0
+    workers = min(available_cores(), (count - first) // MIN_IMAGES_PER_WORKER) if device.type != "cpu" else 0
     loader = DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=list)
     teacher.module.to(device)
     with torch.inference_mode(), tqdm(total=count, initial=first, desc="teacher", disable=not progress) as bar:

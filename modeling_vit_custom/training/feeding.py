@@ -16,6 +16,7 @@ from ..data.examples import SINGLE_LABEL, Splits
 from ..data.raw import printable
 from ..data.stream import StreamedViews, stream_of
 from ..data.views import PixelValues, ViewMaker, eval_views, larger_views
+from ..inference.environment import available_cores
 from .augment import AUGMENTATIONS, POLICIES, VIEW_SCALE, BatchAugmentation, GrowingSize, Policy
 from .distillation import DistillationLoss, distil
 from .flags import DataArguments, UsageError, ViTTrainingArguments
@@ -139,7 +140,7 @@ def choose_workers(training_args: ViTTrainingArguments, cached: bool) -> None:
     cores an accelerator leaves idle, of a CPU that trains as well a quarter.
     """
     if training_args.dataloader_num_workers == -1:
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = available_cores()
         cores = max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         if training_args.on_accelerator:
             training_args.dataloader_num_workers = min(cores, FEW_WORKERS if cached else MAX_WORKERS)

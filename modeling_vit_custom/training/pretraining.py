@@ -5,7 +5,6 @@ Xie et al. 2022, "SimMIM: a simple framework for masked image modeling", arXiv 2
 that `train --model_name_or_path` starts from.
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,22 +18,20 @@ from transformers.trainer_utils import EvalPrediction, set_seed
 from ..audit.gate import audit_before_training, told
 from ..data.dataset import check_readable, collate
 from ..data.examples import Splits
-from ..data.mnist5k import write_mnist5k
-from ..data.raw import DataError, printable
+from ..data.raw import printable
 from ..data.unlabelled import assemble_unlabelled, read_unlabelled
 from ..data.views import PixelValues
 from ..embeddings_vit_custom import masked_pixels
 from ..evaluation.history import panels
 from ..evaluation.plots import plot_reconstructions, plot_training_history
-from ..image_decoding_vit_custom import ImageDecodingError
 from ..inference.json_files import write_json
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForMaskedImageModeling
 from .args import complete_arguments, parse_groups
 from .augment import AUGMENTATIONS, BatchAugmentation
 from .budget import time_budget
-from .checkpoints import CheckpointError
 from .disk import disk_full_explained
+from .exits import exit_code
 from .feeding import prepare_views
 from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, flag
 from .lock import run_lock
@@ -49,6 +46,7 @@ from .start import (
     fit_to_size,
     from_variant,
     load_checkpoint,
+    training_source,
     write_records,
 )
 from .trainer import ViTCustomTrainer
@@ -160,12 +158,8 @@ def load_unlabelled(data_args: DataArguments, training_args: ViTTrainingArgument
 
     A copy of a training image in validation makes the loss there a little too low, and is no reason to stop.
     """
-    train = data_args.train_dir
-    if data_args.dataset == "mnist5k":
-        with training_args.main_process_first(desc="writing MNIST 5k"):
-            train = str(write_mnist5k(Path(data_args.data_root) / "mnist5k"))
     raw = read_unlabelled(
-        train,
+        training_source(data_args, training_args),
         data_args.validation_dir,
         data_args.dataset_name,
         dataset_config_name=data_args.dataset_config_name,
@@ -295,15 +289,11 @@ def parse_pretraining_args(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `pretrain`; its exit code: 0 done, 2 unusable input, 3 could not go on."""
-    try:
+
+    def work() -> None:
         groups = parse_pretraining_args(argv)
         metrics = pretrain(*groups)
-    except (DataError, UsageError, ImageDecodingError) as error:
-        print(printable(f"pretrain: {error}"), file=sys.stderr)
-        return 2
-    except (CheckpointError, FloatingPointError) as error:
-        print(printable(f"pretrain: {error}"), file=sys.stderr)
-        return 3
-    if groups[-1].process_index == 0:
-        print("validation", *(f"{name} {value:.4g}" for name, value in metrics["validation"].items()), sep="  ")
-    return 0
+        if groups[-1].process_index == 0:
+            print("validation", *(f"{name} {value:.4g}" for name, value in metrics["validation"].items()), sep="  ")
+
+    return exit_code("pretrain", work)

@@ -3,7 +3,6 @@
 Shapes: N examples, C classes.
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +13,20 @@ import numpy as np
 from ..audit.gate import told
 from ..data.dataset import ImageDataset, check_readable, collate
 from ..data.examples import Examples, Splits
-from ..data.raw import DataError, printable
+from ..data.raw import printable
 from ..data.views import DecodedViews, eval_views
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..evaluation.metrics import trainer_metrics
 from ..evaluation.plots import panels, plot_confusion_matrix, plot_training_history
-from ..image_decoding_vit_custom import ImageDecodingError
 from ..inference.json_files import json_safe, write_json
 from ..inference.processes import Processes
-from ..publishing.upload import PublishError
 from .adapters import add_adapters
 from .args import choose_best_metric, complete_arguments, parse_args
 from .budget import time_budget
-from .checkpoints import CheckpointError
 from .disk import disk_full_explained
+from .exits import exit_code
 from .feeding import Feed, prepare_feed
-from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
+from .flags import DataArguments, ModelArguments, ViTTrainingArguments
 from .heads import fit_head
 from .lock import run_lock
 from .pretrained import open_checkpoint
@@ -174,19 +171,12 @@ def measure(trainer: ViTCustomTrainer, examples: Examples, splits: Splits, proce
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `train`; its exit code: 0 done, 1 trained but not published, 2 unusable input, 3 could not go on."""
-    try:
+
+    def work() -> None:
         model_args, data_args, training_args = parse_args(argv)
         metrics = train(model_args, data_args, training_args)
-    except (DataError, UsageError, ImageDecodingError) as error:
-        print(printable(f"train: {error}"), file=sys.stderr)
-        return 2
-    except (CheckpointError, FloatingPointError) as error:
-        print(printable(f"train: {error}"), file=sys.stderr)
-        return 3
-    except PublishError as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 1
-    for split in ("validation", "test"):
-        if split in metrics and training_args.process_index == 0:
-            print(split, *(f"{name} {value:.4g}" for name, value in metrics[split].items()), sep="  ")
-    return 0
+        for split in ("validation", "test"):
+            if split in metrics and training_args.process_index == 0:
+                print(split, *(f"{name} {value:.4g}" for name, value in metrics[split].items()), sep="  ")
+
+    return exit_code("train", work)

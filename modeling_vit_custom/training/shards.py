@@ -1,6 +1,7 @@
 """Tensors of which each process holds a part (FSDP2's), and ordinary ones, by the same functions."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -27,6 +28,15 @@ def assign(target: torch.Tensor, value: torch.Tensor) -> None:
             value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
         ).to_local()
     local(target.detach()).copy_(value)
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of named tensors: what they are called, their types, shapes and values."""
+    sums = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sums.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sums.update(whole(tensor).view(-1).view(torch.uint8).numpy().data)
+    return sums.hexdigest()
 
 
 def reshard(model: nn.Module) -> None:

@@ -52,7 +52,7 @@ from .streaming import load_streamed
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "training_args.json"
+RUN_FILE, RECIPE_FILE = "training_args.json", "recipe.yaml"  # of the output folder
 # What of TrainingArguments describes a run and may be published; paths, names and tokens are not among it.
 PUBLISHED = (
     "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "lr_scheduler_type", "warmup_steps", "optim",
@@ -72,12 +72,8 @@ def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> 
     """The splits the flags name, audited; a built-in dataset is written first, by one process. Raises DataError."""
     if data_args.streaming:
         return load_streamed(data_args, training_args.seed)
-    train = data_args.train_dir
-    if data_args.dataset == "mnist5k":
-        with training_args.main_process_first(desc="writing MNIST 5k"):
-            train = str(write_mnist5k(Path(data_args.data_root) / "mnist5k"))
     raw = read_splits(
-        train,
+        training_source(data_args, training_args),
         data_args.validation_dir,
         data_args.test_dir,
         data_args.dataset_name,
@@ -98,6 +94,14 @@ def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> 
     )
     splits.findings.extend(audit_before_training(raw, data_args.audit))
     return splits
+
+
+def training_source(data_args: DataArguments, training_args: ViTTrainingArguments) -> str | None:
+    """The folder or table of --train_dir, or the folder of a built-in dataset, which is written now."""
+    if data_args.dataset != "mnist5k":
+        return data_args.train_dir
+    with training_args.main_process_first(desc="writing MNIST 5k"):
+        return str(write_mnist5k(Path(data_args.data_root) / "mnist5k"))
 
 
 def build_model(
@@ -255,7 +259,7 @@ def write_records(
 ) -> None:
     """What was run, how its weights came from another library, what was chosen for it; written by one process."""
     if recipe:
-        (Path(output_dir) / "recipe.yaml").write_text(recipe, encoding="utf-8")
+        (Path(output_dir) / RECIPE_FILE).write_text(recipe, encoding="utf-8")
     write_json(Path(output_dir) / RUN_FILE, run)
     if conversion is not None:
         write_json(Path(output_dir) / REPORT, conversion)

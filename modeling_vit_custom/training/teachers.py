@@ -3,19 +3,16 @@
 Shapes: K classes of the teacher, L classes of the data.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-
-import torch
-from torch import nn
 
 from ..data.examples import SINGLE_LABEL, Splits
 from ..data.labels import canonical_name
 from ..data.raw import listed
 from .args import field_values
 from .flags import UsageError, ViTTrainingArguments
+from .shards import digest
 from .teacher_sources import Teacher, teacher_of
 
 # What --teacher_config takes; of a folder the last alone, which knows the others itself.
@@ -48,7 +45,7 @@ def open_teacher(training_args: ViTTrainingArguments, splits: Splits) -> Teacher
     size = sum(parameter.numel() for parameter in teacher.module.parameters())
     notes = [f"teacher {teacher.name}: {size:,} parameters; {'; '.join([*teacher.notes, note])}"]
     module = teacher.module.float().eval().requires_grad_(False)
-    return replace(teacher, module=module, columns=columns, notes=notes, weights=_digest(module))
+    return replace(teacher, module=module, columns=columns, notes=notes, weights=digest(module.state_dict()))
 
 
 def match_classes(teacher: Teacher, id2label: Mapping[int, str]) -> tuple[list[int], str]:
@@ -79,12 +76,3 @@ def match_classes(teacher: Teacher, id2label: Mapping[int, str]) -> tuple[list[i
     if ours != sorted(ours):
         order += f"; torchvision's ImageFolder would have numbered them {listed(sorted(ours), 5)}"
     return list(range(len(ours))), f'{order} (otherwise --teacher_config "labels=[…]")'
-
-
-def _digest(module: nn.Module) -> str:
-    """SHA-256 of parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
