@@ -38,7 +38,7 @@ def eager_attention(
 
 
 class ViTCustomAttention(nn.Module):
-    """Attention of tokens [B, N, D] to themselves, or to `context` [B, S, D]."""
+    """Attention of tokens [B, N, D] to `context` [B, S, D], which is themselves where it is left out."""
 
     is_causal = False
 
@@ -68,14 +68,15 @@ class ViTCustomAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The attended tokens [B, N, D] and, from eager attention or when asked for, the weights [B, H, N, S].
 
-        `rope` turns the queries and keys of patches by their position. Fast backends never form the weights, so a
-        call with `output_attentions` computes eagerly.
+        `rope` turns the queries and keys of patches by their position; fewer queries than keys are of prefix tokens.
+        Fast backends never form the weights, so a call with `output_attentions` computes eagerly.
         """
         context = hidden_states if context is None else context
         query = self.q_norm(self._split_heads(self.q_proj(hidden_states)))
         key, value = self.k_norm(self._split_heads(self.k_proj(context))), self._split_heads(self.v_proj(context))
         if rope is not None:
-            query, key = rotate(query, rope), rotate(key, rope)
+            query = rotate(query, rope) if query.shape == key.shape else query
+            key = rotate(key, rope)
         backend = "eager" if output_attentions else self.config._attn_implementation
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention)
         dropout = self.attention_dropout if self.training else 0.0

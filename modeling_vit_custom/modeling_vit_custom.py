@@ -5,7 +5,7 @@ k·D pooled width, K classes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,10 @@ from .pretrained_vit_custom import ViTCustomPreTrainedModel
 
 
 class ViTCustomBlock(GradientCheckpointingLayer):
-    """A pre-norm block: attention, then MLP, each on a residual branch; [B, N, D] → [B, N, D]."""
+    """A pre-norm block: attention, then MLP, each on a residual branch; [B, N, D] → [B, N, D].
+
+    `first`: only so many first tokens are computed, [B, first, D]; they attend to all the same.
+    """
 
     def __init__(self, config: ViTCustomConfig, drop_path_rate: float):
         super().__init__()
@@ -58,10 +61,12 @@ class ViTCustomBlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         rope: Rope | None = None,
+        first: int | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, rope, **kwargs)
-        hidden_states = hidden_states + self.drop_path(self.layer_scale1(attended))
+        normed = self.layernorm_before(hidden_states)
+        attended, _ = self.attention(normed[:, :first], attention_mask, rope, context=normed, **kwargs)
+        hidden_states = hidden_states[:, :first] + self.drop_path(self.layer_scale1(attended))
         return hidden_states + self.drop_path(self.layer_scale2(self.mlp(self.layernorm_after(hidden_states))))
 
 
@@ -94,12 +99,14 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         pixel_values: torch.Tensor,
         bool_masked_pos: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encode images [B, C, H, W] of any size that holds a patch.
 
         bool_masked_pos [B, h·w]: True where a patch is replaced by the mask token. attention_mask [B, N]: 1 where a
-        token may be attended to by the blocks; pooling takes every token all the same. Returns
+        token may be attended to by the blocks; pooling takes every token all the same. pooled_only: the last block
+        computes the tokens that pooling reads, and last_hidden_state holds these alone. Returns
         last_hidden_state [B, N, D] (fewer tokens while training with a `patch_drop_rate`), pooler_output [B, k·D]
         and, when asked for under any attention backend, hidden_states and attentions (one [B, heads, N, N] per block).
         """
@@ -107,11 +114,19 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         kwargs["output_attentions"] = kwargs.get("output_attentions", self.config.output_attentions)
         attention_mask = self._attention_mask(attention_mask, hidden_states, kwargs["output_attentions"])
         hidden_states, rope = self.patch_dropout(hidden_states, self._rope(pixel_values.shape[2:], hidden_states))
-        for layer in self.layers:
+        *body, last = self.layers
+        for layer in body:
             hidden_states = layer(hidden_states, attention_mask, rope, **kwargs)
+        read = self._tokens_read(kwargs) if pooled_only and attention_mask is None else None
+        hidden_states = last(hidden_states, attention_mask, rope, read, **kwargs)
         hidden_states = self.layernorm(hidden_states)
         pooled = None if self.pooler is None else self.pooler(hidden_states)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def _tokens_read(self, asked: Mapping[str, Any]) -> int | None:
+        """How many first tokens of the last block are read where nothing but the pooled vector is; None for all."""
+        shown = (asked.get(name, getattr(self.config, name)) for name in ("output_hidden_states", "output_attentions"))
+        return None if self.pooler is None or any(shown) else self.pooler.first_tokens
 
     def _rope(self, image_hw: Sequence[int], hidden_states: torch.Tensor) -> Rope | None:
         """Rotary positions of the patches of images of this size, where the configuration has them."""
@@ -178,7 +193,7 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         output_token_logits: with pooling="cls_register" also those of the class token and of the register alone, as
         DeiT's distillation needs them (Touvron et al. 2021, arXiv 2012.12877).
         """
-        outputs = self.vit(pixel_values, attention_mask=attention_mask, return_dict=True, **kwargs)
+        outputs = self.vit(pixel_values, attention_mask=attention_mask, pooled_only=True, return_dict=True, **kwargs)
         pooled = self.pre_logits(outputs.pooler_output)
         logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)

@@ -11,6 +11,8 @@ from .attention_vit_custom import ViTCustomAttention
 from .configuration_vit_custom import ViTCustomConfig
 from .layers_vit_custom import layer_norm, mlp
 
+FIRST_TOKENS = {"cls": 1, "cls_register": 2}  # poolings that read these alone
+
 
 class ViTCustomAttentionPooling(nn.Module):
     """A learned query attends to all patches, then one MLP (MAP head; Zhai et al. 2022, arXiv 2106.04560)."""
@@ -44,6 +46,7 @@ class ViTCustomPooler(nn.Module):
         super().__init__()
         self.pooling = config.pooling
         self.num_prefix_tokens = config.num_prefix_tokens
+        self.first_tokens = FIRST_TOKENS.get(config.pooling)  # None: tokens further on are read as well
         self.attention_pooling = ViTCustomAttentionPooling(config) if config.pooling == "map" else None
         self.layernorm = layer_norm(config.pooled_size, config.layer_norm_eps, config.final_norm == "pooled")
 
@@ -60,5 +63,5 @@ class ViTCustomPooler(nn.Module):
         if self.pooling == "cls_mean":
             return torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=-1)
         if self.pooling == "cls_register":
-            return tokens[:, :2].flatten(1)
+            return tokens[:, : self.first_tokens].flatten(1)
         return self.attention_pooling(patches)

@@ -22,6 +22,12 @@ from modeling_vit_custom.layers_vit_custom import ChannelNorm, DropPath
 from modeling_vit_custom.position_vit_custom import sincos_table
 
 
+@pytest.fixture(autouse=True)
+def _compiled_anew():
+    """Flex attention compiles; torch gives up after a number of models in one process."""
+    torch.compiler.reset()
+
+
 def gradients(model, pixel_values) -> dict[str, torch.Tensor]:
     model.zero_grad()
     model(pixel_values, labels=torch.tensor([0, 1, 2])).loss.backward()
@@ -58,6 +64,25 @@ def test_eager_equals_sdpa_with_gradients(any_config, random_model):
         results[backend] = (model(images).logits, gradients(model, images))
     torch.testing.assert_close(results["sdpa"], results["eager"], rtol=1e-4, atol=1e-5)
     assert any("q_proj.weight" in name and g.abs().max() > 0 for name, g in results["eager"][1].items())
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("pooling", ["cls", "cls_register"])
+@pytest.mark.parametrize("positions", [{}, {"rope_theta": 100.0, "position_embedding": "none"}])
+def test_a_classifier_leaves_out_tokens_that_nobody_reads(random_model, pixel_values, pooling, positions, backend):
+    model = random_model(ViTCustomConfig(**TINY, num_register_tokens=2, pooling=pooling, **positions))
+    model.set_attn_implementation(backend)
+    sizes = []
+    model.vit.layers[-1].mlp.register_forward_hook(lambda module, args, output: sizes.append(output.shape[1]))
+    with torch.set_grad_enabled(backend != "flex_attention"):
+        short, every = model(pixel_values), model(pixel_values, output_hidden_states=True)
+        assert model.vit(pixel_values).last_hidden_state.shape[1] == sizes[1]
+    assert sizes[:2] == [{"cls": 1, "cls_register": 2}[pooling], every.hidden_states[-1].shape[1]]
+    torch.testing.assert_close(short.logits, every.logits, rtol=1e-5, atol=1e-6)
+    if short.logits.requires_grad:
+        parameters = list(model.parameters())
+        gradients = [torch.autograd.grad(output.logits.square().sum(), parameters) for output in (short, every)]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()
@@ -377,7 +402,6 @@ def test_soft_labels_stay_single_label(tmp_path, tiny_config, random_model, pixe
 @torch.no_grad()
 def test_compiles_without_graph_breaks(any_config, random_model):
     model, images = random_model(any_config), images_for(any_config)
-    torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(images).logits, model(images).logits, rtol=1e-4, atol=1e-5)
 
