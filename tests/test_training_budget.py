@@ -54,7 +54,9 @@ def timed_trainer(output_dir, digits, hands: Hands, seconds: float, *flags):
 def test_it_ends_within_its_time_and_close_to_it(digits, tmp_path, evaluated, step, validation):
     hands = Hands(step, validation)
     trainer, budget = timed_trainer(tmp_path / "o", digits, hands, 20, *evaluated)
-    trainer.train()
+    speed = trainer.train().metrics
+    per_step = speed["train_samples_per_second"] / speed["train_steps_per_second"]
+    assert per_step == pytest.approx(trainer.args.train_batch_size, rel=0.02)  # both are rounded
     assert 0.7 * 20 < budget.used() <= 20 - 2 * validation * 0.9
     assert budget.planned and trainer.state.global_step == trainer.state.max_steps
     assert budget.progress(trainer.state.global_step) == 1
