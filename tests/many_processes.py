@@ -39,6 +39,7 @@ ROWS = {
     "mixup, CutMix, erasing, balanced": MIXED,
     "averaged weights": ("--ema_decay", 0.9),
     "rates by depth": ("--layer_decay", 0.5),
+    "Muon, rates by depth": ("--muon", "true", "--layer_decay", 0.5),
     "all of these": (*MIXED, "--ema_decay", 0.9, "--layer_decay", 0.5),
     "LoRA": ("--method", "lora", "--lora_rank", 2),
     "LoRA, averaged": ("--method", "lora", "--lora_rank", 2, "--ema_decay", 0.9),

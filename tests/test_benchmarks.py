@@ -9,6 +9,7 @@ from real_digits import write_class_folder
 from modeling_vit_custom.benchmarks import contenders, training
 from modeling_vit_custom.benchmarks.command import main
 from modeling_vit_custom.benchmarks.contenders import CONTENDERS, Task, our_model, timm_model
+from modeling_vit_custom.training.args import complete_arguments, parse_args, recipe_flags
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,18 @@ def test_ratios_are_to_the_peer_of_the_same_seed():
     ]  # fmt: skip
     ours, peer = training.table(rows).splitlines()[2:]
     assert "| 350 ± 71 | 2.50 ± 0.71 |" in ours and "91.00 ± 1.41 %" in ours and "| 1.00 ± 0.00 |" in peer
+
+
+def test_each_part_of_the_ablation_changes_the_recipe():
+    plain = parse_args([*recipe_flags("fashion_mnist"), "--train_dir", "d"])
+    for part, flags in contenders.PARTS.items():
+        changed = parse_args([*recipe_flags("fashion_mnist"), "--train_dir", "d", *map(str, flags)])
+        complete_arguments(*changed)
+        name = flags[0].removeprefix("--")
+        before, after = (
+            [getattr(group, name) for group in groups if hasattr(group, name)] for groups in (plain, changed)
+        )
+        assert before != after, part
 
 
 @pytest.mark.slow

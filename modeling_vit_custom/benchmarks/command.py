@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-BENCHMARKS = ("training",)
+BENCHMARKS = ("training", "ablation")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,5 +14,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="benchmark", epilog="benchmark training --help shows its flags.")
     parser.add_argument("what", choices=BENCHMARKS, help="what is measured")
-    parser.parse_args(arguments[:1])
-    return training.main(arguments[1:])
+    what = parser.parse_args(arguments[:1]).what
+    return training.main(arguments[1:], ablation=what == "ablation")

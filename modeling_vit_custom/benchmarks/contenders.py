@@ -8,8 +8,9 @@ Shapes: B batch, C channels, h x w pixels, L classes.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,11 @@ def our_loop(task: Task, *flags: Any, replaced_by: Callable[[int], nn.Module] | 
     return Trained(LogitsOf(net) if replaced_by is None else net.model, classes, transform, images, seconds)
 
 
+def our_recipe(task: Task, flags: Sequence[Any] = ()) -> Trained:
+    """The recipe for small grey pictures, and flags that overrule it."""
+    return our_loop(task, *recipe_flags("fashion_mnist"), *flags)
+
+
 def same_size_flags() -> list[Any]:
     """Our loop with the plain one's settings."""
     plain = {"stem": "patch", "pooling": "cls", "use_cls_token": True, "position_embedding": "learned"}
@@ -229,11 +235,37 @@ def transformers_example(task: Task) -> Trained:
     return Trained(LogitsOf(trainer.model), dataset.classes, plain, trainer.state.global_step * BATCH, seconds)
 
 
+# ---------- who takes part
+
+RECIPE = "our recipe"
+# flags that take one part of the recipe away, or add one that it leaves out
+PARTS: dict[str, tuple[Any, ...]] = {
+    "AdamW for Muon": ("--muon", "false"),
+    "patches for the convolutional stem": ("--config_overrides", "num_channels=1,stem=patch"),
+    "class token for the mean": ("--config_overrides", "num_channels=1,pooling=cls,use_cls_token=true"),
+    "positions learned for fixed": ("--config_overrides", "num_channels=1,position_embedding=learned"),
+    "no shifts and flips": ("--augmentation", "none"),
+    "no weight decay": ("--weight_decay", 0),
+    "no warm-up": ("--warmup_steps", 0),
+    "constant rate for the cosine": ("--lr_scheduler_type", "constant_with_warmup"),
+    "no clipping of gradients": ("--max_grad_norm", 0),
+    "label smoothing 0.1": ("--label_smoothing_factor", 0.1),
+    "averaged weights": ("--ema_decay", 0.998),
+    "mixup 0.2": ("--mixup", 0.2),
+    "random erasing": ("--random_erasing", 0.25),
+    "growing images": ("--progressive_resizing", 0.5),
+    "stochastic depth 0.1": ("--config_overrides", "num_channels=1,drop_path_rate=0.1"),
+}
+
 CONTENDERS: dict[str, Callable[[Task], Trained]] = {
-    "our recipe": lambda task: our_loop(task, *recipe_flags("fashion_mnist")),
+    RECIPE: our_recipe,
     "our model, our loop": lambda task: our_loop(task, *same_size_flags()),
     "our model, plain loop": lambda task: plain_loop(our_model, task),
     "timm, our loop": lambda task: our_loop(task, *same_size_flags(), replaced_by=timm_model),
     "timm, plain loop": lambda task: plain_loop(timm_model, task),
     "transformers, Trainer": transformers_example,
+}
+ABLATION: dict[str, Callable[[Task], Trained]] = {
+    RECIPE: our_recipe,
+    **{part: partial(our_recipe, flags=flags) for part, flags in PARTS.items()},
 }

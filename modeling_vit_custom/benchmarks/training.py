@@ -1,4 +1,4 @@
-"""`benchmark training`: everyone trains alternately, each time in a process of its own on the same cores.
+"""`benchmark training` and `ablation`: everyone trains alternately, each in a process of its own on the same cores.
 
 What is measured: images a second and CPU seconds while training, the peak of memory, and the accuracy on the test
 images, which each training looks at once, at its end. Ratios hold for the machine they were measured on.
@@ -22,7 +22,7 @@ from torchvision.datasets import ImageFolder
 
 from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
-from .contenders import CONTENDERS, Task, Trained
+from .contenders import ABLATION, CONTENDERS, RECIPE, Task, Trained
 
 PEER = "timm, plain loop"
 MEASURED = ("images_per_second", "cpu_seconds", "memory_mb", "accuracy")
@@ -31,7 +31,7 @@ MEASURED = ("images_per_second", "cpu_seconds", "memory_mb", "accuracy")
 def contend(name: str, task: Task) -> dict[str, Any]:
     """Trains and measures one contender, in this process."""
     before = cpu_seconds()
-    trained = CONTENDERS[name](task)
+    trained = (CONTENDERS | ABLATION)[name](task)
     return {
         "contender": name,
         "seed": task.seed,
@@ -93,17 +93,17 @@ def one_line(row: dict[str, Any]) -> str:
     return f"{row['contender']:<24} {row['images_per_second']:7.0f} images/s  {row['accuracy']:.2%}"
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]], peer: str = PEER) -> str:
     """Markdown: mean and standard deviation over the seeds; speed as a ratio to the peer's of the same seed."""
     lines = [
-        f"| who | parameters | MFLOPs | images/s | of {PEER} | CPU s | peak MB | accuracy |",
+        f"| who | parameters | MFLOPs | images/s | of {peer} | CPU s | peak MB | accuracy |",
         "|" + " - |" * 8,
     ]
-    peer = {row["seed"]: row["images_per_second"] for row in rows if row["contender"] == PEER}
+    speeds = {row["seed"]: row["images_per_second"] for row in rows if row["contender"] == peer}
     for name in dict.fromkeys(row["contender"] for row in rows):
         own = [row for row in rows if row["contender"] == name]
         speed, cpu, memory, right = ([row[key] for row in own] for key in MEASURED)
-        ratio = [row["images_per_second"] / peer[row["seed"]] for row in own if row["seed"] in peer]
+        ratio = [row["images_per_second"] / speeds[row["seed"]] for row in own if row["seed"] in speeds]
         shown = [spread(speed, "{:,.0f}"), spread(ratio, "{:.2f}"), spread(cpu, "{:.0f}"), spread(memory, "{:,.0f}")]
         cells = [name, f"{own[0]['parameters']:,}", f"{own[0]['mflops']:.1f}", *shown]
         lines.append(f"| {' | '.join(cells)} | {spread([100 * value for value in right], '{:.2f}')} % |")
@@ -118,22 +118,23 @@ def spread(values: Sequence[float], form: str) -> str:
     return mean if len(values) == 1 else f"{mean} ± {form.format(statistics.stdev(values))}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `benchmark training`."""
+def main(argv: Sequence[str] | None = None, ablation: bool = False) -> int:
+    """The command `benchmark training`, or `benchmark ablation`."""
+    what, contenders, peer = ("ablation", ABLATION, RECIPE) if ablation else ("training", CONTENDERS, PEER)
     parser = argparse.ArgumentParser(
-        prog="benchmark training",
-        description="Trains two models in two loops, our recipe, and transformers' example, alternately.",
-        epilog="example: python scripts/benchmark.py training --data fashion --seconds 300 --seeds 3 --output b.json",
+        prog=f"benchmark {what}",
+        description=f"Trains alternately: {', '.join(contenders)}.",
+        epilog=f"example: python scripts/benchmark.py {what} --data fashion --seconds 120 --seeds 3 --output b.json",
     )
     parser.add_argument("--data", required=True, help="a folder with train/<class>/… and test/<class>/…")
     parser.add_argument("--seconds", type=float, default=300, help="of training for each, wall clock (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="how many (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="loading processes of the plain loops (%(default)s)")
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS, metavar="NAME")
+    parser.add_argument("--contenders", nargs="+", default=list(contenders), choices=contenders, metavar="NAME")
     parser.add_argument("--output", help="JSON of all rows")
     args = parser.parse_args(argv)
     rows = compare(args)
-    print(table(rows))
+    print(table(rows, peer))
     if args.output:
         report = {"rows": rows, "seconds": args.seconds, **versions(), **hardware(torch.device("cpu"))}
         write_json(args.output, report)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.training_args import OptimizerNames
 
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .augment import VIEW_SCALE
@@ -95,6 +96,13 @@ def complete_arguments(
         raise UsageError(f"--image_size takes one number or two, not {model_args.image_size}.")
     check_ranges(data_args, training_args)
     complete_distillation(training_args)
+    if training_args.muon and model_args.method in ("linear_probe", "lora"):
+        raise UsageError(
+            f"--muon trains whole matrices of blocks; --method {model_args.method} has none: leave it out."
+        )
+    optim = OptimizerNames(training_args.optim).value
+    if training_args.muon and not optim.startswith("adamw_torch"):
+        raise UsageError(f"--muon goes with --optim adamw_torch or adamw_torch_fused, not {optim}.")
     if training_args.max_minutes is not None and (training_args.max_steps > 0 or training_args.warmup_steps >= 1):
         raise UsageError(
             "--max_minutes finds the number of steps: leave --max_steps out, and give --warmup_steps as a share."

@@ -182,6 +182,10 @@ class ViTTrainingArguments(TrainingArguments):
     ema_decay: float = flag(
         default=0.0, help="Average the weights, such as 0.999 of the average kept at each step; evaluated and saved."
     )
+    muon: bool = flag(
+        default=False,
+        help="Train the matrices of the blocks by Muon, which learns more in each step, and the rest by --optim.",
+    )
     layer_decay: float = flag(default=1.0, help="Learning rate of a block, relative to that of the next, such as 0.75.")
     early_stopping_patience: int = flag(
         default=0, help="Stop after so many validations without a new best one. 0: never."

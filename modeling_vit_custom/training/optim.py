@@ -24,6 +24,12 @@ def decay_parameter_names(model: nn.Module) -> list[str]:
     ]
 
 
+def block_matrices(model: nn.Module) -> set[nn.Parameter]:
+    """The weights of the linear layers of blocks."""
+    linear = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    return {module.weight for name, module in linear if _BLOCK.search(name)}
+
+
 def depth_of(name: str, num_layers: int) -> int:
     """0 for embeddings, 1 to L for blocks, L + 1 for what comes after them."""
     if _EMBEDDINGS.search(name):  # a convolutional stem has layers of its own

@@ -17,17 +17,25 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of it, in this process's main memory. All processes have to call this together."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu().contiguous()
+    return whole_here(tensor).detach().cpu().contiguous()
+
+
+def whole_here(tensor: torch.Tensor) -> torch.Tensor:
+    """All of it, on its device. All processes have to call this together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The whole `value`, which each process has, as `like` is: a part of it in each process, or all."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return value
 
 
 @torch.no_grad()
 def assign(target: torch.Tensor, value: torch.Tensor) -> None:
     """Writes the whole `value`, which each process has, into `target` in place."""
-    if isinstance(target, DTensor):
-        value = distribute_tensor(
-            value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
-        ).to_local()
-    local(target.detach()).copy_(value)
+    local(target.detach()).copy_(local(part_of(value, target)))
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:

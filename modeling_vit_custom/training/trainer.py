@@ -9,7 +9,8 @@ from transformers.trainer_utils import HubStrategy, SchedulerType
 
 from .budget import UNKNOWN_STEPS, TimeBudget
 from .flags import UsageError
-from .optim import decay_learning_rates, decay_parameter_names
+from .muon import with_muon
+from .optim import block_matrices, decay_learning_rates, decay_parameter_names
 from .pushing import Pusher
 from .weights import WeightsTrainer
 
@@ -17,7 +18,7 @@ SCHEDULED = 100_000  # steps of the schedule that a budget of time stretches
 
 
 class ViTCustomTrainer(WeightsTrainer):
-    """Decays matrices only, lets learning rates fall with depth, keeps a frozen part in eval mode.
+    """Decays matrices only, by Muon if asked, lets learning rates fall with depth, keeps a frozen part in eval mode.
 
     For the rest see `WeightsTrainer`, `ResumingTrainer` and `BatchTrainer`. What it pushes to the Hub is staged,
     checked and complete: see `pushing`.
@@ -42,9 +43,11 @@ class ViTCustomTrainer(WeightsTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None):
         fresh = self.optimizer is None
+        net: Any = self.model if model is None else model
         optimizer: Any = super().create_optimizer(model)
+        if fresh and self.args.muon:
+            optimizer = self.optimizer = with_muon(optimizer, block_matrices(net))
         if fresh and self.args.layer_decay != 1:
-            net: Any = self.model if model is None else model
             decay_learning_rates(optimizer, net, net.config.num_hidden_layers, self.args.layer_decay)
         return optimizer
 
@@ -66,6 +69,13 @@ class ViTCustomTrainer(WeightsTrainer):
             lambda step, rate=rate: rate(SCHEDULED * progress(step)) for rate in scheduler.lr_lambdas
         ]
         return scheduler
+
+    def _finalize_training(self, trial, num_train_samples, start_time):
+        """As Trainer's, whose speed counts the steps that were asked for; a budget of time finds their number."""
+        if self.budget is not None:
+            per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            num_train_samples = self.state.max_steps * per_step
+        return super()._finalize_training(trial, num_train_samples, start_time)
 
     def step_done(self) -> None:
         super().step_done()
