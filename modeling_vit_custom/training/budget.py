@@ -120,8 +120,7 @@ class TimeBudget(TrainerCallback, ExportableState):
         pace, spent = self.processes.from_first(lambda: (self._pace(step), self.clock() - self.since[1]))
         if step < PROBE and spent < PROBE_SHARE * self.seconds:
             return
-        images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.image_cost = self.image_cost or FORWARD * pace / images
+        self.image_cost = self.image_cost or FORWARD * pace / images_of_step(args)
         once, left = self.processes.from_first(lambda: (self.validation * self.image_cost, self._left()))
         at_any_rate, each_step = self._validations(args, loader)
         self._make(args, state, (left - once * at_any_rate) / (pace + once * each_step))
@@ -146,6 +145,11 @@ class TimeBudget(TrainerCallback, ExportableState):
         """Trainer counts to what is planned."""
         state.max_steps = self.plan[-1][0] if self.planned else UNKNOWN_STEPS
         state.compute_steps(args, state.max_steps)
+
+
+def images_of_step(args: Any) -> int:
+    """Of all processes together."""
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def time_budget(

@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, ProgressCallback
 from transformers.trainer_utils import HubStrategy, SchedulerType
 
-from .budget import UNKNOWN_STEPS, TimeBudget
+from .budget import UNKNOWN_STEPS, TimeBudget, images_of_step
 from .flags import UsageError
 from .muon import with_muon
 from .optim import block_matrices, decay_learning_rates, decay_parameter_names
@@ -73,8 +73,7 @@ class ViTCustomTrainer(WeightsTrainer):
     def _finalize_training(self, trial, num_train_samples, start_time):
         """As Trainer's, whose speed counts the steps that were asked for; a budget of time finds their number."""
         if self.budget is not None:
-            per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            num_train_samples = self.state.max_steps * per_step
+            num_train_samples = self.state.max_steps * images_of_step(self.args)
         return super()._finalize_training(trial, num_train_samples, start_time)
 
     def step_done(self) -> None:
