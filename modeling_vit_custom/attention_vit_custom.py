@@ -3,8 +3,11 @@
 Shapes: B batch, N tokens, S tokens attended to, D width, H heads, d = D / H.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
+from transformers.integrations.flex_attention import compile_friendly_flex_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_vit_custom import ViTCustomConfig
@@ -37,6 +40,31 @@ def eager_attention(
     return (dropped @ value).transpose(1, 2).contiguous(), weights
 
 
+def flex_attention_with_bias(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """As above, without weights, through flex attention: attention_mask [B, 1, N, S] is the same for every query.
+
+    transformers' own reads it by query as well, which torch 2.14 compiles to a kernel for CPUs that writes beside its
+    memory.
+    """
+    bias = attention_mask[:, 0, 0]
+
+    def biased(score, batch, head, query_index, key_index):
+        return score + bias[batch][key_index]
+
+    attended: Any = compile_friendly_flex_attention(
+        query, key, value, training=module.training, score_mod=biased, scale=scaling
+    )
+    return attended.transpose(1, 2).contiguous(), None
+
+
 class ViTCustomAttention(nn.Module):
     """Attention of tokens [B, N, D] to `context` [B, S, D], which is themselves where it is left out."""
 
@@ -63,27 +91,35 @@ class ViTCustomAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         rope: Rope | None = None,
         context: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
         output_attentions: bool | None = False,
         **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The attended tokens [B, N, D] and, from eager attention or when asked for, the weights [B, H, N, S].
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """The attended tokens [B, N, D], from eager attention or when asked for the weights [B, H, N, S], and the keys.
 
         `rope` turns the queries and keys of patches by their position; fewer queries than keys are of prefix tokens.
-        Fast backends never form the weights, so a call with `output_attentions` computes eagerly.
+        bias [B, 1, 1, S] is added to the scores, in the place of a mask. Fast backends never form the weights, so a
+        call with `output_attentions` computes eagerly.
         """
         context = hidden_states if context is None else context
         query = self.q_norm(self._split_heads(self.q_proj(hidden_states)))
-        key, value = self.k_norm(self._split_heads(self.k_proj(context))), self._split_heads(self.v_proj(context))
-        if rope is not None:
-            query = rotate(query, rope) if query.shape == key.shape else query
-            key = rotate(key, rope)
+        keys, value = self.k_norm(self._split_heads(self.k_proj(context))), self._split_heads(self.v_proj(context))
+        key = keys if rope is None else rotate(keys, rope)
+        if rope is not None and query.shape == key.shape:
+            query = rotate(query, rope)
         backend = "eager" if output_attentions else self.config._attn_implementation
+        if bias is not None:
+            attention_mask = bias.expand(-1, -1, query.shape[2], -1)
+            few = backend == "flex_attention" and query.shape[2] < key.shape[2]  # a kernel that does not compile
+            backend = "sdpa" if few or "flash" in backend else backend  # and flash attention takes no bias
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention)
+        if bias is not None and backend == "flex_attention":
+            attend = flex_attention_with_bias
         dropout = self.attention_dropout if self.training else 0.0
         attended, weights = attend(
             self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
         )
-        return self.dropout(self.o_proj(attended.flatten(2))), weights
+        return self.dropout(self.o_proj(attended.flatten(2))), weights, keys
 
     def _split_heads(self, projected: torch.Tensor) -> torch.Tensor:
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H, N, d]

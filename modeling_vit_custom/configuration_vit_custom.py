@@ -15,6 +15,7 @@ from transformers.utils import logging
 from .foreign_vit_custom import refuse_foreign_config, refuse_foreign_files
 from .interpolation_vit_custom import RESIZE_RULES
 from .labels_vit_custom import read_labels, refuse, require_label_count, validate_labels
+from .speeds_vit_custom import check_speed_fields
 
 logger = logging.get_logger(__name__)
 
@@ -139,6 +140,13 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             tokens before pooling or on the pooled vector (timm's `fc_norm`).
         pre_logits_size (`int`, *optional*): Width of a linear layer with tanh before the classifier; `None` leaves it
             out.
+        token_merging (`int`, list of `int` or `str`, *optional*): How many patches each block merges into others (ToMe,
+            arXiv 2210.09461): one number, one for each block, or such as `"2x"`, as many as make the blocks' arithmetic
+            that much less. `None` merges none. May be changed at any time.
+        shrink_to (`int` or `(height, width)`, *optional*): Size to which a classifier shrinks larger images before it
+            looks at them: fewer patches. May be changed at any time.
+        speeds (`dict`, *optional*): Such settings by name, measured by `vit-custom speed_table`; `from_pretrained(…,
+            speed="2x")` takes them.
         apply_layernorm (`bool`, defaults to `True`): Whether a backbone normalises its feature maps.
         reshape_hidden_states (`bool`, defaults to `True`): Whether a backbone returns maps [B, D, h, w].
 
@@ -182,6 +190,9 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     pooling: Literal["cls", "mean", "cls_mean", "cls_register", "map"] = "cls"
     final_norm: Literal["tokens", "pooled", "none"] = "tokens"
     pre_logits_size: int | None = None
+    token_merging: int | list[int] | str | None = None
+    shrink_to: Size | None = None
+    speeds: dict[str, dict[str, Any]] | None = None
     apply_layernorm: bool = True
     reshape_hidden_states: bool = True
     _out_features: list[str] | None = None
@@ -238,7 +249,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         return super().from_dict(stored, **kwargs)
 
     def __post_init__(self, **kwargs: Any):
-        for name in ("image_size", "patch_size"):
+        for name in ("image_size", "patch_size", "shrink_to"):
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))
         if "num_labels" in kwargs:
@@ -271,6 +282,11 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         """Rows and columns of patches at `image_size`; pixels beyond the last whole patch are cut off."""
         return self.grid_of(self.image_hw)
 
+    @property
+    def shrink_hw(self) -> tuple[int, int] | None:
+        """`shrink_to` as (height, width)."""
+        return None if self.shrink_to is None else _pair(self.shrink_to)
+
     def grid_of(self, image_hw: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of patches of an image of so many pixels."""
         return image_hw[0] // self.patch_hw[0], image_hw[1] // self.patch_hw[1]
@@ -279,6 +295,11 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     def head_dim(self) -> int:
         """Width d = D / H of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def mlp_products(self) -> int:
+        """The hidden width of an MLP, once for each matrix that has it."""
+        return self.intermediate_size * (3 if self.use_gated_mlp else 2)
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -400,6 +421,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             refuse("pooling", self.pooling, "needs num_register_tokens of at least 1")
         if self.rope_theta is not None and self.head_dim % 4:
             refuse("rope_theta", self.rope_theta, f"needs heads of a multiple of 4, not {self.head_dim}")
+        check_speed_fields(self.token_merging, self.shrink_to, self.speeds, self)
         if self.problem_type not in _PROBLEM_TYPES:
             refuse("problem_type", self.problem_type, f"must be one of {_PROBLEM_TYPES}")
 

@@ -111,7 +111,8 @@ class ViTCustomEmbeddings(nn.Module):
 
     def positions(self, grid: tuple[int, int]) -> torch.Tensor:
         """The position table [1, h·w, D] for any grid, resampled by `position_interpolation` where it differs."""
-        if tuple(grid) == self.config.grid_hw:
+        computed = any(isinstance(side, torch.SymInt) for side in grid)  # by an export that is for any size
+        if not computed and tuple(grid) == self.config.grid_hw:
             return self.position_embeddings
         table = self.position_embeddings.unflatten(1, self.config.grid_hw)[0]  # [h, w, D]
         return resize_grid(table, grid, RESIZE_RULES[self.config.position_interpolation]).flatten(0, 1)[None]

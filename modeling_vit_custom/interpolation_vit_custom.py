@@ -8,6 +8,7 @@ C image channels.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -73,6 +74,16 @@ def resize_grid(table: torch.Tensor, size: tuple[int, int], rule: ResizeRule) ->
     return resized.to(table.dtype)
 
 
+def shrink_images(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Images [B, C, H, W], antialiased, to at most `size` pixels on either side: [B, C, h, w], in their own dtype."""
+    target = tuple(min(side, most) for side, most in zip(images.shape[2:], size, strict=True))
+    if target == tuple(images.shape[2:]):
+        return images
+    rule = RESIZE_RULES["bilinear_antialias"]
+    rows, columns = (resize_matrix(n, m, rule).to(images) for n, m in zip(images.shape[2:], target, strict=True))
+    return rows @ images @ columns.T
+
+
 def resize_patch_kernel(kernel: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resample a patch embedding [D, C, p, q] to [D, C, p', q'] so that embeddings are kept (FlexiViT, eq. 5).
 
@@ -134,7 +145,8 @@ def _antialiased(n: int, m: int, rule: ResizeRule) -> torch.Tensor:
     """The kernel stretched over the shrinking factor and normalised, as in PIL."""
     scale = n / (m + rule.offset)
     centre = (_arange(m) + 0.5) * scale
-    distance = (_arange(n) + 0.5 - centre[:, None]) / max(scale, 1.0)
+    stretch: Any = torch.sym_max(scale, 1.0)  # `max` would decide for lengths that an export leaves open
+    distance = (_arange(n) + 0.5 - centre[:, None]) / stretch
     matrix = _kernel_weight(distance, rule.kernel, cubic=-0.5)
     return matrix / matrix.sum(dim=1, keepdim=True)
 

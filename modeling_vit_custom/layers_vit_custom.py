@@ -7,8 +7,6 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from .position_vit_custom import Rope
-
 
 class Mlp(nn.Module):
     """Two linear layers with an activation between: [B, N, D] → [B, N, D]."""
@@ -87,17 +85,17 @@ class PatchDropout(nn.Module):
     def active(self) -> bool:
         return self.training and self.rate > 0
 
-    def forward(self, hidden_states: torch.Tensor, rope: Rope | None) -> tuple[torch.Tensor, Rope | None]:
-        """[B, N, D] and the patches' rotary positions -> [B, N', D] and theirs, [B, 1, N' - P, d] each."""
+    def forward(
+        self, hidden_states: torch.Tensor, angles: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[B, N, D] and the patches' rotary angles [N - P, d] -> [B, N', D] and theirs [B, N' - P, d]."""
         if not self.active:
-            return hidden_states, rope
+            return hidden_states, angles
         prefix, patches = hidden_states.split([self.prefix, hidden_states.shape[1] - self.prefix], dim=1)
         count = max(1, round(patches.shape[1] * (1 - self.rate)))
         kept = torch.rand(patches.shape[:2], device=patches.device).argsort(dim=1)[:, :count]
         patches = patches.gather(1, kept[:, :, None].expand(-1, -1, patches.shape[2]))
-        if rope is not None:
-            rope = rope[0][kept][:, None], rope[1][kept][:, None]
-        return torch.cat([prefix, patches], dim=1), rope
+        return torch.cat([prefix, patches], dim=1), None if angles is None else angles[kept]
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"

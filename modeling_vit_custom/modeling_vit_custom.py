@@ -29,16 +29,17 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention_vit_custom import ViTCustomAttention
 from .configuration_vit_custom import ViTCustomConfig
 from .embeddings_vit_custom import ViTCustomEmbeddings, masked_pixels
-from .interpolation_vit_custom import RESIZE_RULES, resize_grid
+from .interpolation_vit_custom import RESIZE_RULES, resize_grid, shrink_images
 from .layers_vit_custom import PatchDropout, drop_path, layer_norm, layer_scale, mlp
 from .loss_vit_custom import image_classification_loss
 from .pooling_vit_custom import ViTCustomPooler
-from .position_vit_custom import Rope, rope_table
+from .position_vit_custom import rope_angles, rope_of
 from .pretrained_vit_custom import ViTCustomPreTrainedModel
+from .token_merging_vit_custom import Tokens, merge, merge_counts, unmerge
 
 
 class ViTCustomBlock(GradientCheckpointingLayer):
-    """A pre-norm block: attention, then MLP, each on a residual branch; [B, N, D] → [B, N, D].
+    """A pre-norm block: attention, then MLP, each on a residual branch; [B, N, D] → [B, N - merged, D].
 
     `first`: only so many first tokens are computed, [B, first, D]; they attend to all the same.
     """
@@ -46,6 +47,7 @@ class ViTCustomBlock(GradientCheckpointingLayer):
     def __init__(self, config: ViTCustomConfig, drop_path_rate: float):
         super().__init__()
         width, eps = config.hidden_size, config.layer_norm_eps
+        self.num_prefix_tokens = config.num_prefix_tokens
         self.layernorm_before = nn.LayerNorm(width, eps=eps)
         self.attention = ViTCustomAttention(config)
         self.layer_scale1 = layer_scale(width, config.layer_scale_init_value)
@@ -59,15 +61,20 @@ class ViTCustomBlock(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
+        tokens: Tokens,
         attention_mask: torch.Tensor | None = None,
-        rope: Rope | None = None,
+        merged: int = 0,
         first: int | None = None,
         **kwargs,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, Tokens]:
         normed = self.layernorm_before(hidden_states)
-        attended, _ = self.attention(normed[:, :first], attention_mask, rope, context=normed, **kwargs)
+        attended, _, keys = self.attention(
+            normed[:, :first], attention_mask, tokens.rope, context=normed, bias=tokens.bias, **kwargs
+        )
         hidden_states = hidden_states[:, :first] + self.drop_path(self.layer_scale1(attended))
-        return hidden_states + self.drop_path(self.layer_scale2(self.mlp(self.layernorm_after(hidden_states))))
+        hidden_states, tokens = merge(hidden_states, tokens, keys, merged, self.num_prefix_tokens)
+        transformed = self.mlp(self.layernorm_after(hidden_states))
+        return hidden_states + self.drop_path(self.layer_scale2(transformed)), tokens
 
 
 class ViTCustomModel(ViTCustomPreTrainedModel):
@@ -79,6 +86,7 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
     _can_record_outputs = {
         "hidden_states": ViTCustomBlock,
         "attentions": OutputRecorder(ViTCustomAttention, index=1, layer_name="layers"),
+        "tokens": OutputRecorder(ViTCustomBlock, index=1),
     }
 
     def __init__(self, config: ViTCustomConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
@@ -106,33 +114,46 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
 
         bool_masked_pos [B, h·w]: True where a patch is replaced by the mask token. attention_mask [B, N]: 1 where a
         token may be attended to by the blocks; pooling takes every token all the same. pooled_only: the last block
-        computes the tokens that pooling reads, and last_hidden_state holds these alone. Returns
+        computes the tokens that pooling reads, and last_hidden_state holds these alone, merged ones where
+        `token_merging` is on; otherwise it has every token again. Returns
         last_hidden_state [B, N, D] (fewer tokens while training with a `patch_drop_rate`), pooler_output [B, k·D]
         and, when asked for under any attention backend, hidden_states and attentions (one [B, heads, N, N] per block).
         """
         hidden_states = self.embeddings(pixel_values, bool_masked_pos)
         kwargs["output_attentions"] = kwargs.get("output_attentions", self.config.output_attentions)
         attention_mask = self._attention_mask(attention_mask, hidden_states, kwargs["output_attentions"])
-        hidden_states, rope = self.patch_dropout(hidden_states, self._rope(pixel_values.shape[2:], hidden_states))
-        *body, last = self.layers
-        for layer in body:
-            hidden_states = layer(hidden_states, attention_mask, rope, **kwargs)
-        read = self._tokens_read(kwargs) if pooled_only and attention_mask is None else None
-        hidden_states = last(hidden_states, attention_mask, rope, read, **kwargs)
+        angles = self._rope_angles(pixel_values.shape[2:], hidden_states)
+        hidden_states, angles = self.patch_dropout(hidden_states, angles)
+        tokens = Tokens(angles=angles, rope=None if angles is None else rope_of(angles))
+        *body, last = zip(self.layers, self._merge_counts(hidden_states.shape[1]), strict=True)
+        for layer, merged in body:
+            hidden_states, tokens = layer(hidden_states, tokens, attention_mask, merged, **kwargs)
+        (layer, merged), read = last, self._tokens_read(kwargs) if pooled_only and attention_mask is None else None
+        merged = merged if read is None else 0
+        hidden_states, tokens = layer(hidden_states, tokens, attention_mask, merged, read, **kwargs)
         hidden_states = self.layernorm(hidden_states)
-        pooled = None if self.pooler is None else self.pooler(hidden_states)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+        pooled = None if self.pooler is None else self.pooler(hidden_states, tokens.sizes)
+        every = hidden_states if pooled_only else unmerge(hidden_states, tokens.source)
+        return BaseModelOutputWithPooling(last_hidden_state=every, pooler_output=pooled)
 
     def _tokens_read(self, asked: Mapping[str, Any]) -> int | None:
         """How many first tokens of the last block are read where nothing but the pooled vector is; None for all."""
         shown = (asked.get(name, getattr(self.config, name)) for name in ("output_hidden_states", "output_attentions"))
         return None if self.pooler is None or any(shown) else self.pooler.first_tokens
 
-    def _rope(self, image_hw: Sequence[int], hidden_states: torch.Tensor) -> Rope | None:
+    def _rope_angles(self, image_hw: Sequence[int], hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Rotary positions of the patches of images of this size, where the configuration has them."""
         if self.config.rope_theta is None:
             return None
-        return rope_table(self.config.grid_of(image_hw), self.config.head_dim, self.config.rope_theta, hidden_states)
+        return rope_angles(self.config.grid_of(image_hw), self.config.head_dim, self.config.rope_theta, hidden_states)
+
+    def _merge_counts(self, tokens: int) -> list[int]:
+        """How many patches each block merges, by `token_merging`."""
+        config, prefix = self.config, self.config.num_prefix_tokens
+        return merge_counts(
+            config.token_merging, config.num_hidden_layers, tokens - prefix, prefix, config.hidden_size,
+            config.mlp_products,
+        )  # fmt: skip
 
     def _attention_mask(self, mask: torch.Tensor | None, hidden_states: torch.Tensor, eager: bool | None):
         """The mask in the form its backend reads; attentions are asked of the eager one."""
@@ -143,6 +164,8 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
                 f"attention_mask cannot be given while training with patch_drop_rate={self.patch_dropout.rate}: "
                 "the patches it names are drawn anew. Leave one of them out."
             )
+        if self.config.token_merging is not None:
+            raise ValueError("attention_mask names single tokens: set config.token_merging to None, or leave it out.")
         if mask.ndim == 2 and mask.shape != hidden_states.shape[:2]:
             raise ValueError(
                 f"attention_mask has shape {tuple(mask.shape)}: give one entry per token, the "
@@ -193,6 +216,8 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         output_token_logits: with pooling="cls_register" also those of the class token and of the register alone, as
         DeiT's distillation needs them (Touvron et al. 2021, arXiv 2012.12877).
         """
+        if self.config.shrink_hw is not None:
+            pixel_values = shrink_images(pixel_values, self.config.shrink_hw)
         outputs = self.vit(pixel_values, attention_mask=attention_mask, pooled_only=True, return_dict=True, **kwargs)
         pooled = self.pre_logits(outputs.pooler_output)
         logits = self.classifier(pooled)
@@ -304,10 +329,14 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
     ) -> BackboneOutput:
         """Feature maps [B, D, h, w] of the stages in `out_features`, or tokens where `reshape_hidden_states` is off."""
         kwargs["output_hidden_states"] = True
-        outputs = self.vit(pixel_values, attention_mask=attention_mask, return_dict=True, **kwargs)
+        merged: Any = {"output_tokens": self.config.token_merging is not None}
+        outputs = self.vit(pixel_values, attention_mask=attention_mask, return_dict=True, **kwargs, **merged)
+        sources = [None] + [
+            tokens.source for tokens in outputs.get("tokens") or [Tokens()] * (len(self.stage_names) - 1)
+        ]
         maps: Any = tuple(
-            self._feature_map(hidden_states, pixel_values)
-            for stage, hidden_states in zip(self.stage_names, outputs.hidden_states, strict=True)
+            self._feature_map(unmerge(hidden_states, source), pixel_values)
+            for stage, hidden_states, source in zip(self.stage_names, outputs.hidden_states, sources, strict=True)
             if stage in self.out_features
         )
         return BackboneOutput(feature_maps=maps, hidden_states=outputs.hidden_states, attentions=outputs.attentions)

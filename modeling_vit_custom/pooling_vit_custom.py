@@ -30,8 +30,9 @@ class ViTCustomAttentionPooling(nn.Module):
             config.use_gated_mlp,
         )
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        pooled = self.attention(self.query.expand(patches.shape[0], -1, -1), context=patches)[0]
+    def forward(self, patches: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
+        bias = None if sizes is None else sizes.float().log().to(patches.dtype)[:, None, None, :]
+        pooled = self.attention(self.query.expand(patches.shape[0], -1, -1), context=patches, bias=bias)[0]
         return (pooled + self.mlp(self.layernorm(pooled)))[:, 0]
 
     def init_own_parameters(self, std: float):
@@ -50,18 +51,25 @@ class ViTCustomPooler(nn.Module):
         self.attention_pooling = ViTCustomAttentionPooling(config) if config.pooling == "map" else None
         self.layernorm = layer_norm(config.pooled_size, config.layer_norm_eps, config.final_norm == "pooled")
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.layernorm(self.pool(tokens))
+    def forward(self, tokens: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
+        return self.layernorm(self.pool(tokens, sizes))
 
-    def pool(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[B, N, D] → [B, k·D], by `config.pooling`."""
+    def pool(self, tokens: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
+        """[B, N, D] → [B, k·D], by `config.pooling`; sizes [B, N]: how many tokens each counts for."""
         patches = tokens[:, self.num_prefix_tokens :]
+        sizes = None if sizes is None else sizes[:, self.num_prefix_tokens :]
         if self.pooling == "cls":
             return tokens[:, 0]
         if self.pooling == "mean":
-            return patches.mean(dim=1)
+            return _mean(patches, sizes)
         if self.pooling == "cls_mean":
-            return torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=-1)
+            return torch.cat([tokens[:, 0], _mean(patches, sizes)], dim=-1)
         if self.pooling == "cls_register":
             return tokens[:, : self.first_tokens].flatten(1)
-        return self.attention_pooling(patches)
+        return self.attention_pooling(patches, sizes)
+
+
+def _mean(patches: torch.Tensor, sizes: torch.Tensor | None) -> torch.Tensor:
+    if sizes is None:
+        return patches.mean(dim=1)
+    return (patches * (sizes / sizes.sum(dim=1, keepdim=True)).to(patches.dtype)[:, :, None]).sum(dim=1)

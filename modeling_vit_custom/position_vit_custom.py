@@ -26,8 +26,8 @@ def sincos_table(grid: tuple[int, int], width: int, temperature: float = 10_000.
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).to(torch.float32)
 
 
-def rope_table(grid: tuple[int, int], head_dim: int, theta: float, like: torch.Tensor | None = None) -> Rope:
-    """The angles by which two-dimensional rotary positions turn each patch (DINOv3; Siméoni et al. 2025).
+def rope_angles(grid: tuple[int, int], head_dim: int, theta: float, like: torch.Tensor | None = None) -> torch.Tensor:
+    """The angles [h·w, d] by which two-dimensional rotary positions turn each patch (DINOv3; Siméoni et al. 2025).
 
     Patch centres lie in [-1, 1] on both axes, whatever the grid. A quarter of the head turns with y, a quarter with
     x, at frequencies that fall geometrically from 1 towards 1 / theta; the second half repeats the first. Computed on
@@ -39,7 +39,12 @@ def rope_table(grid: tuple[int, int], head_dim: int, theta: float, like: torch.T
     axes = [(torch.arange(n, **exact) + 0.5) / n * 2 - 1 for n in grid]
     centres = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)  # [h·w, 2]
     wide = torch.promote_types(like.dtype, torch.float32)
-    angles = ((2 * math.pi * centres[:, :, None]).to(wide) * frequencies).flatten(1).repeat(1, 2)  # [h·w, d]
+    return ((2 * math.pi * centres[:, :, None]).to(wide) * frequencies).flatten(1).repeat(1, 2)
+
+
+def rope_of(angles: torch.Tensor) -> Rope:
+    """The cosines and sines of angles [h·w, d] or, of chosen patches, [B, n, d]."""
+    angles = angles if angles.ndim == 2 else angles[:, None]
     return angles.cos(), angles.sin()
 
 

@@ -17,6 +17,7 @@ from .configuration_vit_custom import Size, ViTCustomConfig
 from .foreign_vit_custom import refuse_foreign_files
 from .layers_vit_custom import LayerScale
 from .pipeline_vit_custom import ViTCustomImageClassificationPipeline
+from .speeds_vit_custom import choose_speed
 from .weight_files_vit_custom import Header, check_weight_map, read_headers, some
 
 logger = logging.get_logger(__name__)
@@ -71,18 +72,19 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         config: ViTCustomConfig | str | os.PathLike | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
+        speed: str | None = None,
         **kwargs,
     ):
         """Load as transformers does, from safetensors only, at any input size, and never with random weights unsaid.
 
         `image_size`, `patch_size` or `num_channels`, as keywords or in `config`, may differ from what was stored: the
-        weights are loaded at their own size, then resampled, and a warning says so. A head that the checkpoint does
-        not have or has for other labels, and a part that was not in the stored configuration, is newly initialised,
-        also said. Raises WeightFileError for a file whose header lies; RuntimeError, naming the weights, where the
-        checkpoint lacks any that its own configuration promises, holds others, or has them in another shape (all of
-        which `ignore_mismatched_sizes=True` turns into that warning), and where one is NaN or infinite, or integer or
-        complex without quantisation; OSError where there is no safetensors file; ValueError, with the command that
-        converts it, for another library's checkpoint.
+        weights are loaded at their own size, then resampled, and a warning says so. A head that the checkpoint does not
+        have or has for other labels, and a part that was not in the stored configuration, is newly initialised, also
+        said. `speed`: one of the configuration's `speeds`, such as "2x". Raises WeightFileError for a file whose header
+        lies; RuntimeError, naming the weights, where the checkpoint lacks any that its own configuration promises,
+        holds others, or has them in another shape (all of which `ignore_mismatched_sizes=True` turns into that
+        warning), and where one is NaN or infinite, or integer or complex without quantisation; OSError where there is
+        no safetensors file; ValueError, with the command that converts it, for another library's checkpoint.
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError(f"use_safetensors=False: leave it out. {_ONLY_SAFETENSORS}")
@@ -113,6 +115,8 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
             raise RuntimeError(f"NaN or infinite weights: {some(broken)}. This checkpoint is broken: use another.")
         if requested:
             model.resize_input(**requested)
+        if speed is not None:
+            choose_speed(model.config, speed)
         return (model, info) if output_loading_info else model
 
     @staticmethod

@@ -18,17 +18,19 @@ TRANSFORMERS_SCAN = re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE)
 # Each module and the siblings it may import.
 ALLOWED = {
     "interpolation": set(),
-    "layers": {"position"},
+    "layers": set(),
     "position": set(),
     "loss": set(),
     "weight_files": set(),
     "labels": set(),
     "foreign": set(),
-    "configuration": {"foreign", "interpolation", "labels"},
+    "speeds": {"labels"},
+    "configuration": {"foreign", "interpolation", "labels", "speeds"},
     "attention": {"configuration", "layers", "position"},
     "embeddings": {"configuration", "interpolation", "layers", "position"},
     "pooling": {"attention", "configuration", "layers"},
-    "pretrained": {"configuration", "foreign", "layers", "pipeline", "weight_files"},
+    "pretrained": {"configuration", "foreign", "layers", "pipeline", "speeds", "weight_files"},
+    "token_merging": {"position", "speeds"},
     "modeling": {
         "attention",
         "configuration",
@@ -39,6 +41,7 @@ ALLOWED = {
         "pooling",
         "position",
         "pretrained",
+        "token_merging",
     },
     "image_limits": set(),
     "image_arrays": {"image_limits"},
@@ -54,14 +57,15 @@ ROOT_MODULES = ("cli", "_version")
 # Each sub-package and those it may import; the root they may all import.
 SUB_PACKAGES = {
     "audit": {"data", "inference", "pages"},
-    "benchmarks": {"data", "inference", "training"},
+    "benchmarks": {"data", "evaluation", "inference", "speed", "training"},
     "conversion": {"inference"},
     "data": set(),
     "evaluation": {"data", "inference", "pages"},
     "inference": {"data"},
     "pages": {"data", "inference"},
-    "publishing": {"data", "evaluation", "inference", "serving"},
+    "publishing": {"data", "evaluation", "inference", "serving", "speed"},
     "serving": {"data", "inference"},
+    "speed": {"data", "evaluation", "inference"},
     "training": {"audit", "conversion", "data", "evaluation", "inference", "pages", "publishing"},
 }
 

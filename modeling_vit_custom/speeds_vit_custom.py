@@ -1,0 +1,58 @@
+"""Speeds: settings that make a trained classifier faster at a price; `vit-custom speed_table` measures both.
+
+A configuration may name some by what they gain: speeds={"2x": {"token_merging": "1.4x", "shrink_to": [176, 176]}}.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .labels_vit_custom import refuse
+
+SETTINGS = ("token_merging", "shrink_to")
+MERGING_TARGET = re.compile(r"(\d{1,3}(?:\.\d{1,3})?)x")  # such as "2x"
+_NAME = re.compile(r"\w[\w.+-]{0,31}")
+
+
+def check_speed_fields(token_merging: Any, shrink_to: Any, speeds: Any, config: Any) -> None:
+    """Raises ValueError, with field, value and fix, for settings that no model of this configuration could have."""
+    check_merging("token_merging", token_merging, config.num_hidden_layers)
+    _check_size("shrink_to", shrink_to, config.patch_hw)
+    for name, settings in (speeds or {}).items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            refuse("speeds", name, "name each by letters and digits, such as '2x'")
+        if not isinstance(settings, Mapping) or (unknown := sorted(set(settings) - set(SETTINGS))):
+            wrong = unknown if isinstance(settings, Mapping) else settings
+            refuse(f"speeds[{name!r}]", wrong, f"a speed consists of {' and '.join(SETTINGS)}")
+        check_merging(f"speeds[{name!r}]", settings.get("token_merging"), config.num_hidden_layers)
+        _check_size(f"speeds[{name!r}]", settings.get("shrink_to"), config.patch_hw)
+
+
+def choose_speed(config: Any, name: str) -> None:
+    """Sets `config` to one of its speeds. Raises ValueError for a name that is none of them, listing them."""
+    if name not in (config.speeds or {}):
+        known = f"has {', '.join(map(repr, config.speeds))}" if config.speeds else "has none yet"
+        raise ValueError(f"speed={name!r}: this checkpoint {known}; `vit-custom speed_table` measures and stores them.")
+    for field in SETTINGS:
+        setattr(config, field, config.speeds[name].get(field))
+
+
+def check_merging(field: str, setting: Any, layers: int) -> None:
+    """Raises ValueError for what is no setting of `token_merging`."""
+    forms = f"give None, a number of patches, one for each of {layers} blocks, or a target such as '2x'"
+    if isinstance(setting, str):
+        if not (target := MERGING_TARGET.fullmatch(setting)) or float(target[1]) < 1:
+            refuse(field, setting, forms)
+    elif setting is not None:
+        counts = setting if isinstance(setting, list | tuple) else [setting] * layers
+        if len(counts) != layers or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in counts):
+            refuse(field, setting, forms)
+
+
+def _check_size(field: str, size: Any, patch_hw: tuple[int, int]) -> None:
+    if size is None:
+        return
+    sides = list(size) if isinstance(size, list | tuple) else [size, size]
+    whole = len(sides) == 2 and all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    if not whole or any(side < cell or side % cell for side, cell in zip(sides, patch_hw, strict=True)):
+        refuse(field, size, f"give whole patches of {patch_hw[0]}x{patch_hw[1]} pixels: one number or (height, width)")
