@@ -9,10 +9,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from ..image_decoding_vit_custom import decode_image
+
+
+class LogitsOf(nn.Module):
+    """pixel_values [B, C, h, w] -> logits [B, K], of a model of transformers' kind."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=pixel_values).logits
 
 
 class PreparedImages(Dataset):

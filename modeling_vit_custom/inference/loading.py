@@ -13,6 +13,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..foreign_vit_custom import refuse_foreign_files
+from .exported import is_export, load_exported
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -30,14 +31,15 @@ def load_classifier(
     trust_remote_code: bool = False,
     device: torch.device | str | None = None,
     revision: str | None = None,
+    speed: str | None = None,
 ) -> tuple[PreTrainedModel, Any]:
-    """(model in eval mode on `device`, image processor) from a saved folder or a Hub id.
+    """(model in eval mode on `device`, image processor) from a saved folder, an export's folder or a Hub id.
 
-    Checkpoints of this package need no `trust_remote_code`. Only safetensors are read. revision: branch, tag or
-    commit of a Hub id; where its code is to run, the 40 hexadecimal digits of a commit, because a branch or tag can
-    hold other code tomorrow. Raises FileNotFoundError for a folder that is not there, ValueError for code that is
-    not pinned or lies in another repository, for bare weights of another library, for a checkpoint that has no
-    classifier, or lacks some of its weights: they would be random.
+    Checkpoints of this package need no `trust_remote_code`. Only safetensors are read. revision: branch, tag or commit
+    of a Hub id; where its code is to run, the 40 hexadecimal digits of a commit, because a branch or tag can hold other
+    code tomorrow. speed: one of the checkpoint's `speeds`. Raises FileNotFoundError for a folder that is not
+    there, ValueError for code that is not pinned or lies in another repository, for bare weights of another library,
+    for a checkpoint that has no classifier, or lacks some of its weights: they would be random.
     """
     is_id = source.count("/") <= 1 and not source.startswith((".", "/", "~"))
     folder = Path(source).expanduser()
@@ -48,6 +50,10 @@ def load_classifier(
         if revision is not None:
             raise ValueError(f"{source} is a folder and has no revision={revision!r}: leave the revision out.")
         source = str(folder)
+        if is_export(folder):
+            if speed is not None:
+                raise ValueError(f"{source} is an export, made at one speed: leave speed={speed!r} out.")
+            return load_exported(folder, trust_remote_code)
     elif not is_id or folder.exists():
         raise FileNotFoundError(f"{source} is not a folder; give a saved model's folder or a Hub id.")
     elif trust_remote_code and not _COMMIT.fullmatch(revision or ""):
@@ -56,6 +62,8 @@ def load_classifier(
             f"revision={revision!r}. `hf models info {source}` shows it as sha."
         )
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if speed is not None:
+        options["speed"] = speed
     if not folder.is_dir():
         options["revision"] = revision or "main"
     if trust_remote_code:
@@ -64,6 +72,10 @@ def load_classifier(
         model, info = AutoModelForImageClassification.from_pretrained(
             source, use_safetensors=True, output_loading_info=True, **options
         )
+    except TypeError as error:
+        if speed is None:
+            raise
+        raise ValueError(f"{source}: only this package's own models have speeds, leave speed={speed!r} out.") from error
     except (RuntimeError, StrictDataclassError) as error:  # weights that do not fit, fields of a wrong type
         raise ValueError(f"{source}: {error}") from error
     if missing := sorted(info["missing_keys"]):

@@ -1,0 +1,133 @@
+"""An exported classifier that takes the place of the original: in `pipeline`, in `predict`, in `evaluate`.
+
+An export is a folder: the model as a file of its format, config.json and preprocessor_config.json as in any saved
+model, and export.json, which says what the file is and how it compared with the original.
+
+Shapes: B batch, C channels, H×W pixels, K classes.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.modeling_utils import PreTrainedModel
+
+from ..configuration_vit_custom import ViTCustomConfig
+from ..pipeline_vit_custom import ViTCustomImageClassificationPipeline
+
+RECORD = "export.json"
+FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "openvino": "model.xml"}
+Run = Callable[[torch.Tensor], torch.Tensor]
+
+
+class ExportedClassifier(PreTrainedModel):
+    """Pixel values [B, C, H, W] → logits [B, K], computed by another runtime on the CPU; it has no weights of its own.
+
+    A file that is for one number of images is given as many, the last of them repeated. One that has the preprocessing
+    inside takes decoded images from 0 to 1, as the processor beside it gives them.
+    """
+
+    config_class = ViTCustomConfig
+    main_input_name = "pixel_values"
+    image_classification_pipeline = ViTCustomImageClassificationPipeline
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # whatever the original's configuration says
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, config: ViTCustomConfig, run: Run, record: dict[str, Any]):
+        super().__init__(copy.deepcopy(config))
+        self.run, self.record = run, record
+        digest = bytes.fromhex(record["sha256"])
+        self.register_buffer("file_sha256", torch.tensor(list(digest), dtype=torch.uint8))  # in place of weights
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> ImageClassifierOutput:
+        """Raises ValueError for a size that the file is not for."""
+        size, dynamic = self.record["input"], self.record["dynamic"]
+        for name, axis, patch in zip(("height", "width"), (2, 3), self.config.patch_hw, strict=True):
+            if name in dynamic and not self.record["preprocessing"] and pixel_values.shape[axis] % patch:
+                raise ValueError(f"images are {tuple(pixel_values.shape[2:])} pixels: {name} must be whole patches.")
+            if name not in dynamic and pixel_values.shape[axis] != size[axis]:
+                raise ValueError(
+                    f"images are {tuple(pixel_values.shape[2:])} pixels, the export is for {tuple(size[2:])}: prepare "
+                    f"them with the processor beside it, or export with --dynamic {name}."
+                )
+        if self.record["preprocessing"]:
+            pixel_values = (255 * pixel_values).round().to(torch.uint8)
+        if "batch" in dynamic:
+            return ImageClassifierOutput(logits=self.run(pixel_values))
+        count = size[0]
+        filled = torch.cat([pixel_values, pixel_values[-1:].expand(-len(pixel_values) % count, -1, -1, -1)])
+        logits = torch.cat([self.run(part) for part in filled.split(count)])
+        return ImageClassifierOutput(logits=logits[: len(pixel_values)])
+
+
+def is_export(folder: Path) -> bool:
+    return (folder / RECORD).is_file()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of an export's file and, of OpenVINO's, of the weights beside it."""
+    digest = hashlib.sha256()
+    for part in (path, path.with_suffix(".bin")):
+        digest.update(part.read_bytes() if part.is_file() else b"")
+    return digest.hexdigest()
+
+
+def load_exported(folder: str | Path, trust_remote_code: bool = False) -> tuple[ExportedClassifier, Any]:
+    """(the classifier, its image processor) of an export's folder.
+
+    Raises ValueError for a file that is not the one that was compared, and for one of torch.export, which torch reads
+    by pickle, without `trust_remote_code`; ImportError where its runtime is missing.
+    """
+    folder = Path(folder)
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    path = folder / FILES[record["format"]]
+    if record["format"] == "torch_export" and not trust_remote_code:
+        raise ValueError(f"{path}: torch reads it by pickle, which can run code. If it is yours, --trust_remote_code.")
+    if file_digest(path) != record["sha256"]:
+        raise ValueError(f"{path} is not the file that {RECORD} tells of: it was changed or damaged. Export it again.")
+    config = ViTCustomConfig.from_pretrained(folder)
+    classifier = ExportedClassifier(config, RUNTIMES[record["format"]](path), record)
+    return classifier.eval(), AutoImageProcessor.from_pretrained(folder)
+
+
+def open_onnx(path: Path) -> Run:
+    """In onnxruntime, with as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    return lambda images: torch.from_numpy(session.run(None, {entry.name: images.numpy()})[0])
+
+
+def open_torch_export(path: Path) -> Run:
+    program = torch.export.load(path).module()
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return program(images)
+
+    return run
+
+
+def open_openvino(path: Path) -> Run:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    return lambda images: torch.from_numpy(next(iter(request.infer([images.numpy()]).values())).copy())
+
+
+RUNTIMES: dict[str, Callable[[Path], Run]] = {
+    "onnx": open_onnx,
+    "torch_export": open_torch_export,
+    "openvino": open_openvino,
+}

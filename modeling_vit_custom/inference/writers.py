@@ -1,0 +1,100 @@
+"""Files of other runtimes, from a graph of operators."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+# format: number formats that it can be written in
+DTYPES = {
+    "onnx": ("float32", "float16", "int8", "int8_calibrated"),
+    "torch_export": ("float32", "float16", "bfloat16"),
+    "openvino": ("float32", "float16"),
+}
+# The arithmetic of the graph; the int8 formats begin with float32, OpenVINO keeps its weights alone in float16.
+GRAPH = {
+    ("onnx", "float16"): torch.float16,
+    ("torch_export", "float16"): torch.float16,
+    ("torch_export", "bfloat16"): torch.bfloat16,
+}
+Program = torch.export.ExportedProgram
+Batches = Callable[[], Iterator[np.ndarray]]
+
+
+def write(program: Program, path: Path, form: str, dtype: str, inputs: Batches | None) -> None:
+    """Writes `program` as `form`. inputs: batches to calibrate int8 by, where that is asked for."""
+    WRITERS[form](program, path, dtype)
+    if dtype == "int8":
+        _quantize(path)
+    elif dtype == "int8_calibrated":
+        if inputs is None:
+            raise ValueError("--dtype int8_calibrated needs --data_dir: images whose activations set the scales.")
+        _calibrate(path, inputs())
+
+
+def write_onnx(program: Program, path: Path, dtype: str) -> None:
+    torch.onnx.export(
+        program, (), str(path), input_names=["pixel_values"], output_names=["logits"], dynamo=True,
+        external_data=False, verbose=False,
+    )  # fmt: skip
+
+
+def write_torch_export(program: Program, path: Path, dtype: str) -> None:
+    torch.export.save(program, path)
+
+
+def write_openvino(program: Program, path: Path, dtype: str) -> None:
+    """By way of ONNX: OpenVINO's reader of torch graphs knows no sizes that are computed."""
+    import openvino
+
+    between = path.with_suffix(".onnx")
+    write_onnx(program, between, dtype)
+    openvino.save_model(openvino.convert_model(between), path, compress_to_fp16=dtype == "float16")
+    between.unlink()
+
+
+def _quantize(path: Path) -> None:
+    """Weights of matrix products in int8, their inputs when they are known (onnxruntime, dynamic)."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    prepared = _prepared(path)
+    quantize_dynamic(prepared, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=_PRODUCTS)
+    prepared.unlink()
+
+
+def _calibrate(path: Path, batches: Iterator[np.ndarray]) -> None:
+    """The same with scales of the inputs that are found once, by these batches (onnxruntime, static)."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> Any:
+            batch = next(batches, None)
+            return None if batch is None else {"pixel_values": batch}
+
+    prepared = _prepared(path)
+    quantize_static(
+        prepared, path, Reader(), per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        op_types_to_quantize=_PRODUCTS,
+    )  # fmt: skip
+    prepared.unlink()
+
+
+_PRODUCTS = ["MatMul", "Gemm"]
+
+
+def _prepared(path: Path) -> Path:
+    """Shapes inferred and constants folded, beside it, as onnxruntime's quantisation wants it."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = path.with_name(f"prepared-{path.name}")
+    quant_pre_process(path, prepared, skip_symbolic_shape=True)
+    return prepared
+
+
+WRITERS: dict[str, Callable[[Program, Path, str], None]] = {
+    "onnx": write_onnx,
+    "torch_export": write_torch_export,
+    "openvino": write_openvino,
+}

@@ -1,0 +1,116 @@
+"""The fastest way is one that answers as the model does, and is found at once the second time."""
+
+import json
+
+import pytest
+import torch
+from real_digits import write_class_folder
+from saved_models import save_ours, save_transformers_vit
+
+from modeling_vit_custom.inference import engines as engine_table
+from modeling_vit_custom.inference import fastest as choosing
+from modeling_vit_custom.inference.engines import ENGINES
+from modeling_vit_custom.inference.fastest import CHOICE, EXACT, Way, build, cache_folder, classifier, fastest
+from modeling_vit_custom.inference.loading import load_classifier
+from modeling_vit_custom.inference.predict import main as predict
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+MANY = 10**9  # images, of which a quarter of the time is enough to choose
+
+
+@pytest.fixture
+def loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_CUSTOM_CACHE", str(tmp_path / "cache"))
+    return load_classifier(str(save_ours(tmp_path / "model")))
+
+
+@pytest.fixture
+def images():
+    return torch.randn(4, 1, 24, 32)
+
+
+def test_parts_and_streams_are_the_whole(loaded, tmp_path):
+    model, _ = loaded
+    images = torch.randn(7, 1, 24, 32)
+    with torch.inference_mode():
+        expected = model(images).logits
+        for way in (Way("eager", 7), Way("eager", 3), Way("eager", 3, streams=2), Way("eager", 20)):
+            found = classifier(model, build(way, model, images, tmp_path))
+            torch.testing.assert_close(found(images).logits, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "eager"])
+def test_each_engine_is_exact_and_kept(loaded, images, engine):
+    model, processor = loaded
+    found, said = fastest(model, processor, images, MANY, engines=[engine])
+    more = torch.randn(9, 1, 24, 32)
+    with torch.inference_mode():
+        assert float((found(more).logits - model(more).logits).abs().max()) <= EXACT
+    assert "times eager (images/s: " in said and f"{engine}, 4 images a call" in said
+    again, said = fastest(model, processor, images, MANY, engines=[engine])
+    assert "chosen before" in said
+    with torch.inference_mode():
+        torch.testing.assert_close(again(more).logits, found(more).logits, rtol=0, atol=1e-5)
+
+
+def test_a_kept_choice_that_answers_otherwise_is_made_anew(loaded, images, monkeypatch):
+    model, processor = loaded
+    fastest(model, processor, images, MANY, engines=["eager"])
+    folder = cache_folder(model, processor, 4)
+    assert json.loads((folder / CHOICE).read_text())["engines"] == ["eager"]
+    assert "chosen before" in fastest(model, processor, images, MANY, engines=["eager"])[1]
+    monkeypatch.setattr(choosing, "EXACT", -1)  # nothing agrees any more
+    _, said = fastest(model, processor, images, MANY, engines=["eager"])
+    assert "chosen before" not in said and said.startswith("eager, 4 images a call: 1.00 times")
+    with torch.no_grad():
+        model.classifier.weight.add_(1)
+    assert cache_folder(model, processor, 4) != folder, "other weights are another folder"
+
+
+def test_an_engine_that_cannot_be_built_is_left_out(loaded, images, monkeypatch, caplog):
+    def broken(model, images, folder):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setitem(engine_table.ENGINES, "compiled", (broken, ()))
+    model, processor = loaded
+    _, said = fastest(model, processor, images, MANY, engines=["eager", "compiled"])
+    assert said.startswith("eager") and "left out: compiled, 4 images a call (RuntimeError: no compiler)" in caplog.text
+    folder = cache_folder(model, processor, 4)
+    choice = json.loads((folder / CHOICE).read_text())
+    choice["way"]["engine"] = "compiled"  # it was there once
+    (folder / CHOICE).write_text(json.dumps(choice))
+    _, said = fastest(model, processor, images, MANY, engines=["eager", "compiled"])
+    assert said.startswith("eager") and "chosen anew" in caplog.text
+
+
+def test_where_nothing_is_chosen(loaded, images, tmp_path):
+    model, processor = loaded
+    assert fastest(model, processor, images, 10)[1] == (
+        "eager (0 s for all images: choosing would take longer than it gains)"
+    )
+    assert fastest(model, processor, images, MANY, embeddings=True)[1] == "eager (the other engines give logits alone)"
+    other, its_processor = load_classifier(str(save_transformers_vit(tmp_path / "theirs")))
+    assert "only this package's own" in fastest(other, its_processor, images, MANY)[1]
+    processor.do_resize = False
+    assert "images of several sizes" in fastest(model, processor, images, MANY)[1]
+    processor.do_resize = True
+    assert fastest(model.bfloat16(), processor, images, MANY)[0] is model
+
+
+def test_predict_says_what_it_chose(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VIT_CUSTOM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(choosing, "installed_engines", lambda: ["eager"])
+    monkeypatch.setattr(choosing, "WORTH", 0.0)
+    folder = save_ours(tmp_path / "model")
+    write_class_folder(tmp_path / "photos", {"0": 5, "1": 4})
+    (tmp_path / "photos" / "0" / "0.png").write_bytes(b"no image")  # the first is unreadable
+    scores = []
+    for flags in ([], ["--fast"]):
+        output = tmp_path / f"{len(flags)}.jsonl"
+        line = ["--model", str(folder), str(tmp_path / "photos"), "--output", str(output), "--batch_size", "4", *flags]
+        assert predict(line) == 0
+        rows = [json.loads(row) for row in output.read_text().splitlines()]
+        scores.append([row["predictions"][0]["score"] for row in rows if "predictions" in row])
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5) and len(scores[0]) == 8
+    assert "note: engine: eager" in capsys.readouterr().out
