@@ -12,6 +12,8 @@ COMMANDS = {
     "train": ("training.recipe", "train or fine-tune an image classifier"),
     "evaluate": ("evaluation.evaluate", "measure a saved classifier on labelled images"),
     "predict": ("inference.predict", "classify image files, one JSON line each"),
+    "speed_table": ("speed.table", "measure what speed settings gain and cost, and store them"),
+    "export": ("speed.export", "write a classifier for another runtime"),
     "publish": ("publishing.publish", "check a saved classifier and upload it to the Hub"),
     "verify": ("publishing.verify", "prove what a saved classifier, or one on the Hub, holds and answers"),
     "benchmark": ("benchmarks.command", "measure speed and accuracy against peers"),

@@ -149,6 +149,52 @@ def plot_reconstructions(images: np.ndarray, path: str | os.PathLike) -> Path:
     return _save(figure, path)
 
 
+def plot_speeds(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
+    """Draws a speed table as a PNG, accuracy against images a second, the rows worth having joined; returns its path.
+
+    report: {"rows": [{"images_per_second", "accuracy", "name"}, …], "front": names from slow to fast}
+    """
+    rows = {row["name"]: row for row in report["rows"]}
+    figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(
+        [row["images_per_second"] for row in rows.values()],
+        [100 * row["accuracy"] for row in rows.values()],
+        color="#9aa5b1",
+        s=14,
+    )
+    best = [rows[name] for name in report["front"]]
+    speeds, right = [row["images_per_second"] for row in best], [100 * row["accuracy"] for row in best]
+    axes.plot(speeds, right, color=ACCENT, marker="o", markersize=4, linewidth=1.4)
+    for name, x, y in zip(report["front"], speeds, right, strict=True):
+        axes.annotate(name, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7, color=INK)
+    axes.set_xlabel("images a second")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def plot_lines(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x_name: str, path: str | os.PathLike
+) -> Path:
+    """Draws panels side by side as a PNG, both axes logarithmic; returns its path.
+
+    panels: title -> name of a line -> (x, y)
+    """
+    figure = Figure(figsize=(4.6 * len(panels), 3.6), dpi=150, layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, (x, y) in lines.items():
+            axes.loglog(x, y, marker="o", markersize=3.5, linewidth=1.4, label=name)
+        axes.set_xlabel(x_name)
+        axes.set_ylabel(title)
+        axes.grid(color="#e4e7eb", linewidth=0.8)
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
 def _x(curve: Curve, x_name: str) -> list[float]:
     return curve.epochs if x_name == "epoch" else curve.steps
 

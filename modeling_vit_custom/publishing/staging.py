@@ -13,7 +13,7 @@ WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # Published where present, beside weights and reached modules.
 OPTIONAL = (
     "metrics.json", "training_args.json", "conversion.json", "training.png", "confusion_matrix.png", "golden.json",
-    "examples/*.png", "README.md", "LICENSE",
+    "speeds.json", "speeds.png", "examples/*.png", "README.md", "LICENSE",
 )  # fmt: skip
 GIT_ATTRIBUTES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.npy", "*.npz", "*.h5", "*.msgpack")

@@ -1,0 +1,288 @@
+"""A classifier as a file for another runtime, compared with the original before it is there: `vit-custom export`.
+
+Shapes: B batch, C channels, H×W pixels, K classes.
+"""
+
+import argparse
+import copy
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.examples import SINGLE_LABEL, Examples
+from ..data.raw import printable
+from ..data.sources import load_eval_examples
+from ..evaluation.evaluate import evaluate_model
+from ..inference.environment import hardware, versions
+from ..inference.exported import FILES, RECORD, RUNTIMES, ExportedClassifier, file_digest
+from ..inference.graphs import AXES, InFormat, Preprocessed, trace
+from ..inference.json_files import write_json
+from ..inference.loading import load_classifier, problem_type_of
+from ..inference.timing import time_in_turn
+from ..inference.writers import DTYPES, GRAPH, write
+from ..modeling_vit_custom import ViTCustomForImageClassification
+from .table import paired_difference
+
+# Largest difference of logits, relative to the largest of them, that a file may have.
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 0.5, "int8_calibrated": 0.5}
+PREPROCESSED = 5e-2  # the same where pixels are resized in the file: they may differ by a grey level
+CALIBRATED_ON = 128  # images
+LOST = 0.5  # points of accuracy that a file may lose
+
+
+class ExportError(RuntimeError):
+    """The file would not be the model. Nothing has been written."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """form, dtype: a pair of DTYPES.   dynamic: which of AXES may differ from call to call.
+
+    batch_size: of a file whose batch may not.   preprocessing: the file takes decoded images, uint8, of any size.
+    """
+
+    form: str = "onnx"
+    dtype: str = "float32"
+    dynamic: tuple[str, ...] = ("batch",)
+    batch_size: int = 1
+    preprocessing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES[self.form]:
+            raise ValueError(f"--dtype {self.dtype}: --format {self.form} has {', '.join(DTYPES[self.form])}.")
+        if unknown := sorted(set(self.dynamic) - set(AXES)):
+            raise ValueError(f"--dynamic {unknown[0]}: give some of {', '.join(AXES)}.")
+        if self.preprocessing:  # images are of any size
+            object.__setattr__(self, "dynamic", tuple(dict.fromkeys((*self.dynamic, "height", "width"))))
+
+
+def export(
+    source: str,
+    output: str | Path,
+    wanted: Wanted | None = None,
+    data_dir: str | None = None,
+    lost: float = LOST,
+    seconds: float = 4.0,
+) -> dict[str, Any]:
+    """Writes the folder `output`; returns what export.json holds.
+
+    data_dir: labelled images on which file and original are compared, and int8 is calibrated; lost: points of accuracy
+    that the file may lose on them. seconds: of timing each.
+    Raises ExportError where the file's logits are not the original's, at any of the sizes it is for, or its accuracy
+    is not; then, and wherever something else fails, there is no folder.
+    """
+    wanted, output = wanted or Wanted(), Path(output)
+    if output.exists():
+        raise ExportError(f"{output} is there already: name another folder, or remove it.")
+    model, processor = load_classifier(source, device="cpu")
+    if not isinstance(model, ViTCustomForImageClassification):
+        raise ExportError(f"{source} is a {type(model).__name__}: only this package's own models are exported.")
+    model.float()
+    single = problem_type_of(model.config) == SINGLE_LABEL
+    if data_dir is not None and not single:
+        raise ValueError(f"--data_dir: the accuracy of a {problem_type_of(model.config)} model is not compared.")
+    if wanted.dtype.startswith("int8") and data_dir is None:
+        raise ValueError(f"--dtype {wanted.dtype} needs --data_dir: only images can tell what rounding costs.")
+    if any(side % cell for side, cell in zip(model.config.image_hw, model.config.patch_hw, strict=True)):
+        raise ValueError(
+            f"image_size={model.config.image_size} is not whole patches: load it at another (resize_input)."
+        )
+    sizes = [axis for axis in wanted.dynamic if axis != "batch"]
+    if sizes and not wanted.preprocessing and (model.config.token_merging or model.config.shrink_to):
+        raise ValueError(f"--dynamic {sizes[0]}: token_merging and shrink_to make a graph of one size. Leave it out.")
+    examples = None
+    if data_dir is not None:
+        labels: Any = model.config.id2label
+        examples = load_eval_examples(data_dir, labels, problem_type_of(model.config))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as aside:
+        folder = Path(aside) / "export"
+        folder.mkdir()
+        exported, record = build(model, processor, folder, wanted, examples)
+        record["compared"] = compare(model, processor, exported)
+        demand_parity(record)
+        record["speed"] = speed(model, processor, exported, seconds)
+        left = left_to_do(processor) if wanted.preprocessing else processor
+        if examples is not None:
+            record["accuracy"] = compare_accuracy(model, processor, exported, left, examples)
+            demand_accuracy(record, lost)
+        model.config.save_pretrained(folder)
+        left.save_pretrained(folder)
+        write_json(folder / RECORD, record)
+        shutil.move(folder, output)
+    return record
+
+
+def build(
+    model: Any, processor: Any, folder: Path, wanted: Wanted, examples: Examples | None
+) -> tuple[ExportedClassifier, dict[str, Any]]:
+    """Writes the file into `folder` and opens it: (what runs it, the beginnings of its record)."""
+    config = model.config
+    size = [wanted.batch_size, config.num_channels, *config.image_hw]
+    inner: Any = InFormat(copy.deepcopy(model), GRAPH.get((wanted.form, wanted.dtype), torch.float32))
+    whole = Preprocessed(inner, processor) if wanted.preprocessing else inner
+    program = trace(whole, size, wanted.dynamic, None if wanted.preprocessing else config.patch_hw)
+    path = folder / FILES[wanted.form]
+
+    def inputs() -> Iterator[np.ndarray]:
+        assert examples is not None
+        for index in np.random.default_rng(0).permutation(len(examples))[:CALIBRATED_ON]:
+            decoded = processor.decode(examples.images[index], name=examples.names[index])
+            one = given(decoded[None], processor, wanted.preprocessing)
+            yield one.expand(1 if "batch" in wanted.dynamic else wanted.batch_size, -1, -1, -1).numpy()
+
+    write(program, path, wanted.form, wanted.dtype, None if examples is None else inputs)
+    record = {
+        "format": wanted.form, "dtype": wanted.dtype, "dynamic": list(wanted.dynamic), "input": size,
+        "preprocessing": wanted.preprocessing, "sha256": file_digest(path), **versions(),
+        **hardware(torch.device("cpu")),
+    }  # fmt: skip
+    return ExportedClassifier(config, RUNTIMES[wanted.form](path), record), record
+
+
+def given(decoded: torch.Tensor, processor: Any, preprocessing: bool) -> torch.Tensor:
+    """uint8 images [B, C, H, W] as a file takes them: as they are, or what the processor makes of them."""
+    if preprocessing:
+        return decoded
+    return processor(list(decoded), return_tensors="pt", input_data_format="channels_first")["pixel_values"]
+
+
+def left_to_do(processor: Any) -> Any:
+    """The processor of a file that resizes and normalises itself: it decodes, to numbers from 0 to 1."""
+    left = copy.deepcopy(processor)
+    left.do_resize = left.do_center_crop = left.do_normalize = False
+    left.do_rescale, left.rescale_factor = True, 1 / 255
+    return left
+
+
+# ---------- what a file has to prove
+
+
+def compare(model: Any, processor: Any, exported: ExportedClassifier) -> list[dict[str, Any]]:
+    """The largest difference of logits at some of the sizes that the file is for, on noise in the range of images."""
+    record, rows = exported.record, []
+    batch, channels, height, width = record["input"]
+    p, q = model.config.patch_hw
+    heights = [height, height + 2 * p, 3 * height] if "height" in record["dynamic"] else [height]
+    widths = [width, width + 3 * q] if "width" in record["dynamic"] else [width]
+    for size in product([1, 3] if "batch" in record["dynamic"] else [batch], [channels], heights, widths):
+        generator = torch.Generator().manual_seed(0)
+        if record["preprocessing"]:
+            images = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+            ours, theirs = given(images, processor, False), images / 255
+        else:
+            ours = theirs = torch.rand(size, generator=generator) * 2 - 1
+        with torch.inference_mode():
+            expected, answer = model(ours).logits, exported(theirs).logits
+        apart = float((answer - expected).abs().max())
+        agree = float((answer.argmax(1) == expected.argmax(1)).float().mean())
+        largest = float(expected.abs().max())
+        relative = apart / largest if largest else apart
+        rows.append({"size": list(size), "absolute": apart, "relative": relative, "top1": agree})
+    return rows
+
+
+def demand_parity(record: dict[str, Any]) -> None:
+    allowed = max([TOLERANCE[record["dtype"]]] + [PREPROCESSED] * record["preprocessing"])
+    for row in record["compared"]:
+        if not row["relative"] <= allowed:  # NaN is not
+            raise ExportError(
+                f"the {record['format']} file's logits for {row['size']} differ from the original's by "
+                f"{row['relative']:.1e} of the largest; {allowed:.0e} would be usual for {record['dtype']}."
+            )
+
+
+def compare_accuracy(model: Any, processor: Any, exported: Any, left: Any, examples: Examples) -> dict[str, Any]:
+    """Both on the same images, and the paired difference with its 95 % interval."""
+    right = [
+        result.logits.argmax(1) == result.labels
+        for result in (evaluate_model(model, processor, examples), evaluate_model(exported, left, examples))
+    ]
+    difference, low, high = paired_difference(right[1], right[0])
+    shares = {"original": float(right[0].mean()), "exported": float(right[1].mean())}
+    return shares | {"difference": difference, "low": low, "high": high, "n": len(examples)}
+
+
+def demand_accuracy(record: dict[str, Any], lost: float) -> None:
+    found = record["accuracy"]
+    if -100 * found["difference"] > lost:
+        raise ExportError(
+            f"the {record['format']} file in {record['dtype']} is right on {found['exported']:.2%} of {found['n']:,} "
+            f"images, the original on {found['original']:.2%}: more than {lost} points are lost (--max_lost)."
+        )
+
+
+def speed(model: Any, processor: Any, exported: ExportedClassifier, seconds: float) -> dict[str, Any]:
+    """Images a second of file and original, in turn, on a batch as large as the file takes, 8 at most."""
+    batch, *size = exported.record["input"]
+    batch = 8 if "batch" in exported.record["dynamic"] else batch
+    images = torch.randint(0, 256, (batch, *size), dtype=torch.uint8)
+    pixel_values = given(images, processor, False)
+    theirs = images / 255 if exported.record["preprocessing"] else pixel_values
+
+    def original() -> Any:
+        return model(given(images, processor, False) if exported.record["preprocessing"] else pixel_values)
+
+    with torch.inference_mode():
+        times = time_in_turn({"original": original, "exported": lambda: exported(theirs)}, seconds)
+    rates = {name: batch / statistics.median(taken) for name, taken in times.items()}
+    return rates | {"ratio": rates["exported"] / rates["original"], "batch": batch}
+
+
+# ---------- the command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit code: 0 done, 1 the file was not the model, 2 it could not be run as asked."""
+    parser = argparse.ArgumentParser(
+        prog="export",
+        description="Write a classifier for another runtime; only what agrees with the original is written.",
+        epilog="examples: export --model outputs/photos --output outputs/photos-onnx --data_dir photos/test; then "
+        "predict, evaluate or serve --model outputs/photos-onnx",
+    )
+    parser.add_argument("--model", required=True, metavar="DIR", help="saved model folder, or a Hub id")
+    parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--format", dest="form", default="onnx", choices=FILES, help="default: %(default)s")
+    kinds = dict.fromkeys(kind for group in DTYPES.values() for kind in group)
+    parser.add_argument("--dtype", default="float32", choices=kinds, help="default: %(default)s")
+    parser.add_argument("--dynamic", default="batch", help="which of batch,height,width may differ; '' for none")
+    parser.add_argument("--batch_size", type=int, default=1, help="of a file whose batch may not differ")
+    parser.add_argument("--preprocessing", action="store_true", help="resize and normalise inside the file")
+    parser.add_argument("--data_dir", metavar="DIR", help="labelled images to compare the accuracy on")
+    parser.add_argument("--max_lost", type=float, default=LOST, help="points of accuracy it may lose (%(default)s)")
+    args = parser.parse_args(argv)
+    try:
+        dynamic = tuple(name for name in args.dynamic.split(",") if name)
+        wanted = Wanted(args.form, args.dtype, dynamic, args.batch_size, args.preprocessing)
+        record = export(args.model, args.output, wanted, args.data_dir, args.max_lost)
+    except ExportError as error:
+        print(printable(f"export: {error}"), file=sys.stderr)
+        return 1
+    except (ValueError, OSError, ImportError) as error:
+        print(printable(f"export: {error}"), file=sys.stderr)
+        return 2
+    print(*described(record), f"wrote {args.output}", sep="\n")
+    return 0
+
+
+def described(record: dict[str, Any]) -> Iterator[str]:
+    """What was found, in sentences."""
+    for row in record["compared"]:
+        size = "x".join(map(str, row["size"]))
+        yield f"{size}: logits differ by {row['relative']:.1e} of the largest, top-1 agreement {row['top1']:.0%}"
+    if found := record.get("accuracy"):
+        lost, most, least = (-100 * found[name] for name in ("difference", "low", "high"))
+        interval = f"{least:.2f} to {most:.2f}"
+        yield f"accuracy: {found['exported']:.2%} of {found['n']:,} images, {lost:.2f} points lost ({interval})"
+    rates = record["speed"]
+    verdict = f"{rates['ratio']:.2f} times the original's" + (", SLOWER" if rates["ratio"] < 1 else "")
+    yield f"speed: {rates['exported']:.1f} images/s, {verdict}"

@@ -1,0 +1,97 @@
+"""What a trained classifier can be told to do to be faster, without training it again.
+
+Shapes: H×W pixels, p×q patch.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..token_merging_vit_custom import merge_counts
+
+MERGING = ("1.25x", "1.5x", "1.75x", "2x", "2.5x")
+SIZES = (0.875, 0.75, 0.625, 0.5)  # of the image's sides
+EXACT_FORMAT = "float32"
+
+
+@dataclass(frozen=True)
+class Option:
+    """token_merging, shrink_to: as in the configuration.   form: one of FORMATS."""
+
+    token_merging: str | None = None
+    shrink_to: tuple[int, int] | None = None
+    form: str = EXACT_FORMAT
+
+    def __str__(self) -> str:
+        size = f"{self.shrink_to[0]}x{self.shrink_to[1]} px" if self.shrink_to else None
+        merging = f"merging {self.token_merging}" if self.token_merging else None
+        form = self.form if self.form != EXACT_FORMAT else None
+        return ", ".join(filter(None, (merging, size, form))) or "exact"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the configuration's `speeds` hold of it."""
+        return {"token_merging": self.token_merging, "shrink_to": list(self.shrink_to) if self.shrink_to else None}
+
+
+def options(
+    config: Any, merging: Sequence[str], sizes: Sequence[float], forms: Sequence[str]
+) -> tuple[list[Option], list[str]]:
+    """(every combination of merging and size, the exact one first, and each format; what is not possible, and why)
+
+    merging: targets.   sizes: shares of the image's sides, below 1, which become whole patches.
+    Raises ValueError for what is no target or share.
+    """
+    shrunk: list[tuple[int, int] | None] = [None]
+    for share in sizes:
+        if not 0 < share < 1:
+            raise ValueError(f"--sizes {share}: give shares of the sides between 0 and 1, such as 0.75.")
+        h, w = (
+            max(1, round(share * cells)) * side for cells, side in zip(config.grid_hw, config.patch_hw, strict=True)
+        )
+        if (h, w) != tuple(cells * side for cells, side in zip(config.grid_hw, config.patch_hw, strict=True)):
+            shrunk.append((h, w))
+    found, impossible = [], []
+    for size in dict.fromkeys(shrunk):
+        for target in (None, *merging):
+            option = Option(target, size)
+            try:
+                model_counts(config, target, size)
+                found.append(option)
+            except ValueError as error:
+                if "possible" not in str(error):
+                    raise
+                impossible.append(f"{option}: {error}")
+    return found + [Option(form=form) for form in forms if form != EXACT_FORMAT], impossible
+
+
+def model_counts(config: Any, target: str | None, size: tuple[int, int] | None) -> list[int]:
+    """How many patches each block would merge. Raises ValueError as `merge_counts` does."""
+    h, w = config.grid_of(size or config.image_hw)
+    return merge_counts(
+        target, config.num_hidden_layers, h * w, config.num_prefix_tokens, config.hidden_size, config.mlp_products
+    )
+
+
+@contextmanager
+def applied(option: Option, model: Any) -> Iterator[Any]:
+    """`model`, whose configuration says what `option` does as long as this lasts."""
+    before = {name: getattr(model.config, name) for name in option.settings}
+    try:
+        model.config.token_merging, model.config.shrink_to = option.token_merging, option.shrink_to
+        yield model
+    finally:
+        for name, value in before.items():
+            setattr(model.config, name, value)
+
+
+FORMATS = {EXACT_FORMAT: torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def in_format(model: Any, form: str) -> Any:
+    """A copy of `model` in another format; itself for float32."""
+    return model if form == EXACT_FORMAT else copy.deepcopy(model).to(FORMATS[form])

@@ -1,0 +1,51 @@
+"""The speed table as Markdown: on the screen, and as a section of a model card."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- speeds -->", "<!-- /speeds -->"
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The rows worth having from slow to fast, and those that are slower than the exact one, said to be so."""
+    names = {row["name"]: f"`{name}`" for name, row in report["speeds"].items()}
+    lines = ["| speed | settings | images/s | ratio | accuracy | lost, points (95 %) |", "|" + " - |" * 6]
+    exact, *others = report["rows"]
+    shown = [exact] + [row for row in others if row["name"] in report["front"] or row["ratio"] < 1]
+    for row in sorted(shown, key=lambda row: row["ratio"]):
+        lost = -100 * row["difference"], -100 * row["high"], -100 * row["low"]
+        slower = " (slower: not offered)" if row["ratio"] < 1 else ""
+        lines.append(
+            f"| {names.get(row['name'], '')} | {row['name']}{slower} | {row['images_per_second']:.1f} | "
+            f"{row['ratio']:.2f} | {row['accuracy']:.2%} | {lost[0]:.2f} ({lost[1]:.2f} to {lost[2]:.2f}) |"
+        )
+    return "\n".join(lines)
+
+
+def section(report: Mapping[str, Any]) -> str:
+    """The table with what it means."""
+    how = f"{report['device']}, {report['cpu_cores']} cores, batches of {report['batch_size']}, float32"
+    n = report["rows"][0]["n"]
+    return (
+        f"## Speeds\n\n{table(report)}\n\nMeasured on {n:,} images ({how}); other machines have other ratios. Losses "
+        'are paired with the exact row. `from_pretrained(…, speed="2x")` takes the row of that name, for `pipeline` '
+        '`model_kwargs={"speed": "2x"}`.'
+    )
+
+
+def marked_section(report: Mapping[str, Any]) -> str:
+    """The section between marks by which it is found again."""
+    return f"{BEGIN}\n{section(report)}\n{END}"
+
+
+def write_section(card: Path, report: Mapping[str, Any]) -> None:
+    """Puts the section into a model card, in the place of an older one; nothing where there is no card."""
+    if not card.is_file():
+        return
+    text = card.read_text(encoding="utf-8")
+    new = marked_section(report)
+    old = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    text = old.sub(lambda _: new, text) if old.search(text) else f"{text.rstrip()}\n\n{new}\n"
+    card.write_text(text, encoding="utf-8")

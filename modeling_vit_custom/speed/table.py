@@ -1,0 +1,189 @@
+"""The speed table of a checkpoint: `vit-custom speed_table`. What each setting gains, and what it costs.
+
+Every setting classifies the same images, so that a difference of accuracy is one of pairs: of n images, those that only
+one of the two gets right decide. Its 95 % interval is that of a mean of n differences. Images a second are of the model
+alone, all settings timed in turn; they, and their ratios, hold for the machine they were measured on.
+
+Shapes: B batch, N images, O options.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers.utils.logging import disable_progress_bar
+
+from ..data.examples import SINGLE_LABEL, Examples
+from ..data.raw import printable
+from ..data.sources import load_eval_examples
+from ..evaluation.plots import plot_speeds
+from ..inference.environment import hardware, versions
+from ..inference.forward import PreparedImages
+from ..inference.json_files import write_json
+from ..inference.loading import load_classifier, problem_type_of
+from ..inference.predict import positive
+from ..inference.timing import time_in_turn
+from ..modeling_vit_custom import ViTCustomForImageClassification
+from .options import EXACT_FORMAT, FORMATS, MERGING, SIZES, Option, applied, in_format, options
+from .section import table, write_section
+
+REPORT, PICTURE = "speeds.json", "speeds.png"
+NAMED = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)  # times as fast
+
+
+def measure(
+    model: Any, processor: Any, examples: Examples, tried: Sequence[Option], batch_size: int, seconds: float
+) -> list[dict[str, Any]]:
+    """One row for each option, the first of which is what the others are compared with.
+
+    seconds: of timing for each. Raises ValueError, naming it, for an image that cannot be read.
+    """
+    models = {form: in_format(model, form) for form in dict.fromkeys(option.form for option in tried)}
+    images = PreparedImages(examples.images, examples.names, processor)
+
+    def batch_of(indices: range) -> torch.Tensor:
+        items = [images[i] for i in indices]
+        if errors := [error for _, _, error in items if error is not None]:
+            raise ValueError(errors[0])
+        return torch.stack([pixels for _, pixels, _ in items]).to(model.device)
+
+    def answer(option: Option, batch: torch.Tensor) -> torch.Tensor:
+        own = models[option.form]
+        with torch.inference_mode(), applied(option, own):
+            return own(pixel_values=batch.to(own.dtype)).logits.argmax(1).cpu()  # waits for a GPU
+
+    first = batch_of(range(min(batch_size, len(images))))
+    times = time_in_turn({option: lambda option=option: answer(option, first) for option in tried}, seconds)
+    right = np.zeros((len(tried), len(images)), dtype=bool)  # [O, N]
+    labels = torch.as_tensor(np.asarray(examples.labels))
+    with tqdm(total=len(images), desc="speed table", unit="img") as bar:
+        for start in range(0, len(images), batch_size):
+            indices = range(start, min(start + batch_size, len(images)))
+            batch = batch_of(indices)
+            for row, option in enumerate(tried):
+                right[row, indices] = (answer(option, batch) == labels[indices]).numpy()
+            bar.update(len(indices))
+    exact = statistics.median(times[tried[0]])
+    rows = []
+    for option, own in zip(tried, right, strict=True):
+        took = statistics.median(times[option])
+        rows.append(row_of(option, len(first) / took, exact / took, own, right[0]))
+    return rows
+
+
+def row_of(option: Option, speed: float, ratio: float, right: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
+    """speed: images a second.   right, exact: [N], which images this option and the exact one get right."""
+    difference, low, high = paired_difference(right, exact)
+    return {
+        "name": str(option), **option.settings, "format": option.form, "images_per_second": speed, "ratio": ratio,
+        "accuracy": float(right.mean()), "difference": difference, "low": low, "high": high, "n": len(right),
+    }  # fmt: skip
+
+
+def paired_difference(right: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
+    """The difference of two accuracies on the same images [N], and its 95 % interval.
+
+    The interval is that of Agresti and Min 2005 ("Simple improved confidence intervals for comparing matched
+    proportions", Statistics in Medicine 24): half an image is added to each cell, so that it is never empty.
+    """
+    n, gained, lost = len(right), int((right & ~other).sum()), int((~right & other).sum())
+    centre, spread = (gained - lost) / (n + 2), gained + lost + 1 - (gained - lost) ** 2 / (n + 2)
+    half = 1.96 * math.sqrt(spread) / (n + 2)
+    return (gained - lost) / n, centre - half, centre + half
+
+
+def front(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows than which none is both faster and at least as accurate, from slow to fast."""
+    best: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda row: (-row["ratio"], -row["accuracy"])):
+        if not best or row["accuracy"] > best[-1]["accuracy"]:
+            best.append(dict(row))
+    return best[::-1]
+
+
+def named_speeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{"2x": the most accurate row at least so fast, …} of settings that a configuration can hold."""
+    speeds: dict[str, dict[str, Any]] = {}
+    settings = front([row for row in rows if row["format"] == EXACT_FORMAT])
+    for times in NAMED:
+        enough = [row for row in settings if row["ratio"] >= times]
+        if enough and enough[0] not in speeds.values():
+            speeds[f"{times:g}x"] = enough[0]
+    return speeds
+
+
+def store(folder: Path, report: dict[str, Any]) -> None:
+    """Into a saved model's folder: the report, the named speeds in config.json, a section of the card if it has one."""
+    write_json(folder / REPORT, report)
+    plot_speeds(report, folder / PICTURE)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    fields = ("token_merging", "shrink_to")
+    config["speeds"] = {name: {field: row[field] for field in fields} for name, row in report["speeds"].items()} or None
+    write_json(path, config)
+    write_section(folder / "README.md", report)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; its exit code: 0 done, 2 it could not be run as asked."""
+    parser = argparse.ArgumentParser(
+        prog="speed_table",
+        description="Measure what a classifier's speed settings gain and cost; store those worth having.",
+        epilog="example: speed_table --model outputs/photos --data_dir photos/test; then "
+        'from_pretrained("outputs/photos", speed="2x"), or predict --speed 2x',
+    )
+    parser.add_argument("--model", required=True, metavar="DIR", help="saved model folder")
+    parser.add_argument("--data_dir", required=True, metavar="DIR", help="labelled images it was not trained on")
+    parser.add_argument("--token_merging", nargs="*", default=list(MERGING), metavar="2x", help="default: %(default)s")
+    parser.add_argument(
+        "--sizes", nargs="*", type=float, default=list(SIZES), metavar="SHARE", help="of the sides (%(default)s)"
+    )
+    parser.add_argument("--formats", nargs="*", default=["bfloat16"], choices=FORMATS, help="besides float32")
+    parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of timing for each setting (%(default)s)")
+    parser.add_argument("--max_images", type=positive, metavar="N", help="measure on the first N of them, shuffled")
+    args = parser.parse_args(argv)
+    disable_progress_bar()
+    try:
+        report = run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(printable(f"speed_table: {error}"), file=sys.stderr)
+        return 2
+    print(table(report))
+    print(f"speeds: {', '.join(report['speeds']) or 'none is faster'}; wrote {args.model}/{REPORT} and config.json")
+    return 0
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Raises ValueError for a model without classes to choose among, and for what `measure` refuses."""
+    folder = Path(args.model)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{args.model} is not a saved model's folder, which the speeds could be stored in.")
+    model, processor = load_classifier(args.model)
+    if not isinstance(model, ViTCustomForImageClassification):
+        raise ValueError(f"{args.model} is a {type(model).__name__}: only this package's own models have speeds.")
+    if problem_type_of(model.config) != SINGLE_LABEL:
+        raise ValueError(f"{args.model} is a {problem_type_of(model.config)} model: accuracy needs one label an image.")
+    model.config.token_merging = model.config.shrink_to = None
+    labels: Any = model.config.id2label
+    examples = load_eval_examples(args.data_dir, labels, SINGLE_LABEL)
+    if args.max_images and args.max_images < len(examples):
+        examples = examples.select(np.random.default_rng(0).permutation(len(examples))[: args.max_images].tolist())
+    tried, impossible = options(model.config, args.token_merging, args.sizes, args.formats)
+    for why in impossible:
+        print(printable(f"left out: {why}"), file=sys.stderr)
+    rows = measure(model, processor, examples, tried, args.batch_size, args.seconds)
+    report = {
+        "rows": rows, "front": [row["name"] for row in front(rows)], "speeds": named_speeds(rows),
+        "batch_size": min(args.batch_size, len(examples)), **versions(), **hardware(model.device),
+    }  # fmt: skip
+    store(folder, report)
+    return report

@@ -1,0 +1,16 @@
+"""Measure what a classifier's speed settings gain and cost; `python scripts/speed_table.py --help` shows how."""
+
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    from modeling_vit_custom.speed.table import main as speed_table
+
+    return speed_table(argv)
+
+
+if __name__ == "__main__":
+    # Python puts this folder first on the path, where evaluate.py would hide the library `evaluate`.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+    sys.exit(main())

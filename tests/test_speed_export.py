@@ -1,0 +1,167 @@
+"""Exports answer as the original does, in its place, and are not written where they do not."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from real_digits import write_class_folder, write_digit
+from saved_models import save_ours
+from tiny import ARCHITECTURES
+from transformers import pipeline
+
+from modeling_vit_custom.evaluation.evaluate import main as evaluate
+from modeling_vit_custom.inference.exported import load_exported
+from modeling_vit_custom.inference.loading import load_classifier
+from modeling_vit_custom.inference.predict import main as predict
+from modeling_vit_custom.speed import export as exporting
+from modeling_vit_custom.speed.export import ExportError, Wanted, export, main
+
+FORMATS = ["onnx", "torch_export", "openvino"]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.slow,
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_ours(tmp_path_factory.mktemp("models") / "ours")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    write_class_folder(folder, {str(digit): 3 for digit in range(10)})
+    return folder
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("dynamic", [(), ("batch", "height", "width")])
+def test_it_answers_as_the_original(model, tmp_path, form, dynamic):
+    record = export(str(model), tmp_path / "e", Wanted(form, dynamic=dynamic, batch_size=2), seconds=0.1)
+    assert max(row["relative"] for row in record["compared"]) < 1e-4
+    original, processor = load_classifier(str(model))
+    exported, own = load_classifier(str(tmp_path / "e"), trust_remote_code=True)
+    images = [np.random.default_rng(i).integers(0, 255, (30, 20), np.uint8) for i in range(3)]
+    pixels = [p(images, return_tensors="pt")["pixel_values"] for p in (processor, own)]
+    with torch.no_grad():
+        torch.testing.assert_close(exported(pixels[1]).logits, original(pixels[0]).logits, rtol=1e-4, atol=1e-4)
+    if "height" not in dynamic:
+        with pytest.raises(ValueError, match="export with --dynamic height"):
+            exported(torch.zeros(1, 1, 32, 32))
+
+
+FEW = ("map", "rope")
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("onnx", name) for name in ARCHITECTURES] + [(form, name) for form in FORMATS[1:] for name in FEW],
+)
+def test_every_architecture_with_merged_tokens(tmp_path, form, name):
+    folder = save_ours(tmp_path / "m", **ARCHITECTURES[name], token_merging="1.2x", num_channels=3)
+    record = export(str(folder), tmp_path / "e", Wanted(form), seconds=0.1)
+    assert max(row["relative"] for row in record["compared"]) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["conv stem", "sincos", "rope", "oblong patch"])
+def test_any_size(tmp_path, name):
+    """Positions are computed in the file; of a size that is not fixed, counts of merged tokens cannot be."""
+    folder = save_ours(tmp_path / "m", **ARCHITECTURES[name], num_channels=3)
+    record = export(str(folder), tmp_path / "e", Wanted(dynamic=("batch", "height", "width")), seconds=0.1)
+    assert len(record["compared"]) == 12 and max(row["relative"] for row in record["compared"]) < 1e-4
+    merging = save_ours(tmp_path / "merging", **ARCHITECTURES[name], token_merging=1)
+    with pytest.raises(ValueError, match="token_merging and shrink_to make a graph of one size"):
+        export(str(merging), tmp_path / "f", Wanted(dynamic=("height",)), seconds=0.1)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_it_takes_the_original_s_place(model, digits, tmp_path, form):
+    export(str(model), tmp_path / "e", Wanted(form), seconds=0.1)
+    results = []
+    for source in (model, tmp_path / "e"):
+        lines, metrics = tmp_path / "lines.jsonl", tmp_path / "metrics.json"
+        trust = ["--trust_remote_code"] if form == "torch_export" else []
+        assert predict(["--model", str(source), str(digits), "--output", str(lines), "--overwrite", *trust]) == 0
+        assert evaluate(["--model", str(source), "--data_dir", str(digits), "--output", str(metrics), *trust]) == 0
+        scores = [json.loads(line)["predictions"][0] for line in lines.read_text().splitlines()]
+        results.append((scores, json.loads(metrics.read_text())["metrics"]["accuracy"]))
+    assert [score["label"] for score in results[0][0]] == [score["label"] for score in results[1][0]]
+    assert results[0][1] == results[1][1]
+    write_digit(tmp_path / "a.png", 3)
+    classifier, processor = load_exported(tmp_path / "e", trust_remote_code=True)
+    own = pipeline("image-classification", model=str(model))
+    theirs = pipeline("image-classification", model=classifier, image_processor=processor)
+    expected, answer = own(str(tmp_path / "a.png")), theirs(str(tmp_path / "a.png"))
+    assert [row["label"] for row in answer] == [row["label"] for row in expected]
+    assert [row["score"] for row in answer] == pytest.approx([row["score"] for row in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_preprocessing_inside(model, digits, tmp_path, form):
+    record = export(str(model), tmp_path / "e", Wanted(form, preprocessing=True), str(digits), lost=100, seconds=0.1)
+    assert record["accuracy"]["n"] == 30 and abs(record["accuracy"]["difference"]) <= 0.1
+    exported, left = load_exported(tmp_path / "e", trust_remote_code=True)
+    original, processor = load_classifier(str(model))
+    image = np.random.default_rng(0).integers(0, 255, (61, 47), np.uint8)
+    with torch.no_grad():
+        expected = original(processor(image, return_tensors="pt")["pixel_values"]).logits
+        answer = exported(left(image, return_tensors="pt")["pixel_values"]).logits
+    assert float((answer - expected).abs().max() / expected.abs().max()) < 0.02
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [Wanted("onnx", "int8"), Wanted("onnx", "int8_calibrated"), Wanted("onnx", "float16"),
+     Wanted("openvino", "float16"), Wanted("torch_export", "bfloat16"), Wanted("torch_export", "float16")],
+    ids=lambda wanted: f"{wanted.form}-{wanted.dtype}",
+)  # fmt: skip
+def test_number_formats(model, digits, tmp_path, wanted):
+    record = export(str(model), tmp_path / "e", wanted, str(digits), lost=100, seconds=0.1)
+    assert record["accuracy"]["n"] == 30 and record["speed"]["ratio"] > 0
+    agreed = min(row["top1"] for row in record["compared"])
+    assert agreed == 1 or wanted.dtype.startswith("int8")
+
+
+def test_nothing_is_written_where_the_answers_differ(model, digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(exporting.TOLERANCE, "float32", -1)
+    with pytest.raises(ExportError, match="differ from the original's by"):
+        export(str(model), tmp_path / "e", Wanted("torch_export"), seconds=0.1)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setitem(exporting.TOLERANCE, "float32", 1e-4)
+    flags = ["--model", str(model), "--output", str(tmp_path / "e"), "--format", "torch_export"]
+    assert main([*flags, "--data_dir", str(digits), "--max_lost", "-1"]) == 1  # demands that it gains a point
+    assert "points are lost" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert main([*flags, "--dtype", "int8"]) == 2 and "has float32, float16, bfloat16" in capsys.readouterr().err
+
+
+def test_a_changed_file_is_refused(model, tmp_path):
+    export(str(model), tmp_path / "e", Wanted("torch_export"), seconds=0.1)
+    path = tmp_path / "e" / "model.pt2"
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ValueError, match="changed or damaged"):
+        load_exported(tmp_path / "e", trust_remote_code=True)
+
+
+def test_a_file_that_torch_reads_by_pickle_is_opened_on_request_alone(model, tmp_path, capsys):
+    export(str(model), tmp_path / "e", Wanted("torch_export"), seconds=0.1)
+    assert predict(["--model", str(tmp_path / "e"), "x.png", "--output", str(tmp_path / "o.jsonl")]) == 2
+    assert "by pickle, which can run code" in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported_says_why(model, digits, tmp_path):
+    with pytest.raises(ValueError, match="only images can tell what rounding costs"):
+        export(str(model), tmp_path / "e", Wanted("onnx", "int8"))
+    cut = save_ours(tmp_path / "cut", image_size=(27, 32))
+    with pytest.raises(ValueError, match="not whole patches"):
+        export(str(cut), tmp_path / "e")
+    tags = save_ours(tmp_path / "tags", problem_type="multi_label_classification")
+    with pytest.raises(ValueError, match="multi_label_classification model is not compared"):
+        export(str(tags), tmp_path / "e", data_dir=str(digits))
+    assert not (tmp_path / "e").exists()
+
+
+def test_calibration_fills_a_fixed_batch(model, digits, tmp_path):
+    wanted = Wanted("onnx", "int8_calibrated", dynamic=(), batch_size=2)
+    assert export(str(model), tmp_path / "e", wanted, str(digits), lost=100, seconds=0.1)["accuracy"]["n"] == 30

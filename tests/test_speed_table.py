@@ -1,0 +1,87 @@
+"""The speed table: paired differences, the front, what is stored and where it shows."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from real_digits import write_class_folder
+from saved_models import save_ours, save_transformers_vit
+
+from modeling_vit_custom import ViTCustomForImageClassification
+from modeling_vit_custom.speed.options import Option, options
+from modeling_vit_custom.speed.section import table
+from modeling_vit_custom.speed.table import front, main, named_speeds, paired_difference
+
+
+def rows(*pairs):
+    return [
+        {"name": f"{ratio}", "ratio": ratio, "accuracy": right, "format": "float32", "images_per_second": 10 * ratio}
+        for ratio, right in pairs
+    ]
+
+
+def test_paired_differences():
+    """Agresti and Min by hand: n = 1000, 30 images only the one gets right, 10 only the other."""
+    right, other = np.zeros((2, 1000), dtype=bool)
+    right[:30], other[30:40], right[500:], other[500:] = True, True, True, True
+    mean, low, high = paired_difference(right, other)
+    centre, half = 20 / 1002, 1.96 * math.sqrt(30.5 + 10.5 - 20**2 / 1002) / 1002
+    assert mean == pytest.approx(0.02) and (low, high) == pytest.approx((centre - half, centre + half))
+    same, low, high = paired_difference(right, right)
+    assert same == 0 and low < -0.001 and high > 0.001, "equal answers on some images prove nothing about others"
+
+
+def test_the_front_is_what_none_beats():
+    found = front(rows((1.0, 0.9), (1.5, 0.91), (2.0, 0.8), (1.9, 0.8), (3.0, 0.7), (2.5, 0.6)))
+    assert [row["ratio"] for row in found] == [1.5, 2.0, 3.0]
+    speeds = named_speeds(rows((1.0, 0.9), (1.6, 0.89), (2.1, 0.8), (2.6, 0.85)))
+    assert {name: row["ratio"] for name, row in speeds.items()} == {"1.25x": 1.6, "2x": 2.6}
+    half = {"name": "bfloat16", "ratio": 3.0, "accuracy": 0.95, "format": "bfloat16", "images_per_second": 30.0}
+    assert list(named_speeds([*rows((1.0, 0.9), (1.6, 0.89)), half])) == ["1.25x"], "a format is no configuration"
+
+
+def test_options_are_whole_patches_and_begin_with_the_exact_one(any_config):
+    found, _ = options(any_config, ["1.1x"], [0.99, 0.75, 0.74, 0.5], ["bfloat16"])
+    assert found[0] == Option() and str(found[0]) == "exact" and found[-1] == Option(form="bfloat16")
+    p, q = any_config.patch_hw
+    assert all(option.shrink_to[0] % p == option.shrink_to[1] % q == 0 for option in found if option.shrink_to)
+    assert len(set(found)) == len(found)
+    assert all(option.shrink_to is None or option.shrink_to != any_config.image_hw for option in found)
+    found, impossible = options(any_config, ["1.1x", "30x"], [], [])
+    assert [str(option) for option in found] == ["exact", "merging 1.1x"] and "at most" in impossible[0]
+    with pytest.raises(ValueError, match="token_merging='fast'"):
+        options(any_config, ["fast"], [], [])
+    with pytest.raises(ValueError, match="--sizes 2"):
+        options(any_config, [], [2.0], [])
+
+
+def test_it_is_measured_stored_and_loaded(tmp_path, capsys):
+    folder = save_ours(tmp_path / "model", image_size=32, patch_size=4)
+    write_class_folder(tmp_path / "test", {str(digit): 4 for digit in range(10)})
+    (folder / "README.md").write_text("# model\n\nwords\n")
+    flags = ["--model", str(folder), "--data_dir", str(tmp_path / "test"), "--seconds", "0.05", "--batch_size", "16"]
+    for _ in range(2):  # the second finds what the first stored
+        assert main([*flags, "--token_merging", "2x", "--sizes", "0.5"]) == 0
+    report = json.loads((folder / "speeds.json").read_text())
+    assert [row["name"] for row in report["rows"]][:4] == ["exact", "merging 2x", "16x16 px", "merging 2x, 16x16 px"]
+    assert all(row["n"] == 40 for row in report["rows"]) and report["rows"][0]["difference"] == 0
+    assert table(report) in capsys.readouterr().out
+    card = (folder / "README.md").read_text()
+    assert card.startswith("# model\n\nwords\n") and card.count("## Speeds") == 1 and table(report) in card
+    assert (folder / "speeds.png").stat().st_size > 1000
+    stored = json.loads((folder / "config.json").read_text())["speeds"]
+    assert stored and set(stored) == set(report["speeds"])
+    name, settings = next(iter(stored.items()))
+    model = ViTCustomForImageClassification.from_pretrained(folder, speed=name)
+    assert model.config.token_merging == settings["token_merging"]
+
+
+def test_what_cannot_be_measured(tmp_path, capsys):
+    regression = save_ours(tmp_path / "regression", problem_type="regression")
+    assert main(["--model", str(regression), "--data_dir", str(tmp_path)]) == 2
+    assert "regression model" in capsys.readouterr().err
+    assert main(["--model", "nowhere", "--data_dir", str(tmp_path)]) == 2
+    theirs = save_transformers_vit(tmp_path / "theirs")
+    assert main(["--model", str(theirs), "--data_dir", str(tmp_path)]) == 2
+    assert "only this package's own models have speeds" in capsys.readouterr().err
