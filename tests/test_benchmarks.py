@@ -76,3 +76,26 @@ def test_the_command(digits, tmp_path, capsys):
     assert len(json.loads((tmp_path / "b.json").read_text())["rows"]) == 2
     with pytest.raises(SystemExit):
         main([])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_inference_is_timed_beside_the_peers(tmp_path, capsys):
+    flags = ["inference", "--shapes", "nano/8@32", "--batches", "2", "--seconds", "0.1", "--cold"]
+    assert main([*flags, "--engines", "eager", "onnx", "exact mode", "--output", str(tmp_path / "i.json")]) == 0
+    report = json.loads((tmp_path / "i.json").read_text())
+    assert len(report["rows"]) == 9 and len(report["cold"]) == 4
+    assert all(row["share_of_products"] > 0 and row["p99_ms"] >= row["p50_ms"] for row in report["rows"])
+    assert "| ours |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_files_and_scaling(digits, tmp_path, capsys):
+    assert main(["files", "--images", str(digits / "test"), "--shapes", "nano/8@32", "--batch_size", "4"]) == 0
+    assert "ours, predict" in capsys.readouterr().out
+    flags = ["--variant", "nano/8", "--sizes", "32", "64", "--libraries", "ours", "timm"]
+    assert main(["scaling", *flags, "--output", str(tmp_path / "s.json"), "--plot", str(tmp_path / "s.png")]) == 0
+    rows = json.loads((tmp_path / "s.json").read_text())["rows"]
+    assert [row["tokens"] for row in rows] == [17, 17, 65, 65] and (tmp_path / "s.png").stat().st_size > 1000
+    theirs = [row for row in rows if row["library"] == "timm"]
+    assert all(row["gflops"] == pytest.approx(row["formula_gflops"], rel=0.02) for row in theirs)

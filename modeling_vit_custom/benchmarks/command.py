@@ -4,15 +4,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-BENCHMARKS = ("training", "ablation")
+BENCHMARKS = ("training", "ablation", "inference", "files", "scaling")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark that the first argument names."""
-    from . import training
+    from . import files, inference, scaling, training
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="benchmark", epilog="benchmark training --help shows its flags.")
     parser.add_argument("what", choices=BENCHMARKS, help="what is measured")
     what = parser.parse_args(arguments[:1]).what
-    return training.main(arguments[1:], ablation=what == "ablation")
+    if what in ("training", "ablation"):
+        return training.main(arguments[1:], ablation=what == "ablation")
+    return {"inference": inference, "files": files, "scaling": scaling}[what].main(arguments[1:])

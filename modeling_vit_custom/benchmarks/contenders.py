@@ -22,6 +22,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from ..configuration_vit_custom import ViTCustomConfig
+from ..inference.forward import LogitsOf
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..training.args import complete_arguments, parse_args, recipe_flags
 from ..training.feeding import prepare_feed
@@ -72,17 +73,6 @@ def timm_model(labels: int) -> nn.Module:
     return VisionTransformer(
         img_size=SIDE, patch_size=PATCH, in_chans=1, num_classes=labels, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS
     )
-
-
-class LogitsOf(nn.Module):
-    """pixel_values -> logits, of a model of transformers' kind."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model(pixel_values=pixel_values).logits
 
 
 class Labelled(nn.Module):

@@ -6,7 +6,6 @@ images, which each training looks at once, at its end. Ratios hold for the machi
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,12 +16,12 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.datasets import ImageFolder
 
 from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
 from .contenders import ABLATION, CONTENDERS, RECIPE, Task, Trained
+from .usage import cpu_seconds, operations_of, peak_memory
 
 PEER = "timm, plain loop"
 MEASURED = ("images_per_second", "cpu_seconds", "memory_mb", "accuracy")
@@ -45,23 +44,10 @@ def contend(name: str, task: Task) -> dict[str, Any]:
     }
 
 
-def cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
-def peak_memory() -> int:
-    """Bytes: this process's peak and its largest child's."""
-    return 1024 * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-
-
 def mflops(trained: Trained, task: Task) -> float:
     """Millions of floating point operations of a forward, for one image."""
     image = ImageFolder(str(task.data / "test"), trained.transform)[0][0]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        trained.model.eval()(image[None])
-    return counter.get_total_flops() / 1e6
+    return operations_of(trained.model.eval(), image[None]) / 1e6
 
 
 @torch.inference_mode()

@@ -1,0 +1,196 @@
+"""`benchmark inference`: one model as four libraries build it, in turn, in one process, on the same cores.
+
+What is measured: images a second, the median and the 99th percentile of a batch's time, and the rate of arithmetic as a
+share of the model's own matrix products, timed between the contenders; see also `cold_start`. Ratios hold for the
+machine they were measured on.
+
+Shapes: B batch.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..inference.engines import ENGINES, build_engine, installed_engines
+from ..inference.environment import hardware, versions
+from ..inference.exported import Run
+from ..inference.fastest import choose
+from ..inference.json_files import write_json
+from ..inference.timing import time_in_turn
+from .cold_start import cold_starts
+from .peers import LIBRARIES, Shape
+from .usage import operations_of
+
+AGREED = 1e-3  # of logits, relative to the largest
+PRODUCTS = "its own matrix products"
+EXACT_MODE = "exact mode"  # what `predict --fast` chooses
+
+
+def compare(
+    shape: Shape, batch: int, engines: Sequence[str], libraries: Sequence[str], seconds: float, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """One row for each engine and library, each timed in several rounds between the others.
+
+    What cannot be run has a row that says why: {"not_run": why}.
+    """
+    torch.manual_seed(0)
+    images = torch.randn(batch, 3, shape.image, shape.image, device=device)
+    finish = torch.cuda.synchronize if images.is_cuda else _nothing
+    calls: dict[tuple[str, str], Callable[[], Any]] = {}
+    rows: list[dict[str, Any]] = []
+    operations: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for library in libraries:
+            model = LIBRARIES[library](shape).eval().to(device)
+            operations[library] = operations_of(model, images[:1])
+            for engine in engines if library == "ours" else [engine for engine in engines if engine != EXACT_MODE]:
+                key = {"shape": shape.name, "batch": batch, "engine": engine, "library": library}
+                if images.is_cuda and engine not in ("eager", "compiled"):
+                    rows.append(key | {"not_run": "for CPUs"})
+                    continue
+                try:
+                    name, run = ready(engine, model, images, Path(folder) / f"{library}-{engine}")
+                except ImportError as error:
+                    rows.append(key | {"not_run": str(error)})
+                    continue
+                with torch.inference_mode():
+                    check_answers(run(images), model(images))
+                calls[name, library] = partial(_finished, run, images, finish)
+        calls[PRODUCTS, ""] = products(shape, images)
+        with torch.inference_mode():
+            times = time_in_turn(calls, seconds)
+    rate = shape.operations(batch) / statistics.median(times.pop((PRODUCTS, "")))
+    return [row(shape, batch, *key, samples, batch * operations[key[1]], rate) for key, samples in times.items()] + rows
+
+
+def ready(engine: str, model: Any, images: torch.Tensor, folder: Path) -> tuple[str, Run]:
+    """(the engine's name, and what was chosen for the exact mode; its call)"""
+    if engine != EXACT_MODE:
+        return engine, build_engine(engine, model, images, folder)
+    rates, runs = choose(model.model, images, installed_engines(), folder, limit=math.inf)
+    way = next(iter(rates))
+    return f"{EXACT_MODE}: {way}", runs[way]
+
+
+def _finished(run: Run, images: torch.Tensor, finish: Callable[[], Any]) -> None:
+    run(images)
+    finish()
+
+
+def _nothing() -> None:
+    pass
+
+
+def check_answers(given: torch.Tensor, expected: torch.Tensor) -> None:
+    """Raises RuntimeError for logits that are not the eager model's: nothing would be compared."""
+    apart = float((given - expected).abs().max() / expected.abs().max())
+    if not apart < AGREED:
+        raise RuntimeError(f"the answers differ by {apart:.1e} of the largest: nothing would be compared.")
+
+
+def row(
+    shape: Shape, batch: int, engine: str, library: str, samples: list[float], operations: int, rate: float
+) -> dict[str, Any]:
+    """samples: seconds of each batch.   operations: of a batch.   rate: of the matrix products, operations a second."""
+    middle = statistics.median(samples)
+    return {
+        "shape": shape.name, "batch": batch, "engine": engine, "library": library,
+        "images_per_second": batch / middle, "p50_ms": 1e3 * middle,
+        "p99_ms": 1e3 * sorted(samples)[min(len(samples) - 1, int(0.99 * len(samples)))], "samples": len(samples),
+        "gflops_per_second": operations / middle / 1e9, "share_of_products": operations / middle / rate,
+    }  # fmt: skip
+
+
+def products(shape: Shape, images: torch.Tensor) -> Callable[[], None]:
+    """The model's matrix products, of random numbers, and nothing else."""
+    options: dict[str, Any] = {"device": images.device}
+    pairs = [
+        (count, torch.randn(a, **options), torch.randn(b, **options)) for count, a, b in shape.products(len(images))
+    ]
+    finish = torch.cuda.synchronize if images.is_cuda else _nothing
+
+    def run() -> None:
+        for count, a, b in pairs:
+            for _ in range(count):
+                a @ b
+        finish()
+
+    return run
+
+
+# ---------- the command
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown; ratios are to the fastest of the other libraries under the same engine, of the exact mode to eager."""
+    lines = [
+        "| model | batch | engine | library | images/s | of the fastest peer | p50 ms | p99 ms | of its products |"
+    ]
+    lines.append("|" + " - |" * 9)
+    for one in rows:
+        if "not_run" in one:
+            who = f"{one['shape']} | {one['batch']} | {one['engine']} | {one['library']}"
+            lines.append(f"| {who} | not run: {one['not_run']} | | | | |")
+            continue
+        engine = "eager" if one["engine"].startswith(EXACT_MODE) else one["engine"]
+        same = [other for other in rows if (other["shape"], other["batch"]) == (one["shape"], one["batch"])]
+        peers = [
+            other["images_per_second"]
+            for other in same
+            if other["library"] != "ours" and other["engine"] == engine and "not_run" not in other
+        ]
+        ratio = f"{one['images_per_second'] / max(peers):.2f}" if peers else "–"
+        who = f"{one['shape']} | {one['batch']} | {one['engine']} | {one['library']}"
+        times = f"{one['p50_ms']:.1f} | {one['p99_ms']:.1f}"
+        share = f"{one['share_of_products']:.0%}"
+        lines.append(f"| {who} | {one['images_per_second']:.1f} | {ratio} | {times} | {share} |")
+    return "\n".join(lines)
+
+
+def cold_table(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["| model | library | start to first answer, s | peak MB |", "|" + " - |" * 4]
+    lines += [f"| {one['shape']} | {one['library']} | {one['cold_seconds']:.2f} | {one['memory_mb']} |" for one in rows]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `benchmark inference`."""
+    parser = argparse.ArgumentParser(
+        prog="benchmark inference",
+        description="Times one model as ours, transformers, timm and torchvision build it, in turn.",
+        epilog="example: python scripts/benchmark.py inference --shapes ti/16@224 --batches 1 16 --output i.json",
+    )
+    parser.add_argument("--shapes", nargs="+", default=["ti/16@224", "s/16@224", "b/16@224"], metavar="VARIANT@PIXELS")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64], metavar="N")
+    parser.add_argument(
+        "--engines", nargs="+", default=["eager", "compiled", EXACT_MODE], choices=[*ENGINES, EXACT_MODE]
+    )
+    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each library and engine (%(default)s)")
+    parser.add_argument("--cold", action="store_true", help="also time the start of a new process")
+    parser.add_argument("--output", metavar="FILE", help="JSON of all rows")
+    args = parser.parse_args(argv)
+    rows: list[dict[str, Any]] = []
+    starts: list[dict[str, Any]] = []
+    for shape in map(Shape.of, args.shapes):
+        for batch in args.batches:
+            now = compare(shape, batch, args.engines, args.libraries, args.seconds, args.device)
+            print(table(now), file=sys.stderr, flush=True)
+            rows += now
+        starts += cold_starts(shape) if args.cold else []
+    print(table(rows))
+    if starts:
+        print(cold_table(starts))
+    if args.output:
+        report = {"rows": rows, "cold": starts, **versions(), **hardware(torch.device(args.device))}
+        write_json(args.output, report)
+    return 0

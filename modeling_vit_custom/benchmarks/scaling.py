@@ -1,0 +1,108 @@
+"""`benchmark scaling`: time and memory of one image as it grows, ours beside the peers, each run in its own process.
+
+The floating point operations that the table tells are counted while the model runs, and compared with the formula of
+its matrix products (`Shape.products`), of which the last block needs fewer here.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..evaluation.plots import plot_lines
+from ..inference.environment import hardware, versions
+from ..inference.json_files import write_json
+from .peers import LIBRARIES, Shape
+from .usage import forget_peak, operations_of, peak_memory
+
+REPEATS = 3
+
+
+def measure(library: str, shape: Shape) -> dict[str, Any]:
+    """In this process: seconds of a forward of one image, the process's peak of memory, operations."""
+    model, image = LIBRARIES[library](shape).eval(), torch.randn(1, 3, shape.image, shape.image)
+    forget_peak()
+    before = peak_memory(children=False)
+    times = []
+    with torch.inference_mode():
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            model(image)
+            times.append(time.perf_counter() - began)
+    after = peak_memory(children=False)
+    return {
+        "library": library, "shape": shape.name, "tokens": shape.tokens, "seconds": statistics.median(times),
+        "memory_mb": after / 2**20, "forward_mb": (after - before) / 2**20,
+        "gflops": operations_of(model, image) / 1e9, "formula_gflops": shape.operations(1) / 1e9,
+    }  # fmt: skip
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        "| model | tokens | library | ms | peak MB | of a forward, MB | GFLOPs counted | by formula |",
+        "|" + " - |" * 8,
+    ]
+    for row in rows:
+        cells = [
+            row["shape"],
+            row["tokens"],
+            row["library"],
+            f"{1e3 * row['seconds']:,.0f}",
+            f"{row['memory_mb']:,.0f}",
+        ]
+        cells += [f"{row['forward_mb']:,.0f}", f"{row['gflops']:.2f}", f"{row['formula_gflops']:.2f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `benchmark scaling`."""
+    parser = argparse.ArgumentParser(
+        prog="benchmark scaling",
+        description="Time and memory of one image as it grows, ours beside the peers.",
+        epilog="example: python scripts/benchmark.py scaling --variant ti/16 --sizes 224 512 1024 --plot scaling.png",
+    )
+    parser.add_argument("--variant", default="ti/16", help="default: %(default)s")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224, 384, 512, 768, 1024], metavar="PIXELS")
+    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
+    parser.add_argument("--output", metavar="FILE", help="JSON of all rows")
+    parser.add_argument("--plot", metavar="FILE", help="PNG: time and memory against tokens")
+    args = parser.parse_args(argv)
+    rows = []
+    for size in args.sizes:
+        for library in args.libraries:
+            line = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--one", library, f"{args.variant}@{size}"]
+            done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    print(table(rows))
+    if args.output:
+        write_json(args.output, {"rows": rows, **versions(), **hardware(torch.device("cpu"))})
+    if args.plot:
+        draw(rows, Path(args.plot))
+    return 0
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    libraries = list(dict.fromkeys(row["library"] for row in rows))
+
+    def curve(library: str, key: str) -> tuple[list[float], list[float]]:
+        own = [row for row in rows if row["library"] == library]
+        return [row["tokens"] for row in own], [row[key] for row in own]
+
+    panels = {
+        title: {library: curve(library, key) for library in libraries}
+        for title, key in (("seconds an image", "seconds"), ("memory of a forward, MB", "forward_mb"))
+    }
+    plot_lines(panels, "tokens", path)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[2], Shape.of(sys.argv[3]))))

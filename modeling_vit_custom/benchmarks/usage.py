@@ -1,0 +1,55 @@
+"""What a process, or a forward, has used."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def peak_memory(children: bool = True) -> int:
+    """Bytes: this process's peak and its largest child's.
+
+    Linux tells the peak of this program alone; what `getrusage` calls so may be that of the process that started it.
+    """
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if children else 0
+    if _STATUS.is_file():
+        own = next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    else:
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024 * (own + largest)
+
+
+def forget_peak() -> None:
+    """The peak begins anew with what is in use now, where Linux can do so."""
+    if _RESET.exists():
+        _RESET.write_text("5")
+
+
+def operations_of(model: nn.Module, images: torch.Tensor) -> int:
+    """Floating point operations of a forward, two for each multiplication of a matrix product or convolution."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator, which nobody counts
+    try:
+        with FlopCounterMode(display=False, custom_mapping=_ON_CPUS) as counter, torch.no_grad():
+            model(images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return counter.get_total_flops()
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+_ON_CPUS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}  # torch's own table lacks it
