@@ -28,6 +28,7 @@ from ..training.args import complete_arguments, parse_args, recipe_flags
 from ..training.feeding import prepare_feed
 from ..training.recipe import build_trainer
 from ..training.start import build_model, load_data
+from .peers import Shape
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS, HIDDEN = 28, 4, 128, 6, 4, 512
 BATCH, RATE, DECAY, SMOOTHING, WARMUP = 128, 1e-3, 0.05, 0.1, 0.1
@@ -57,10 +58,8 @@ class Task:
 
 
 def same_size_fields(labels: int) -> dict[str, Any]:
-    return {
-        "image_size": SIDE, "patch_size": PATCH, "hidden_size": WIDTH, "num_hidden_layers": DEPTH,
-        "num_attention_heads": HEADS, "intermediate_size": HIDDEN, "num_channels": 1, "num_labels": labels,
-    }  # fmt: skip
+    shape = Shape("same size", SIDE, PATCH, WIDTH, DEPTH, HEADS, HIDDEN, labels)
+    return shape.fields | {"num_channels": 1}
 
 
 def our_model(labels: int) -> nn.Module:

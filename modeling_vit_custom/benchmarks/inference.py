@@ -63,8 +63,8 @@ def compare(
                     continue
                 with torch.inference_mode():
                     check_answers(run(images), model(images))
-                calls[name, library] = partial(_finished, run, images, finish)
-        calls[PRODUCTS, ""] = products(shape, images)
+                calls[name, library] = partial(_finished, partial(run, images), finish)
+        calls[PRODUCTS, ""] = partial(_finished, products(shape, images), finish)
         with torch.inference_mode():
             times = time_in_turn(calls, seconds)
     rate = shape.operations(batch) / statistics.median(times.pop((PRODUCTS, "")))
@@ -80,8 +80,8 @@ def ready(engine: str, model: Any, images: torch.Tensor, folder: Path) -> tuple[
     return f"{EXACT_MODE}: {way}", runs[way]
 
 
-def _finished(run: Run, images: torch.Tensor, finish: Callable[[], Any]) -> None:
-    run(images)
+def _finished(call: Callable[[], Any], finish: Callable[[], Any]) -> None:
+    call()
     finish()
 
 
@@ -115,13 +115,11 @@ def products(shape: Shape, images: torch.Tensor) -> Callable[[], None]:
     pairs = [
         (count, torch.randn(a, **options), torch.randn(b, **options)) for count, a, b in shape.products(len(images))
     ]
-    finish = torch.cuda.synchronize if images.is_cuda else _nothing
 
     def run() -> None:
         for count, a, b in pairs:
             for _ in range(count):
                 a @ b
-        finish()
 
     return run
 

@@ -37,6 +37,14 @@ class Shape:
         return cls(name, int(image), int(patch), width, depth, heads, hidden)
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """Of a configuration, ours or transformers'."""
+        return {
+            "image_size": self.image, "patch_size": self.patch, "hidden_size": self.width, "num_labels": self.classes,
+            "num_hidden_layers": self.depth, "num_attention_heads": self.heads, "intermediate_size": self.hidden,
+        }  # fmt: skip
+
+    @property
     def tokens(self) -> int:
         return (self.image // self.patch) ** 2 + 1
 
@@ -64,21 +72,13 @@ def product_operations(a: tuple[int, ...], b: tuple[int, ...]) -> int:
 
 
 def ours(shape: Shape) -> nn.Module:
-    fields: dict[str, Any] = {
-        "image_size": shape.image, "patch_size": shape.patch, "hidden_size": shape.width, "num_labels": shape.classes,
-        "num_hidden_layers": shape.depth, "num_attention_heads": shape.heads, "intermediate_size": shape.hidden,
-    }  # fmt: skip
-    return LogitsOf(ViTCustomForImageClassification(ViTCustomConfig(**fields)))
+    return LogitsOf(ViTCustomForImageClassification(ViTCustomConfig(**shape.fields)))
 
 
 def transformers_vit(shape: Shape) -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
-    fields: dict[str, Any] = {
-        "image_size": shape.image, "patch_size": shape.patch, "hidden_size": shape.width, "num_labels": shape.classes,
-        "num_hidden_layers": shape.depth, "num_attention_heads": shape.heads, "intermediate_size": shape.hidden,
-    }  # fmt: skip
-    return LogitsOf(ViTForImageClassification(ViTConfig(**fields)))
+    return LogitsOf(ViTForImageClassification(ViTConfig(**shape.fields)))
 
 
 def timm_vit(shape: Shape) -> nn.Module:

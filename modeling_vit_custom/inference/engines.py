@@ -51,12 +51,15 @@ ENGINES: dict[str, tuple[Callable[[nn.Module, torch.Tensor, Path], Run], tuple[s
 
 
 def installed_engines() -> list[str]:
-    return [name for name, (_, packages) in ENGINES.items() if all(map(find_spec, packages))]
+    return [name for name in ENGINES if not lacking_packages(name)]
+
+
+def lacking_packages(name: str) -> list[str]:
+    return [package for package in ENGINES[name][1] if find_spec(package) is None]
 
 
 def build_engine(name: str, model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
     """Raises ImportError, with the packages, for an engine that is not installed."""
-    build, packages = ENGINES[name]
-    if lacking := [package for package in packages if find_spec(package) is None]:
+    if lacking := lacking_packages(name):
         raise ImportError(f"the engine {name} needs {', '.join(lacking)}: pip install 'vit-custom[export]'.")
-    return build(model, images, folder)
+    return ENGINES[name][0](model, images, folder)

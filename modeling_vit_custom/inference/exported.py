@@ -61,10 +61,13 @@ class ExportedClassifier(PreTrainedModel):
             pixel_values = (255 * pixel_values).round().to(torch.uint8)
         if "batch" in dynamic:
             return ImageClassifierOutput(logits=self.run(pixel_values))
-        count = size[0]
-        filled = torch.cat([pixel_values, pixel_values[-1:].expand(-len(pixel_values) % count, -1, -1, -1)])
-        logits = torch.cat([self.run(part) for part in filled.split(count)])
-        return ImageClassifierOutput(logits=logits[: len(pixel_values)])
+        return ImageClassifierOutput(logits=in_parts_of(size[0], self.run, pixel_values))
+
+
+def in_parts_of(count: int, run: Run, images: torch.Tensor) -> torch.Tensor:
+    """Logits of images [B, C, H, W], always so many at a time: the last one is repeated where there are fewer."""
+    filled = torch.cat([images, images[-1:].expand(-len(images) % count, -1, -1, -1)])
+    return torch.cat([run(part) for part in filled.split(count)])[: len(images)]
 
 
 def is_export(folder: Path) -> bool:
@@ -74,8 +77,9 @@ def is_export(folder: Path) -> bool:
 def file_digest(path: Path) -> str:
     """SHA-256 of an export's file and, of OpenVINO's, of the weights beside it."""
     digest = hashlib.sha256()
-    for part in (path, path.with_suffix(".bin")):
-        digest.update(part.read_bytes() if part.is_file() else b"")
+    for part in filter(Path.is_file, (path, path.with_suffix(".bin"))):
+        with open(part, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 

@@ -24,7 +24,7 @@ import torch
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from .engines import build_engine, installed_engines
 from .environment import hardware, versions
-from .exported import ExportedClassifier, Run
+from .exported import ExportedClassifier, Run, in_parts_of
 from .forward import LogitsOf
 from .json_files import write_json
 from .resume import fingerprint
@@ -186,9 +186,9 @@ def in_parts(run: Run, way: Way, images: torch.Tensor) -> torch.Tensor:
     """Parts of `way.images`; the last is filled up for engines that are made for one size."""
     if way.streams > 1:
         return side_by_side(run, images.split(way.images), way.streams)
-    lacking = 0 if way.engine == "eager" else -len(images) % way.images
-    filled = torch.cat([images, images[-1:].expand(lacking, -1, -1, -1)]) if lacking else images
-    return torch.cat([run(part) for part in filled.split(way.images)])[: len(images)]
+    if way.engine == "eager":
+        return torch.cat([run(part) for part in images.split(way.images)])
+    return in_parts_of(way.images, run, images)
 
 
 def side_by_side(run: Run, parts: Sequence[torch.Tensor], streams: int) -> torch.Tensor:

@@ -168,7 +168,8 @@ def predict(
         same = [pixels for pixels in first if pixels.shape == first[0].shape]
         if same:
             choose = partial(fastest, classifier, processor, torch.stack(same), len(todo), embeddings)
-            processes.from_first(lambda: choose()[1])  # the others find what it keeps
+            if processes.count > 1:
+                processes.from_first(lambda: choose()[1])  # all find what the first one keeps
             classifier, chosen = choose()
             notes = [*notes, f"engine: {chosen}"]
     own = sum(map(len, mine))

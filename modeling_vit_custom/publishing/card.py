@@ -22,12 +22,13 @@ from markupsafe import Markup
 from ..configuration_vit_custom import ViTCustomConfig
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..evaluation.figures import METRICS, figure, number, title
+from ..speed.section import REPORT as SPEEDS
 from ..speed.section import marked_section
 from .converted import conversion_facts
 from .tasks import CLASSIFICATION, Task, task_of
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-FEATURES, SPEEDS = "features", "speeds.json"
+FEATURES = "features"
 SPLITS = ("validation", "test")
 MAX_ROWS = 100  # a longer table of classes is left to metrics.json
 VERSIONS = ("vit_custom", "transformers", "torch", "python")
@@ -41,7 +42,7 @@ FILES = {
     "metrics.json": "all figures, exact",
     "training_args.json": "all settings of the training",
     "conversion.json": "where the weights come from, and what was assumed in converting them",
-    "speeds.json": "what each speed setting gains and costs",
+    SPEEDS: "what each speed setting gains and costs",
     "speeds.png": "the same as a picture",
     "confusion_matrix.png": "the confusion matrix",
     "training.png": "the course of the training",

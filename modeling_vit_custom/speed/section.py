@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+REPORT = "speeds.json"  # in a model's folder
 BEGIN, END = "<!-- speeds -->", "<!-- /speeds -->"
 
 

@@ -32,10 +32,11 @@ from ..inference.loading import load_classifier, problem_type_of
 from ..inference.predict import positive
 from ..inference.timing import time_in_turn
 from ..modeling_vit_custom import ViTCustomForImageClassification
+from ..speeds_vit_custom import SETTINGS
 from .options import EXACT_FORMAT, FORMATS, MERGING, SIZES, Option, applied, in_format, options
-from .section import table, write_section
+from .section import REPORT, table, write_section
 
-REPORT, PICTURE = "speeds.json", "speeds.png"
+PICTURE = "speeds.png"
 NAMED = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)  # times as fast
 
 
@@ -126,8 +127,9 @@ def store(folder: Path, report: dict[str, Any]) -> None:
     plot_speeds(report, folder / PICTURE)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    fields = ("token_merging", "shrink_to")
-    config["speeds"] = {name: {field: row[field] for field in fields} for name, row in report["speeds"].items()} or None
+    config["speeds"] = {
+        name: {field: row[field] for field in SETTINGS} for name, row in report["speeds"].items()
+    } or None
     write_json(path, config)
     write_section(folder / "README.md", report)
 
