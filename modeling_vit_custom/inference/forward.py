@@ -3,7 +3,9 @@
 Shapes: B batch, K classes or targets, D pooled width, C channels, h, w the model's input size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,11 @@ class LogitsOf(nn.Module):
         return self.model(pixel_values=pixel_values).logits
 
 
+Item = tuple[int, torch.Tensor | None, str | None]
+
+TOGETHER = 2**24  # bytes of decoded images, about, that are held to be processed together
+
+
 class PreparedImages(Dataset):
     """Item i: (i, float32 pixel_values [C, h, w], None), or (i, None, why it could not be read)."""
 
@@ -37,13 +44,40 @@ class PreparedImages(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None, str | None]:
-        try:
-            image = self.decode(self.sources[index], name=self.names[index])
-            layout = {"input_data_format": "channels_first"}  # an image may be as narrow as it has channels
-            return index, self.processor(image, return_tensors="pt", **layout)["pixel_values"][0], None
-        except (ValueError, OSError) as error:  # ImageDecodingError is a ValueError
-            return index, None, str(error)
+    def __getitem__(self, index: int) -> Item:
+        return self.take([index])[0]
+
+    def take(self, indices: Iterable[int]) -> list[Item]:
+        """Several items, which costs less than one by one: images of one size go through the processor together."""
+        items: dict[int, Item] = {}
+        waiting: dict[int, torch.Tensor] = {}
+        held = 0
+        for index in indices:
+            items[index] = (index, None, None)
+            try:
+                waiting[index] = image = self.decode(self.sources[index], name=self.names[index])
+            except (ValueError, OSError) as error:  # ImageDecodingError is a ValueError
+                items[index] = (index, None, str(error))
+                continue
+            held += image.nbytes
+            if held > TOGETHER:
+                items |= self._processed(waiting)
+                waiting, held = {}, 0
+        return list((items | self._processed(waiting)).values())
+
+    __getitems__ = take  # what a DataLoader asks for
+
+    def _processed(self, decoded: dict[int, torch.Tensor]) -> dict[int, Item]:
+        items: dict[int, Item] = {}
+        layout = {"input_data_format": "channels_first"}  # an image may be as narrow as it has channels
+        for size in dict.fromkeys(image.shape for image in decoded.values()):
+            alike = {index: image for index, image in decoded.items() if image.shape == size}
+            try:
+                pixels = self.processor(list(alike.values()), return_tensors="pt", **layout)["pixel_values"]
+                items |= {index: (index, one, None) for index, one in zip(alike, pixels, strict=True)}
+            except (ValueError, OSError) as error:
+                items |= {index: (index, None, str(error)) for index in alike}
+        return items
 
 
 @dataclass(frozen=True)
@@ -71,7 +105,12 @@ def run_batches(
 
     Raises ValueError if the model has no pooler_output and `with_pooled` asks for it.
     """
-    loader = DataLoader(images, batch_sampler=batches, num_workers=num_workers, collate_fn=list)
+    if num_workers:
+        loader: Iterable[list[Item]] = DataLoader(
+            images, batch_sampler=batches, num_workers=num_workers, collate_fn=list
+        )
+    else:
+        loader = read_ahead(images, batches)
     was_training = model.training
     model.eval()
     try:
@@ -82,9 +121,24 @@ def run_batches(
         model.train(was_training)
 
 
-def run_batch(model: PreTrainedModel, items: list[tuple], pooled: list[torch.Tensor] | None = None) -> BatchResult:
+def read_ahead(images: PreparedImages, batches: Iterable[list[int]]) -> Iterator[list[Item]]:
+    """The items of each batch, prepared by one thread while the batch before is being used."""
+    pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))  # of that thread's own calls
+    try:
+        waiting: deque[Future[list[Item]]] = deque()
+        for batch in batches:
+            waiting.append(pool.submit(images.take, batch))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def run_batch(model: PreTrainedModel, items: Sequence[Item], pooled: list[torch.Tensor] | None = None) -> BatchResult:
     """Runs `model`, which is in eval mode, on the items of a PreparedImages; `pooled` is watch_pooled's list."""
-    read = [(index, pixels) for index, pixels, error in items if error is None]
+    read = [(index, pixels) for index, pixels, _ in items if pixels is not None]
     config: Any = model.config
     logits, vectors = torch.empty(0, len(config.id2label)), []
     # Processors that keep the aspect ratio give images of several sizes: one pass for each.

@@ -164,7 +164,7 @@ def predict(
     problem_type, id2label = problem_type_of(classifier.config), classifier.config.id2label
     images = PreparedImages(paths, paths, processor)
     if fast and todo:
-        first = [pixels for _, pixels, _ in map(images.__getitem__, todo[:batch_size]) if pixels is not None]
+        first = [pixels for _, pixels, _ in images.take(todo[:batch_size]) if pixels is not None]
         same = [pixels for pixels in first if pixels.shape == first[0].shape]
         if same:
             choose = partial(fastest, classifier, processor, torch.stack(same), len(todo), embeddings)

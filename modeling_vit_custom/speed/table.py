@@ -51,7 +51,7 @@ def measure(
     images = PreparedImages(examples.images, examples.names, processor)
 
     def batch_of(indices: range) -> torch.Tensor:
-        items = [images[i] for i in indices]
+        items = images.take(indices)
         if errors := [error for _, _, error in items if error is not None]:
             raise ValueError(errors[0])
         return torch.stack([pixels for _, pixels, _ in items]).to(model.device)
