@@ -113,7 +113,8 @@ def test_preprocessing_inside(model, digits, tmp_path, form):
 
 @pytest.mark.parametrize(
     "wanted",
-    [Wanted("onnx", "int8"), Wanted("onnx", "int8_calibrated"), Wanted("onnx", "float16"),
+    [Wanted("onnx", "int8"), Wanted("onnx", "int8_calibrated"), Wanted("onnx", "int8_weights"),
+     Wanted("onnx", "int4_weights"), Wanted("onnx", "float16"),
      Wanted("openvino", "float16"), Wanted("torch_export", "bfloat16"), Wanted("torch_export", "float16")],
     ids=lambda wanted: f"{wanted.form}-{wanted.dtype}",
 )  # fmt: skip
@@ -121,7 +122,18 @@ def test_number_formats(model, digits, tmp_path, wanted):
     record = export(str(model), tmp_path / "e", wanted, str(digits), lost=100, seconds=0.1)
     assert record["accuracy"]["n"] == 30 and record["speed"]["ratio"] > 0
     agreed = min(row["top1"] for row in record["compared"])
-    assert agreed == 1 or wanted.dtype.startswith("int8")
+    assert agreed == 1 or wanted.dtype.startswith("int")
+
+
+def test_rounded_weights_make_a_smaller_file(digits, tmp_path):
+    model = save_ours(tmp_path / "model", hidden_size=256, intermediate_size=1024, num_attention_heads=4)
+    sizes = {}
+    for dtype in ("float32", "int8_weights", "int4_weights"):
+        record = export(str(model), tmp_path / dtype, Wanted("onnx", dtype), str(digits), lost=100, seconds=0.1)
+        assert record["bytes"] == (tmp_path / dtype / "model.onnx").stat().st_size
+        sizes[dtype] = record["bytes"] / record["original_bytes"]
+        assert record["compared"][0]["relative"] < {"float32": 1e-4, "int8_weights": 0.05, "int4_weights": 0.4}[dtype]
+    assert sizes["float32"] > 1 > 0.4 > sizes["int8_weights"] > 1.4 * sizes["int4_weights"]
 
 
 def test_nothing_is_written_where_the_answers_differ(model, digits, tmp_path, monkeypatch, capsys):

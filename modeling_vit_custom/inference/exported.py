@@ -77,10 +77,18 @@ def is_export(folder: Path) -> bool:
 def file_digest(path: Path) -> str:
     """SHA-256 of an export's file and, of OpenVINO's, of the weights beside it."""
     digest = hashlib.sha256()
-    for part in filter(Path.is_file, (path, path.with_suffix(".bin"))):
+    for part in parts(path):
         with open(part, "rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
+
+
+def file_bytes(path: Path) -> int:
+    return sum(part.stat().st_size for part in parts(path))
+
+
+def parts(path: Path) -> list[Path]:
+    return [part for part in (path, path.with_suffix(".bin")) if part.is_file()]
 
 
 def load_exported(folder: str | Path, trust_remote_code: bool = False) -> tuple[ExportedClassifier, Any]:

@@ -1,5 +1,6 @@
 """Files of other runtimes, from a graph of operators."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,17 @@ import torch
 
 # format: number formats that it can be written in
 DTYPES = {
-    "onnx": ("float32", "float16", "int8", "int8_calibrated"),
+    "onnx": ("float32", "float16", "int8", "int8_calibrated", "int8_weights", "int4_weights"),
     "torch_export": ("float32", "float16", "bfloat16"),
     "openvino": ("float32", "float16"),
 }
-# The arithmetic of the graph; the int8 formats begin with float32, OpenVINO keeps its weights alone in float16.
+# The arithmetic of the graph; the int formats begin with float32, OpenVINO keeps its weights alone in float16.
 GRAPH = {
     ("onnx", "float16"): torch.float16,
     ("torch_export", "float16"): torch.float16,
     ("torch_export", "bfloat16"): torch.bfloat16,
 }
+WEIGHT_BITS = {"int8_weights": 8, "int4_weights": 4}
 Program = torch.export.ExportedProgram
 Batches = Callable[[], Iterator[np.ndarray]]
 
@@ -28,6 +30,8 @@ def write(program: Program, path: Path, form: str, dtype: str, inputs: Batches |
     WRITERS[form](program, path, dtype)
     if dtype == "int8":
         _quantize(path)
+    elif dtype in WEIGHT_BITS:
+        _round_weights(path, WEIGHT_BITS[dtype])
     elif dtype == "int8_calibrated":
         if inputs is None:
             raise ValueError("--dtype int8_calibrated needs --data_dir: images whose activations set the scales.")
@@ -79,6 +83,19 @@ def _calibrate(path: Path, batches: Iterator[np.ndarray]) -> None:
         op_types_to_quantize=_PRODUCTS,
     )  # fmt: skip
     prepared.unlink()
+
+
+def _round_weights(path: Path, bits: int) -> None:
+    """Weights of matrix products alone, a scale for each 32 of them: a smaller file, the products stay in float32."""
+    silent = logging.NullHandler()
+    logging.getLogger().addHandler(silent)  # or importing it sets up logging of everything
+    from onnxruntime.quantization import matmul_nbits_quantizer as quantization
+
+    logging.getLogger().removeHandler(silent)
+    quantization.logger.setLevel(logging.WARNING)
+    quantizer = quantization.MatMulNBitsQuantizer(str(path), bits=bits, block_size=32, is_symmetric=True)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(path))
 
 
 _PRODUCTS = ["MatMul", "Gemm"]

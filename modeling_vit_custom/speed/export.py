@@ -23,7 +23,7 @@ from ..data.raw import printable
 from ..data.sources import load_eval_examples
 from ..evaluation.evaluate import evaluate_model
 from ..inference.environment import hardware, versions
-from ..inference.exported import FILES, RECORD, RUNTIMES, ExportedClassifier, file_digest
+from ..inference.exported import FILES, RECORD, RUNTIMES, ExportedClassifier, file_bytes, file_digest
 from ..inference.graphs import AXES, InFormat, Preprocessed, trace
 from ..inference.json_files import write_json
 from ..inference.loading import load_classifier, problem_type_of
@@ -33,7 +33,8 @@ from ..modeling_vit_custom import ViTCustomForImageClassification
 from .table import paired_difference
 
 # Largest difference of logits, relative to the largest of them, that a file may have.
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 0.5, "int8_calibrated": 0.5}
+ROUNDED = 0.5  # of weights in int8 or int4: what it costs is for images to tell
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 PREPROCESSED = 5e-2  # the same where pixels are resized in the file: they may differ by a grey level
 CALIBRATED_ON = 128  # images
 LOST = 0.5  # points of accuracy that a file may lose
@@ -90,7 +91,7 @@ def export(
     single = problem_type_of(model.config) == SINGLE_LABEL
     if data_dir is not None and not single:
         raise ValueError(f"--data_dir: the accuracy of a {problem_type_of(model.config)} model is not compared.")
-    if wanted.dtype.startswith("int8") and data_dir is None:
+    if wanted.dtype not in TOLERANCE and data_dir is None:
         raise ValueError(f"--dtype {wanted.dtype} needs --data_dir: only images can tell what rounding costs.")
     if any(side % cell for side, cell in zip(model.config.image_hw, model.config.patch_hw, strict=True)):
         raise ValueError(
@@ -143,7 +144,8 @@ def build(
     write(program, path, wanted.form, wanted.dtype, None if examples is None else inputs)
     record = {
         "format": wanted.form, "dtype": wanted.dtype, "dynamic": list(wanted.dynamic), "input": size,
-        "preprocessing": wanted.preprocessing, "sha256": file_digest(path), **versions(),
+        "preprocessing": wanted.preprocessing, "bytes": file_bytes(path), "original_bytes": 4 * model.num_parameters(),
+        "sha256": file_digest(path), **versions(),
         **hardware(torch.device("cpu")),
     }  # fmt: skip
     return ExportedClassifier(config, RUNTIMES[wanted.form](path), record), record
@@ -192,7 +194,7 @@ def compare(model: Any, processor: Any, exported: ExportedClassifier) -> list[di
 
 
 def demand_parity(record: dict[str, Any]) -> None:
-    allowed = max([TOLERANCE[record["dtype"]]] + [PREPROCESSED] * record["preprocessing"])
+    allowed = max([TOLERANCE.get(record["dtype"], ROUNDED)] + [PREPROCESSED] * record["preprocessing"])
     for row in record["compared"]:
         if not row["relative"] <= allowed:  # NaN is not
             raise ExportError(
@@ -283,6 +285,7 @@ def described(record: dict[str, Any]) -> Iterator[str]:
         lost, most, least = (-100 * found[name] for name in ("difference", "low", "high"))
         interval = f"{least:.2f} to {most:.2f}"
         yield f"accuracy: {found['exported']:.2%} of {found['n']:,} images, {lost:.2f} points lost ({interval})"
+    yield f"size: {record['bytes'] / 1e6:.1f} MB, the original's weights {record['original_bytes'] / 1e6:.1f} MB"
     rates = record["speed"]
     verdict = f"{rates['ratio']:.2f} times the original's" + (", SLOWER" if rates["ratio"] < 1 else "")
     yield f"speed: {rates['exported']:.1f} images/s, {verdict}"
