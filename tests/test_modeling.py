@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import ARCHITECTURES, TINY
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import ViTConfig, ViTForMaskedImageModeling
+from transformers import ViTConfig
 
 from modeling_vit_custom import (
     ViTCustomBackbone,
@@ -17,7 +17,6 @@ from modeling_vit_custom import (
     ViTCustomModel,
 )
 from modeling_vit_custom.attention_vit_custom import ViTCustomAttention, eager_attention
-from modeling_vit_custom.embeddings_vit_custom import masked_pixels
 from modeling_vit_custom.layers_vit_custom import ChannelNorm, DropPath
 from modeling_vit_custom.position_vit_custom import sincos_table
 
@@ -159,7 +158,7 @@ def test_every_head_shares_the_encoder_under_one_prefix(any_config):
 
 
 def test_parameter_names_are_those_of_transformers_vit(tiny_config):
-    from transformers import ViTConfig, ViTForImageClassification
+    from transformers import ViTForImageClassification
 
     reference = ViTForImageClassification(ViTConfig(**{**TINY, "image_size": 24}))
     assert set(ViTCustomForImageClassification(tiny_config).state_dict()) == set(reference.state_dict())
@@ -168,7 +167,7 @@ def test_parameter_names_are_those_of_transformers_vit(tiny_config):
 @torch.no_grad()
 def test_equals_transformers_vit_with_the_same_weights(tmp_path):
     """CLS position folded into the token, patch positions as they are: the logits are transformers' own."""
-    from transformers import ViTConfig, ViTForImageClassification
+    from transformers import ViTForImageClassification
 
     fields = {**TINY, "image_size": 32, "layer_norm_eps": 1e-6}
     reference = ViTForImageClassification(ViTConfig(**fields)).eval()
@@ -294,101 +293,10 @@ def test_sincos_table_holds_sines_and_cosines_of_both_axes():
     assert "embeddings.position_embeddings" not in dict(model.named_parameters())
 
 
-def test_masked_image_modeling_learns_only_from_masked_pixels(tiny_config, random_model, pixel_values):
-    model = random_model(tiny_config, ViTCustomForMaskedImageModeling)
-    mask = torch.zeros(3, 12, dtype=torch.bool)
-    mask[:, 5] = True  # row 1, column 1 of the 3×4 grid: pixels 8 to 16 on both axes
-    output = model(pixel_values, bool_masked_pos=mask)
-    assert output.reconstruction.shape == pixel_values.shape
-    error = (output.reconstruction - pixel_values).abs()[:, :, 8:16, 8:16]
-    torch.testing.assert_close(output.loss, error.mean())
-    hidden = pixel_values.clone()
-    hidden[:, :, 8:16, 8:16] = 7.0
-    torch.testing.assert_close(model(hidden, bool_masked_pos=mask).reconstruction, output.reconstruction)
-
-
-@pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_nothing_depends_on_masked_pixels(random_model, pixel_values, stem):
-    """A convolutional stem looks across the borders of patches: hiding tokens behind it would not do."""
-    model = random_model(ViTCustomConfig(**TINY, stem=stem), ViTCustomForMaskedImageModeling)
-    mask = torch.rand(3, 12) < 0.6
-    others = torch.where(masked_pixels(mask, (3, 4), (8, 8)), torch.randn_like(pixel_values), pixel_values)
-    assert not torch.equal(others, pixel_values)
-    expected, got = (model(images, bool_masked_pos=mask).reconstruction for images in (pixel_values, others))
-    assert torch.equal(got, expected)
-    seen = torch.where(masked_pixels(~mask, (3, 4), (8, 8)), torch.randn_like(pixel_values), pixel_values)
-    assert not torch.isclose(model(seen, bool_masked_pos=mask).reconstruction, expected).all()
-
-
-def test_masked_image_modeling_is_that_of_transformers(random_model, pixel_values):
-    """Reconstruction and loss, with the class token's position folded into the token, in float64."""
-    fields = {name: value for name, value in TINY.items() if name not in ("image_size", "num_labels")}
-    config = ViTConfig(**fields, image_size=24, encoder_stride=8, layer_norm_eps=1e-6, hidden_act="gelu")
-    theirs = random_model(config, ViTForMaskedImageModeling).double()
-    ours = ViTCustomForMaskedImageModeling(ViTCustomConfig(**fields, image_size=24)).double().eval()
-    tensors = theirs.state_dict()
-    positions = tensors["vit.embeddings.position_embeddings"]
-    tensors["vit.embeddings.cls_token"] = tensors["vit.embeddings.cls_token"] + positions[:, :1]
-    tensors["vit.embeddings.position_embeddings"] = positions[:, 1:]
-    tensors["decoder.projection.weight"] = tensors.pop("decoder.0.weight").flatten(1)
-    tensors["decoder.projection.bias"] = tensors.pop("decoder.0.bias")
-    ours.load_state_dict(tensors)
-    images, mask = pixel_values[:, :, :, :24].double(), torch.rand(3, 9) < 0.6
-    got, expected = ours(images, bool_masked_pos=mask), theirs(images, bool_masked_pos=mask)
-    torch.testing.assert_close(got.reconstruction, expected.reconstruction)
-    torch.testing.assert_close(got.loss.double(), expected.loss, rtol=1e-5, atol=1e-6)
-
-
-def test_masking_needs_the_model_for_it(tiny_config, pixel_values):
-    with pytest.raises(ValueError, match="ViTCustomForMaskedImageModeling"):
-        ViTCustomModel(tiny_config)(pixel_values, bool_masked_pos=torch.ones(3, 12, dtype=torch.bool))
-
-
-@pytest.mark.parametrize("shape", [(1, 12), (3, 11), (3, 3, 4)], ids=str)
-def test_masks_of_the_wrong_shape_are_named(tiny_config, pixel_values, shape):
-    """A mask [1, h·w] would broadcast, and the loss be divided by one image's masked pixels instead of the batch's."""
-    model = ViTCustomForMaskedImageModeling(tiny_config)
-    with pytest.raises(ValueError, match=r"bool_masked_pos has shape .*: give one entry per patch, \(3, 12\)"):
-        model(pixel_values, bool_masked_pos=torch.ones(shape, dtype=torch.bool))
-
-
 @pytest.mark.parametrize("options", [{}, {"output_attentions": True}], ids=str)
 def test_an_attention_mask_without_the_prefix_tokens_is_named(tiny_config, pixel_values, options):
     with pytest.raises(ValueError, match=r"attention_mask has shape \(3, 12\): .* 1 prefix .* \(3, 13\)"):
         ViTCustomModel(tiny_config)(pixel_values, attention_mask=torch.ones(3, 12), **options)
-
-
-@torch.no_grad()
-def test_backbone_feature_maps_are_normed_hidden_states_on_the_grid(random_model, pixel_values):
-    config = ViTCustomConfig(**TINY, num_register_tokens=3, out_features=["stem", "stage2", "stage3"])
-    backbone = random_model(config, ViTCustomBackbone)
-    output = backbone(pixel_values, output_hidden_states=True)
-    assert [tuple(m.shape) for m in output.feature_maps] == [(3, 32, 3, 4)] * 3
-    tokens = backbone.vit.layernorm(output.hidden_states[2])
-    torch.testing.assert_close(output.feature_maps[1][:, :, 2, 1], tokens[:, 4 + 2 * 4 + 1])
-    assert backbone.channels == [32, 32, 32]
-
-
-@torch.no_grad()
-def test_backbone_of_fewer_layers_at_load(tmp_path, random_model, tiny_config, pixel_values):
-    model = random_model(tiny_config)
-    model.save_pretrained(tmp_path)
-    backbone = ViTCustomBackbone.from_pretrained(tmp_path, num_hidden_layers=2)
-    expected = model.vit(pixel_values, output_hidden_states=True).hidden_states[2]
-    tokens = backbone.vit.layernorm(expected)[:, 1:].transpose(1, 2).unflatten(2, (3, 4))
-    torch.testing.assert_close(backbone(pixel_values).feature_maps, (tokens,))
-
-
-@torch.no_grad()
-def test_backbone_serves_transformers_own_segmentation_head(pixel_values):
-    from transformers import UperNetConfig, UperNetForSemanticSegmentation
-
-    backbone = ViTCustomConfig(**{**TINY, "num_hidden_layers": 4}, out_indices=[1, 2, 3, 4])
-    config = UperNetConfig(
-        backbone_config=backbone, hidden_size=16, num_labels=3, use_auxiliary_head=False, pool_scales=[1, 2]
-    )
-    logits = UperNetForSemanticSegmentation(config).eval()(pixel_values).logits
-    assert logits.shape == (3, 3, 24, 32)
 
 
 def test_soft_labels_stay_single_label(tmp_path, tiny_config, random_model, pixel_values):
