@@ -5,7 +5,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 
 .PHONY: quickstart test test-slow test-all check dev clean
 
-quickstart: .venv/train  ## install, then train on 4,000 digits, evaluate, serve from a fresh process
+quickstart: .venv/train  ## install, then train on 3,600 digits, evaluate, serve from a fresh process
 	$(BIN)/python scripts/quickstart.py
 
 test: .venv/dev  ## install, then the default test suite

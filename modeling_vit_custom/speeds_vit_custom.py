@@ -29,12 +29,19 @@ def check_speed_fields(token_merging: Any, shrink_to: Any, speeds: Any, config: 
 
 
 def choose_speed(config: Any, name: str) -> None:
-    """Sets `config` to one of its speeds. Raises ValueError for a name that is none of them, listing them."""
-    if name not in (config.speeds or {}):
+    """Sets `config` to one of its speeds, where "2x" is none of them to the next that gains more.
+
+    Raises ValueError where there is none, listing those there are.
+    """
+    speeds = config.speeds or {}
+    if name not in speeds and (wanted := MERGING_TARGET.fullmatch(name)):
+        gains = {known: float(gain[1]) for known in speeds if (gain := MERGING_TARGET.fullmatch(known))}
+        name = min((known for known in gains if gains[known] >= float(wanted[1])), key=gains.__getitem__, default=name)
+    if name not in speeds:
         known = f"has {', '.join(map(repr, config.speeds))}" if config.speeds else "has none yet"
         raise ValueError(f"speed={name!r}: this checkpoint {known}; `vit-custom speed_table` measures and stores them.")
     for field in SETTINGS:
-        setattr(config, field, config.speeds[name].get(field))
+        setattr(config, field, speeds[name].get(field))
 
 
 def check_merging(field: str, setting: Any, layers: int) -> None:

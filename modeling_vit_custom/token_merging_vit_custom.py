@@ -98,7 +98,8 @@ def merge_counts(
     """How many tokens each block merges: as the setting says, but never more than half of the patches.
 
     setting: None, a number for each block, one number for all, or how many times less arithmetic the blocks shall
-    need, such as "2x", by the smallest number that does. mlp_width: the hidden width, once for each matrix that has it
+    need, such as "2x", by the smallest number that does (all tokens of the last block counted, also where a classifier
+    computes fewer). mlp_width: the hidden width, once for each matrix that has it
     (2, or 3 of a gated MLP). Raises ValueError for what is no setting, and for a target that cannot be reached.
     """
     if setting is None:

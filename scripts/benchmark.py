@@ -1,4 +1,4 @@
-"""Measure training against peers; `python scripts/benchmark.py training --help` shows how."""
+"""Measure training and inference beside the peers; `python scripts/benchmark.py --help` lists what."""
 
 import sys
 from pathlib import Path

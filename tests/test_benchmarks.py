@@ -1,6 +1,7 @@
 """The benchmark trains real peers and measures what it says it measures."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from real_digits import write_class_folder
 from modeling_vit_custom.benchmarks import contenders, training
 from modeling_vit_custom.benchmarks.command import main
 from modeling_vit_custom.benchmarks.contenders import CONTENDERS, Task, our_model, timm_model
+from modeling_vit_custom.benchmarks.inference import compare, table
+from modeling_vit_custom.benchmarks.peers import Shape
+from modeling_vit_custom.inference.engines import ENGINES
 from modeling_vit_custom.training.args import complete_arguments, parse_args, recipe_flags
 
 
@@ -87,6 +91,21 @@ def test_inference_is_timed_beside_the_peers(tmp_path, capsys):
     assert len(report["rows"]) == 9 and len(report["cold"]) == 4
     assert all(row["share_of_products"] > 0 and row["p99_ms"] >= row["p50_ms"] for row in report["rows"])
     assert "| ours |" in capsys.readouterr().out
+
+
+def test_what_is_not_installed_or_fails_has_a_row_that_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm.models.vision_transformer", None)
+
+    def fails(*_):
+        raise RuntimeError("no compiler here\nand more")
+
+    monkeypatch.setitem(ENGINES, "compiled", (fails, ()))
+    rows = compare(Shape.of("nano/8@32"), 2, ["eager", "compiled"], ["ours", "timm"], 0.05)
+    told = {(row["library"], row["engine"]): row.get("not_run") for row in rows}
+    assert told["ours", "eager"] is None and told["ours", "compiled"] == "RuntimeError: no compiler here"
+    assert "timm" in told["timm", "eager"] and "timm" in told["timm", "compiled"]
+    assert table(rows).count("not run: ") == 3
 
 
 @pytest.mark.slow

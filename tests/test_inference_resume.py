@@ -98,6 +98,11 @@ def test_the_fingerprint_is_that_of_what_is_computed(tmp_path):
     assert fingerprint(*one, settings) != fingerprint(*other, settings)
     assert fingerprint(*one, settings) != fingerprint(*renamed, settings)
     assert fingerprint(*one, settings) != fingerprint(*one, {"top_k": 4})
+    one[0].config.speeds = {"2x": {"token_merging": "2x"}}  # what could be chosen
+    assert fingerprint(*one, settings) == fingerprint(*moved, settings)
+    one[0].config.token_merging = "2x"  # what is
+    assert fingerprint(*one, settings) != fingerprint(*moved, settings)
+    one[0].config.token_merging = None
     one[1].image_mean = [0.1]
     assert fingerprint(*one, settings) != fingerprint(*moved, settings)
 

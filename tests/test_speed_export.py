@@ -1,6 +1,7 @@
 """Exports answer as the original does, in its place, and are not written where they do not."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -162,7 +163,14 @@ def test_a_file_that_torch_reads_by_pickle_is_opened_on_request_alone(model, tmp
     assert "by pickle, which can run code" in capsys.readouterr().err
 
 
-def test_what_cannot_be_exported_says_why(model, digits, tmp_path):
+def test_an_export_without_its_runtime_says_what_to_install(model, tmp_path, monkeypatch, capsys):
+    export(str(model), tmp_path / "e", Wanted("onnx"), seconds=0.1)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert predict(["--model", str(tmp_path / "e"), "x.png", "--output", str(tmp_path / "o.jsonl")]) == 2
+    assert "needs onnxruntime: pip install 'vit-custom[export]'" in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported_says_why(model, digits, tmp_path, capsys):
     with pytest.raises(ValueError, match="only images can tell what rounding costs"):
         export(str(model), tmp_path / "e", Wanted("onnx", "int8"))
     cut = save_ours(tmp_path / "cut", image_size=(27, 32))
@@ -172,6 +180,9 @@ def test_what_cannot_be_exported_says_why(model, digits, tmp_path):
     with pytest.raises(ValueError, match="multi_label_classification model is not compared"):
         export(str(tags), tmp_path / "e", data_dir=str(digits))
     assert not (tmp_path / "e").exists()
+    assert (
+        main(["--model", str(model), "--output", str(tmp_path)]) == 2 and "is there already" in capsys.readouterr().err
+    )
 
 
 def test_calibration_fills_a_fixed_batch(model, digits, tmp_path):

@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from real_digits import write_class_folder
 from saved_models import save_ours, save_transformers_vit
 from tiny import TINY
+from tiny_training import tiny_trainer
 from transformers import AutoModelForImageClassification, pipeline
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
@@ -41,6 +43,8 @@ def test_a_speed_is_chosen_while_loading(tmp_path):
         assert torch.equal(fast(images).logits, exact(images).logits)
         in_pipeline = pipeline("image-classification", model=folder, model_kwargs={"speed": name}).model
         assert torch.equal(in_pipeline(images).logits, fast(images).logits)
+    between = ViTCustomForImageClassification.from_pretrained(folder, speed="1.7x").config
+    assert (between.token_merging, list(between.shrink_to)) == (None, [16, 24]), "as 2x"
     with pytest.raises(ValueError, match=r"speed='9x': this checkpoint has '1.5x', '2x'; `vit-custom speed_table`"):
         ViTCustomForImageClassification.from_pretrained(folder, speed="9x")
 
@@ -58,6 +62,9 @@ def test_predict_takes_a_speed(tmp_path, capsys):
         scores.append(json.loads(output.read_text())["predictions"])
     assert scores[0] != scores[1]
     assert predict(["--model", str(folder), str(tmp_path / "a.png"), "--speed", "7x"]) == 2
+    capsys.readouterr()
+    assert predict(["--model", str(folder), str(tmp_path / "a.png"), "--output", str(output)]) == 2
+    assert "(changed: speed)" in capsys.readouterr().err
     theirs = save_transformers_vit(tmp_path / "theirs")
     assert predict(["--model", str(theirs), str(tmp_path / "a.png"), "--speed", "2x"]) == 2
     assert "only this package's own models have speeds" in capsys.readouterr().err
@@ -74,3 +81,11 @@ def test_predict_takes_a_speed(tmp_path, capsys):
 def test_what_is_refused(fields):
     with pytest.raises(StrictDataclassError, match=r"shrink_to|speeds"):
         ViTCustomConfig(**TINY, **fields)
+
+
+def test_training_leaves_the_speeds_of_other_weights_behind(tmp_path):
+    base = save_ours(tmp_path / "base", speeds=SPEEDS)
+    write_class_folder(tmp_path / "digits", {"0": 4, "1": 4})
+    flags = ("--train_dir", tmp_path / "digits", "--max_steps", 1)
+    trainer, splits = tiny_trainer(tmp_path / "o", *flags, model=["--model_name_or_path", str(base)])
+    assert trainer.model.config.speeds is None and any("speeds were measured" in note for note in splits.notes)

@@ -51,7 +51,11 @@ import torch
 {open}
 with torch.inference_mode():
     model.eval()(torch.zeros(1, 3, s["image"], s["image"]))
-print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
+if sys.platform == "linux":
+    print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
+else:
+    import resource
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**20)
 """
 
 

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
+from ..inference.loading import default_device
 from ..inference.predict import find_images, predict
 from .peers import LIBRARIES, Shape
 
@@ -38,7 +37,7 @@ def compare(shape: Shape, folder: str, batch_size: int, flags: dict[str, Any]) -
         theirs.model.save_pretrained(f"{root}/theirs")
         size = {"height": shape.image, "width": shape.image}
         ViTImageProcessor(size=size).save_pretrained(f"{root}/theirs")
-        classify = pipeline("image-classification", model=f"{root}/theirs", device="cpu")
+        classify = pipeline("image-classification", model=f"{root}/theirs", device=default_device())
         calls = {
             "ours, predict": lambda: predict(
                 f"{root}/ours", [folder], f"{root}/o.jsonl", batch_size=batch_size, overwrite=True, **flags
@@ -88,5 +87,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows += compare(shape, args.images, args.batch_size, {"num_workers": args.num_workers, "fast": args.fast})
     print(table(rows))
     if args.output:
-        write_json(args.output, {"rows": rows, **versions(), **hardware(torch.device("cpu"))})
+        write_json(args.output, {"rows": rows, **versions(), **hardware(default_device())})
     return 0

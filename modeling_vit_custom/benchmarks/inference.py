@@ -49,26 +49,38 @@ def compare(
     operations: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         for library in libraries:
-            model = LIBRARIES[library](shape).eval().to(device)
+            own = engines if library == "ours" else [engine for engine in engines if engine != EXACT_MODE]
+            try:
+                model = LIBRARIES[library](shape).eval().to(device)
+            except ImportError as error:
+                keys = {"shape": shape.name, "batch": batch, "library": library, "not_run": told(error)}
+                rows += [keys | {"engine": engine} for engine in own]
+                continue
             operations[library] = operations_of(model, images[:1])
-            for engine in engines if library == "ours" else [engine for engine in engines if engine != EXACT_MODE]:
+            for engine in own:
                 key = {"shape": shape.name, "batch": batch, "engine": engine, "library": library}
                 if images.is_cuda and engine not in ("eager", "compiled"):
                     rows.append(key | {"not_run": "for CPUs"})
                     continue
                 try:
                     name, run = ready(engine, model, images, Path(folder) / f"{library}-{engine}")
-                except ImportError as error:
-                    rows.append(key | {"not_run": str(error)})
+                    with torch.inference_mode():
+                        answers = run(images)  # a compiler starts here
+                except Exception as error:  # whatever stops one engine, the others are still to be compared
+                    rows.append(key | {"not_run": told(error)})
                     continue
                 with torch.inference_mode():
-                    check_answers(run(images), model(images))
+                    check_answers(answers, model(images))
                 calls[name, library] = partial(_finished, partial(run, images), finish)
         calls[PRODUCTS, ""] = partial(_finished, products(shape, images), finish)
         with torch.inference_mode():
             times = time_in_turn(calls, seconds)
     rate = shape.operations(batch) / statistics.median(times.pop((PRODUCTS, "")))
     return [row(shape, batch, *key, samples, batch * operations[key[1]], rate) for key, samples in times.items()] + rows
+
+
+def told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else type(error).__name__
 
 
 def ready(engine: str, model: Any, images: torch.Tensor, folder: Path) -> tuple[str, Run]:

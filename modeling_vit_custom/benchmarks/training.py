@@ -1,7 +1,8 @@
 """`benchmark training` and `ablation`: everyone trains alternately, each in a process of its own on the same cores.
 
-What is measured: images a second and CPU seconds while training, the peak of memory, and the accuracy on the test
-images, which each training looks at once, at its end. Ratios hold for the machine they were measured on.
+What is measured: images a second while training; CPU seconds and the peak of memory of all that a process does, reading
+the data and finding the number of steps included; and the accuracy on the test images, which each training looks at
+once, at its end. Ratios hold for the machine they were measured on.
 """
 
 import argparse

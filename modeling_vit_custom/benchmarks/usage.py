@@ -1,6 +1,7 @@
 """What a process, or a forward, has used."""
 
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ def peak_memory(children: bool = True) -> int:
 
     Linux tells the peak of this program alone; what `getrusage` calls so may be that of the process that started it.
     """
+    unit = 1 if sys.platform == "darwin" else 1024
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if children else 0
     if _STATUS.is_file():
-        own = next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        own = next(1024 * int(line.split()[1]) for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
     else:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return 1024 * (own + largest)
+        own = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return own + unit * largest
 
 
 def forget_peak() -> None:

@@ -95,7 +95,7 @@ def load_exported(folder: str | Path, trust_remote_code: bool = False) -> tuple[
     """(the classifier, its image processor) of an export's folder.
 
     Raises ValueError for a file that is not the one that was compared, and for one of torch.export, which torch reads
-    by pickle, without `trust_remote_code`; ImportError where its runtime is missing.
+    by pickle, without `trust_remote_code`, and where its runtime is missing.
     """
     folder = Path(folder)
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -105,7 +105,11 @@ def load_exported(folder: str | Path, trust_remote_code: bool = False) -> tuple[
     if file_digest(path) != record["sha256"]:
         raise ValueError(f"{path} is not the file that {RECORD} tells of: it was changed or damaged. Export it again.")
     config = ViTCustomConfig.from_pretrained(folder)
-    classifier = ExportedClassifier(config, RUNTIMES[record["format"]](path), record)
+    try:
+        run = RUNTIMES[record["format"]](path)
+    except ImportError as error:
+        raise ValueError(f"{path} needs {error.name}: pip install 'vit-custom[export]'.") from error
+    classifier = ExportedClassifier(config, run, record)
     return classifier.eval(), AutoImageProcessor.from_pretrained(folder)
 
 

@@ -2,7 +2,7 @@
 
 Whatever is chosen, on the first images its logits are those of the eager model in float32 within EXACT, or it is not
 chosen. The choice and the file it needs are kept in $VIT_CUSTOM_CACHE or ~/.cache/vit_custom: the next process starts
-with them. Choosing ends after a quarter of the time that the eager model would need for all images.
+with them. No further way is tried once a quarter of the time has passed that the eager model needs for all images.
 
 Shapes: B batch, C channels, H×W pixels, K classes.
 """
@@ -61,9 +61,10 @@ def fastest(
 ) -> tuple[Any, str]:
     """(what answers as `model` does, a sentence on what was chosen and what it gains), for batches like `images`.
 
-    images: some real pixel values [B, C, H, W].   total: how many will follow.   engines: the candidates; all that are
-    installed if not given. Where a model has no other way (on an accelerator, in another format, not this package's,
-    an export; with embeddings, or images of several sizes), or there are few images, it is returned as it is.
+    images: some real pixel values [B, C, H, W].   total: how many will follow, in this process.   engines: the
+    candidates; all that are installed if not given. Where a model has no other way (on an accelerator, in another
+    format, not this package's, an export; with embeddings, or images of several sizes), or there are few images, it is
+    returned as it is.
     """
     if why := reason_against(model, processor, embeddings):
         return model, f"eager ({why})"
@@ -114,6 +115,8 @@ def choose(
                 runs[way] = run
             else:
                 logger.warning(f"left out: {way} (its answers differ by more than {EXACT})")
+        for run in runs.values():
+            run(images)  # a compiler, told of the next way, may have forgotten this one
         for round_ in range(REPEATS):  # in turn; the slowest only once
             for way, run in runs.items():
                 if round_ == 0 or best[way] <= 1.5 * min(best.values()):

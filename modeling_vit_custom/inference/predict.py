@@ -150,6 +150,7 @@ def predict(
         identity = {
             "model": model,
             "revision": revision,
+            "speed": speed,
             **settings,
             "vit_custom": __version__,
             "fingerprint": fingerprint(classifier, processor, settings),
@@ -167,7 +168,9 @@ def predict(
         first = [pixels for _, pixels, _ in images.take(todo[:batch_size]) if pixels is not None]
         same = [pixels for pixels in first if pixels.shape == first[0].shape]
         if same:
-            choose = partial(fastest, classifier, processor, torch.stack(same), len(todo), embeddings)
+            choose = partial(
+                fastest, classifier, processor, torch.stack(same), len(todo) // processes.count, embeddings
+            )
             if processes.count > 1:
                 processes.from_first(lambda: choose()[1])  # all find what the first one keeps
             classifier, chosen = choose()

@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 
 from .json_files import json_safe, write_json
 
-# Keys of a config or processor that say where it came from, not what it computes.
-ORIGIN_KEYS = ("_name_or_path", "_commit_hash", "transformers_version", "auto_map")
+# Keys of a config or processor that say where it came from, or what it could be set to, not what it computes.
+OTHER_KEYS = ("_name_or_path", "_commit_hash", "transformers_version", "auto_map", "speeds")
 
 
 class ResumeError(ValueError):
@@ -33,7 +33,7 @@ def fingerprint(model: PreTrainedModel, processor: Any, settings: Mapping[str, A
     """SHA-256 of all that decides a prediction: weights, config, processor and `settings`."""
     digest = hashlib.sha256()
     for part in (model.config.to_dict(), processor.to_dict(), settings):
-        kept = {key: value for key, value in part.items() if key not in ORIGIN_KEYS}
+        kept = {key: value for key, value in part.items() if key not in OTHER_KEYS}
         digest.update(json.dumps(json_safe(kept), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

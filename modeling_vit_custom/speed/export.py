@@ -83,10 +83,10 @@ def export(
     """
     wanted, output = wanted or Wanted(), Path(output)
     if output.exists():
-        raise ExportError(f"{output} is there already: name another folder, or remove it.")
+        raise ValueError(f"{output} is there already: name another folder, or remove it.")
     model, processor = load_classifier(source, device="cpu")
     if not isinstance(model, ViTCustomForImageClassification):
-        raise ExportError(f"{source} is a {type(model).__name__}: only this package's own models are exported.")
+        raise ValueError(f"{source} is a {type(model).__name__}: only this package's own models are exported.")
     model.float()
     single = problem_type_of(model.config) == SINGLE_LABEL
     if data_dir is not None and not single:
@@ -224,7 +224,7 @@ def demand_accuracy(record: dict[str, Any], lost: float) -> None:
 
 
 def speed(model: Any, processor: Any, exported: ExportedClassifier, seconds: float) -> dict[str, Any]:
-    """Images a second of file and original, in turn, on a batch as large as the file takes, 8 at most."""
+    """Images a second of file and original, in turn, on a batch of the file's, or of 8."""
     batch, *size = exported.record["input"]
     batch = 8 if "batch" in exported.record["dynamic"] else batch
     images = torch.randint(0, 256, (batch, *size), dtype=torch.uint8)

@@ -27,7 +27,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 def section(report: Mapping[str, Any]) -> str:
     """The table with what it means."""
-    how = f"{report['device']}, {report['cpu_cores']} cores, batches of {report['batch_size']}, float32"
+    how = f"{report['device']}, {report['cpu_cores']} cores, batches of {report['batch_size']}"
     n = report["rows"][0]["n"]
     return (
         f"## Speeds\n\n{table(report)}\n\nMeasured on {n:,} images ({how}); other machines have other ratios. Losses "

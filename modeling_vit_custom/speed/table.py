@@ -111,13 +111,16 @@ def front(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def named_speeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{"2x": the most accurate row at least so fast, …} of settings that a configuration can hold."""
+    """{"2x": the most accurate row at least so fast, …} of settings that a configuration can hold.
+
+    A row that is so for several names has the last of them.
+    """
     speeds: dict[str, dict[str, Any]] = {}
     settings = front([row for row in rows if row["format"] == EXACT_FORMAT])
     for times in NAMED:
         enough = [row for row in settings if row["ratio"] >= times]
-        if enough and enough[0] not in speeds.values():
-            speeds[f"{times:g}x"] = enough[0]
+        if enough:
+            speeds = {name: row for name, row in speeds.items() if row != enough[0]} | {f"{times:g}x": enough[0]}
     return speeds
 
 

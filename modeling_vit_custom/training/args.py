@@ -45,7 +45,8 @@ EXAMPLES = """examples:
       --teacher_weights resnet18.safetensors --output_dir out/taught
 
   # two processes
-  accelerate launch --num_processes 2 scripts/train.py --train_dir photos --variant micro/4 --output_dir out/two
+  accelerate launch --multi_gpu --num_processes 2 scripts/train.py --train_dir photos --variant micro/4 \\
+      --output_dir out/two
 
   # let model, method, augmentation and schedule be chosen, with reasons, for half an hour
   python scripts/train.py auto --train_dir photos --max_minutes 30 --output_dir out/photos

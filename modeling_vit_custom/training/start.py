@@ -164,6 +164,9 @@ def load_checkpoint(pretrained: Pretrained, model_args: ModelArguments, splits: 
     )
     if (dtype := pretrained.config.dtype) not in (None, torch.float32):
         splits.notes.append(f"the checkpoint holds {dtype} weights: they are trained, and saved, as float32")
+    if getattr(model.config, "speeds", None):
+        model.config.speeds = None
+        splits.notes.append("the checkpoint's speeds were measured with its own weights: left out (see speed_table)")
     if left_out := sorted(loaded["unexpected_keys"]):
         splits.notes.append(f"left out of the checkpoint, this model has no use for them: {some(left_out, limit=100)}")
     if new := sorted(name for name in loaded["missing_keys"] if not name.startswith(HEAD_PREFIX)):
