@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from ..inference.allocator import keep_freed_memory
 from ..inference.engines import ENGINES, build_engine, installed_engines
 from ..inference.environment import hardware, versions
 from ..inference.exported import Run
@@ -41,6 +42,7 @@ def compare(
 
     What cannot be run has a row that says why: {"not_run": why}.
     """
+    keep_freed_memory()  # for all of them
     torch.manual_seed(0)
     images = torch.randn(batch, 3, shape.image, shape.image, device=device)
     finish = torch.cuda.synchronize if images.is_cuda else _nothing

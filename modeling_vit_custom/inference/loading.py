@@ -13,6 +13,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..foreign_vit_custom import refuse_foreign_files
+from .allocator import keep_freed_memory
 from .exported import is_export, load_exported
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -41,6 +42,7 @@ def load_classifier(
     there, ValueError for code that is not pinned or lies in another repository, for bare weights of another library,
     for a checkpoint that has no classifier, or lacks some of its weights: they would be random.
     """
+    keep_freed_memory()
     is_id = source.count("/") <= 1 and not source.startswith((".", "/", "~"))
     folder = Path(source).expanduser()
     refuse_foreign_files(folder)

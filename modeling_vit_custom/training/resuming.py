@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 
 from ..data.dataset import ImageDataset
+from ..inference.allocator import keep_freed_memory
 from ..inference.json_files import write_json
 from ..inference.processes import Processes
 from ..pretrained_vit_custom import nonfinite_weights
@@ -46,6 +47,7 @@ class ResumingTrainer(BatchTrainer):
     args: ViTTrainingArguments
 
     def __init__(self, *args: Any, **kwargs: Any):
+        keep_freed_memory()
         super().__init__(*args, **kwargs)
         self.processes = Processes(self.args.process_index, self.args.world_size)
         self.aside: str | None = None  # while a checkpoint is being written: the folder that it is written into
