@@ -35,7 +35,7 @@ from .loss_vit_custom import image_classification_loss
 from .pooling_vit_custom import ViTCustomPooler
 from .position_vit_custom import rope_angles, rope_of
 from .pretrained_vit_custom import ViTCustomPreTrainedModel
-from .token_merging_vit_custom import Tokens, merge, merge_counts, unmerge
+from .token_merging_vit_custom import Tokens, counts_for, merge, unmerge
 
 
 class ViTCustomBlock(GradientCheckpointingLayer):
@@ -149,11 +149,7 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
 
     def _merge_counts(self, tokens: int) -> list[int]:
         """How many patches each block merges, by `token_merging`."""
-        config, prefix = self.config, self.config.num_prefix_tokens
-        return merge_counts(
-            config.token_merging, config.num_hidden_layers, tokens - prefix, prefix, config.hidden_size,
-            config.mlp_products,
-        )  # fmt: skip
+        return counts_for(self.config, self.config.token_merging, tokens - self.config.num_prefix_tokens)
 
     def _attention_mask(self, mask: torch.Tensor | None, hidden_states: torch.Tensor, eager: bool | None):
         """The mask in the form its backend reads; attentions are asked of the eager one."""

@@ -9,7 +9,7 @@ Shapes: B batch, N₀ tokens before any merging, N tokens, P prefix tokens, n = 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -99,8 +99,8 @@ def merge_counts(
 
     setting: None, a number for each block, one number for all, or how many times less arithmetic the blocks shall
     need, such as "2x", by the smallest number that does (all tokens of the last block counted, also where a classifier
-    computes fewer). mlp_width: the hidden width, once for each matrix that has it
-    (2, or 3 of a gated MLP). Raises ValueError for what is no setting, and for a target that cannot be reached.
+    computes fewer). mlp_width: the hidden width, once for each matrix that has it (2, or 3 of a gated MLP). Raises
+    ValueError for what is no setting, and for a target that cannot be reached.
     """
     if setting is None:
         return [0] * layers
@@ -123,6 +123,13 @@ def merge_counts(
         middle = (least + most) // 2
         least, most = (least, middle) if gain(middle) >= wanted else (middle + 1, most)
     return _feasible([least] * layers, patches)
+
+
+def counts_for(config: Any, setting: int | Sequence[int] | str | None, patches: int) -> list[int]:
+    """`merge_counts` for an encoder of this configuration."""
+    return merge_counts(
+        setting, config.num_hidden_layers, patches, config.num_prefix_tokens, config.hidden_size, config.mlp_products
+    )
 
 
 def _feasible(counts: Sequence[int], patches: int) -> list[int]:

@@ -16,6 +16,7 @@ from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
 from ..inference.loading import default_device
+from ..inference.markdown import markdown_table
 from ..inference.predict import find_images, predict
 from .peers import LIBRARIES, Shape
 
@@ -59,13 +60,13 @@ def compare(shape: Shape, folder: str, batch_size: int, flags: dict[str, Any]) -
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = ["| model | files | batch | who | images/s | ratio |", "|" + " - |" * 6]
+    cells = []
     for row in rows:
         peer = next(other for other in rows if other["shape"] == row["shape"] and "transformers" in other["who"])
         ratio = row["images_per_second"] / peer["images_per_second"]
-        cells = [row["shape"], row["n"], row["batch"], row["who"], f"{row['images_per_second']:.1f}", f"{ratio:.2f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        speed = f"{row['images_per_second']:.1f}"
+        cells.append([row["shape"], row["n"], row["batch"], row["who"], speed, f"{ratio:.2f}"])
+    return markdown_table(["model", "files", "batch", "who", "images/s", "ratio"], cells)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ from ..inference.environment import hardware, versions
 from ..inference.exported import Run
 from ..inference.fastest import choose
 from ..inference.json_files import write_json
+from ..inference.markdown import markdown_table
 from ..inference.timing import time_in_turn
 from .cold_start import cold_starts
 from .peers import LIBRARIES, Shape
@@ -143,14 +144,12 @@ def products(shape: Shape, images: torch.Tensor) -> Callable[[], None]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown; ratios are to the fastest of the other libraries under the same engine, of the exact mode to eager."""
-    lines = [
-        "| model | batch | engine | library | images/s | of the fastest peer | p50 ms | p99 ms | of its products |"
-    ]
-    lines.append("|" + " - |" * 9)
+    columns = ["model", "batch", "engine", "library", "images/s", "of the fastest peer", "p50 ms", "p99 ms"]
+    cells = []
     for one in rows:
+        who = [one["shape"], one["batch"], one["engine"], one["library"]]
         if "not_run" in one:
-            who = f"{one['shape']} | {one['batch']} | {one['engine']} | {one['library']}"
-            lines.append(f"| {who} | not run: {one['not_run']} | | | | |")
+            cells.append([*who, f"not run: {one['not_run']}", "", "", "", ""])
             continue
         engine = "eager" if one["engine"].startswith(EXACT_MODE) else one["engine"]
         same = [other for other in rows if (other["shape"], other["batch"]) == (one["shape"], one["batch"])]
@@ -160,17 +159,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             if other["library"] != "ours" and other["engine"] == engine and "not_run" not in other
         ]
         ratio = f"{one['images_per_second'] / max(peers):.2f}" if peers else "–"
-        who = f"{one['shape']} | {one['batch']} | {one['engine']} | {one['library']}"
-        times = f"{one['p50_ms']:.1f} | {one['p99_ms']:.1f}"
-        share = f"{one['share_of_products']:.0%}"
-        lines.append(f"| {who} | {one['images_per_second']:.1f} | {ratio} | {times} | {share} |")
-    return "\n".join(lines)
+        times = [f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}"]
+        cells.append([*who, f"{one['images_per_second']:.1f}", ratio, *times, f"{one['share_of_products']:.0%}"])
+    return markdown_table([*columns, "of its products"], cells)
 
 
 def cold_table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = ["| model | library | start to first answer, s | peak MB |", "|" + " - |" * 4]
-    lines += [f"| {one['shape']} | {one['library']} | {one['cold_seconds']:.2f} | {one['memory_mb']} |" for one in rows]
-    return "\n".join(lines)
+    return markdown_table(
+        ["model", "library", "start to first answer, s", "peak MB"],
+        [[one["shape"], one["library"], f"{one['cold_seconds']:.2f}", one["memory_mb"]] for one in rows],
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

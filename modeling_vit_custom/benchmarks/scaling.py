@@ -19,6 +19,7 @@ import torch
 from ..evaluation.plots import plot_lines
 from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
+from ..inference.markdown import markdown_table
 from .peers import LIBRARIES, Shape
 from .usage import forget_peak, operations_of, peak_memory
 
@@ -46,21 +47,15 @@ def measure(library: str, shape: Shape) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = [
-        "| model | tokens | library | ms | peak MB | of a forward, MB | GFLOPs counted | by formula |",
-        "|" + " - |" * 8,
-    ]
-    for row in rows:
-        cells = [
-            row["shape"],
-            row["tokens"],
-            row["library"],
-            f"{1e3 * row['seconds']:,.0f}",
-            f"{row['memory_mb']:,.0f}",
-        ]
-        cells += [f"{row['forward_mb']:,.0f}", f"{row['gflops']:.2f}", f"{row['formula_gflops']:.2f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+    columns = ["model", "tokens", "library", "ms", "peak MB", "of a forward, MB", "GFLOPs counted", "by formula"]
+    return markdown_table(
+        columns,
+        [
+            [row["shape"], row["tokens"], row["library"], f"{1e3 * row['seconds']:,.0f}", f"{row['memory_mb']:,.0f}",
+             f"{row['forward_mb']:,.0f}", f"{row['gflops']:.2f}", f"{row['formula_gflops']:.2f}"]
+            for row in rows
+        ],
+    )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

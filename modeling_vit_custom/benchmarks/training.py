@@ -21,6 +21,7 @@ from torchvision.datasets import ImageFolder
 
 from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
+from ..inference.markdown import markdown_table
 from .contenders import ABLATION, CONTENDERS, RECIPE, Task, Trained
 from .usage import cpu_seconds, operations_of, peak_memory
 
@@ -82,19 +83,17 @@ def one_line(row: dict[str, Any]) -> str:
 
 def table(rows: Sequence[dict[str, Any]], peer: str = PEER) -> str:
     """Markdown: mean and standard deviation over the seeds; speed as a ratio to the peer's of the same seed."""
-    lines = [
-        f"| who | parameters | MFLOPs | images/s | of {peer} | CPU s | peak MB | accuracy |",
-        "|" + " - |" * 8,
-    ]
+    columns = ["who", "parameters", "MFLOPs", "images/s", f"of {peer}", "CPU s", "peak MB", "accuracy"]
+    cells = []
     speeds = {row["seed"]: row["images_per_second"] for row in rows if row["contender"] == peer}
     for name in dict.fromkeys(row["contender"] for row in rows):
         own = [row for row in rows if row["contender"] == name]
         speed, cpu, memory, right = ([row[key] for row in own] for key in MEASURED)
         ratio = [row["images_per_second"] / speeds[row["seed"]] for row in own if row["seed"] in speeds]
         shown = [spread(speed, "{:,.0f}"), spread(ratio, "{:.2f}"), spread(cpu, "{:.0f}"), spread(memory, "{:,.0f}")]
-        cells = [name, f"{own[0]['parameters']:,}", f"{own[0]['mflops']:.1f}", *shown]
-        lines.append(f"| {' | '.join(cells)} | {spread([100 * value for value in right], '{:.2f}')} % |")
-    return "\n".join(lines)
+        accuracy = f"{spread([100 * value for value in right], '{:.2f}')} %"
+        cells.append([name, f"{own[0]['parameters']:,}", f"{own[0]['mflops']:.1f}", *shown, accuracy])
+    return markdown_table(columns, cells)
 
 
 def spread(values: Sequence[float], form: str) -> str:

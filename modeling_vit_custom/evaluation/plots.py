@@ -125,11 +125,7 @@ def plot_training_history(log_history: Sequence[Mapping[str, Any]], path: str | 
     figure = Figure(figsize=(4.6 * len(shown), 3.6), dpi=150, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         DRAW[panel.kind](axes, panel.curves, x_name)
-        axes.set_xlabel(x_name)
-        axes.set_ylabel(panel.kind)
-        axes.grid(color="#e4e7eb", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        _dress(axes, x_name, panel.kind)
     return _save(figure, path)
 
 
@@ -168,11 +164,7 @@ def plot_speeds(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
     axes.plot(speeds, right, color=ACCENT, marker="o", markersize=4, linewidth=1.4)
     for name, x, y in zip(report["front"], speeds, right, strict=True):
         axes.annotate(name, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7, color=INK)
-    axes.set_xlabel("images a second")
-    axes.set_ylabel("accuracy, %")
-    axes.grid(color="#e4e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    _dress(axes, "images a second", "accuracy, %")
     return _save(figure, path)
 
 
@@ -187,12 +179,17 @@ def plot_lines(
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, (x, y) in lines.items():
             axes.loglog(x, y, marker="o", markersize=3.5, linewidth=1.4, label=name)
-        axes.set_xlabel(x_name)
-        axes.set_ylabel(title)
-        axes.grid(color="#e4e7eb", linewidth=0.8)
+        _dress(axes, x_name, title)
         axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
+
+
+def _dress(axes: Any, x_name: str, y_name: str) -> None:
+    axes.set_xlabel(x_name)
+    axes.set_ylabel(y_name)
+    axes.grid(color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _x(curve: Curve, x_name: str) -> list[float]:

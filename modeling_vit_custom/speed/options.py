@@ -4,6 +4,7 @@ Shapes: H×W pixels, p×q patch.
 """
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..token_merging_vit_custom import merge_counts
+from ..token_merging_vit_custom import counts_for
 
 MERGING = ("1.25x", "1.5x", "1.75x", "2x", "2.5x")
 SIZES = (0.875, 0.75, 0.625, 0.5)  # of the image's sides
@@ -60,21 +61,13 @@ def options(
         for target in (None, *merging):
             option = Option(target, size)
             try:
-                model_counts(config, target, size)
+                counts_for(config, target, math.prod(config.grid_of(size or config.image_hw)))
                 found.append(option)
             except ValueError as error:
                 if "possible" not in str(error):
                     raise
                 impossible.append(f"{option}: {error}")
     return found + [Option(form=form) for form in forms if form != EXACT_FORMAT], impossible
-
-
-def model_counts(config: Any, target: str | None, size: tuple[int, int] | None) -> list[int]:
-    """How many patches each block would merge. Raises ValueError as `merge_counts` does."""
-    h, w = config.grid_of(size or config.image_hw)
-    return merge_counts(
-        target, config.num_hidden_layers, h * w, config.num_prefix_tokens, config.hidden_size, config.mlp_products
-    )
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..inference.markdown import markdown_table
+
 REPORT = "speeds.json"  # in a model's folder
 BEGIN, END = "<!-- speeds -->", "<!-- /speeds -->"
 
@@ -12,17 +14,17 @@ BEGIN, END = "<!-- speeds -->", "<!-- /speeds -->"
 def table(report: Mapping[str, Any]) -> str:
     """The rows worth having from slow to fast, and those that are slower than the exact one, said to be so."""
     names = {row["name"]: f"`{name}`" for name, row in report["speeds"].items()}
-    lines = ["| speed | settings | images/s | ratio | accuracy | lost, points (95 %) |", "|" + " - |" * 6]
+    columns, cells = ["speed", "settings", "images/s", "ratio", "accuracy", "lost, points (95 %)"], []
     exact, *others = report["rows"]
     shown = [exact] + [row for row in others if row["name"] in report["front"] or row["ratio"] < 1]
     for row in sorted(shown, key=lambda row: row["ratio"]):
         lost = -100 * row["difference"], -100 * row["high"], -100 * row["low"]
         slower = " (slower: not offered)" if row["ratio"] < 1 else ""
-        lines.append(
-            f"| {names.get(row['name'], '')} | {row['name']}{slower} | {row['images_per_second']:.1f} | "
-            f"{row['ratio']:.2f} | {row['accuracy']:.2%} | {lost[0]:.2f} ({lost[1]:.2f} to {lost[2]:.2f}) |"
-        )
-    return "\n".join(lines)
+        cells.append([
+            names.get(row["name"], ""), f"{row['name']}{slower}", f"{row['images_per_second']:.1f}",
+            f"{row['ratio']:.2f}", f"{row['accuracy']:.2%}", f"{lost[0]:.2f} ({lost[1]:.2f} to {lost[2]:.2f})",
+        ])  # fmt: skip
+    return markdown_table(columns, cells)
 
 
 def section(report: Mapping[str, Any]) -> str:
