@@ -1,9 +1,10 @@
 # Everything runs in .venv, which is made on first use. `make PYTHON=python3.12 test` picks another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+# The suites compare figures of CPUs; what a GPU gives is compared with those by tests of its own.
+PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
-.PHONY: quickstart test test-slow test-all check dev clean
+.PHONY: quickstart test test-slow test-gpu test-all check dev clean
 
 quickstart: .venv/train  ## install, then train on 3,600 digits, evaluate, serve from a fresh process
 	$(BIN)/python scripts/quickstart.py
@@ -13,6 +14,9 @@ test: .venv/dev  ## install, then the default test suite
 
 test-slow: .venv/slow  ## transformers' own shared tests and whatever else takes minutes
 	$(PYTEST) -m slow
+
+test-gpu: .venv/slow  ## what needs a GPU: our own tests and transformers' shared ones
+	$(BIN)/python -m pytest tests/test_gpu.py tests/test_transformers_modeling.py
 
 test-all: test test-slow
 

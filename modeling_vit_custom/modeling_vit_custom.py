@@ -73,6 +73,7 @@ class ViTCustomBlock(GradientCheckpointingLayer):
         )
         hidden_states = hidden_states[:, :first] + self.drop_path(self.layer_scale1(attended))
         hidden_states, tokens = merge(hidden_states, tokens, keys, merged, self.num_prefix_tokens)
+        del normed, attended, keys  # an MLP takes the most memory of a forward
         transformed = self.mlp(self.layernorm_after(hidden_states))
         return hidden_states + self.drop_path(self.layer_scale2(transformed)), tokens
 

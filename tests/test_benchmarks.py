@@ -12,7 +12,7 @@ from modeling_vit_custom.benchmarks.command import main
 from modeling_vit_custom.benchmarks.contenders import CONTENDERS, Task, our_model, timm_model
 from modeling_vit_custom.benchmarks.inference import compare, table
 from modeling_vit_custom.benchmarks.peers import Shape
-from modeling_vit_custom.inference.engines import ENGINES
+from modeling_vit_custom.inference.engines import ENGINES, Engine
 from modeling_vit_custom.training.args import complete_arguments, parse_args, recipe_flags
 
 
@@ -100,7 +100,7 @@ def test_what_is_not_installed_or_fails_has_a_row_that_says_so(monkeypatch):
     def fails(*_):
         raise RuntimeError("no compiler here\nand more")
 
-    monkeypatch.setitem(ENGINES, "compiled", (fails, ()))
+    monkeypatch.setitem(ENGINES, "compiled", Engine(fails))
     rows = compare(Shape.of("nano/8@32"), 2, ["eager", "compiled"], ["ours", "timm"], 0.05)
     told = {(row["library"], row["engine"]): row.get("not_run") for row in rows}
     assert told["ours", "eager"] is None and told["ours", "compiled"] == "RuntimeError: no compiler here"

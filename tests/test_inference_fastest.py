@@ -9,7 +9,7 @@ from saved_models import save_ours, save_transformers_vit
 
 from modeling_vit_custom.inference import engines as engine_table
 from modeling_vit_custom.inference import fastest as choosing
-from modeling_vit_custom.inference.engines import ENGINES
+from modeling_vit_custom.inference.engines import Engine, installed_engines
 from modeling_vit_custom.inference.fastest import CHOICE, EXACT, Way, build, cache_folder, classifier, fastest
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.inference.predict import main as predict
@@ -40,7 +40,7 @@ def test_parts_and_streams_are_the_whole(loaded, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "eager"])
+@pytest.mark.parametrize("engine", [name for name in installed_engines() if name != "eager"])
 def test_each_engine_is_exact_and_kept(loaded, images, engine):
     model, processor = loaded
     found, said = fastest(model, processor, images, MANY, engines=[engine])
@@ -72,7 +72,7 @@ def test_an_engine_that_cannot_be_built_is_left_out(loaded, images, monkeypatch,
     def broken(model, images, folder):
         raise RuntimeError("no compiler")
 
-    monkeypatch.setitem(engine_table.ENGINES, "compiled", (broken, ()))
+    monkeypatch.setitem(engine_table.ENGINES, "compiled", Engine(broken))
     model, processor = loaded
     _, said = fastest(model, processor, images, MANY, engines=["eager", "compiled"])
     assert said.startswith("eager") and "left out: compiled, 4 images a call (RuntimeError: no compiler)" in caplog.text
@@ -100,7 +100,7 @@ def test_where_nothing_is_chosen(loaded, images, tmp_path):
 
 def test_predict_says_what_it_chose(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VIT_CUSTOM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(choosing, "installed_engines", lambda: ["eager"])
+    monkeypatch.setattr(choosing, "installed_engines", lambda device: ["eager"])
     monkeypatch.setattr(choosing, "WORTH", 0.0)
     folder = save_ours(tmp_path / "model")
     write_class_folder(tmp_path / "photos", {"0": 5, "1": 4})

@@ -5,6 +5,7 @@ import unittest
 import pytest
 import torch
 from tiny import TINY
+from transformers.utils import is_flash_attn_2_available
 from transformers_suite import explain_skips, load_suite
 
 from modeling_vit_custom import (
@@ -26,6 +27,7 @@ modeling.MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES = {
     **modeling.MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES,
     "vit_custom": "ViTCustomForMaskedImageModeling",
 }
+torch_device = modeling.torch_device
 configuration = load_suite("test_configuration_common")
 backbone = load_suite("test_backbone_common")
 
@@ -54,7 +56,7 @@ class ModelTester:
         return ViTCustomConfig(**self.fields)
 
     def prepare_config_and_inputs(self):
-        return self.get_config(), torch.randn(self.batch_size, 3, 24, 24)
+        return self.get_config(), torch.randn(self.batch_size, 3, 24, 24, device=torch_device)
 
     def prepare_config_and_inputs_for_common(self):
         config, pixel_values = self.prepare_config_and_inputs()
@@ -62,7 +64,7 @@ class ModelTester:
 
 
 NO_TEXT = "images, not token ids: there is no vocabulary embedding to resize or replace"
-NO_ACCELERATOR = "needs a GPU; not run on one"
+NO_ACCELERATOR = "needs a GPU"
 NO_PARTS = "one encoder: there is no sub-configuration to compose"
 SKIPS = {
     "test_attn_implementation_composite_models": NO_PARTS,
@@ -89,20 +91,23 @@ SKIPS = {
     "test_enable_input_require_grads_with_gradient_checkpointing": "looks for the weight of a token embedding",
     "test_kernels_can_load_without_crashing": "needs the kernels library, which downloads from the Hub",
     "test_flash_attn_kernels_*": "needs the kernels library, which downloads from the Hub",
+    "test_disk_offload_bin": "only safetensors are read",
+    "test_torch_compile_for_training": "of models that name a class for it; tests/test_gpu.py compiles a step",
 }
+if not is_flash_attn_2_available():
+    SKIPS |= {"test_flash_attn_?_*": "needs the package flash-attn; tests/test_gpu.py runs torch's own flash kernel"}
+if torch.cuda.device_count() < 2:
+    SKIPS |= {"test_model_parallelism": "needs two GPUs"}
 if not torch.cuda.is_available():
     SKIPS |= dict.fromkeys(
         (
             "test_can_load_with_device_context_manager",
             "test_can_load_with_global_device_set",
             "test_cpu_offload",
-            "test_disk_offload_*",
-            "test_flash_attn_?_*",
+            "test_disk_offload_safetensors",
             "test_flex_attention_with_grads",
-            "test_model_parallelism",
             "test_sdpa_can_compile_dynamic",
             "test_sdpa_can_dispatch_on_flash",
-            "test_torch_compile_for_training",
         ),
         NO_ACCELERATOR,
     )
@@ -123,6 +128,12 @@ class ViTCustomModelTest(modeling.ModelTesterMixin, unittest.TestCase):
             num_attention_heads=4,
             image_size=32,
         )
+
+    @staticmethod
+    def _prepare_config_headdim(config, requested_dim):
+        """As the shared one, for a configuration whose head_dim follows from its width."""
+        width = max(requested_dim, config.head_dim) * config.num_attention_heads
+        return ViTCustomConfig(**config.to_dict() | {"hidden_size": width})
 
     def test_config(self):
         self.config_tester.run_common_tests()

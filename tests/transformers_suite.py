@@ -80,6 +80,7 @@ def suite_root() -> Path:
     import transformers
 
     cache = Path(os.environ.get("VIT_CUSTOM_CACHE") or Path.home() / ".cache" / "vit_custom")
+    cache = Path(os.environ.setdefault("TRANSFORMERS_TESTS", str(cache)))  # a test may start a process of its own
     root = cache / f"transformers-{transformers.__version__}-tests"
     if not (root / PACKAGE / "__init__.py").is_file():
         cache.mkdir(parents=True, exist_ok=True)

@@ -25,19 +25,26 @@ from ..inference.environment import hardware, versions
 from ..inference.exported import Run
 from ..inference.fastest import choose
 from ..inference.json_files import write_json
+from ..inference.loading import FORMATS
 from ..inference.markdown import markdown_table
 from ..inference.timing import time_in_turn
 from .cold_start import cold_starts
 from .peers import LIBRARIES, Shape
 from .usage import operations_of
 
-AGREED = 1e-3  # of logits, relative to the largest
+AGREED = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # of logits, relative to the largest
 PRODUCTS = "its own matrix products"
 EXACT_MODE = "exact mode"  # what `predict --fast` chooses
 
 
 def compare(
-    shape: Shape, batch: int, engines: Sequence[str], libraries: Sequence[str], seconds: float, device: str = "cpu"
+    shape: Shape,
+    batch: int,
+    engines: Sequence[str],
+    libraries: Sequence[str],
+    seconds: float,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> list[dict[str, Any]]:
     """One row for each engine and library, each timed in several rounds between the others.
 
@@ -45,16 +52,17 @@ def compare(
     """
     keep_freed_memory()  # for all of them
     torch.manual_seed(0)
-    images = torch.randn(batch, 3, shape.image, shape.image, device=device)
-    finish = torch.cuda.synchronize if images.is_cuda else _nothing
+    where: dict[str, Any] = {"device": device, "dtype": FORMATS[dtype]}
+    images = torch.randn(batch, 3, shape.image, shape.image, **where)
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
     rows: list[dict[str, Any]] = []
     operations: dict[str, int] = {}
+    memory: dict[tuple[str, str], float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for library in libraries:
             own = engines if library == "ours" else [engine for engine in engines if engine != EXACT_MODE]
             try:
-                model = LIBRARIES[library](shape).eval().to(device)
+                model = LIBRARIES[library](shape).eval().to(**where)
             except ImportError as error:
                 keys = {"shape": shape.name, "batch": batch, "library": library, "not_run": told(error)}
                 rows += [keys | {"engine": engine} for engine in own]
@@ -62,9 +70,6 @@ def compare(
             operations[library] = operations_of(model, images[:1])
             for engine in own:
                 key = {"shape": shape.name, "batch": batch, "engine": engine, "library": library}
-                if images.is_cuda and engine not in ("eager", "compiled"):
-                    rows.append(key | {"not_run": "for CPUs"})
-                    continue
                 try:
                     name, run = ready(engine, model, images, Path(folder) / f"{library}-{engine}")
                     with torch.inference_mode():
@@ -73,13 +78,27 @@ def compare(
                     rows.append(key | {"not_run": told(error)})
                     continue
                 with torch.inference_mode():
-                    check_answers(answers, model(images))
-                calls[name, library] = partial(_finished, partial(run, images), finish)
-        calls[PRODUCTS, ""] = partial(_finished, products(shape, images), finish)
+                    check_answers(answers, model(images), AGREED[dtype])
+                calls[name, library] = partial(run, images)
+                if images.is_cuda:
+                    memory[name, library] = memory_of(calls[name, library])
+        calls[PRODUCTS, ""] = products(shape, images)
         with torch.inference_mode():
             times = time_in_turn(calls, seconds)
     rate = shape.operations(batch) / statistics.median(times.pop((PRODUCTS, "")))
-    return [row(shape, batch, *key, samples, batch * operations[key[1]], rate) for key, samples in times.items()] + rows
+    return [
+        row(shape, batch, *key, samples, batch * operations[key[1]], rate) | {"batch_mb": memory.get(key)}
+        for key, samples in times.items()
+    ] + rows
+
+
+def memory_of(call: Callable[[], Any]) -> float:
+    """MB of a GPU's memory that a call takes besides what is there before it; a recorded graph has its own already."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    with torch.inference_mode():
+        call()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def told(error: Exception) -> str:
@@ -90,24 +109,17 @@ def ready(engine: str, model: Any, images: torch.Tensor, folder: Path) -> tuple[
     """(the engine's name, and what was chosen for the exact mode; its call)"""
     if engine != EXACT_MODE:
         return engine, build_engine(engine, model, images, folder)
-    rates, runs = choose(model.model, images, installed_engines(), folder, limit=math.inf)
+    if images.dtype != torch.float32:
+        raise RuntimeError("for float32 alone")
+    rates, runs = choose(model.model, images, installed_engines(images.device.type), folder, limit=math.inf)
     way = next(iter(rates))
     return f"{EXACT_MODE}: {way}", runs[way]
 
 
-def _finished(call: Callable[[], Any], finish: Callable[[], Any]) -> None:
-    call()
-    finish()
-
-
-def _nothing() -> None:
-    pass
-
-
-def check_answers(given: torch.Tensor, expected: torch.Tensor) -> None:
+def check_answers(given: torch.Tensor, expected: torch.Tensor, agreed: float) -> None:
     """Raises RuntimeError for logits that are not the eager model's: nothing would be compared."""
     apart = float((given - expected).abs().max() / expected.abs().max())
-    if not apart < AGREED:
+    if not apart < agreed:
         raise RuntimeError(f"the answers differ by {apart:.1e} of the largest: nothing would be compared.")
 
 
@@ -126,7 +138,7 @@ def row(
 
 def products(shape: Shape, images: torch.Tensor) -> Callable[[], None]:
     """The model's matrix products, of random numbers, and nothing else."""
-    options: dict[str, Any] = {"device": images.device}
+    options: dict[str, Any] = {"device": images.device, "dtype": images.dtype}
     pairs = [
         (count, torch.randn(a, **options), torch.randn(b, **options)) for count, a, b in shape.products(len(images))
     ]
@@ -149,7 +161,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for one in rows:
         who = [one["shape"], one["batch"], one["engine"], one["library"]]
         if "not_run" in one:
-            cells.append([*who, f"not run: {one['not_run']}", "", "", "", ""])
+            cells.append([*who, f"not run: {one['not_run']}", "", "", "", "", ""])
             continue
         engine = "eager" if one["engine"].startswith(EXACT_MODE) else one["engine"]
         same = [other for other in rows if (other["shape"], other["batch"]) == (one["shape"], one["batch"])]
@@ -160,8 +172,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         ]
         ratio = f"{one['images_per_second'] / max(peers):.2f}" if peers else "–"
         times = [f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}"]
-        cells.append([*who, f"{one['images_per_second']:.1f}", ratio, *times, f"{one['share_of_products']:.0%}"])
-    return markdown_table([*columns, "of its products"], cells)
+        used = f"{one['batch_mb']:,.0f}" if one.get("batch_mb") is not None else "–"
+        cells.append([*who, f"{one['images_per_second']:.1f}", ratio, *times, f"{one['share_of_products']:.0%}", used])
+    return markdown_table([*columns, "of its products", "MB of a batch (GPU)"], cells)
 
 
 def cold_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -169,6 +182,13 @@ def cold_table(rows: Sequence[dict[str, Any]]) -> str:
         ["model", "library", "start to first answer, s", "peak MB"],
         [[one["shape"], one["library"], f"{one['cold_seconds']:.2f}", one["memory_mb"]] for one in rows],
     )
+
+
+def report(args: argparse.Namespace, rows: Sequence[dict[str, Any]], starts: Sequence[dict[str, Any]]) -> None:
+    """What is measured so far, where `--output` asks for it."""
+    if args.output:
+        where = {"dtype": args.dtype, **versions(), **hardware(torch.device(args.device))}
+        write_json(args.output, {"rows": rows, "cold": starts, **where})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -185,6 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=FORMATS)
     parser.add_argument("--seconds", type=float, default=8.0, help="for each library and engine (%(default)s)")
     parser.add_argument("--cold", action="store_true", help="also time the start of a new process")
     parser.add_argument("--output", metavar="FILE", help="JSON of all rows")
@@ -193,14 +214,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     starts: list[dict[str, Any]] = []
     for shape in map(Shape.of, args.shapes):
         for batch in args.batches:
-            now = compare(shape, batch, args.engines, args.libraries, args.seconds, args.device)
+            now = compare(shape, batch, args.engines, args.libraries, args.seconds, args.device, args.dtype)
             print(table(now), file=sys.stderr, flush=True)
             rows += now
+            report(args, rows, starts)
         starts += cold_starts(shape) if args.cold else []
+    report(args, rows, starts)
     print(table(rows))
     if starts:
         print(cold_table(starts))
-    if args.output:
-        report = {"rows": rows, "cold": starts, **versions(), **hardware(torch.device(args.device))}
-        write_json(args.output, report)
     return 0

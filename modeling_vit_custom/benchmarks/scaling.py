@@ -17,28 +17,40 @@ from typing import Any
 import torch
 
 from ..evaluation.plots import plot_lines
+from ..inference.allocator import keep_freed_memory, return_freed_memory
 from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
+from ..inference.loading import FORMATS
 from ..inference.markdown import markdown_table
+from ..inference.timing import finished
 from .peers import LIBRARIES, Shape
 from .usage import forget_peak, operations_of, peak_memory
 
 REPEATS = 5
 
 
-def measure(library: str, shape: Shape) -> dict[str, Any]:
-    """In this process: seconds of a forward of one image, the process's peak of memory, operations."""
-    model, image = LIBRARIES[library](shape).eval(), torch.randn(1, 3, shape.image, shape.image)
+def measure(library: str, shape: Shape, device: str, dtype: str) -> dict[str, Any]:
+    """In this process: seconds of a forward of one image, the peak of memory, operations.
+
+    The memory is the process's own, on a GPU the GPU's, of which a library's kernels take some beside torch.
+    """
+    return_freed_memory()
+    where: dict[str, Any] = {"device": device, "dtype": FORMATS[dtype]}
+    model, image = LIBRARIES[library](shape).eval().to(**where), torch.randn(1, 3, shape.image, shape.image, **where)
     forget_peak()
-    before = peak_memory(children=False)
+    before = torch.cuda.memory_allocated() if image.is_cuda else peak_memory(children=False)
     times = []
     with torch.inference_mode():
-        model(image)  # what only the first one does
+        model(image)
+        after = torch.cuda.max_memory_allocated() if image.is_cuda else peak_memory(children=False)
+        keep_freed_memory()  # and now the time
+        model(image)
         for _ in range(REPEATS):
+            finished()
             began = time.perf_counter()
             model(image)
+            finished()
             times.append(time.perf_counter() - began)
-    after = peak_memory(children=False)
     return {
         "library": library, "shape": shape.name, "tokens": shape.tokens, "seconds": statistics.median(times),
         "memory_mb": after / 2**20, "forward_mb": (after - before) / 2**20,
@@ -68,19 +80,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--variant", default="ti/16", help="default: %(default)s")
     parser.add_argument("--sizes", nargs="+", type=int, default=[224, 384, 512, 768, 1024], metavar="PIXELS")
     parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=FORMATS)
     parser.add_argument("--output", metavar="FILE", help="JSON of all rows")
     parser.add_argument("--plot", metavar="FILE", help="PNG: time and memory against tokens")
     args = parser.parse_args(argv)
     rows = []
     for size in args.sizes:
         for library in args.libraries:
-            line = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--one", library, f"{args.variant}@{size}"]
+            one = [library, f"{args.variant}@{size}", args.device, args.dtype]
+            line = [sys.executable, "-W", "ignore", "-m", __spec__.name, *one]
             done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     print(table(rows))
     if args.output:
-        write_json(args.output, {"rows": rows, **versions(), **hardware(torch.device("cpu"))})
+        where = {"dtype": args.dtype, **versions(), **hardware(torch.device(args.device))}
+        write_json(args.output, {"rows": rows, **where})
     if args.plot:
         draw(rows, Path(args.plot))
     return 0
@@ -101,4 +117,4 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[2], Shape.of(sys.argv[3]))))
+    print(json.dumps(measure(sys.argv[1], Shape.of(sys.argv[2]), *sys.argv[3:])))

@@ -9,6 +9,7 @@ import platform
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
 _ALL = 2**31 - 1  # bytes
+_NEXT_TO_NOTHING = 2**16
 
 
 def keep_freed_memory() -> bool:
@@ -16,7 +17,17 @@ def keep_freed_memory() -> bool:
 
     Its resident memory then stays at its peak, which it had to have anyway.
     """
+    return _keep(_ALL)
+
+
+def return_freed_memory() -> bool:
+    """From now on this process's resident memory is what it holds, for a benchmark; False where that cannot be had."""
+    return _keep(_NEXT_TO_NOTHING)
+
+
+def _keep(size: int) -> bool:
+    """Blocks of fewer bytes are kept when they are freed."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, _ALL) and mallopt(_TRIM_THRESHOLD, _ALL))
+    return bool(mallopt(_MMAP_THRESHOLD, size) and mallopt(_TRIM_THRESHOLD, size))

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,18 @@ def compiled(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
     return torch.compile(model, dynamic=False)
 
 
+def graphs(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
+    """By torch.compile, all kernels of a batch started at once: small batches wait for Python otherwise."""
+    torch.compiler.reset()
+    replayed = torch.compile(model, mode="reduce-overhead", dynamic=False)
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return replayed(images).clone()  # the next call writes where this one did
+
+    return run
+
+
 def exported(form: str, model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
     """A file for batches of this size, in the runtime of its format; one that lies in `folder` already is taken."""
     path = folder / FILES[form]
@@ -40,26 +53,40 @@ def exported(form: str, model: nn.Module, images: torch.Tensor, folder: Path) ->
     return RUNTIMES[form](path)
 
 
-# name: (how it is built, packages that it needs)
-# each takes pixel_values -> logits, an example [B, C, H, W] and a folder for files, and gives pixel_values -> logits
-ENGINES: dict[str, tuple[Callable[[nn.Module, torch.Tensor, Path], Run], tuple[str, ...]]] = {
-    "eager": (eager, ()),
-    "compiled": (compiled, ()),
-    "onnx": (partial(exported, "onnx"), ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": (partial(exported, "openvino"), ("onnx", "onnxscript", "openvino")),
+@dataclass(frozen=True)
+class Engine:
+    """build: pixel_values -> logits, an example [B, C, H, W] and a folder for files -> pixel_values -> logits.
+
+    packages: that it needs.   devices: where it runs.
+    """
+
+    build: Callable[[nn.Module, torch.Tensor, Path], Run]
+    packages: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu",)
+
+
+ENGINES: dict[str, Engine] = {
+    "eager": Engine(eager, devices=("cpu", "cuda")),
+    "compiled": Engine(compiled, devices=("cpu", "cuda")),
+    "graphs": Engine(graphs, devices=("cuda",)),
+    "onnx": Engine(partial(exported, "onnx"), ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": Engine(partial(exported, "openvino"), ("onnx", "onnxscript", "openvino")),
 }
 
 
-def installed_engines() -> list[str]:
-    return [name for name in ENGINES if not lacking_packages(name)]
+def installed_engines(device: str = "cpu") -> list[str]:
+    """Those for this type of device."""
+    return [name for name, engine in ENGINES.items() if device in engine.devices and not lacking_packages(name)]
 
 
 def lacking_packages(name: str) -> list[str]:
-    return [package for package in ENGINES[name][1] if find_spec(package) is None]
+    return [package for package in ENGINES[name].packages if find_spec(package) is None]
 
 
 def build_engine(name: str, model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
-    """Raises ImportError, with the packages, for an engine that is not installed."""
+    """Raises ImportError, with the packages, for one that is not installed, RuntimeError for one of other devices."""
     if lacking := lacking_packages(name):
         raise ImportError(f"the engine {name} needs {', '.join(lacking)}: pip install 'vit-custom[export]'.")
-    return ENGINES[name][0](model, images, folder)
+    if images.device.type not in ENGINES[name].devices:
+        raise RuntimeError(f"for {' and '.join(ENGINES[name].devices)} alone")
+    return ENGINES[name].build(model, images, folder)

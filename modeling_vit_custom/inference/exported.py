@@ -27,7 +27,7 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 
 class ExportedClassifier(PreTrainedModel):
-    """Pixel values [B, C, H, W] → logits [B, K], computed by another runtime on the CPU; it has no weights of its own.
+    """Pixel values [B, C, H, W] → logits [B, K], computed by another runtime; it has no weights of its own.
 
     A file that is for one number of images is given as many, the last of them repeated. One that has the preprocessing
     inside takes decoded images from 0 to 1, as the processor beside it gives them.
@@ -40,9 +40,9 @@ class ExportedClassifier(PreTrainedModel):
     device = torch.device("cpu")
     dtype = torch.float32
 
-    def __init__(self, config: ViTCustomConfig, run: Run, record: dict[str, Any]):
+    def __init__(self, config: ViTCustomConfig, run: Run, record: dict[str, Any], device: torch.device = device):
         super().__init__(copy.deepcopy(config))
-        self.run, self.record = run, record
+        self.run, self.record, self.device = run, record, device
         digest = bytes.fromhex(record["sha256"])
         self.register_buffer("file_sha256", torch.tensor(list(digest), dtype=torch.uint8))  # in place of weights
 

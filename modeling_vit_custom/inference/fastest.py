@@ -28,6 +28,7 @@ from .exported import ExportedClassifier, Run, in_parts_of
 from .forward import LogitsOf
 from .json_files import write_json
 from .resume import fingerprint
+from .timing import finished
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +63,14 @@ def fastest(
     """(what answers as `model` does, a sentence on what was chosen and what it gains), for batches like `images`.
 
     images: some real pixel values [B, C, H, W].   total: how many will follow, in this process.   engines: the
-    candidates; all that are installed if not given. Where a model has no other way (on an accelerator, in another
-    format, not this package's, an export; with embeddings, or images of several sizes), or there are few images, it is
-    returned as it is.
+    candidates; all that are installed if not given. Where a model has no other way (in another format than float32, not
+    this package's, an export; with embeddings, or images of several sizes), or there are few images, it is returned as
+    it is.
     """
     if why := reason_against(model, processor, embeddings):
         return model, f"eager ({why})"
-    engines = list(engines or installed_engines())
+    images = images.to(model.device)
+    engines = list(engines or installed_engines(model.device.type))
     folder = cache_folder(model, processor, len(images))
     if (known := read_choice(folder, engines)) is not None:
         if (kept := reopened(known, model, images, folder)) is not None:
@@ -101,7 +103,7 @@ def choose(
     best: dict[Way, float] = {}
     until = time.perf_counter() + limit
     with torch.inference_mode():
-        for way in candidates(engines, len(images)):
+        for way in candidates(engines, len(images), images.device.type):
             if time.perf_counter() > until:
                 logger.warning(f"not tried, for want of time: {way}")
                 continue
@@ -132,6 +134,7 @@ def timed(call: Callable[[], Any], least: float = 0.0) -> float:
         while True:
             began = time.perf_counter()
             call()
+            finished()
             best = min(best, time.perf_counter() - began)
             if time.perf_counter() >= until:
                 return best
@@ -149,8 +152,8 @@ def reason_against(model: Any, processor: Any, embeddings: bool) -> str | None:
         return "only this package's own models have other engines"
     if embeddings:
         return "the other engines give logits alone"
-    if model.device.type != "cpu" or model.dtype != torch.float32:
-        return f"the other engines are for float32 on CPUs, this is {model.dtype} on {model.device.type}"
+    if model.dtype != torch.float32:
+        return f"the other engines are for float32, this is {model.dtype}"
     size = processor.crop_size if processor.do_center_crop else processor.size if processor.do_resize else {}
     if (size.get("height"), size.get("width")) != model.config.image_hw:
         return "its processor gives images of several sizes"
@@ -162,8 +165,11 @@ def agrees(found: ExportedClassifier, model: Any, images: torch.Tensor) -> bool:
         return float((found(images).logits - model(images).logits).abs().max()) <= EXACT
 
 
-def candidates(engines: Sequence[str], batch_size: int) -> Iterator[Way]:
-    """Ways worth timing: whole batches, and parts of them that fit the processor's caches."""
+def candidates(engines: Sequence[str], batch_size: int, device: str = "cpu") -> Iterator[Way]:
+    """Ways worth timing: whole batches, and on CPUs parts of them that fit the processor's caches."""
+    if device != "cpu":
+        yield from (Way(engine, batch_size) for engine in reversed(engines) if engine != "eager")
+        return
     threads = torch.get_num_threads()
     if "eager" in engines and threads > 1 and batch_size > 1:
         for size in sorted({max(1, batch_size // threads), min(4, batch_size)}):
@@ -209,7 +215,7 @@ def side_by_side(run: Run, parts: Sequence[torch.Tensor], streams: int) -> torch
 def classifier(model: Any, run: Run) -> ExportedClassifier:
     size = [1, model.config.num_channels, *model.config.image_hw]
     record = {"input": size, "dynamic": ["batch"], "preprocessing": False, "sha256": ""}
-    return ExportedClassifier(model.config, run, record).eval()
+    return ExportedClassifier(model.config, run, record, model.device).eval()
 
 
 # ---------- what is kept

@@ -16,6 +16,7 @@ from ..foreign_vit_custom import refuse_foreign_files
 from .allocator import keep_freed_memory
 from .exported import is_export, load_exported
 
+FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -33,14 +34,16 @@ def load_classifier(
     device: torch.device | str | None = None,
     revision: str | None = None,
     speed: str | None = None,
+    dtype: str | None = None,
 ) -> tuple[PreTrainedModel, Any]:
     """(model in eval mode on `device`, image processor) from a saved folder, an export's folder or a Hub id.
 
     Checkpoints of this package need no `trust_remote_code`. Only safetensors are read. revision: branch, tag or commit
     of a Hub id; where its code is to run, the 40 hexadecimal digits of a commit, because a branch or tag can hold other
-    code tomorrow. speed: one of the checkpoint's `speeds`. Raises FileNotFoundError for a folder that is not
-    there, ValueError for code that is not pinned or lies in another repository, for bare weights of another library,
-    for a checkpoint that has no classifier, or lacks some of its weights: they would be random.
+    code tomorrow. speed: one of the checkpoint's `speeds`. dtype: one of FORMATS, the stored one where left out. Raises
+    FileNotFoundError for a folder that is not there, ValueError for code that is not pinned or lies in another
+    repository, for bare weights of another library, for a checkpoint that has no classifier, or lacks some of its
+    weights: they would be random.
     """
     keep_freed_memory()
     is_id = source.count("/") <= 1 and not source.startswith((".", "/", "~"))
@@ -55,6 +58,8 @@ def load_classifier(
         if is_export(folder):
             if speed is not None:
                 raise ValueError(f"{source} is an export, made at one speed: leave speed={speed!r} out.")
+            if dtype is not None:
+                raise ValueError(f"{source} is an export, made in one format: leave dtype={dtype!r} out.")
             return load_exported(folder, trust_remote_code)
     elif not is_id or folder.exists():
         raise FileNotFoundError(f"{source} is not a folder; give a saved model's folder or a Hub id.")
@@ -64,15 +69,14 @@ def load_classifier(
             f"revision={revision!r}. `hf models info {source}` shows it as sha."
         )
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if speed is not None:
-        options["speed"] = speed
+    of_model = {name: value for name, value in (("speed", speed), ("dtype", dtype)) if value is not None}
     if not folder.is_dir():
         options["revision"] = revision or "main"
     if trust_remote_code:
         _check_code_origin(source, options)
     try:
         model, info = AutoModelForImageClassification.from_pretrained(
-            source, use_safetensors=True, output_loading_info=True, **options
+            source, use_safetensors=True, output_loading_info=True, **of_model, **options
         )
     except TypeError as error:
         if speed is None:

@@ -29,7 +29,7 @@ from ..data.folders import IMAGE_SUFFIXES, walk_files
 from ..data.raw import printable
 from .fastest import fastest
 from .forward import BatchResult, PreparedImages, run_batches
-from .loading import load_classifier, problem_type_of
+from .loading import FORMATS, load_classifier, problem_type_of
 from .processes import Processes, joined_processes
 from .resume import ResumableLines, fingerprint
 
@@ -131,17 +131,18 @@ def predict(
     revision: str | None = None,
     speed: str | None = None,
     fast: bool = False,
+    dtype: str | None = None,
     processes: Processes | None = None,
 ) -> Summary:
     """Predicts every image of `inputs` (files and folders) with the saved `model`; writes the lines `output`.
 
     Lines already in `output`, or left by a run that was cut off, are kept; those that report an error are
     tried again. Of several `processes` each takes every count-th batch. fast: the same answers by the fastest engine
-    that is installed. Raises ValueError for inputs without images and for an output that may not be continued, OSError
-    for a model that is not there.
+    that is installed. dtype: of the computation. Raises ValueError for inputs without images and for an output that may
+    not be continued, OSError for a model that is not there.
     """
     processes = processes or Processes()
-    classifier, processor = load_classifier(model, trust_remote_code, revision=revision, speed=speed)
+    classifier, processor = load_classifier(model, trust_remote_code, revision=revision, speed=speed, dtype=dtype)
     lines = ResumableLines(output)
 
     def plan() -> tuple[list[str], list[str], list[int], int]:
@@ -225,6 +226,7 @@ without any GPU, or it starts one process only). Embeddings are read back by
         "--fast", action="store_true", help="the same answers by the fastest engine, timed once and kept"
     )
     parser.add_argument("--speed", metavar="NAME", help="one of the checkpoint's speeds, such as 2x (see speed_table)")
+    parser.add_argument("--dtype", choices=FORMATS, help="of the computation, such as bfloat16 on a GPU (as stored)")
     return parser
 
 

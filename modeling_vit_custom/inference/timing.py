@@ -4,8 +4,16 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
+import torch
+
 Key = TypeVar("Key", bound=Hashable)
 ROUNDS = 4
+
+
+def finished() -> None:
+    """Waits for what an accelerator was told to do, where there is one."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def time_in_turn(calls: Mapping[Key, Callable[[], Any]], seconds: float) -> dict[Key, list[float]]:
@@ -13,12 +21,14 @@ def time_in_turn(calls: Mapping[Key, Callable[[], Any]], seconds: float) -> dict
     times: dict[Key, list[float]] = {key: [] for key in calls}
     for call in calls.values():
         call()  # what only the first one does
+    finished()
     for _ in range(ROUNDS):
         for key, call in calls.items():
             until = time.perf_counter() + seconds / ROUNDS
             while True:
                 began = time.perf_counter()
                 call()
+                finished()
                 times[key].append(time.perf_counter() - began)
                 if time.perf_counter() > until:
                     break

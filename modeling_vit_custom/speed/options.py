@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from ..inference.loading import FORMATS
 from ..token_merging_vit_custom import counts_for
 
 MERGING = ("1.25x", "1.5x", "1.75x", "2x", "2.5x")
@@ -80,9 +79,6 @@ def applied(option: Option, model: Any) -> Iterator[Any]:
     finally:
         for name, value in before.items():
             setattr(model.config, name, value)
-
-
-FORMATS = {EXACT_FORMAT: torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def in_format(model: Any, form: str) -> Any:
