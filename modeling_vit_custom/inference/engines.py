@@ -41,16 +41,36 @@ def graphs(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
     return run
 
 
+def ahead_of_time(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
+    """By torch's AOTInductor, to a library: no Python between its kernels, nothing to trace in the next process."""
+
+    def save(program: torch.export.ExportedProgram, path: Path) -> None:
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+    return torch._inductor.aoti_load_package(str(kept(folder / "model.pt2", model, images, save)))
+
+
 def exported(form: str, model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
-    """A file for batches of this size, in the runtime of its format; one that lies in `folder` already is taken."""
-    path = folder / FILES[form]
+    """A file in the runtime of its format."""
+
+    def save(program: torch.export.ExportedProgram, path: Path) -> None:
+        write(program, path, form, "float32", None)
+
+    return RUNTIMES[form](kept(folder / FILES[form], model, images, save))
+
+
+def kept(
+    path: Path, model: nn.Module, images: torch.Tensor, save: Callable[[torch.export.ExportedProgram, Path], None]
+) -> Path:
+    """The file `path` for batches of this size, which `save` writes unless its folder is there already."""
+    folder = path.parent
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as aside, torch.inference_mode(False):
-            write(torch.export.export(model, (images.clone(),)), Path(aside) / path.name, form, "float32", None)
+            save(torch.export.export(model, (images.clone(),)), Path(aside) / path.name)
             shutil.copytree(aside, f"{folder}.unfinished", dirs_exist_ok=True)
             os.rename(f"{folder}.unfinished", folder)
-    return RUNTIMES[form](path)
+    return path
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,7 @@ ENGINES: dict[str, Engine] = {
     "eager": Engine(eager, devices=("cpu", "cuda")),
     "compiled": Engine(compiled, devices=("cpu", "cuda")),
     "graphs": Engine(graphs, devices=("cuda",)),
+    "aoti": Engine(ahead_of_time),
     "onnx": Engine(partial(exported, "onnx"), ("onnx", "onnxscript", "onnxruntime")),
     "openvino": Engine(partial(exported, "openvino"), ("onnx", "onnxscript", "openvino")),
 }
