@@ -94,6 +94,16 @@ def test_embeddings_are_the_pooler_output_to_the_last_bit(model, photos, tmp_pat
     np.testing.assert_array_equal(np.float32(record["embedding"]), expected.numpy())
 
 
+def test_another_number_format(model, photos, tmp_path):
+    scores = {}
+    for dtype in ("float32", "bfloat16"):
+        output = tmp_path / f"{dtype}.jsonl"
+        assert run("--model", model, photos, "--output", output, "--dtype", dtype) == 0
+        scores[dtype] = [record["predictions"][0]["score"] for record in read(output) if "predictions" in record]
+    assert scores["bfloat16"] == pytest.approx(scores["float32"], abs=0.05)
+    assert scores["bfloat16"] != scores["float32"]
+
+
 def test_multi_label_scores_are_independent(photos, tmp_path):
     folder = save_ours(
         tmp_path / "m", problem_type="multi_label_classification", num_labels=2, id2label={0: "cat", 1: "dog"}

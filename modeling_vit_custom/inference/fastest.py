@@ -63,9 +63,9 @@ def fastest(
     """(what answers as `model` does, a sentence on what was chosen and what it gains), for batches like `images`.
 
     images: some real pixel values [B, C, H, W].   total: how many will follow, in this process.   engines: the
-    candidates; all that are installed if not given. Where a model has no other way (in another format than float32, not
-    this package's, an export; with embeddings, or images of several sizes), or there are few images, it is returned as
-    it is.
+    candidates; all that are installed if not given. Where a model has no other way (on other accelerators, in another
+    format, not this package's, an export; with embeddings, or images of several sizes), or there are few images, it is
+    returned as it is.
     """
     if why := reason_against(model, processor, embeddings):
         return model, f"eager ({why})"
@@ -152,8 +152,8 @@ def reason_against(model: Any, processor: Any, embeddings: bool) -> str | None:
         return "only this package's own models have other engines"
     if embeddings:
         return "the other engines give logits alone"
-    if model.dtype != torch.float32:
-        return f"the other engines are for float32, this is {model.dtype}"
+    if model.device.type not in ("cpu", "cuda") or model.dtype != torch.float32:
+        return f"the other engines are for float32 on CPUs and CUDA, this is {model.dtype} on {model.device.type}"
     size = processor.crop_size if processor.do_center_crop else processor.size if processor.do_resize else {}
     if (size.get("height"), size.get("width")) != model.config.image_hw:
         return "its processor gives images of several sizes"

@@ -18,7 +18,7 @@ def table(report: Mapping[str, Any]) -> str:
     exact, *others = report["rows"]
     shown = [exact] + [row for row in others if row["name"] in report["front"] or row["ratio"] < 1]
     for row in sorted(shown, key=lambda row: row["ratio"]):
-        lost = -100 * row["difference"], -100 * row["high"], -100 * row["low"]
+        lost = [0.0 - 100 * row[name] for name in ("difference", "high", "low")]  # never -0.00
         slower = " (slower: not offered)" if row["ratio"] < 1 else ""
         cells.append([
             names.get(row["name"], ""), f"{row['name']}{slower}", f"{row['images_per_second']:.1f}",
