@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ..data.raw import printable
 from .history import BETWEEN_0_AND_1, LEARNING_RATE, LOSS, OTHER, VALIDATION, Curve, panels
@@ -179,6 +179,11 @@ def plot_lines(
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, (x, y) in lines.items():
             axes.loglog(x, y, marker="o", markersize=3.5, linewidth=1.4, label=name)
+        ticks = sorted({value for x, _ in lines.values() for value in x})
+        axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         _dress(axes, x_name, title)
         axes.legend(frameon=False)
     return _save(figure, path)
