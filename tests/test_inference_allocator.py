@@ -29,6 +29,5 @@ print(plain, returned, faults())
 def test_freed_memory_is_kept_or_returned():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     plain, returned, kept = map(int, done.stdout.split())
-    assert (
-        plain > 100_000 and returned > plain / 2 and kept < plain / 4
-    )  # a small allocation may have split what was kept, once
+    assert plain > 100_000 and returned > plain / 2
+    assert kept < plain / 4  # a small allocation may have split what was kept, once

@@ -79,8 +79,8 @@ def suite_root() -> Path:
     """The cached folder that holds the package `transformers_tests`; fetched when absent."""
     import transformers
 
-    cache = Path(os.environ.get("VIT_CUSTOM_CACHE") or Path.home() / ".cache" / "vit_custom")
-    cache = Path(os.environ.setdefault("TRANSFORMERS_TESTS", str(cache)))  # a test may start a process of its own
+    usual = os.environ.get("VIT_CUSTOM_CACHE") or str(Path.home() / ".cache" / "vit_custom")
+    cache = Path(os.environ.setdefault("TRANSFORMERS_TESTS", usual))  # for the processes that tests start, too
     root = cache / f"transformers-{transformers.__version__}-tests"
     if not (root / PACKAGE / "__init__.py").is_file():
         cache.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ from ..inference.loading import load_classifier, problem_type_of
 from ..inference.timing import time_in_turn
 from ..inference.writers import DTYPES, GRAPH, write
 from ..modeling_vit_custom import ViTCustomForImageClassification
+from .section import points_lost
 from .table import paired_difference
 
 # Largest difference of logits, relative to the largest of them, that a file may have.
@@ -282,7 +283,7 @@ def described(record: dict[str, Any]) -> Iterator[str]:
         size = "x".join(map(str, row["size"]))
         yield f"{size}: logits differ by {row['relative']:.1e} of the largest, top-1 agreement {row['top1']:.0%}"
     if found := record.get("accuracy"):
-        lost, most, least = (0.0 - 100 * found[name] for name in ("difference", "low", "high"))
+        lost, least, most = points_lost(found)
         interval = f"{least:.2f} to {most:.2f}"
         yield f"accuracy: {found['exported']:.2%} of {found['n']:,} images, {lost:.2f} points lost ({interval})"
     yield f"size: {record['bytes'] / 1e6:.1f} MB, the original's weights {record['original_bytes'] / 1e6:.1f} MB"

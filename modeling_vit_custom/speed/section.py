@@ -18,13 +18,18 @@ def table(report: Mapping[str, Any]) -> str:
     exact, *others = report["rows"]
     shown = [exact] + [row for row in others if row["name"] in report["front"] or row["ratio"] < 1]
     for row in sorted(shown, key=lambda row: row["ratio"]):
-        lost = [0.0 - 100 * row[name] for name in ("difference", "high", "low")]  # never -0.00
+        lost, least, most = points_lost(row)
         slower = " (slower: not offered)" if row["ratio"] < 1 else ""
         cells.append([
             names.get(row["name"], ""), f"{row['name']}{slower}", f"{row['images_per_second']:.1f}",
-            f"{row['ratio']:.2f}", f"{row['accuracy']:.2%}", f"{lost[0]:.2f} ({lost[1]:.2f} to {lost[2]:.2f})",
+            f"{row['ratio']:.2f}", f"{row['accuracy']:.2%}", f"{lost:.2f} ({least:.2f} to {most:.2f})",
         ])  # fmt: skip
     return markdown_table(columns, cells)
+
+
+def points_lost(row: Mapping[str, Any]) -> list[float]:
+    """Of accuracy, and the ends of the 95 % interval; never -0.0."""
+    return [0.0 - 100 * row[name] for name in ("difference", "high", "low")]
 
 
 def section(report: Mapping[str, Any]) -> str:

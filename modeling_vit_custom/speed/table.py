@@ -28,12 +28,12 @@ from ..evaluation.plots import plot_speeds
 from ..inference.environment import hardware, versions
 from ..inference.forward import PreparedImages
 from ..inference.json_files import write_json
-from ..inference.loading import load_classifier, problem_type_of
+from ..inference.loading import FORMATS, load_classifier, problem_type_of
 from ..inference.predict import positive
 from ..inference.timing import time_in_turn
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..speeds_vit_custom import SETTINGS
-from .options import EXACT_FORMAT, FORMATS, MERGING, SIZES, Option, applied, in_format, options
+from .options import EXACT_FORMAT, MERGING, SIZES, Option, applied, in_format, options
 from .section import REPORT, table, write_section
 
 PICTURE = "speeds.png"
