@@ -5,6 +5,9 @@ without `trust_remote_code`. The modules beside this file are what a published r
 (data, training, evaluation, inference) stay on the machine that installed the package.
 """
 
+from . import _startup  # noqa: F401, first of all
+
+# isort: split
 from transformers import (
     AutoBackbone,
     AutoConfig,

@@ -10,7 +10,8 @@ from sklearn.datasets import load_sample_images
 
 from modeling_vit_custom import ViTCustomImageProcessor
 from modeling_vit_custom.inference import forward
-from modeling_vit_custom.inference.forward import PreparedImages, read_ahead
+from modeling_vit_custom.inference.exported import in_parts_of
+from modeling_vit_custom.inference.forward import PreparedImages, read_ahead, stacked
 
 
 class Watched(ViTCustomImageProcessor):
@@ -75,3 +76,32 @@ def test_a_reader_that_is_left_early_ends_its_thread(sources):
     next(batches)
     batches.close()
     assert threading.active_count() == before
+
+
+def test_images_that_are_a_batch_already_are_not_copied():
+    batch = torch.randn(3, 3, 4, 4)
+    rows = list(batch)
+    assert stacked(rows) is batch
+    for others in (
+        rows[::-1],
+        rows[:2],
+        [rows[0], rows[0], rows[2]],
+        [*rows, batch[0]],
+        [rows[0], rows[1], torch.zeros(3, 4, 4)],
+    ):
+        copy = stacked(others)
+        assert copy.data_ptr() != batch.data_ptr()
+        assert torch.equal(copy, torch.stack(others))
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 8, 9, 20])
+def test_parts_are_of_one_size_and_give_each_image_its_own_logits(count):
+    images, seen = torch.randn(9, 3, 4, 4), []
+
+    def run(part):
+        seen.append(len(part))
+        return part.flatten(1)[:, :5]
+
+    assert torch.equal(in_parts_of(count, run, images), images.flatten(1)[:, :5])
+    assert set(seen) == {count}
+    assert len(seen) == -(-9 // count)

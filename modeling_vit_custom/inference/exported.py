@@ -66,8 +66,9 @@ class ExportedClassifier(PreTrainedModel):
 
 def in_parts_of(count: int, run: Run, images: torch.Tensor) -> torch.Tensor:
     """Logits of images [B, C, H, W], always so many at a time: the last one is repeated where there are fewer."""
-    filled = torch.cat([images, images[-1:].expand(-len(images) % count, -1, -1, -1)])
-    return torch.cat([run(part) for part in filled.split(count)])[: len(images)]
+    *whole, last = images.split(count)
+    filled = torch.cat([last, last[-1:].expand(count - len(last), -1, -1, -1)]) if len(last) < count else last
+    return torch.cat([run(part) for part in (*whole, filled)])[: len(images)]
 
 
 def is_export(folder: Path) -> bool:
@@ -139,7 +140,12 @@ def open_openvino(path: Path) -> Run:
 
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-    return lambda images: torch.from_numpy(next(iter(request.infer([images.numpy()]).values())).copy())
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        outputs = request.infer([images.contiguous().numpy()], share_inputs=True)
+        return torch.from_numpy(next(iter(outputs.values())).copy())
+
+    return run
 
 
 RUNTIMES: dict[str, Callable[[Path], Run]] = {

@@ -31,7 +31,7 @@ class LogitsOf(nn.Module):
 
 Item = tuple[int, torch.Tensor | None, str | None]
 
-TOGETHER = 2**24  # bytes of decoded images, about, that are held to be processed together
+TOGETHER = 2**25  # bytes of decoded images, about, that are held to be processed together
 
 
 class PreparedImages(Dataset):
@@ -145,7 +145,7 @@ def run_batch(model: PreTrainedModel, items: Sequence[Item], pooled: list[torch.
     sizes = dict.fromkeys(pixels.shape for _, pixels in read)
     read = [(index, pixels) for size in sizes for index, pixels in read if pixels.shape == size]
     for size in sizes:
-        batch = torch.stack([pixels for _, pixels in read if pixels.shape == size])
+        batch = stacked([pixels for _, pixels in read if pixels.shape == size])
         with torch.inference_mode():
             output = model(pixel_values=batch.to(model.device, model.dtype))
         logits = torch.cat([logits, output.logits.float().cpu()])
@@ -157,6 +157,14 @@ def run_batch(model: PreTrainedModel, items: Sequence[Item], pooled: list[torch.
         pooled=torch.cat(vectors) if vectors else None,
         errors={index: error for index, _, error in items if error is not None},
     )
+
+
+def stacked(images: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[B, C, h, w]: the tensor whose rows the images are, where they are all of them in its order, else a copy."""
+    whole = images[0]._base
+    if whole is not None and len(whole) == len(images) and all(map(torch.Tensor.is_set_to, images, whole)):
+        return whole
+    return torch.stack(list(images))
 
 
 @contextmanager
