@@ -158,7 +158,8 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
     ) -> "ViTCustomPreTrainedModel":
         """Resample position table and patch kernel in place for another input; returns the model.
 
-        The config follows. `resize_input(model, processor, size)` changes the image processor as well.
+        The config follows; its `speeds`, which were measured at the size before, are dropped, with a warning.
+        `resize_input(model, processor, size)` changes the image processor as well.
         """
         values = (
             tuple(value) if isinstance(value, list) else value for value in (image_size, patch_size, num_channels)
@@ -170,6 +171,9 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         }
         if not changes:
             return self
+        if self.config.speeds:
+            logger.warning(f"The speeds {', '.join(self.config.speeds)} were measured at another size: dropped.")
+            self.config.speeds = None
         target = copy.deepcopy(self.config)
         for name, value in changes.items():
             setattr(target, name, value)

@@ -67,7 +67,7 @@ SUB_PACKAGES = {
     "publishing": {"data", "evaluation", "inference", "serving", "speed"},
     "serving": {"data", "inference"},
     "speed": {"data", "evaluation", "inference"},
-    "training": {"audit", "conversion", "data", "evaluation", "inference", "pages", "publishing"},
+    "training": {"audit", "conversion", "data", "evaluation", "inference", "pages", "publishing", "speed"},
 }
 
 

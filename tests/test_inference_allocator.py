@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from modeling_vit_custom.inference import allocator
+
 SCRIPT = """
 import resource, torch
 from modeling_vit_custom.inference.allocator import keep_freed_memory, return_freed_memory
@@ -31,3 +33,19 @@ def test_freed_memory_is_kept_or_returned():
     plain, returned, kept = map(int, done.stdout.split())
     assert plain > 100_000 and returned > plain / 2
     assert kept < plain / 4  # a small allocation may have split what was kept, once
+
+
+def test_an_older_glibc_keeps_as_much_as_it_can(monkeypatch):
+    """Up to half of its heaps' size of 64 MiB, beyond which it refuses the threshold."""
+    taken = []
+
+    class Older:
+        @staticmethod
+        def mallopt(option, size):
+            taken.append((option, size))
+            return int(option != -3 or size <= 2**25)
+
+    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("glibc", "2.28"))
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: Older)
+    assert allocator.keep_freed_memory()
+    assert taken[1:] == [(-3, 2**25), (-1, 2**31 - 1)]

@@ -12,6 +12,7 @@ from modeling_vit_custom.inference import fastest as choosing
 from modeling_vit_custom.inference.engines import Engine, installed_engines
 from modeling_vit_custom.inference.fastest import CHOICE, EXACT, Way, build, cache_folder, classifier, fastest
 from modeling_vit_custom.inference.loading import load_classifier
+from modeling_vit_custom.inference.predict import example_batch
 from modeling_vit_custom.inference.predict import main as predict
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -82,6 +83,54 @@ def test_an_engine_that_cannot_be_built_is_left_out(loaded, images, monkeypatch,
     (folder / CHOICE).write_text(json.dumps(choice))
     _, said = fastest(model, processor, images, MANY, engines=["eager", "compiled"])
     assert said.startswith("eager") and "chosen anew" in caplog.text
+
+
+def test_a_choice_made_in_haste_is_made_anew_for_many_more_images(loaded, images, monkeypatch, caplog):
+    model, processor = loaded
+    two = ["eager", "compiled"]
+    monkeypatch.setitem(engine_table.ENGINES, "compiled", Engine(engine_table.eager))
+    monkeypatch.setattr(choosing, "SHARE", -1.0)  # no time for any other way
+    monkeypatch.setattr(choosing, "WORTH", 0.0)
+    assert fastest(model, processor, images, 100, engines=two)[1].startswith("eager, 4 images a call: 1.00")
+    assert "not tried, for want of time" in caplog.text
+    assert "chosen before" in fastest(model, processor, images, 200, engines=two)[1]
+    assert "chosen before" not in fastest(model, processor, images, 201, engines=two)[1]
+    monkeypatch.setattr(choosing, "SHARE", 1e9)
+    assert "chosen before" not in fastest(model, processor, images, 1000, engines=two)[1]
+    assert "chosen before" in fastest(model, processor, images, MANY, engines=two)[1], "all were tried"
+
+
+def test_a_process_that_does_not_choose_opens_what_was_kept_or_nothing(loaded, images):
+    model, processor = loaded
+    assert fastest(model, processor, images, 0, engines=["eager"])[0] is model
+    fastest(model, processor, images, MANY, engines=["eager"])
+    assert "chosen before" in fastest(model, processor, images, 0, engines=["eager"])[1]
+
+
+def test_a_file_that_another_process_wrote_first_is_taken(tmp_path):
+    path, images = tmp_path / "engine" / "model.bin", torch.randn(2, 3)
+
+    def save_after_another(program, own):
+        own.write_bytes(b"ours")
+        path.parent.mkdir()
+        path.write_bytes(b"theirs")
+
+    assert engine_table.kept(path, torch.nn.Linear(3, 1), images, save_after_another) == path
+    assert path.read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [path.parent]
+
+    def save_on_a_full_disk(program, own):
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        engine_table.kept(tmp_path / "other" / "model.bin", torch.nn.Linear(3, 1), images, save_on_a_full_disk)
+    assert list(tmp_path.iterdir()) == [path.parent]
+
+
+def test_an_engine_is_chosen_for_whole_batches_though_a_file_is_unreadable():
+    one, two, other = torch.zeros(3, 4, 4), torch.ones(3, 4, 4), torch.ones(3, 8, 8)
+    items = [(0, None, "cut off"), (1, one, None), (2, other, None), (3, two, None), (4, None, "cut off")]
+    assert torch.equal(example_batch(items), torch.stack([one, two, one, two, one]))
+    assert example_batch(items[:1]) is None
 
 
 def test_where_nothing_is_chosen(loaded, images, tmp_path):

@@ -94,7 +94,7 @@ def test_embeddings_are_the_pooler_output_to_the_last_bit(model, photos, tmp_pat
     np.testing.assert_array_equal(np.float32(record["embedding"]), expected.numpy())
 
 
-def test_another_number_format(model, photos, tmp_path):
+def test_another_number_format(model, photos, tmp_path, capsys):
     scores = {}
     for dtype in ("float32", "bfloat16"):
         output = tmp_path / f"{dtype}.jsonl"
@@ -102,6 +102,8 @@ def test_another_number_format(model, photos, tmp_path):
         scores[dtype] = [record["predictions"][0]["score"] for record in read(output) if "predictions" in record]
     assert scores["bfloat16"] == pytest.approx(scores["float32"], abs=0.05)
     assert scores["bfloat16"] != scores["float32"]
+    assert run("--model", model, photos, "--output", output, "--dtype", "float32") == 2
+    assert "(changed: dtype)" in capsys.readouterr().err
 
 
 def test_multi_label_scores_are_independent(photos, tmp_path):

@@ -12,7 +12,7 @@ from tiny import ARCHITECTURES
 from transformers import pipeline
 
 from modeling_vit_custom.evaluation.evaluate import main as evaluate
-from modeling_vit_custom.inference.exported import load_exported
+from modeling_vit_custom.inference.exported import file_bytes, file_digest, load_exported
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.inference.predict import main as predict
 from modeling_vit_custom.speed import export as exporting
@@ -147,6 +147,13 @@ def test_nothing_is_written_where_the_answers_differ(model, digits, tmp_path, mo
     assert main([*flags, "--data_dir", str(digits), "--max_lost", "-1"]) == 1  # demands that it gains a point
     assert "points are lost" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
     assert main([*flags, "--dtype", "int8"]) == 2 and "has float32, float16, bfloat16" in capsys.readouterr().err
+
+
+def test_weights_beside_a_large_file_belong_to_it(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    before = file_digest(tmp_path / "model.onnx")
+    (tmp_path / "model.onnx.data").write_bytes(b"weights")
+    assert file_digest(tmp_path / "model.onnx") != before and file_bytes(tmp_path / "model.onnx") == len("graphweights")
 
 
 def test_a_changed_file_is_refused(model, tmp_path):

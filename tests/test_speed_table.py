@@ -5,12 +5,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from real_digits import write_class_folder
 from saved_models import save_ours, save_transformers_vit
 
-from modeling_vit_custom import ViTCustomForImageClassification
+from modeling_vit_custom import ViTCustomForImageClassification, ViTCustomImageProcessor
+from modeling_vit_custom.speed import table as speed_table
 from modeling_vit_custom.speed.options import Option, options
-from modeling_vit_custom.speed.section import table
+from modeling_vit_custom.speed.section import section, table
 from modeling_vit_custom.speed.table import front, main, named_speeds, paired_difference, store
 
 
@@ -39,6 +42,18 @@ def test_the_front_is_what_none_beats():
     assert {name: row["ratio"] for name, row in speeds.items()} == {"1.5x": 1.6, "2.5x": 2.6}
     half = {"name": "bfloat16", "ratio": 3.0, "accuracy": 0.95, "format": "bfloat16", "images_per_second": 30.0}
     assert list(named_speeds([*rows((1.0, 0.9), (1.6, 0.89)), half])) == ["1.5x"], "a format is no configuration"
+
+
+def test_the_table_shows_what_is_stored_and_names_one_of_them():
+    made = rows((1.0, 0.9), (2.0, 0.8))
+    half = {"name": "bfloat16", "ratio": 3.0, "accuracy": 0.95, "format": "bfloat16", "images_per_second": 30.0}
+    zeros = {"difference": 0.0, "low": 0.0, "high": 0.0, "n": 10}
+    made = [row | zeros for row in (*made, half)]
+    report = {"rows": made, "front": [row["name"] for row in front(made)], "speeds": named_speeds(made)}
+    report |= {"device": "a CPU", "cpu_cores": 2, "batch_size": 8}
+    assert report["front"] == ["bfloat16"] and "| `2x` | 2.0 |" in table(report), "though bfloat16 beats it"
+    assert 'speed="2x"' in section(report)
+    assert "speed=" not in section(report | {"speeds": {}})
 
 
 def test_options_are_whole_patches_and_begin_with_the_exact_one(any_config):
@@ -75,6 +90,30 @@ def test_it_is_measured_stored_and_loaded(tmp_path, capsys):
     store(folder, report | {"speeds": {"2x": report["rows"][1]}})
     model = ViTCustomForImageClassification.from_pretrained(folder, speed="2x")
     assert model.config.token_merging == report["rows"][1]["token_merging"] == "2x"
+
+
+def test_a_checkpoint_in_half_precision_is_compared_with_its_float32(tmp_path, monkeypatch):
+    folder = save_ours(tmp_path / "model", image_size=32, patch_size=4)
+    ViTCustomForImageClassification.from_pretrained(folder).bfloat16().save_pretrained(folder)
+    write_class_folder(tmp_path / "test", {str(digit): 1 for digit in range(10)})
+    seen = []
+    monkeypatch.setattr(speed_table, "measure", lambda model, *others: seen.append(model.dtype) or rows((1.0, 0.9)))
+    monkeypatch.setattr(speed_table, "store", lambda folder, report: None)
+    monkeypatch.setattr(speed_table, "table", lambda report: "")
+    assert main(["--model", str(folder), "--data_dir", str(tmp_path / "test")]) == 0
+    assert seen == [torch.float32]
+
+
+def test_images_of_several_sizes_cannot_be_measured(tmp_path, capsys):
+    folder = save_ours(tmp_path / "model", image_size=32, patch_size=4)
+    processor = ViTCustomImageProcessor.from_pretrained(folder)
+    processor.do_resize = False
+    processor.save_pretrained(folder)
+    for digit in range(10):
+        (tmp_path / "test" / str(digit)).mkdir(parents=True)
+        Image.new("L", (32, 32 + 4 * digit)).save(tmp_path / "test" / str(digit) / "0.png")
+    assert main(["--model", str(folder), "--data_dir", str(tmp_path / "test"), "--sizes", "--token_merging"]) == 2
+    assert "images of several sizes" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured(tmp_path, capsys):

@@ -111,7 +111,7 @@ def ready(engine: str, model: Any, images: torch.Tensor, folder: Path) -> tuple[
         return engine, build_engine(engine, model, images, folder)
     if images.dtype != torch.float32:
         raise RuntimeError("for float32 alone")
-    rates, runs = choose(model.model, images, installed_engines(images.device.type), folder, limit=math.inf)
+    rates, runs, _ = choose(model.model, images, installed_engines(images.device.type), folder, limit=math.inf)
     way = next(iter(rates))
     return f"{EXACT_MODE}: {way}", runs[way]
 

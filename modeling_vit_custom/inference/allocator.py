@@ -9,6 +9,7 @@ import platform
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
 _ALL = 2**31 - 1  # bytes
+_MOST_OF_OLD_GLIBC = 2**25  # half a heap; older versions refuse to keep larger blocks
 _NEXT_TO_NOTHING = 2**16
 
 
@@ -30,4 +31,5 @@ def _keep(size: int) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, size) and mallopt(_TRIM_THRESHOLD, size))
+    large = any(mallopt(_MMAP_THRESHOLD, most) for most in (size, min(size, _MOST_OF_OLD_GLIBC)))
+    return bool(mallopt(_TRIM_THRESHOLD, size)) and large

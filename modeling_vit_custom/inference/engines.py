@@ -66,10 +66,16 @@ def kept(
     folder = path.parent
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as aside, torch.inference_mode(False):
-            save(torch.export.export(model, (images.clone(),)), Path(aside) / path.name)
-            shutil.copytree(aside, f"{folder}.unfinished", dirs_exist_ok=True)
-            os.rename(f"{folder}.unfinished", folder)
+        aside = tempfile.mkdtemp(dir=folder.parent)
+        try:
+            with torch.inference_mode(False):
+                save(torch.export.export(model, (images.clone(),)), Path(aside) / path.name)
+            os.rename(aside, folder)
+        except OSError:
+            if not path.is_file():  # another process did not write it meanwhile
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     return path
 
 

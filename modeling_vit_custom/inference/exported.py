@@ -76,7 +76,7 @@ def is_export(folder: Path) -> bool:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of an export's file and, of OpenVINO's, of the weights beside it."""
+    """SHA-256 of an export's file and of the weights beside it: OpenVINO's, or those of more than 2 GB in ONNX."""
     digest = hashlib.sha256()
     for part in parts(path):
         with open(part, "rb") as file:
@@ -89,7 +89,8 @@ def file_bytes(path: Path) -> int:
 
 
 def parts(path: Path) -> list[Path]:
-    return [part for part in (path, path.with_suffix(".bin")) if part.is_file()]
+    beside = (path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
+    return [part for part in (path, *beside) if part.is_file()]
 
 
 def load_exported(folder: str | Path, trust_remote_code: bool = False) -> tuple[ExportedClassifier, Any]:

@@ -2,7 +2,8 @@
 
 Whatever is chosen, on the first images its logits are those of the eager model in float32 within EXACT, or it is not
 chosen. The choice and the file it needs are kept in $VIT_CUSTOM_CACHE or ~/.cache/vit_custom: the next process starts
-with them. No further way is tried once a quarter of the time has passed that the eager model needs for all images.
+with them. No further way is tried once a quarter of the time has passed that the eager model needs for all images; if
+some were not tried, twice as many images are reason to choose anew.
 
 Shapes: B batch, C channels, H×W pixels, K classes.
 """
@@ -72,28 +73,32 @@ def fastest(
     images = images.to(model.device)
     engines = list(engines or installed_engines(model.device.type))
     folder = cache_folder(model, processor, len(images))
-    if (known := read_choice(folder, engines)) is not None:
+    if (known := read_choice(folder, engines, total)) is not None:
         if (kept := reopened(known, model, images, folder)) is not None:
             return kept, f"{Way(**known['way'])} (chosen before: {known['gain']:.2f} times eager)"
-        shutil.rmtree(folder)
-    eager_seconds = timed(partial(LogitsOf(model), images))
-    whole = eager_seconds * total / len(images)
+        shutil.rmtree(folder, ignore_errors=True)
+    eager = partial(LogitsOf(model), images)
+    if images.is_cuda:
+        timed(eager)  # the first one loads kernels
+    whole = timed(eager) * total / len(images)
     if whole < WORTH:
         return model, f"eager ({whole:.0f} s for all images: choosing would take longer than it gains)"
-    rates, runs = choose(model, images, engines, folder, limit=SHARE * whole)
+    rates, runs, all_tried = choose(model, images, engines, folder, limit=SHARE * whole)
     best = next(iter(rates))
     gain = rates[best] / rates[Way("eager", len(images))]
-    write_json(folder / CHOICE, {"way": asdict(best), "gain": gain, "engines": engines})
+    enough_for = None if all_tried else 2 * total
+    write_json(folder / CHOICE, {"way": asdict(best), "gain": gain, "engines": engines, "enough_for": enough_for})
     for other in folder.iterdir():
         if other.is_dir() and other.name != files_of(best):
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)
     return classifier(model, runs[best]), f"{best}: {gain:.2f} times eager (images/s: {told(rates)})"
 
 
 def choose(
     model: Any, images: torch.Tensor, engines: Sequence[str], folder: Path, limit: float
-) -> tuple[dict[Way, float], dict[Way, Run]]:
-    """(images a second of each way that gives the model's answers, the fastest first; the ways, ready to run).
+) -> tuple[dict[Way, float], dict[Way, Run], bool]:
+    """(images a second of each way that gives the model's answers, the fastest first; the ways, ready to run; whether
+    there was time to try all).
 
     Eager with whole batches is among them. folder: for the files of engines. limit: seconds, after which no further way
     is tried. One that cannot be built here, or answers otherwise, is left out, which is logged.
@@ -101,11 +106,12 @@ def choose(
     eager = Way("eager", len(images))
     runs: dict[Way, Run] = {eager: build(eager, model, images, folder)}
     best: dict[Way, float] = {}
-    until = time.perf_counter() + limit
+    all_tried, until = True, time.perf_counter() + limit
     with torch.inference_mode():
         for way in candidates(engines, len(images), images.device.type):
             if time.perf_counter() > until:
                 logger.warning(f"not tried, for want of time: {way}")
+                all_tried = False
                 continue
             try:
                 run = build(way, model, images, folder)
@@ -124,7 +130,7 @@ def choose(
                 if round_ == 0 or best[way] <= 1.5 * min(best.values()):
                     best[way] = min(timed(partial(run, images), least=0.1), best.get(way, float("inf")))
     rates = {way: len(images) / seconds for way, seconds in best.items()}
-    return dict(sorted(rates.items(), key=lambda item: -item[1])), runs
+    return dict(sorted(rates.items(), key=lambda item: -item[1])), runs, all_tried
 
 
 def timed(call: Callable[[], Any], least: float = 0.0) -> float:
@@ -228,13 +234,14 @@ def cache_folder(model: Any, processor: Any, batch_size: int) -> Path:
     return Path(root) / "engines" / fingerprint(model, processor, versions() | hardware(model.device) | threads)[:24]
 
 
-def read_choice(folder: Path, engines: Sequence[str]) -> dict[str, Any] | None:
-    """What was chosen before among the same engines."""
+def read_choice(folder: Path, engines: Sequence[str], total: int) -> dict[str, Any] | None:
+    """What was chosen before among the same engines, unless more time than then is worth spending on it."""
     try:
         known = json.loads((folder / CHOICE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        enough = known["enough_for"] is None or total <= known["enough_for"]
+        return known if enough and known["engines"] == list(engines) else None
+    except (OSError, ValueError, KeyError):
         return None
-    return known if known["engines"] == list(engines) else None
 
 
 def reopened(known: dict[str, Any], model: Any, images: torch.Tensor, folder: Path) -> ExportedClassifier | None:

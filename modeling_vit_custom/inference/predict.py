@@ -28,7 +28,7 @@ from ..data.examples import MULTI_LABEL, REGRESSION
 from ..data.folders import IMAGE_SUFFIXES, walk_files
 from ..data.raw import printable
 from .fastest import fastest
-from .forward import BatchResult, PreparedImages, run_batches
+from .forward import BatchResult, Item, PreparedImages, run_batches
 from .loading import FORMATS, load_classifier, problem_type_of
 from .processes import Processes, joined_processes
 from .resume import ResumableLines, fingerprint
@@ -152,6 +152,7 @@ def predict(
             "model": model,
             "revision": revision,
             "speed": speed,
+            "dtype": dtype,
             **settings,
             "vit_custom": __version__,
             "fingerprint": fingerprint(classifier, processor, settings),
@@ -165,17 +166,14 @@ def predict(
     mine = batches[processes.rank :: processes.count]
     problem_type, id2label = problem_type_of(classifier.config), classifier.config.id2label
     images = PreparedImages(paths, paths, processor)
-    if fast and todo:
-        first = [pixels for _, pixels, _ in images.take(todo[:batch_size]) if pixels is not None]
-        same = [pixels for pixels in first if pixels.shape == first[0].shape]
-        if same:
-            choose = partial(
-                fastest, classifier, processor, torch.stack(same), len(todo) // processes.count, embeddings
-            )
-            if processes.count > 1:
-                processes.from_first(lambda: choose()[1])  # all find what the first one keeps
-            classifier, chosen = choose()
-            notes = [*notes, f"engine: {chosen}"]
+    if fast and (example := example_batch(images.take(todo[:batch_size]))) is not None:
+        choose = partial(fastest, classifier, processor, example, embeddings=embeddings)
+        if processes.count == 1:
+            classifier, chosen = choose(total=len(todo))
+        else:  # the first one chooses, and all of them open what it keeps
+            chosen = processes.from_first(lambda: choose(total=len(todo) // processes.count)[1])
+            classifier, _ = choose(total=0)
+        notes = [*notes, f"engine: {chosen}"]
     own = sum(map(len, mine))
     title = "predict" if processes.count == 1 else f"predict, process 1 of {processes.count}"
     with (
@@ -189,6 +187,13 @@ def predict(
     processes.wait()
     failed = processes.from_first(lambda: lines.merge(paths))
     return Summary(Path(output), len(paths), failed, len(paths) - len(todo), processes.count, notes)
+
+
+def example_batch(items: Sequence[Item]) -> torch.Tensor | None:
+    """[B, C, h, w] of as many images as there are items, repeated for those that are unreadable or of other sizes."""
+    read = [pixels for _, pixels, _ in items if pixels is not None]
+    same = [pixels for pixels in read if pixels.shape == read[0].shape]
+    return torch.stack((same * len(items))[: len(items)]) if same else None
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .exported import parts
+
 # format: number formats that it can be written in
 DTYPES = {
     "onnx": ("float32", "float16", "int8", "int8_calibrated", "int8_weights", "int4_weights"),
@@ -56,7 +58,8 @@ def write_openvino(program: Program, path: Path, dtype: str) -> None:
     between = path.with_suffix(".onnx")
     write_onnx(program, between, dtype)
     openvino.save_model(openvino.convert_model(between), path, compress_to_fp16=dtype == "float16")
-    between.unlink()
+    for part in parts(between):
+        part.unlink()
 
 
 def _quantize(path: Path) -> None:

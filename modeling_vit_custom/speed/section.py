@@ -7,7 +7,7 @@ from typing import Any
 
 from ..inference.markdown import markdown_table
 
-REPORT = "speeds.json"  # in a model's folder
+REPORT, PICTURE = "speeds.json", "speeds.png"  # in a model's folder
 BEGIN, END = "<!-- speeds -->", "<!-- /speeds -->"
 
 
@@ -16,7 +16,7 @@ def table(report: Mapping[str, Any]) -> str:
     names = {row["name"]: f"`{name}`" for name, row in report["speeds"].items()}
     columns, cells = ["speed", "settings", "images/s", "ratio", "accuracy", "lost, points (95 %)"], []
     exact, *others = report["rows"]
-    shown = [exact] + [row for row in others if row["name"] in report["front"] or row["ratio"] < 1]
+    shown = [exact] + [row for row in others if row["name"] in {*report["front"], *names} or row["ratio"] < 1]
     for row in sorted(shown, key=lambda row: row["ratio"]):
         lost, least, most = points_lost(row)
         slower = " (slower: not offered)" if row["ratio"] < 1 else ""
@@ -36,10 +36,13 @@ def section(report: Mapping[str, Any]) -> str:
     """The table with what it means."""
     how = f"{report['device']}, {report['cpu_cores']} cores, batches of {report['batch_size']}"
     n = report["rows"][0]["n"]
+    use = ""
+    if name := next(iter(report["speeds"]), None):
+        use = f' `from_pretrained(…, speed="{name}")` takes the row of that name,'
+        use += f' for `pipeline` `model_kwargs={{"speed": "{name}"}}`.'
     return (
         f"## Speeds\n\n{table(report)}\n\nMeasured on {n:,} images ({how}); other machines have other ratios. Losses "
-        'are paired with the exact row. `from_pretrained(…, speed="2x")` takes the row of that name, for `pipeline` '
-        '`model_kwargs={"speed": "2x"}`.'
+        f"are paired with the exact row.{use}"
     )
 
 

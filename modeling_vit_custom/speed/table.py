@@ -26,7 +26,7 @@ from ..data.raw import printable
 from ..data.sources import load_eval_examples
 from ..evaluation.plots import plot_speeds
 from ..inference.environment import hardware, versions
-from ..inference.forward import PreparedImages
+from ..inference.forward import PreparedImages, stacked
 from ..inference.json_files import write_json
 from ..inference.loading import FORMATS, load_classifier, problem_type_of
 from ..inference.predict import positive
@@ -34,9 +34,8 @@ from ..inference.timing import time_in_turn
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..speeds_vit_custom import SETTINGS
 from .options import EXACT_FORMAT, MERGING, SIZES, Option, applied, in_format, options
-from .section import REPORT, table, write_section
+from .section import PICTURE, REPORT, table, write_section
 
-PICTURE = "speeds.png"
 NAMED = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)  # times as fast
 
 
@@ -54,7 +53,10 @@ def measure(
         items = images.take(indices)
         if errors := [error for _, _, error in items if error is not None]:
             raise ValueError(errors[0])
-        return torch.stack([pixels for _, pixels, _ in items]).to(model.device)
+        pixels = [pixels for _, pixels, _ in items if pixels is not None]
+        if len(sizes := {tuple(one.shape[1:]) for one in pixels}) > 1:
+            raise ValueError(f"its processor gives images of several sizes, such as {sorted(sizes)[:2]}: let it crop.")
+        return stacked(pixels).to(model.device)
 
     def answer(option: Option, batch: torch.Tensor) -> torch.Tensor:
         own = models[option.form]
@@ -172,7 +174,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     folder = Path(args.model)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{args.model} is not a saved model's folder, which the speeds could be stored in.")
-    model, processor = load_classifier(args.model)
+    model, processor = load_classifier(args.model, dtype=EXACT_FORMAT)
     if not isinstance(model, ViTCustomForImageClassification):
         raise ValueError(f"{args.model} is a {type(model).__name__}: only this package's own models have speeds.")
     if problem_type_of(model.config) != SINGLE_LABEL:

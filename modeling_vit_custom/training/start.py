@@ -34,6 +34,8 @@ from ..inference.json_files import write_json
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..pretrained_vit_custom import HEAD_PREFIX, resize_input
+from ..speed.section import PICTURE as SPEED_PICTURE
+from ..speed.section import REPORT as SPEED_REPORT
 from ..weight_files_vit_custom import some
 from .args import field_values
 from .checkpoints import (
@@ -268,6 +270,8 @@ def write_records(
         write_json(Path(output_dir) / REPORT, conversion)
     else:
         (Path(output_dir) / REPORT).unlink(missing_ok=True)  # of an earlier training
+    for measured in (SPEED_REPORT, SPEED_PICTURE):
+        (Path(output_dir) / measured).unlink(missing_ok=True)  # with other weights
 
 
 def check_output_dir(output_dir: str | Path) -> None:
