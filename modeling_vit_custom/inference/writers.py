@@ -55,7 +55,7 @@ def write_openvino(program: Program, path: Path, dtype: str) -> None:
     """By way of ONNX: OpenVINO's reader of torch graphs knows no sizes that are computed."""
     import openvino
 
-    between = path.with_suffix(".onnx")
+    between = path.with_name("between.onnx")
     write_onnx(program, between, dtype)
     openvino.save_model(openvino.convert_model(between), path, compress_to_fp16=dtype == "float16")
     for part in parts(between):
