@@ -113,10 +113,10 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
             raise RuntimeError("This way of loading passes the checks of weight files by. Use save_pretrained's files.")
         if broken := nonfinite_weights(model):
             raise RuntimeError(f"NaN or infinite weights: {some(broken)}. This checkpoint is broken: use another.")
-        if requested:
-            model.resize_input(**requested)
         if speed is not None:
             choose_speed(model.config, speed)
+        if requested:
+            model.resize_input(**requested)
         return (model, info) if output_loading_info else model
 
     @staticmethod

@@ -53,6 +53,23 @@ def test_it_answers_as_the_original(model, tmp_path, form, dynamic):
             exported(torch.zeros(1, 1, 32, 32))
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_at_one_of_its_speeds(digits, tmp_path, form):
+    speeds = {"2x": {"token_merging": "1.5x", "shrink_to": None}}
+    model = save_ours(tmp_path / "model", image_size=32, patch_size=4, speeds=speeds)
+    record = export(str(model), tmp_path / "e", Wanted(form), str(digits), lost=100, seconds=0.1, speed="2x")
+    assert record["setting"] == "2x" and max(row["relative"] for row in record["compared"]) < 1e-4
+    exported, _ = load_classifier(str(tmp_path / "e"), trust_remote_code=True)
+    assert exported.config.token_merging == "1.5x"
+    exact, fast = (load_classifier(str(model), speed=name)[0] for name in (None, "2x"))
+    images = torch.randn(3, exact.config.num_channels, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images).logits, fast(images).logits, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(exact(images).logits, fast(images).logits, atol=1e-3)
+    with pytest.raises(ValueError, match=r"speed='9x': this checkpoint has '2x'"):
+        export(str(model), tmp_path / "f", Wanted(form), seconds=0.1, speed="9x")
+
+
 FEW = ("map", "rope")
 
 

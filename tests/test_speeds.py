@@ -56,6 +56,8 @@ def test_speeds_are_of_the_size_they_were_measured_at(tmp_path, caplog):
     assert other.config.speeds is None
     assert "The speeds 1.5x, 2x were measured at another size: dropped." in caplog.text
     assert ViTCustomForImageClassification.from_pretrained(folder, image_size=(24, 32)).config.speeds == SPEEDS
+    larger = ViTCustomForImageClassification.from_pretrained(folder, image_size=(48, 64), speed="1.5x").config
+    assert (larger.token_merging, larger.speeds, larger.image_hw) == (2, None, (48, 64))
 
 
 def test_predict_takes_a_speed(tmp_path, capsys):

@@ -30,6 +30,7 @@ from ..inference.loading import load_classifier, problem_type_of
 from ..inference.timing import time_in_turn
 from ..inference.writers import DTYPES, GRAPH, write
 from ..modeling_vit_custom import ViTCustomForImageClassification
+from ..speeds_vit_custom import choose_speed
 from .section import points_lost
 from .table import paired_difference
 
@@ -74,21 +75,26 @@ def export(
     data_dir: str | None = None,
     lost: float = LOST,
     seconds: float = 4.0,
+    speed: str | None = None,
 ) -> dict[str, Any]:
     """Writes the folder `output`; returns what export.json holds.
 
     data_dir: labelled images on which file and original are compared, and int8 is calibrated; lost: points of accuracy
-    that the file may lose on them. seconds: of timing each.
+    that the file may lose on them. seconds: of timing each. speed: one of the checkpoint's `speeds`, at which the file
+    is the model; what it gains and loses is still told against the original without it.
     Raises ExportError where the file's logits are not the original's, at any of the sizes it is for, or its accuracy
     is not; then, and wherever something else fails, there is no folder.
     """
     wanted, output = wanted or Wanted(), Path(output)
     if output.exists():
         raise ValueError(f"{output} is there already: name another folder, or remove it.")
-    model, processor = load_classifier(source, device="cpu")
-    if not isinstance(model, ViTCustomForImageClassification):
-        raise ValueError(f"{source} is a {type(model).__name__}: only this package's own models are exported.")
-    model.float()
+    original, processor = load_classifier(source, device="cpu")
+    if not isinstance(original, ViTCustomForImageClassification):
+        raise ValueError(f"{source} is a {type(original).__name__}: only this package's own models are exported.")
+    model: Any = original.float()
+    if speed is not None:
+        model = copy.deepcopy(original)
+        choose_speed(model.config, speed)
     single = problem_type_of(model.config) == SINGLE_LABEL
     if data_dir is not None and not single:
         raise ValueError(f"--data_dir: the accuracy of a {problem_type_of(model.config)} model is not compared.")
@@ -112,10 +118,10 @@ def export(
         exported, record = build(model, processor, folder, wanted, examples)
         record["compared"] = compare(model, processor, exported)
         demand_parity(record)
-        record["speed"] = speed(model, processor, exported, seconds)
+        record |= {"setting": speed, "speed": rates(original, processor, exported, seconds)}
         left = left_to_do(processor) if wanted.preprocessing else processor
         if examples is not None:
-            record["accuracy"] = compare_accuracy(model, processor, exported, left, examples)
+            record["accuracy"] = compare_accuracy(original, processor, exported, left, examples)
             demand_accuracy(record, lost)
         model.config.save_pretrained(folder)
         left.save_pretrained(folder)
@@ -224,7 +230,7 @@ def demand_accuracy(record: dict[str, Any], lost: float) -> None:
         )
 
 
-def speed(model: Any, processor: Any, exported: ExportedClassifier, seconds: float) -> dict[str, Any]:
+def rates(model: Any, processor: Any, exported: ExportedClassifier, seconds: float) -> dict[str, Any]:
     """Images a second of file and original, in turn, on a batch of the file's, or of 8."""
     batch, *size = exported.record["input"]
     batch = 8 if "batch" in exported.record["dynamic"] else batch
@@ -237,8 +243,8 @@ def speed(model: Any, processor: Any, exported: ExportedClassifier, seconds: flo
 
     with torch.inference_mode():
         times = time_in_turn({"original": original, "exported": lambda: exported(theirs)}, seconds)
-    rates = {name: batch / statistics.median(taken) for name, taken in times.items()}
-    return rates | {"ratio": rates["exported"] / rates["original"], "batch": batch}
+    found = {name: batch / statistics.median(taken) for name, taken in times.items()}
+    return found | {"ratio": found["exported"] / found["original"], "batch": batch}
 
 
 # ---------- the command
@@ -260,13 +266,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dynamic", default="batch", help="which of batch,height,width may differ; '' for none")
     parser.add_argument("--batch_size", type=int, default=1, help="of a file whose batch may not differ")
     parser.add_argument("--preprocessing", action="store_true", help="resize and normalise inside the file")
+    parser.add_argument("--speed", metavar="NAME", help="one of the checkpoint's speeds, such as 2x (see speed_table)")
     parser.add_argument("--data_dir", metavar="DIR", help="labelled images to compare the accuracy on")
     parser.add_argument("--max_lost", type=float, default=LOST, help="points of accuracy it may lose (%(default)s)")
     args = parser.parse_args(argv)
     try:
         dynamic = tuple(name for name in args.dynamic.split(",") if name)
         wanted = Wanted(args.form, args.dtype, dynamic, args.batch_size, args.preprocessing)
-        record = export(args.model, args.output, wanted, args.data_dir, args.max_lost)
+        record = export(args.model, args.output, wanted, args.data_dir, args.max_lost, speed=args.speed)
     except ExportError as error:
         print(printable(f"export: {error}"), file=sys.stderr)
         return 1
@@ -282,11 +289,11 @@ def described(record: dict[str, Any]) -> Iterator[str]:
     for row in record["compared"]:
         size = "x".join(map(str, row["size"]))
         yield f"{size}: logits differ by {row['relative']:.1e} of the largest, top-1 agreement {row['top1']:.0%}"
-    if found := record.get("accuracy"):
-        lost, least, most = points_lost(found)
+    if accuracy := record.get("accuracy"):
+        lost, least, most = points_lost(accuracy)
         interval = f"{least:.2f} to {most:.2f}"
-        yield f"accuracy: {found['exported']:.2%} of {found['n']:,} images, {lost:.2f} points lost ({interval})"
+        yield f"accuracy: {accuracy['exported']:.2%} of {accuracy['n']:,} images, {lost:.2f} points lost ({interval})"
     yield f"size: {record['bytes'] / 1e6:.1f} MB, the original's weights {record['original_bytes'] / 1e6:.1f} MB"
-    rates = record["speed"]
-    verdict = f"{rates['ratio']:.2f} times the original's" + (", SLOWER" if rates["ratio"] < 1 else "")
-    yield f"speed: {rates['exported']:.1f} images/s, {verdict}"
+    found = record["speed"]
+    verdict = f"{found['ratio']:.2f} times the original's" + (", SLOWER" if found["ratio"] < 1 else "")
+    yield f"speed: {found['exported']:.1f} images/s, {verdict}"
