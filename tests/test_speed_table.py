@@ -124,3 +124,6 @@ def test_what_cannot_be_measured(tmp_path, capsys):
     theirs = save_transformers_vit(tmp_path / "theirs")
     assert main(["--model", str(theirs), "--data_dir", str(tmp_path)]) == 2
     assert "only this package's own models have speeds" in capsys.readouterr().err
+    (regression / "export.json").write_text('{"format": "torch_export"}')
+    assert main(["--model", str(regression), "--data_dir", str(tmp_path)]) == 2
+    assert "dtype" not in capsys.readouterr().err, "which nobody gave"

@@ -28,7 +28,7 @@ from ..data.examples import MULTI_LABEL, REGRESSION
 from ..data.folders import IMAGE_SUFFIXES, walk_files
 from ..data.raw import printable
 from .fastest import fastest
-from .forward import BatchResult, Item, PreparedImages, run_batches
+from .forward import BatchResult, Item, PreparedImages, run_batches, stacked
 from .loading import FORMATS, load_classifier, problem_type_of
 from .processes import Processes, joined_processes
 from .resume import ResumableLines, fingerprint
@@ -193,7 +193,7 @@ def example_batch(items: Sequence[Item]) -> torch.Tensor | None:
     """[B, C, h, w] of as many images as there are items, repeated for those that are unreadable or of other sizes."""
     read = [pixels for _, pixels, _ in items if pixels is not None]
     same = [pixels for pixels in read if pixels.shape == read[0].shape]
-    return torch.stack((same * len(items))[: len(items)]) if same else None
+    return stacked((same * len(items))[: len(items)]) if same else None
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from ..configuration_vit_custom import ViTCustomConfig
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..evaluation.figures import METRICS, figure, number, title
+from ..speed.section import PICTURE as SPEEDS_PICTURE
 from ..speed.section import REPORT as SPEEDS
 from ..speed.section import marked_section
 from .converted import conversion_facts
@@ -43,7 +44,7 @@ FILES = {
     "training_args.json": "all settings of the training",
     "conversion.json": "where the weights come from, and what was assumed in converting them",
     SPEEDS: "what each speed setting gains and costs",
-    "speeds.png": "the same as a picture",
+    SPEEDS_PICTURE: "the same as a picture",
     "confusion_matrix.png": "the confusion matrix",
     "training.png": "the course of the training",
     "LICENSE": "the licence",

@@ -174,11 +174,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     folder = Path(args.model)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{args.model} is not a saved model's folder, which the speeds could be stored in.")
-    model, processor = load_classifier(args.model, dtype=EXACT_FORMAT)
+    model, processor = load_classifier(args.model)
     if not isinstance(model, ViTCustomForImageClassification):
         raise ValueError(f"{args.model} is a {type(model).__name__}: only this package's own models have speeds.")
     if problem_type_of(model.config) != SINGLE_LABEL:
         raise ValueError(f"{args.model} is a {problem_type_of(model.config)} model: accuracy needs one label an image.")
+    model.float()  # EXACT_FORMAT, whatever it is stored in
     model.config.token_merging = model.config.shrink_to = None
     labels: Any = model.config.id2label
     examples = load_eval_examples(args.data_dir, labels, SINGLE_LABEL)
