@@ -134,7 +134,7 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         hidden_states, tokens = layer(hidden_states, tokens, attention_mask, merged, read, **kwargs)
         hidden_states = self.layernorm(hidden_states)
         pooled = None if self.pooler is None else self.pooler(hidden_states, tokens.sizes)
-        every = hidden_states if pooled_only else unmerge(hidden_states, tokens.source)
+        every = hidden_states if pooled_only else unmerge(hidden_states, tokens, self.config.num_prefix_tokens)
         return BaseModelOutputWithPooling(last_hidden_state=every, pooler_output=pooled)
 
     def _tokens_read(self, asked: Mapping[str, Any]) -> int | None:
@@ -328,12 +328,10 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
         kwargs["output_hidden_states"] = True
         merged: Any = {"output_tokens": self.config.token_merging is not None}
         outputs = self.vit(pixel_values, attention_mask=attention_mask, return_dict=True, **kwargs, **merged)
-        sources = [None] + [
-            tokens.source for tokens in outputs.get("tokens") or [Tokens()] * (len(self.stage_names) - 1)
-        ]
+        recorded = [Tokens(), *(outputs.get("tokens") or [Tokens()] * (len(self.stage_names) - 1))]
         maps: Any = tuple(
-            self._feature_map(unmerge(hidden_states, source), pixel_values)
-            for stage, hidden_states, source in zip(self.stage_names, outputs.hidden_states, sources, strict=True)
+            self._feature_map(unmerge(hidden_states, tokens, self.config.num_prefix_tokens), pixel_values)
+            for stage, hidden_states, tokens in zip(self.stage_names, outputs.hidden_states, recorded, strict=True)
             if stage in self.out_features
         )
         return BackboneOutput(feature_maps=maps, hidden_states=outputs.hidden_states, attentions=outputs.attentions)

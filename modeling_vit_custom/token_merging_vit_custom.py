@@ -18,20 +18,31 @@ from .position_vit_custom import Rope, rope_of
 from .speeds_vit_custom import MERGING_TARGET, check_merging
 
 
+class Matching(NamedTuple):
+    """Of the patches of the first set, by their places there: those that stay and those that are averaged into others.
+
+    kept: [B, k].   gone: [B, r].   into: [B, r], the places in the second set that these go to.
+    """
+
+    kept: torch.Tensor
+    gone: torch.Tensor
+    into: torch.Tensor
+
+
 class Tokens(NamedTuple):
     """What goes with hidden states [B, N, D] from block to block.
 
     bias: [B, 1, 1, N], what attention adds to its scores: the logarithm of sizes.
     angles, rope: of rotary positions, [n, d] or [B, n, d], and what attention takes of them.
     sizes: int64 [B, N], which mixed precision leaves alone: how many tokens each stands for; None for one each.
-    source: [B, N₀], the token that each one has become part of; None as long as nothing has been merged.
+    matchings: what has been merged, the first one first.
     """
 
     bias: torch.Tensor | None = None
     angles: torch.Tensor | None = None
     rope: Rope | None = None
     sizes: torch.Tensor | None = None
-    source: torch.Tensor | None = None
+    matchings: tuple[Matching, ...] = ()
 
 
 def merge(
@@ -40,56 +51,79 @@ def merge(
     """[B, N, D] and keys [B, H, N, d] -> [B, N - count, D] and what goes with it; a count of 0 changes nothing."""
     if count == 0:
         return hidden_states, tokens
-    patches = match(keys.detach().mean(dim=1)[:, prefix:], count)
-    first = torch.arange(prefix, device=patches.device).expand(patches.shape[0], -1)
-    places = torch.cat([first, prefix + patches], dim=1)  # [B, N]
-    sizes = torch.ones_like(places) if tokens.sizes is None else tokens.sizes
-    merged, after = average(hidden_states, sizes, places, count)
+    batch, length, _ = hidden_states.shape
+    matching = match(keys.detach().mean(dim=1)[:, prefix:], count)
+    sizes = tokens.sizes
+    if sizes is None:
+        sizes = torch.ones(batch, length, dtype=torch.long, device=hidden_states.device)
+    merged, after = average(hidden_states, sizes, matching, prefix)
     angles, rope = tokens.angles, None
     if angles is not None:  # linear in a patch's coordinates: their average is the angle at the average place
-        angles, _ = average(angles.expand(patches.shape[0], -1, -1), sizes[:, prefix:], patches, count)
+        angles, _ = average(angles.expand(batch, -1, -1), sizes[:, prefix:], matching, 0)
         rope = rope_of(angles)
     bias = after.float().log().to(hidden_states.dtype)[:, None, None, :]
-    source = places if tokens.source is None else places.gather(1, tokens.source)
-    return merged, Tokens(bias, angles, rope, after, source)
+    return merged, Tokens(bias, angles, rope, after, (*tokens.matchings, matching))
 
 
-def match(keys: torch.Tensor, count: int) -> torch.Tensor:
-    """Patches [B, n, d] -> [B, n]: the place of each among the n - count that are left after the likest have merged.
-
-    Bipartite soft matching (section 3 and appendix D). First come those of the first set that stay, then the second.
-    """
+def match(keys: torch.Tensor, count: int) -> Matching:
+    """Of patches [B, n, d] the `count` likest pairs (bipartite soft matching: section 3 and appendix D)."""
     keys = F.normalize(keys, dim=-1)
     likeness, partners = (keys[:, ::2] @ keys[:, 1::2].mT).max(dim=-1)  # [B, n / 2]
     order = likeness.argsort(dim=-1, descending=True)
     gone, kept = order[:, :count], order[:, count:].sort(dim=-1).values
-    stay = kept.shape[1]
-    places = torch.empty(keys.shape[:2], dtype=torch.long, device=keys.device)
-    second = stay + torch.arange(places[:, 1::2].shape[1], device=keys.device)
-    first = torch.empty_like(partners)
-    first = first.scatter(1, kept, torch.arange(stay, device=keys.device).expand_as(kept))
-    first = first.scatter(1, gone, stay + partners.gather(1, gone))
-    places[:, ::2], places[:, 1::2] = first, second
-    return places
+    return Matching(kept, gone, partners.gather(1, gone))
 
 
 def average(
-    values: torch.Tensor, sizes: torch.Tensor, places: torch.Tensor, count: int
+    values: torch.Tensor, sizes: torch.Tensor, matching: Matching, prefix: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values [B, N, D], averaged by sizes [B, N] into the places [B, N] they share, and these places' sizes."""
+    """Values [B, N, D] that stand for sizes [B, N] -> [B, N - r, D] and theirs: prefix, what stays of the first set,
+    the second set, to which what goes has been added by its weight.
+    """
     batch, length, width = values.shape
-    left = length - count
-    rows = (places + left * torch.arange(batch, device=places.device)[:, None]).flatten()
-    after = sizes.new_zeros(batch * left).index_add(0, rows, sizes.flatten())
-    wide = values.to(torch.promote_types(values.dtype, torch.float32))  # sums of outliers overflow float16
-    weighted = (wide * sizes[:, :, None]).flatten(0, 1)
-    sums = weighted.new_zeros(batch * left, width).index_add(0, rows, weighted)
-    return (sums / after[:, None]).to(values.dtype).view(batch, left, width), after.view(batch, left)
+    images = torch.arange(batch, device=values.device)[:, None]
+    kept, gone = (prefix + 2 * places + length * images for places in (matching.kept, matching.gone))
+    flat_values, flat_sizes = values.flatten(0, 1), sizes.flatten()
+    weights, more = sizes[:, prefix + 1 :: 2], flat_sizes[gone]  # [B, n / 2], [B, r]
+    after = weights.scatter_add(1, matching.into, more)
+    wide = torch.promote_types(values.dtype, torch.float32)  # sums of outliers overflow float16
+    added = flat_values.index_select(0, gone.flatten()).to(wide) * more.flatten()[:, None]
+    rows = (matching.into + weights.shape[1] * images).flatten()
+    sums = (values[:, prefix + 1 :: 2].to(wide) * weights[:, :, None]).flatten(0, 1).index_add(0, rows, added)
+    joined = (sums.view(batch, -1, width) / after[:, :, None]).to(values.dtype)
+    stay = flat_values.index_select(0, kept.flatten()).view(batch, -1, width)
+    return torch.cat([values[:, :prefix], stay, joined], 1), torch.cat([sizes[:, :prefix], flat_sizes[kept], after], 1)
 
 
-def unmerge(values: torch.Tensor, source: torch.Tensor | None) -> torch.Tensor:
+def unmerge(values: torch.Tensor, tokens: Tokens, prefix: int) -> torch.Tensor:
     """[B, N, D] -> [B, N₀, D]: to each original token what it has become part of."""
-    return values if source is None else values.gather(1, source[:, :, None].expand(-1, -1, values.shape[2]))
+    if not tokens.matchings:
+        return values
+    source = source_of(tokens, values.shape[1], prefix)
+    return values.gather(1, source[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def source_of(tokens: Tokens, length: int, prefix: int) -> torch.Tensor:
+    """[B, N₀]: of N tokens after merging, the one that each original token has become part of."""
+    source: torch.Tensor | None = None
+    for matching in reversed(tokens.matchings):
+        length += matching.gone.shape[1]
+        places = places_of(matching, length, prefix)
+        source = places if source is None else source.gather(1, places)
+    assert source is not None, "nothing was merged"
+    return source
+
+
+def places_of(matching: Matching, length: int, prefix: int) -> torch.Tensor:
+    """[B, N]: where each of N tokens is after the merge."""
+    kept, gone, into = matching
+    (batch, stay), device = kept.shape, kept.device
+    first = torch.cat([torch.arange(stay, device=device).expand(batch, -1), stay + into], dim=1)
+    order = torch.cat([kept, gone], dim=1)
+    places = torch.arange(length, device=device).repeat(batch, 1)  # of the prefix, these already
+    places[:, prefix::2] = prefix + first.scatter(1, order, first)
+    places[:, prefix + 1 :: 2] = prefix + stay + torch.arange((length - prefix) // 2, device=device)
+    return places
 
 
 def merge_counts(

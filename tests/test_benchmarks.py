@@ -8,6 +8,7 @@ import torch
 from real_digits import write_class_folder
 
 from modeling_vit_custom.benchmarks import contenders, training
+from modeling_vit_custom.benchmarks.cold_start import cold_starts
 from modeling_vit_custom.benchmarks.command import main
 from modeling_vit_custom.benchmarks.contenders import CONTENDERS, Task, our_model, timm_model
 from modeling_vit_custom.benchmarks.inference import compare, table
@@ -85,10 +86,11 @@ def test_the_command(digits, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_inference_is_timed_beside_the_peers(tmp_path, capsys):
-    flags = ["inference", "--shapes", "nano/8@32", "--batches", "2", "--seconds", "0.1", "--cold"]
+    libraries = ["--libraries", "ours", "timm"]
+    flags = ["inference", "--shapes", "nano/8@32", "--batches", "2", "--seconds", "0.1", "--cold", *libraries]
     assert main([*flags, "--engines", "eager", "onnx", "exact mode", "--output", str(tmp_path / "i.json")]) == 0
     report = json.loads((tmp_path / "i.json").read_text())
-    assert len(report["rows"]) == 9 and len(report["cold"]) == 4
+    assert len(report["rows"]) == 5 and len(report["cold"]) == 2
     assert all(row["share_of_products"] > 0 and row["p99_ms"] >= row["p50_ms"] for row in report["rows"])
     assert "| ours |" in capsys.readouterr().out
 
@@ -106,6 +108,7 @@ def test_what_is_not_installed_or_fails_has_a_row_that_says_so(monkeypatch):
     assert told["ours", "eager"] is None and told["ours", "compiled"] == "RuntimeError: no compiler here"
     assert "timm" in told["timm", "eager"] and "timm" in told["timm", "compiled"]
     assert table(rows).count("not run: ") == 3
+    assert cold_starts(Shape.of("nano/8@32"), ["timm"]) == []
 
 
 @pytest.mark.slow

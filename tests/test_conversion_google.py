@@ -13,7 +13,6 @@ from modeling_vit_custom.conversion.family import Source, detect
 from modeling_vit_custom.conversion.google import FAMILIES, read_npz, table
 
 BIG_VISION = {"names": NEW, "positions": "pos_embedding", "cls_in_positions": False}
-FULL = {"width": 768, "heads": 12, "mlp": 3072, "depth": 12, "patch": 16, "side": 224, "classes": 1000}
 TEXT_TOWER = {"params/txt/Embed_0/embedding": np.ones((4, 3)), "params/t": np.ones(1), "params/b": np.ones(1)}
 OPTIMISER = {"opt/state/param_states/head/bias/momentum": np.ones(5)}
 # name: variant, how it is stored, what else lies in the file; the family is the name up to a slash
@@ -31,10 +30,7 @@ MODELS = {
     "big_vision/bfloat16": (Spec(**BIG_VISION, pool="map"), {"prefix": "params/", "bfloat16": True}, {}),
     "big_vision/class position in the encoder": (Spec(NEW, "Transformer/pos_embedding"), {}, {}),
     "big_vision/re-saved vision_transformer": (Spec(names=NEW), {}, {}),
-    "vision_transformer/full size": (Spec(**FULL, pre_logits=768), {}, {}),
-    "big_vision/full size": (Spec(**{**BIG_VISION, **FULL}, pool="map"), {"scanned": True}, {}),
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) if "full" in name else name for name in MODELS]
 
 
 def save(path, spec: Spec, layout: dict, others: dict):
@@ -60,7 +56,7 @@ def difference(model, images: torch.Tensor, expected: np.ndarray) -> float:
     return float((actual - torch.from_numpy(expected)).abs().max())
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", MODELS)
 def test_converted_equals_source_in_float64(name, tmp_path):
     spec, layout, others = MODELS[name]
     path, arrays = save(tmp_path / "model.npz", spec, layout, others)

@@ -14,7 +14,6 @@ from modeling_vit_custom.conversion.family import Source, detect
 from modeling_vit_custom.conversion.meta import FAMILIES, canonical, read_pth
 
 TINY = [name for name in LAYOUTS if "full" not in name]
-SLOW = [pytest.param(name, marks=pytest.mark.slow) if name not in TINY else name for name in LAYOUTS]
 
 
 def convert(layout: Layout, state, **flags):
@@ -34,7 +33,7 @@ def output_of(model, images: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", TINY)
 def test_converted_equals_timm_in_float64(name):
     layout = LAYOUTS[name]
     state = random_state(layout)

@@ -16,16 +16,11 @@ SMALL = {
     "image_size": 32, "patch_size": 8, "num_layers": 3, "num_heads": 4, "hidden_dim": 32, "mlp_dim": 48,
     "num_classes": 5,
 }  # fmt: skip
-B16 = {
-    "image_size": 224, "patch_size": 16, "num_layers": 12, "num_heads": 12, "hidden_dim": 768, "mlp_dim": 3072,
-}  # fmt: skip
 MODELS = {
     "plain": SMALL,
     "pre-logits": {**SMALL, "representation_size": 24},
     "eps": {**SMALL, "norm_layer": lambda width: torch.nn.LayerNorm(width, eps=1e-3)},
-    "full size": B16,
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) if "full" in name else name for name in MODELS]
 
 
 def random_source(fields: dict) -> VisionTransformer:
@@ -52,7 +47,7 @@ def at_size(fields: dict, reference: VisionTransformer, side: int) -> VisionTran
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", MODELS)
 def test_converted_equals_source_in_float64(name):
     fields = MODELS[name]
     reference = random_source(fields)

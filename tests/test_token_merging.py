@@ -7,22 +7,35 @@ from tiny import ARCHITECTURES, TINY
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_vit_custom import ViTCustomBackbone, ViTCustomConfig, ViTCustomForMaskedImageModeling, ViTCustomModel
-from modeling_vit_custom.token_merging_vit_custom import Tokens, average, match, merge, merge_counts, unmerge
+from modeling_vit_custom.token_merging_vit_custom import (
+    Matching,
+    Tokens,
+    average,
+    match,
+    merge,
+    merge_counts,
+    places_of,
+    source_of,
+    unmerge,
+)
 
 
 def test_the_likest_merge_and_the_others_keep_their_order():
     keys = torch.eye(8)[None, :, :].repeat(2, 1, 1)
     keys[0, 4] = keys[0, 1]  # of the first set: 0, 2, 4, 6; of the second: 1, 3, 5, 7
     keys[1, 6] = keys[1, 3]
-    assert match(keys, 1).tolist() == [[0, 3, 1, 4, 3, 5, 2, 6], [0, 3, 1, 4, 2, 5, 4, 6]]
+    found = places_of(match(keys, 1), 8, 0)
+    assert found.tolist() == [[0, 3, 1, 4, 3, 5, 2, 6], [0, 3, 1, 4, 2, 5, 4, 6]]
 
 
 def test_averages_are_weighted_by_what_tokens_stand_for():
-    values, sizes = torch.randn(2, 6, 3), torch.randint(1, 9, (2, 6))
-    places = torch.tensor([[0, 1, 1, 2, 1, 3], [0, 1, 2, 3, 3, 3]])
-    merged, after = average(values, sizes, places, 2)
+    values, sizes = torch.randn(2, 2 + 7, 3), torch.randint(1, 9, (2, 2 + 7))
+    matching = Matching(*(torch.tensor(each) for each in ([[1], [3]], [[0, 3, 2], [2, 1, 0]], [[2, 2, 0], [1, 1, 1]])))
+    merged, after = average(values, sizes, matching, 2)
+    places = places_of(matching, 9, 2)
+    assert places.tolist() == [[0, 1, 5, 3, 2, 4, 3, 5, 5], [0, 1, 4, 3, 4, 4, 4, 5, 2]]
     for image in range(2):
-        for place in range(4):
+        for place in range(6):
             those = places[image] == place
             weights = sizes[image, those]
             expected = (values[image, those] * weights[:, None]).sum(0) / weights.sum()
@@ -35,13 +48,13 @@ def test_sources_follow_through_several_merges():
     hidden, tokens = values, Tokens()
     for count in (4, 3, 1):
         hidden, tokens = merge(hidden, tokens, torch.randn(2, 3, hidden.shape[1], 8), count, 2)
-    back = unmerge(hidden, tokens.source)
+    back, source = unmerge(hidden, tokens, 2), source_of(tokens, hidden.shape[1], 2)
     assert hidden.shape == (2, 6, 4) and back.shape == values.shape
     torch.testing.assert_close(back[:, :2], values[:, :2])  # prefix tokens never merge
     assert torch.equal(tokens.sizes.sum(1), torch.full((2,), 14.0))
     for image in range(2):
         for place in range(6):
-            those = tokens.source[image] == place
+            those = source[image] == place
             assert those.sum() == tokens.sizes[image, place]
             torch.testing.assert_close(hidden[image, place], values[image, those].mean(0))
 
@@ -137,7 +150,7 @@ def test_dense_outputs_have_every_patch_again(random_model, pixel_values):
     output = encoder(pixel_values, output_hidden_states=True, output_tokens=True)
     assert output.last_hidden_state.shape[1] == config.num_prefix_tokens + 12
     assert [states.shape[1] for states in output.hidden_states] == [14, 11, 8, 5]
-    expected = encoder.layernorm(unmerge(output.hidden_states[-1], output.tokens[-1].source))
+    expected = encoder.layernorm(unmerge(output.hidden_states[-1], output.tokens[-1], config.num_prefix_tokens))
     torch.testing.assert_close(output.last_hidden_state, expected)
     maps = random_model(config, ViTCustomBackbone)(pixel_values).feature_maps
     assert {feature_map.shape[2:] for feature_map in maps} == {config.grid_hw}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,17 @@ else:
 """
 
 
-def cold_starts(shape: Shape, repeats: int = 3) -> list[dict[str, Any]]:
-    """One row for each library: the fastest of some starts, in turn, and the peak of memory in MB."""
+def cold_starts(shape: Shape, libraries: Iterable[str], repeats: int = 3) -> list[dict[str, Any]]:
+    """One row for each library that is installed: the fastest of some starts, in turn, and the peak of memory in MB."""
     with tempfile.TemporaryDirectory() as root:
-        folders = {library: Path(root) / library for library in LIBRARIES}
-        for library, folder in folders.items():
-            _save(library, shape, folder)
-        runs: dict[str, list[tuple[float, int]]] = {library: [] for library in LIBRARIES}
+        folders = {library: Path(root) / library for library in libraries}
+        for library in list(folders):
+            try:
+                _save(library, shape, folders[library])
+            except ImportError as error:
+                print(f"not run: the start of {library} ({error})", file=sys.stderr)
+                del folders[library]
+        runs: dict[str, list[tuple[float, int]]] = {library: [] for library in folders}
         for _ in range(repeats):
             for library, folder in folders.items():
                 runs[library].append(_start(library, shape, folder))

@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(table(now), file=sys.stderr, flush=True)
             rows += now
             report(args, rows, starts)
-        starts += cold_starts(shape) if args.cold else []
+        starts += cold_starts(shape, args.libraries) if args.cold else []
     report(args, rows, starts)
     print(table(rows))
     if starts:
