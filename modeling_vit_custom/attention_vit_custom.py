@@ -6,6 +6,7 @@ Shapes: B batch, N tokens, S tokens attended to, D width, H heads, d = D / H.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers.integrations.flex_attention import compile_friendly_flex_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -82,6 +83,7 @@ class ViTCustomAttention(nn.Module):
         self.v_proj = nn.Linear(width, width, bias=bias)
         self.q_norm = layer_norm(self.head_dim, config.layer_norm_eps, config.use_qk_norm)
         self.k_norm = layer_norm(self.head_dim, config.layer_norm_eps, config.use_qk_norm)
+        self.qkv_proj: nn.Linear | None = None  # by `join_projections`
         self.o_proj = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -101,9 +103,8 @@ class ViTCustomAttention(nn.Module):
         bias [B, 1, 1, S] is added to the scores, in the place of a mask. Fast backends never form the weights, so a
         call with `output_attentions` computes eagerly.
         """
-        context = hidden_states if context is None else context
-        query = self.q_norm(self._split_heads(self.q_proj(hidden_states)))
-        keys, value = self.k_norm(self._split_heads(self.k_proj(context))), self._split_heads(self.v_proj(context))
+        query, keys, value = map(self._split_heads, self._project(hidden_states, context))
+        query, keys = self.q_norm(query), self.k_norm(keys)
         key = keys if rope is None else rotate(keys, rope)
         if rope is not None and query.shape == key.shape:
             query = rotate(query, rope)
@@ -120,6 +121,30 @@ class ViTCustomAttention(nn.Module):
             self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
         )
         return self.dropout(self.o_proj(attended.flatten(2))), weights, keys
+
+    def _project(self, hidden_states: torch.Tensor, context: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """Queries [B, N, D], keys and values [B, S, D]."""
+        if self.qkv_proj is None:
+            context = hidden_states if context is None else context
+            return self.q_proj(hidden_states), self.k_proj(context), self.v_proj(context)
+        if context is None:
+            return self.qkv_proj(hidden_states).chunk(3, dim=-1)
+        width, weight, bias = hidden_states.shape[-1], self.qkv_proj.weight, self.qkv_proj.bias
+        both = F.linear(context, weight[width:], None if bias is None else bias[width:])
+        return self.q_proj(hidden_states), *both.chunk(2, dim=-1)
+
+    @torch.no_grad()
+    def join_projections(self):
+        """For inference: queries, keys and values by one product, whose weights are copies of the three layers'."""
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        if any(type(layer) is not nn.Linear for layer in layers):  # adapters, or weights of another kind
+            return
+        width = self.q_proj.in_features
+        joined = nn.Linear(width, 3 * width, bias=self.q_proj.bias is not None, device="meta")
+        for name, _ in list(joined.named_parameters()):
+            parts = torch.cat([layer.get_parameter(name) for layer in layers])
+            setattr(joined, name, nn.Parameter(parts, requires_grad=False))
+        self.qkv_proj = joined
 
     def _split_heads(self, projected: torch.Tensor) -> torch.Tensor:
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H, N, d]

@@ -68,12 +68,13 @@ class ViTCustomBlock(GradientCheckpointingLayer):
         **kwargs,
     ) -> tuple[torch.Tensor, Tokens]:
         normed = self.layernorm_before(hidden_states)
+        read, context = (normed, None) if first is None else (normed[:, :first], normed)
         attended, _, keys = self.attention(
-            normed[:, :first], attention_mask, tokens.rope, context=normed, bias=tokens.bias, **kwargs
+            read, attention_mask, tokens.rope, context=context, bias=tokens.bias, **kwargs
         )
         hidden_states = hidden_states[:, :first] + self.drop_path(self.layer_scale1(attended))
         hidden_states, tokens = merge(hidden_states, tokens, keys, merged, self.num_prefix_tokens)
-        del normed, attended, keys  # an MLP takes the most memory of a forward
+        del normed, read, context, attended, keys  # an MLP takes the most memory of a forward
         transformed = self.mlp(self.layernorm_after(hidden_states))
         return hidden_states + self.drop_path(self.layer_scale2(transformed)), tokens
 

@@ -177,12 +177,13 @@ def candidates(engines: Sequence[str], batch_size: int, device: str = "cpu") -> 
         yield from (Way(engine, batch_size) for engine in reversed(engines) if engine != "eager")
         return
     threads = torch.get_num_threads()
-    if "eager" in engines and threads > 1 and batch_size > 1:
+    in_torch = "joined" if "joined" in engines else "eager"
+    if in_torch in engines and threads > 1 and batch_size > 1:
         for size in sorted({max(1, batch_size // threads), min(4, batch_size)}):
-            yield Way("eager", size, streams=threads)
+            yield Way(in_torch, size, streams=threads)
     for engine in reversed(engines):  # other runtimes gain most
         for size in sorted({min(8, batch_size), batch_size}):
-            if (engine, size) != ("eager", batch_size):
+            if engine != "eager" or (in_torch == "eager" and size != batch_size):
                 yield Way(engine, size)
 
 
@@ -201,7 +202,7 @@ def in_parts(run: Run, way: Way, images: torch.Tensor) -> torch.Tensor:
     """Parts of `way.images`; the last is filled up for engines that are made for one size."""
     if way.streams > 1:
         return side_by_side(run, images.split(way.images), way.streams)
-    if way.engine == "eager":
+    if way.engine in ("eager", "joined"):
         return torch.cat([run(part) for part in images.split(way.images)])
     return in_parts_of(way.images, run, images)
 
