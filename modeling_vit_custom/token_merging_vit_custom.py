@@ -19,14 +19,17 @@ from .speeds_vit_custom import MERGING_TARGET, check_merging
 
 
 class Matching(NamedTuple):
-    """Of the patches of the first set, by their places there: those that stay and those that are averaged into others.
+    """Which patches of the first set are averaged into which of the second, by their places there.
 
-    kept: [B, k].   gone: [B, r].   into: [B, r], the places in the second set that these go to.
+    order: [B, n / 2], those of the first set: the r that go, then those that stay.   into: [B, r], where they go.
     """
 
-    kept: torch.Tensor
-    gone: torch.Tensor
+    order: torch.Tensor
     into: torch.Tensor
+
+    @property
+    def count(self) -> int:
+        return self.into.shape[1]
 
 
 class Tokens(NamedTuple):
@@ -71,7 +74,7 @@ def match(keys: torch.Tensor, count: int) -> Matching:
     likeness, partners = (keys[:, ::2] @ keys[:, 1::2].mT).max(dim=-1)  # [B, n / 2]
     order = likeness.argsort(dim=-1, descending=True)
     gone, kept = order[:, :count], order[:, count:].sort(dim=-1).values
-    return Matching(kept, gone, partners.gather(1, gone))
+    return Matching(torch.cat([gone, kept], dim=1), partners.gather(1, gone))
 
 
 def average(
@@ -80,19 +83,20 @@ def average(
     """Values [B, N, D] that stand for sizes [B, N] -> [B, N - r, D] and theirs: prefix, what stays of the first set,
     the second set, to which what goes has been added by its weight.
     """
-    batch, length, width = values.shape
+    (batch, length, width), count = values.shape, matching.count
     images = torch.arange(batch, device=values.device)[:, None]
-    kept, gone = (prefix + 2 * places + length * images for places in (matching.kept, matching.gone))
-    flat_values, flat_sizes = values.flatten(0, 1), sizes.flatten()
-    weights, more = sizes[:, prefix + 1 :: 2], flat_sizes[gone]  # [B, n / 2], [B, r]
-    after = weights.scatter_add(1, matching.into, more)
+    rows = torch.add(prefix + length * images, matching.order, alpha=2)  # [B, n / 2], of the first set
+    first_sizes, second_sizes = sizes.flatten()[rows], sizes[:, prefix + 1 :: 2]
+    after = second_sizes.scatter_add(1, matching.into, first_sizes[:, :count])
+    flat = values.flatten(0, 1)
+    gone, kept = (flat.index_select(0, which.flatten()) for which in (rows[:, :count], rows[:, count:]))
     wide = torch.promote_types(values.dtype, torch.float32)  # sums of outliers overflow float16
-    added = flat_values.index_select(0, gone.flatten()).to(wide) * more.flatten()[:, None]
-    rows = (matching.into + weights.shape[1] * images).flatten()
-    sums = (values[:, prefix + 1 :: 2].to(wide) * weights[:, :, None]).flatten(0, 1).index_add(0, rows, added)
+    added = gone * first_sizes[:, :count].to(wide).flatten()[:, None]
+    sums = (values[:, prefix + 1 :: 2] * second_sizes.to(wide)[:, :, None]).flatten(0, 1)
+    sums = sums.index_add_(0, (matching.into + second_sizes.shape[1] * images).flatten(), added)
     joined = (sums.view(batch, -1, width) / after[:, :, None]).to(values.dtype)
-    stay = flat_values.index_select(0, kept.flatten()).view(batch, -1, width)
-    return torch.cat([values[:, :prefix], stay, joined], 1), torch.cat([sizes[:, :prefix], flat_sizes[kept], after], 1)
+    merged = torch.cat([values[:, :prefix], kept.view(batch, -1, width), joined], dim=1)
+    return merged, torch.cat([sizes[:, :prefix], first_sizes[:, count:], after], dim=1)
 
 
 def unmerge(values: torch.Tensor, tokens: Tokens, prefix: int) -> torch.Tensor:
@@ -107,7 +111,7 @@ def source_of(tokens: Tokens, length: int, prefix: int) -> torch.Tensor:
     """[B, N₀]: of N tokens after merging, the one that each original token has become part of."""
     source: torch.Tensor | None = None
     for matching in reversed(tokens.matchings):
-        length += matching.gone.shape[1]
+        length += matching.count
         places = places_of(matching, length, prefix)
         source = places if source is None else source.gather(1, places)
     assert source is not None, "nothing was merged"
@@ -116,12 +120,11 @@ def source_of(tokens: Tokens, length: int, prefix: int) -> torch.Tensor:
 
 def places_of(matching: Matching, length: int, prefix: int) -> torch.Tensor:
     """[B, N]: where each of N tokens is after the merge."""
-    kept, gone, into = matching
-    (batch, stay), device = kept.shape, kept.device
-    first = torch.cat([torch.arange(stay, device=device).expand(batch, -1), stay + into], dim=1)
-    order = torch.cat([kept, gone], dim=1)
+    (batch, first), device = matching.order.shape, matching.order.device
+    stay = first - matching.count
+    after = torch.cat([stay + matching.into, torch.arange(stay, device=device).expand(batch, -1)], dim=1)
     places = torch.arange(length, device=device).repeat(batch, 1)  # of the prefix, these already
-    places[:, prefix::2] = prefix + first.scatter(1, order, first)
+    places[:, prefix::2] = prefix + after.scatter(1, matching.order, after)
     places[:, prefix + 1 :: 2] = prefix + stay + torch.arange((length - prefix) // 2, device=device)
     return places
 

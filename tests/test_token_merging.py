@@ -30,7 +30,7 @@ def test_the_likest_merge_and_the_others_keep_their_order():
 
 def test_averages_are_weighted_by_what_tokens_stand_for():
     values, sizes = torch.randn(2, 2 + 7, 3), torch.randint(1, 9, (2, 2 + 7))
-    matching = Matching(*(torch.tensor(each) for each in ([[1], [3]], [[0, 3, 2], [2, 1, 0]], [[2, 2, 0], [1, 1, 1]])))
+    matching = Matching(*(torch.tensor(each) for each in ([[0, 3, 2, 1], [2, 1, 0, 3]], [[2, 2, 0], [1, 1, 1]])))
     merged, after = average(values, sizes, matching, 2)
     places = places_of(matching, 9, 2)
     assert places.tolist() == [[0, 1, 5, 3, 2, 4, 3, 5, 5], [0, 1, 4, 3, 4, 4, 4, 5, 2]]
