@@ -13,8 +13,9 @@ from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom.attention_vit_custom import ViTCustomAttention
 from modeling_vit_custom.inference import engines as engine_table
 from modeling_vit_custom.inference import fastest as choosing
-from modeling_vit_custom.inference.engines import Engine, installed_engines, with_joined_projections
+from modeling_vit_custom.inference.engines import Engine, installed_engines
 from modeling_vit_custom.inference.fastest import CHOICE, EXACT, Way, build, cache_folder, classifier, fastest
+from modeling_vit_custom.inference.forward import LogitsOf
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.inference.predict import example_batch
 from modeling_vit_custom.inference.predict import main as predict
@@ -40,7 +41,7 @@ def test_parts_and_streams_are_the_whole(loaded, tmp_path):
     with torch.inference_mode():
         expected = model(images).logits
         for way in (Way("eager", 7), Way("eager", 3), Way("eager", 3, streams=2), Way("eager", 20), Way("joined", 3)):
-            found = classifier(model, build(way, model, images, tmp_path))
+            found = classifier(model, build(way, LogitsOf(model), images, tmp_path))
             torch.testing.assert_close(found(images).logits, expected, rtol=0, atol=1e-5)
 
 
@@ -50,12 +51,12 @@ def test_joined_projections_are_the_three(any_config, random_model, backend):
     model = random_model(any_config).eval()
     model.set_attn_implementation(backend)
     images = torch.randn(2, any_config.num_channels, *any_config.image_hw)
-    joined = with_joined_projections(model)
+    joined = LogitsOf(model).joined
     for attention in joined.modules():
         if isinstance(attention, ViTCustomAttention):
             attention.k_proj = attention.v_proj = None  # not called
-    torch.testing.assert_close(joined(images).logits, model(images).logits, rtol=1e-5, atol=1e-6)
-    assert joined.classifier.weight is model.classifier.weight and model.vit.layers[0].attention.qkv_proj is None
+    torch.testing.assert_close(joined(images), model(images).logits, rtol=1e-5, atol=1e-6)
+    assert joined.model.classifier.weight is model.classifier.weight and model.vit.layers[0].attention.qkv_proj is None
 
 
 @torch.no_grad()
@@ -64,8 +65,8 @@ def test_adapted_projections_stay_three(random_model, pixel_values):
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.copy_(torch.randn_like(parameter))
-    joined = with_joined_projections(model.eval())
-    assert torch.equal(joined(pixel_values).logits, model(pixel_values).logits)
+    joined = LogitsOf(model.eval()).joined
+    assert torch.equal(joined(pixel_values), model(pixel_values).logits)
 
 
 @pytest.mark.slow

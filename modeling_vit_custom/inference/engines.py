@@ -3,7 +3,6 @@
 Shapes: B batch, C channels, H×W pixels, K classes.
 """
 
-import copy
 import os
 import shutil
 import tempfile
@@ -16,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..attention_vit_custom import ViTCustomAttention
 from .exported import FILES, RUNTIMES, Run
+from .forward import LogitsOf
 from .writers import write
 
 
@@ -25,21 +24,21 @@ def eager(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
     return model
 
 
-def joined(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
+def joined(model: nn.Module, images: torch.Tensor, folder: Path) -> nn.Module:
     """Eager, each block's queries, keys and values by one product instead of three."""
-    return with_joined_projections(model)
+    return model.joined if isinstance(model, LogitsOf) else model
 
 
 def compiled(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
     """By torch.compile, whose own cache makes a second process start sooner."""
     torch.compiler.reset()
-    return torch.compile(model if images.is_cuda else with_joined_projections(model), dynamic=False)
+    return torch.compile(model if images.is_cuda else joined(model, images, folder), dynamic=False)
 
 
 def graphs(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
     """By torch.compile, all kernels of a batch started at once: small batches wait for Python otherwise."""
     torch.compiler.reset()
-    replayed = torch.compile(with_joined_projections(model), mode="reduce-overhead", dynamic=False)
+    replayed = torch.compile(joined(model, images, folder), mode="reduce-overhead", dynamic=False)
 
     def run(images: torch.Tensor) -> torch.Tensor:
         torch.compiler.cudagraph_mark_step_begin()
@@ -54,9 +53,8 @@ def ahead_of_time(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
     def save(program: torch.export.ExportedProgram, path: Path) -> None:
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
 
-    return torch._inductor.aoti_load_package(
-        str(kept(folder / "model.pt2", with_joined_projections(model), images, save))
-    )
+    path = kept(folder / "model.pt2", joined(model, images, folder), images, save)
+    return torch._inductor.aoti_load_package(str(path))
 
 
 def exported(form: str, model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
@@ -86,17 +84,6 @@ def kept(
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return path
-
-
-def with_joined_projections(model: nn.Module) -> nn.Module:
-    """A copy that shares the parameters and computes by `join_projections`; another library's model as it is."""
-    tensors = [*model.parameters(), *model.buffers()]
-    with torch.inference_mode(False):
-        copied = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-        for module in copied.modules():
-            if isinstance(module, ViTCustomAttention):
-                module.join_projections()
-    return copied
 
 
 @dataclass(frozen=True)

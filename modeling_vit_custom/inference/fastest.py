@@ -103,8 +103,8 @@ def choose(
     Eager with whole batches is among them. folder: for the files of engines. limit: seconds, after which no further way
     is tried. One that cannot be built here, or answers otherwise, is left out, which is logged.
     """
-    eager = Way("eager", len(images))
-    runs: dict[Way, Run] = {eager: build(eager, model, images, folder)}
+    eager, logits_of = Way("eager", len(images)), LogitsOf(model)
+    runs: dict[Way, Run] = {eager: build(eager, logits_of, images, folder)}
     best: dict[Way, float] = {}
     all_tried, until = True, time.perf_counter() + limit
     with torch.inference_mode():
@@ -114,7 +114,7 @@ def choose(
                 all_tried = False
                 continue
             try:
-                run = build(way, model, images, folder)
+                run = build(way, logits_of, images, folder)
                 same = agrees(classifier(model, run), model, images)
             except Exception as error:  # no compiler, an operator that a runtime lacks: whatever it is, others may do
                 logger.warning(f"left out: {way} ({type(error).__name__}: {str(error).splitlines()[0][:200]})")
@@ -187,9 +187,9 @@ def candidates(engines: Sequence[str], batch_size: int, device: str = "cpu") -> 
                 yield Way(engine, size)
 
 
-def build(way: Way, model: Any, images: torch.Tensor, folder: Path) -> Run:
+def build(way: Way, logits_of: LogitsOf, images: torch.Tensor, folder: Path) -> Run:
     """pixel_values [B, C, H, W] -> logits [B, K], for any B."""
-    run = build_engine(way.engine, LogitsOf(model), images[: way.images], folder / files_of(way))
+    run = build_engine(way.engine, logits_of, images[: way.images], folder / files_of(way))
     return partial(in_parts, run, way)
 
 
@@ -249,7 +249,7 @@ def reopened(known: dict[str, Any], model: Any, images: torch.Tensor, folder: Pa
     """The way that was chosen before; None where it does not run, or answer as the model does, any more."""
     try:
         way = Way(**known["way"])
-        found = classifier(model, build(way, model, images[: way.images], folder))
+        found = classifier(model, build(way, LogitsOf(model), images[: way.images], folder))
         return found if agrees(found, model, images[:1]) else None
     except Exception as error:
         logger.warning(f"{known['way']}, chosen before, does not run any more ({error}): chosen anew")
