@@ -1,6 +1,8 @@
 """The fastest way is one that answers as the model does, and is found at once the second time."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom.attention_vit_custom import ViTCustomAttention
 from modeling_vit_custom.inference import engines as engine_table
 from modeling_vit_custom.inference import fastest as choosing
-from modeling_vit_custom.inference.engines import Engine, installed_engines
+from modeling_vit_custom.inference.engines import Engine, build_engine, installed_engines
+from modeling_vit_custom.inference.exported import FILES
 from modeling_vit_custom.inference.fastest import CHOICE, EXACT, Way, build, cache_folder, classifier, fastest
 from modeling_vit_custom.inference.forward import LogitsOf
 from modeling_vit_custom.inference.loading import load_classifier
@@ -192,3 +195,22 @@ def test_predict_says_what_it_chose(tmp_path, monkeypatch, capsys):
         scores.append([row["predictions"][0]["score"] for row in rows if "predictions" in row])
     assert scores[1] == pytest.approx(scores[0], abs=1e-5) and len(scores[0]) == 8
     assert "note: engine: eager" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_signals_arrive_after_files_were_closed_in_any_order(tmp_path, loaded, images):
+    """OpenVINO moves signals to a stack of its own, which must outlive the files: a worker's end was a crash."""
+    build_engine("openvino", LogitsOf(loaded[0]), images, tmp_path / "file")
+    script = (
+        "import signal, sys\n"
+        "from pathlib import Path\n"
+        "from modeling_vit_custom.inference.exported import open_openvino\n"
+        "one, other = (open_openvino(Path(sys.argv[1])) for _ in range(2))\n"
+        "del one\n"
+        "del other\n"
+        "signal.signal(signal.SIGCHLD, lambda *_: print('arrived'))\n"
+        "signal.raise_signal(signal.SIGCHLD)\n"
+    )
+    line = [sys.executable, "-c", script, str(tmp_path / "file" / FILES["openvino"])]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "arrived\n"), done.stderr

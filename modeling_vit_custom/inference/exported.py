@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +137,17 @@ def open_torch_export(path: Path) -> Run:
     return run
 
 
-def open_openvino(path: Path) -> Run:
+@cache
+def openvino_core() -> Any:
+    """The one of this process: each moves its thread's signals to a stack of its own, and frees that in any order."""
     import openvino
 
+    return openvino.Core()
+
+
+def open_openvino(path: Path) -> Run:
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    request = openvino_core().compile_model(str(path), "CPU", settings).create_infer_request()
 
     def run(images: torch.Tensor) -> torch.Tensor:
         outputs = request.infer([images.contiguous().numpy()], share_inputs=True)
