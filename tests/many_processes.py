@@ -46,6 +46,7 @@ ROWS = {
     "head, then all": ("--method", "head_then_full"),
     "accumulated": ("--gradient_accumulation_steps", 2),
 }
+# Of the rows above, those that CI leaves out.
 PARTS_OF_OTHERS = {"plain", "mixup, CutMix, erasing, balanced", "averaged weights", "rates by depth", "LoRA"}
 COLUMNS = ("2 processes", "2 nodes", "FSDP2")
 

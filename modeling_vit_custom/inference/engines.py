@@ -30,7 +30,10 @@ def joined(model: nn.Module, images: torch.Tensor, folder: Path) -> nn.Module:
 
 
 def compiled(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
-    """By torch.compile, whose own cache makes a second process start sooner."""
+    """By torch.compile, whose own cache makes a second process start sooner.
+
+    Joined on CPUs alone: a GPU takes longer over large batches then, and `graphs` offers it small ones.
+    """
     torch.compiler.reset()
     return torch.compile(model if images.is_cuda else joined(model, images, folder), dynamic=False)
 
