@@ -86,6 +86,9 @@ def test_each_engine_is_exact_and_kept(loaded, images, engine):
     assert "chosen before" in said
     with torch.inference_mode():
         torch.testing.assert_close(again(more).logits, found(more).logits, rtol=0, atol=1e-5)
+    for file in cache_folder(model, processor, 4).rglob("*.*"):
+        file.chmod(0o666)  # anybody could have written it
+    assert fastest(model, processor, images, 0, engines=[engine])[0] is model
 
 
 def test_a_kept_choice_that_answers_otherwise_is_made_anew(loaded, images, monkeypatch):
