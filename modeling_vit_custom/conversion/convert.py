@@ -8,6 +8,7 @@ from typing import Any
 
 from ..configuration_vit_custom import ViTCustomConfig
 from ..inference.json_files import json_safe, readable_json, write_json
+from ..inference.outputs import check_new_folder
 from ..interpolation_vit_custom import RESIZE_RULES
 from ..weight_files_vit_custom import WeightFileError
 from .build import Conversion, build
@@ -29,8 +30,7 @@ def convert(
     Raises ConversionError, before anything is written, for what cannot be converted as it is.
     """
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConversionError(f"{output} must be a new or an empty folder.")
+    check_new_folder(output, ConversionError)
     opened = open_source(source, flags, family)
     conversion = build(opened.source, opened.family)
     report = describe(source, conversion)

@@ -24,6 +24,7 @@ from ..inference.environment import versions
 from ..inference.forward import PreparedImages, run_batches
 from ..inference.json_files import write_json
 from ..inference.loading import load_classifier, problem_type_of
+from ..inference.outputs import check_replaceable, is_stream, report_file
 from .calibration import ECE_BINS, expected_calibration_error, fit_temperature, negative_log_likelihood
 from .metrics import ClassReport, MeanAveragePrecision, RegressionErrors, all_scores, check_outputs
 
@@ -189,15 +190,20 @@ def build_parser() -> argparse.ArgumentParser:
   %(prog)s --model outputs/mnist --data_dir photos --html evaluation.html
   %(prog)s --model outputs/tags --data_dir photos/test.csv --on_error skip --num_workers 4
 
-Writes the metrics as JSON and, for single-label models, confusion_matrix.png beside it.""",
+Writes the metrics as JSON and, for single-label models, confusion_matrix.png beside it; to /dev/stdout or
+another stream the metrics alone.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="saved model folder, or a Hub id")
     parser.add_argument(
         "--data_dir", required=True, metavar="DIR", help="folder of class folders, or a CSV or Parquet file"
     )
-    parser.add_argument("--output", default="metrics.json", metavar="FILE", help="default: %(default)s")
-    parser.add_argument("--html", metavar="FILE", help="write a page with pictures, one file that needs no other")
+    parser.add_argument(
+        "--output", type=report_file, default="metrics.json", metavar="FILE", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--html", type=report_file, metavar="FILE", help="write a page with pictures, one file that needs no other"
+    )
     parser.add_argument("--image_column", default="image", metavar="NAME", help="of a table (%(default)s)")
     parser.add_argument("--label_column", default="label", metavar="NAME", help="of a table (%(default)s)")
     parser.add_argument(
@@ -233,6 +239,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    picture = None if is_stream(args.output) else Path(args.output).with_name("confusion_matrix.png")
+    if picture is not None:
+        check_replaceable(picture)
     model, processor = load_classifier(args.model, args.trust_remote_code, revision=args.revision)
     config: Any = model.config
     examples = load_eval_examples(
@@ -254,11 +263,10 @@ def run(args: argparse.Namespace) -> None:
         "seconds": seconds,
     }
     written = [write_json(args.output, result.report(**context))]
-    if result.confusion is not None:
+    if result.confusion is not None and picture is not None:
         from .plots import plot_confusion_matrix
 
         labels = [result.id2label[c] for c in range(len(result.id2label))]
-        picture = Path(args.output).with_name("confusion_matrix.png")
         written.append(plot_confusion_matrix(result.confusion, labels, picture))
     if args.html is not None:
         from .page import write_page

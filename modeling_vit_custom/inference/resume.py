@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .json_files import json_safe, write_json
+from .outputs import check_replaceable
 
 # Keys of a config or processor that say where it came from, or what it could be set to, not what it computes.
 OTHER_KEYS = ("_name_or_path", "_commit_hash", "transformers_version", "auto_map", "speeds")
@@ -52,11 +53,17 @@ class Line:
 
 
 class ResumableLines:
-    """The output and its parts. One process calls `open_run` and `merge`; each opens its own `part`."""
+    """The output and its parts. One process calls `open_run` and `merge`; each opens its own `part`.
+
+    Raises OutputError where one of these files could not be replaced, such as a device.
+    """
 
     def __init__(self, output: str | os.PathLike):
         self.output = Path(output)
         self.meta = self.output.with_name(self.output.name + ".meta.json")
+        self.unfinished = self.output.with_name(self.output.name + ".tmp")
+        for path in (self.output, self.meta, self.unfinished, *self.parts()):
+            check_replaceable(path)
 
     def parts(self) -> list[Path]:
         """All parts there are, oldest first."""
@@ -64,7 +71,8 @@ class ResumableLines:
 
     def _numbered_parts(self) -> list[tuple[int, Path]]:
         pattern = re.compile(re.escape(self.output.name) + r"\.part-(\d+)")
-        named = [(pattern.fullmatch(path.name), path) for path in self.output.parent.iterdir()]
+        folder = self.output.parent
+        named = [(pattern.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ())]
         return [(int(match[1]), path) for match, path in named if match]
 
     def open_run(self, identity: Mapping[str, Any], paths: Sequence[str], overwrite: bool) -> dict[str, Line]:
@@ -134,15 +142,15 @@ class ResumableLines:
         lines = self._index()
         if lost := [path for path in paths if path not in lines]:
             raise ResumeError(f"{len(lost)} images have no line, such as {lost[0]}; run the same command again.")
-        unfinished = self.output.with_name(self.output.name + ".tmp")
+        self.unfinished.unlink(missing_ok=True)  # of a run that was killed; a link is not written through
         with ExitStack() as stack:
-            merged = stack.enter_context(open(unfinished, "wb"))
+            merged = stack.enter_context(open(self.unfinished, "xb"))
             sources = {file: stack.enter_context(open(file, "rb")) for file in {line.file for line in lines.values()}}
             for path in paths:
                 line = lines[path]
                 sources[line.file].seek(line.start)
                 merged.write(sources[line.file].read(line.length))
-        os.replace(unfinished, self.output)
+        os.replace(self.unfinished, self.output)
         for part in self.parts():
             part.unlink()
         return sum(lines[path].failed for path in paths)

@@ -281,7 +281,7 @@ def model_card(folder: Path) -> str:
 def no_secrets(folder: Path) -> str:
     if findings := scan_secrets(folder):
         raise ValueError(f"{some(findings)}. Remove it; a token that was published has to be revoked.")
-    return "no token, key, password, user name or position found"
+    return "no token, key, password, address, name, position or path of one's own found"
 
 
 # name, function, the checks without which it means nothing

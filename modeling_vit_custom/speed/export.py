@@ -27,6 +27,7 @@ from ..inference.exported import FILES, RECORD, RUNTIMES, ExportedClassifier, fi
 from ..inference.graphs import AXES, InFormat, Preprocessed, trace
 from ..inference.json_files import write_json
 from ..inference.loading import load_classifier, problem_type_of
+from ..inference.outputs import check_new_folder
 from ..inference.timing import time_in_turn
 from ..inference.writers import DTYPES, GRAPH, write
 from ..modeling_vit_custom import ViTCustomForImageClassification
@@ -86,8 +87,7 @@ def export(
     is not; then, and wherever something else fails, there is no folder.
     """
     wanted, output = wanted or Wanted(), Path(output)
-    if output.exists():
-        raise ValueError(f"{output} is there already: name another folder, or remove it.")
+    check_new_folder(output, empty=False)
     original, processor = load_classifier(source, device="cpu")
     if not isinstance(original, ViTCustomForImageClassification):
         raise ValueError(f"{source} is a {type(original).__name__}: only this package's own models are exported.")

@@ -29,6 +29,7 @@ from ..inference.environment import hardware, versions
 from ..inference.forward import PreparedImages, stacked
 from ..inference.json_files import write_json
 from ..inference.loading import FORMATS, load_classifier, problem_type_of
+from ..inference.outputs import check_replaceable
 from ..inference.predict import positive
 from ..inference.timing import time_in_turn
 from ..modeling_vit_custom import ViTCustomForImageClassification
@@ -174,6 +175,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     folder = Path(args.model)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{args.model} is not a saved model's folder, which the speeds could be stored in.")
+    for name in (REPORT, PICTURE, "config.json"):
+        check_replaceable(folder / name)
     model, processor = load_classifier(args.model)
     if not isinstance(model, ViTCustomForImageClassification):
         raise ValueError(f"{args.model} is a {type(model).__name__}: only this package's own models have speeds.")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,6 +32,7 @@ from ..data.stream import stream_of
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
+from ..inference.outputs import KINDS, kind_of
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..pretrained_vit_custom import HEAD_PREFIX, resize_input
@@ -279,7 +281,11 @@ def check_output_dir(output_dir: str | Path) -> None:
     path = Path(output_dir)
     if path.exists() and not path.is_dir():
         raise UsageError(f"--output_dir {path} is a file: name a folder.")
-    strangers = {child.name for child in path.iterdir()} - {LOCK} if path.is_dir() else set()
+    there = {child.name: kind_of(child) for child in path.iterdir()} if path.is_dir() else {}
+    for name, kind in there.items():
+        if kind not in (None, KINDS[stat.S_IFDIR]):
+            raise UsageError(f"--output_dir {path} holds {name}, which is {kind}: remove it, or name another folder.")
+    strangers = there.keys() - {LOCK}
     if strangers and not (path / RUN_FILE).is_file():
         raise UsageError(
             f"--output_dir {path} is not empty and holds no earlier run ({RUN_FILE} is missing): name a new folder."
