@@ -75,7 +75,9 @@ def read_splits(
     if (train is None) == (dataset_name is None):
         raise DataError("name the training data once: by --train_dir, or by --dataset_name.")
     if dataset_name is not None:
-        raw = load_dataset_splits(dataset_name, dataset_config_name, dataset_revision, cache_dir, **columns)
+        raw = load_dataset_splits(
+            dataset_name, dataset_config_name, dataset_revision, cache_dir, follow_links, **columns
+        )
     else:
         root = Path(str(train))
         folders = find_split_folders(root, follow_links) if root.is_dir() else {}
@@ -194,7 +196,7 @@ def load_eval_examples(
     data_dir: a folder DIR/<class>/…, or a CSV, TSV or Parquet file.
     Raises DataError for classes the checkpoint does not know, naming them, and for a folder of splits.
     """
-    if Path(data_dir).is_dir() and (folders := find_split_folders(data_dir)):
+    if Path(data_dir).is_dir() and (folders := find_split_folders(data_dir, follow_links)):
         raise DataError(f"{data_dir} holds several splits: name one of {listed(list(folders.values()))}.")
     columns = {
         "image_column": image_column,
