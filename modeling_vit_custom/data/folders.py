@@ -162,8 +162,8 @@ def read_class_folder(root: str | Path, split: str, follow_links: bool = False, 
     root = Path(root)
     if not root.is_dir():
         raise DataError(
-            f"{split}: {root} is not a folder. Give a folder of class folders or a .csv, .tsv or .parquet file; an "
-            "archive is never unpacked here."
+            f"{split}: {root} is not a folder. Give a folder of class folders or a .csv, .tsv, .jsonl or .parquet "
+            "file; an archive is never unpacked here."
         )
     contents = sort_files(root, follow_links)
     if refuse_links and contents.refused:

@@ -61,7 +61,7 @@ def read_splits(
 ) -> dict[str, RawSplit]:
     """The splits as they are found, not yet compared with one another.
 
-    train, validation, test: a folder DIR/<class>/…, or a CSV, TSV or Parquet file; `train` may also be a
+    train, validation, test: a folder DIR/<class>/…, or a CSV, TSV, JSON or Parquet file; `train` may also be a
         folder DIR/{train,validation,test}/<class>/…. dataset_name: see `load_dataset_splits`.
     refuse_links: whether a link that is not followed is an error; else `RawSplit.contents` names it.
     Raises DataError with what is wrong and how to mend it.
@@ -193,7 +193,7 @@ def load_eval_examples(
 ) -> Examples:
     """Examples to measure a checkpoint on, labelled with *its* ids; what was found is logged as warnings.
 
-    data_dir: a folder DIR/<class>/…, or a CSV, TSV or Parquet file.
+    data_dir: a folder DIR/<class>/…, or a CSV, TSV, JSON or Parquet file.
     Raises DataError for classes the checkpoint does not know, naming them, and for a folder of splits.
     """
     if Path(data_dir).is_dir() and (folders := find_split_folders(data_dir, follow_links)):

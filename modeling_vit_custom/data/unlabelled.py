@@ -33,7 +33,7 @@ def read_unlabelled(
     """{"train": …, "validation": …}, the second only where there is one; a test split is left for tests, which is said.
 
     train: a folder, of which every image is read however deep it lies, a folder DIR/{train,validation,test}/<any>/…,
-        or a CSV, TSV or Parquet file with an image column.   dataset_name: see `open_dataset`.
+        or a CSV, TSV, JSON or Parquet file with an image column.   dataset_name: see `open_dataset`.
     Raises DataError with what is wrong and how to mend it.
     """
     if dataset_name is not None:
@@ -106,7 +106,9 @@ def _read_dataset(part: Any, split: str, name: str, image_column: str, follow_li
 
 def _read_folder(root: Path, split: str, follow_links: bool) -> RawSplit:
     if not root.is_dir():
-        raise DataError(f"{split}: {root} is not a folder. Give a folder of images or a .csv, .tsv or .parquet file.")
+        raise DataError(
+            f"{split}: {root} is not a folder. Give a folder of images or a .csv, .tsv, .jsonl or .parquet file."
+        )
     files, refused = walk_tree(root, follow_links)
     if refused:
         raise DataError(listed(refused, 3))
