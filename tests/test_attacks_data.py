@@ -5,15 +5,18 @@ import json
 import pickle
 import shutil
 import tarfile
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from attack_behaviours import TOKEN, counting_server, files_holding
 from attacks import WEIGHTS, one_nan, weights
-from real_digits import write_class_folder, write_digit
+from real_digits import encoded_digit, write_class_folder, write_digit, write_shards, write_tars
 from saved_models import save_ours, save_resnet
 from tiny_training import tiny_train, tiny_trainer
 
@@ -22,6 +25,8 @@ from modeling_vit_custom.data.folders import read_class_folder
 from modeling_vit_custom.data.hub_datasets import load_dataset_splits
 from modeling_vit_custom.data.raw import DataError, printable
 from modeling_vit_custom.data.sources import load_splits
+from modeling_vit_custom.data.streamed_splits import read_streamed_splits
+from modeling_vit_custom.data.unlabelled import read_unlabelled
 from modeling_vit_custom.evaluation.evaluate import main as evaluate
 from modeling_vit_custom.inference.predict import main as predict
 from modeling_vit_custom.training.checkpoints import seal
@@ -71,9 +76,125 @@ def test_a_table_names_files_below_itself_only(tmp_path, suffix, way):
     else:
         cells = [{"bytes": None, "path": path} if suffix.endswith("dicts") else path for path, _ in rows]
         pq.write_table(pa.table({"image": cells, "label": [label for _, label in rows]}), table)
-    with pytest.raises(DataError, match="1 of 4 files of column 'image' lie outside the table's folder"):
+    with pytest.raises(DataError, match="1 of 4 files of column 'image' lie outside its folder"):
         load_splits(table, validation=table)
     assert len(load_splits(table, validation=table, follow_links=True).train) == 4
+
+
+def write_data(folder: Path, kind: str, cells: list[str]) -> None:
+    """A dataset whose images are the files that `cells` name, a and b by turns."""
+    labels = ["ab"[i % 2] for i in range(len(cells))]
+    rows = list(zip(cells, labels, strict=True))
+    dicts = [{"bytes": None, "path": cell} for cell in cells]
+    if kind == "csv":
+        (folder / "train.csv").write_text("image,label\n" + "".join(f"{cell},{label}\n" for cell, label in rows))
+    elif kind == "imagefolder":
+        lines = [json.dumps({"file_name": cell, "label": label}) for cell, label in rows]
+        (folder / "metadata.jsonl").write_text("\n".join(lines))
+    elif kind.startswith("parquet"):
+        features = {"image": {"_type": "Image"}, "label": {"dtype": "string", "_type": "Value"}}
+        declared = {"huggingface": json.dumps({"info": {"features": features}})} if kind == "parquet of Images" else {}
+        table = pa.table({"image": dicts, "label": labels}).replace_schema_metadata(declared)
+        pq.write_table(table, folder / "train.parquet")
+    elif kind == "arrow":
+        table = pa.table({"image": cells, "label": labels})
+        with pa.OSFile(str(folder / "train.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    else:
+        datasets.Dataset.from_dict(
+            {"image": {"saved": cells, "saved dicts": dicts}[kind], "label": labels}
+        ).save_to_disk(folder)
+
+
+KINDS = ("csv", "imagefolder", "parquet of dicts", "parquet of Images", "arrow", "saved", "saved dicts")
+
+
+@pytest.fixture
+def private(tmp_path, monkeypatch) -> Path:
+    """A folder DIR/data with two images, and a third one outside it."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write_digit(tmp_path / "private.png", 3)
+    for n in range(2):
+        write_digit(tmp_path / "data" / "images" / f"{n}.png", n)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dataset_names_files_below_itself_only(private, kind):
+    inside = ["images/0.png", "images/1.png", str(private / "data" / "images" / "0.png")]
+    outside = [str(private / "private.png"), "images/../../private.png"]
+    read = partial(load_splits, dataset_name=str(private / "data"), train_val_split=0.4)
+    write_data(private / "data", kind, inside + outside)
+    with pytest.raises(DataError, match="2 of 5 files of column 'image' lie outside its folder"):
+        read()
+    with pytest.raises(DataError, match="2 of 5 files of column 'image' lie outside its folder"):
+        read_unlabelled(dataset_name=str(private / "data"))
+    splits = read(follow_links=True)
+    found = [Path(image).resolve() for part in (splits.train, splits.validation) for image in part.images]
+    assert sorted(path.name for path in found) == ["0.png", "0.png", "1.png", "private.png", "private.png"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet of Images", "saved"])
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9/x.png", "hf://datasets/a/b/c.png", "zip://x.png::s3://a/b.zip"]
+)
+def test_an_address_in_a_dataset_is_never_fetched(private, kind, address):
+    write_data(private / "data", kind, ["images/0.png", address])
+    with pytest.raises(DataError, match="1 of 2 files of column 'image' are addresses, which are not fetched"):
+        load_splits(dataset_name=str(private / "data"), follow_links=True)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet of Images", "saved"])
+def test_a_link_out_of_a_dataset_is_refused_and_can_be_allowed(private, kind):
+    write_data(private / "data", kind, ["images/0.png", "images/1.png", "link.png"])
+    (private / "data" / "link.png").symlink_to(private / "private.png")
+    read = partial(load_splits, dataset_name=str(private / "data"), train_val_split=0.4)
+    with pytest.raises(DataError, match="link that leads out"):
+        read()
+    assert len(read(follow_links=True).train) == 2
+
+
+def test_a_stream_opens_files_of_its_own_only(private, monkeypatch):
+    write_data(private / "data", "imagefolder", ["images/0.png", "images/1.png"])
+    assert len(read_streamed_splits(str(private / "data"))["train"]) == 2
+    (private / "data" / "images" / "1.png").unlink()
+    (private / "data" / "images" / "1.png").symlink_to(private / "private.png")
+    with pytest.raises(DataError, match="link that leads out"):
+        read_streamed_splits(str(private / "data"))
+    monkeypatch.chdir(private)
+    assert len(read_streamed_splits("data", follow_links=True)["train"]) == 2
+    (private / "data" / "images" / "1.png").unlink()
+    write_data(private / "data", "imagefolder", ["images/0.png", "images/../../private.png"])
+    with pytest.raises(DataError, match=r"private\.png"):
+        read_streamed_splits("data")
+
+
+def test_a_shard_that_a_pattern_finds_is_no_link_out_of_its_folder(private):
+    shards = write_shards(private / "elsewhere", (2, 2))
+    (private / "data" / "train-0.parquet").symlink_to(shards / "train-00000.parquet")
+    with pytest.raises(DataError, match="link that leads out"):
+        read_streamed_splits(str(private / "data" / "*.parquet"))
+    assert len(read_streamed_splits(str(private / "data" / "*.parquet"), follow_links=True)["train"]) == 2
+
+
+def test_members_of_a_tar_are_written_nowhere(private):
+    write_tars(private / "shards", (2,))
+    odd = {"../../escaped": 0, "/abs": 1}
+    with tarfile.open(private / "shards" / "train-odd.tar", "w") as archive:
+        for name, digit in odd.items():
+            for suffix, content in (("png", encoded_digit(digit)), ("cls", str(digit).encode())):
+                member = tarfile.TarInfo(f"{name}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, BytesIO(content))
+    before = sorted(private.rglob("*"))
+    raw = read_streamed_splits(str(private / "shards" / "train-odd.tar"), image_column="png", label_column="cls")[
+        "train"
+    ]
+    assert [raw.images[i] for i in range(2)] == [encoded_digit(0), encoded_digit(1)]
+    assert [path for path in sorted(private.rglob("*")) if path.suffix in (".png", ".cls")] == [
+        path for path in before if path.suffix in (".png", ".cls")
+    ]
+    assert not Path("/abs.png").exists()
 
 
 def test_archives_are_never_unpacked(digits, tmp_path):
@@ -122,7 +243,7 @@ def test_no_address_is_ever_fetched(tmp_path):
         table.write_text(f"image,label\n{url},0\n")
         with pytest.raises(ValueError, match="private"):
             ViTCustomImageProcessor()(url)
-        with pytest.raises(DataError, match="do not exist"):
+        with pytest.raises(DataError, match="are addresses, which are not fetched"):
             load_splits(table)
         assert predict(["--model", str(model), url, "--output", str(tmp_path / "p.jsonl")]) == 1
         assert not asked

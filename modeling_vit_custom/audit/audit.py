@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.columns import PROBLEM_TYPES
 from ..data.labels import natural_sorted
+from ..data.options import add_table_options, table_options
 from ..data.raw import DataError, RawSplit, visible
 from ..data.sources import assemble, read_splits
 from ..inference.environment import available_cores
@@ -183,16 +184,11 @@ def build_parser() -> argparse.ArgumentParser:
 Exit code: 0 without errors (warnings and notes are none), 1 with errors, 2 if it could not be run.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("train_dir", metavar="DIR", help="folder, or CSV, TSV or Parquet file, as for train")
+    parser.add_argument("train_dir", metavar="DIR", help="folder, or CSV, TSV, JSON or Parquet file, as for train")
     parser.add_argument("--validation_dir", "--validation_file", metavar="DIR", help="the same for validation")
     parser.add_argument("--test_dir", "--test_file", metavar="DIR", help="the same for the test set")
-    parser.add_argument("--image_column_name", default="image", metavar="NAME", help="of a table (%(default)s)")
-    parser.add_argument("--label_column_name", default="label", metavar="NAME", help="of a table (%(default)s)")
-    parser.add_argument(
-        "--label_separator", default="|", metavar="TEXT", help="between labels in one cell (%(default)s)"
-    )
+    add_table_options(parser)
     parser.add_argument("--problem_type", choices=PROBLEM_TYPES, help="read off the label column if not given")
-    parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of the folder")
     parser.add_argument("--json", type=report_file, metavar="FILE", help="write the findings as JSON")
     parser.add_argument(
         "--html", type=report_file, metavar="FILE", help="write a page with pictures, one file that needs no other"
@@ -216,11 +212,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.test_dir,
             num_workers=args.num_workers,
             progress=True,
-            follow_links=args.follow_links,
-            image_column=args.image_column_name,
-            label_column=args.label_column_name,
-            label_separator=args.label_separator,
             problem_type=args.problem_type,
+            **table_options(args),
         )
         print(text_report(result))
         if args.json:

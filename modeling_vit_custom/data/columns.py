@@ -26,6 +26,14 @@ class LabelColumn:
     notes: list[str] = field(default_factory=list)
 
 
+def declared_names(feature: Any) -> list[str] | None:
+    """The class names of a feature of `datasets`, a ClassLabel or a list of them; None for any other."""
+    from datasets import ClassLabel, List
+
+    feature = feature.feature if isinstance(feature, List) else feature
+    return list(feature.names) if isinstance(feature, ClassLabel) else None
+
+
 def label_columns_of(available: Sequence[str], image_column: str, label_column: str, source: str) -> list[str]:
     """The names in `label_column`, which may be several with commas between.
 
@@ -116,7 +124,7 @@ def _named(cell: Any, class_names: list[str], row: str, column: str) -> Any:
 
 
 def _single(cells: Sequence[Any], names: Sequence[str], column: str) -> list[str]:
-    if missing := [names[i] for i, cell in enumerate(cells) if cell is None or str(cell).strip() == ""]:
+    if missing := [names[i] for i, cell in enumerate(cells) if cell is None or cell != cell or not str(cell).strip()]:
         raise DataError(f"column {column!r} has no label for {len(missing)} example(s): {listed(missing, 5)}.")
     if isinstance(cells[0], (list, tuple, np.ndarray)):
         raise DataError(f"column {column!r} holds lists: that is {MULTI_LABEL}, not {SINGLE_LABEL}.")

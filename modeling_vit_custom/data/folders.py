@@ -4,8 +4,9 @@ The class is the *first* folder below DIR, however deep the image lies, and no f
 (`datasets`' imagefolder takes a file called train.png for a split and drops the others).
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -23,6 +24,7 @@ IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".qoi", ".avif", ".heic", ".heif",
 }  # fmt: skip
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)  # http://, s3://, hf://, zip://…::…, file://
 
 
 def readable_suffixes() -> frozenset[str]:
@@ -69,6 +71,33 @@ def walk_files(root: str | Path, follow_links: bool = False) -> list[Path]:
 def leads_out(path: Path, root: Path) -> bool:
     """Whether `path` is a link to something that does not lie below `root`."""
     return path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
+
+
+def named_files(
+    cells: Sequence[str], home: Path, source: str, column: str, follow_links: bool, others: Sequence[Path] = ()
+) -> list[str]:
+    """The files that the cells of an image column name, relative to `home`: what every table and dataset asks.
+
+    others: further folders in which they may lie.
+    Raises DataError, calling the table or dataset `source`, for addresses, which are never fetched, for paths where no
+    file lies, and, unless `follow_links`, for files outside these folders once links are followed.
+    """
+
+    def refuse(bad: Sequence[str], what: str, fix: str) -> None:
+        if bad:
+            raise DataError(f"{source}: {len(bad)} of {len(cells)} files of column {column!r} {what}: {fix}")
+
+    addresses = [cell for cell in cells if ADDRESS.match(cell)]
+    refuse(addresses, "are addresses, which are not fetched", f"{listed(addresses, 5)}. Download them first.")
+    files = [str(home / cell) for cell in cells]
+    missing = [file for file in files if not Path(file).is_file()]
+    refuse(missing, "do not exist", f"{listed(missing, 5)}. Paths are read relative to its folder.")
+    if not follow_links:
+        inside = [folder.resolve() for folder in (home, *others)]
+        outside = [file for file in files if not any(Path(file).resolve().is_relative_to(home) for home in inside)]
+        fix = f"{listed(outside, 5)}. Pass --follow_links if you trust it to name files of yours."
+        refuse(outside, "lie outside its folder", fix)
+    return files
 
 
 def find_split_folders(root: str | Path, follow_links: bool = False) -> dict[str, Path]:
@@ -133,8 +162,8 @@ def read_class_folder(root: str | Path, split: str, follow_links: bool = False, 
     root = Path(root)
     if not root.is_dir():
         raise DataError(
-            f"{split}: {root} is not a folder. Give a folder of class folders or a .csv, .tsv or .parquet file; an "
-            "archive is never unpacked here."
+            f"{split}: {root} is not a folder. Give a folder of class folders or a .csv, .tsv, .jsonl or .parquet "
+            "file; an archive is never unpacked here."
         )
     contents = sort_files(root, follow_links)
     if refuse_links and contents.refused:

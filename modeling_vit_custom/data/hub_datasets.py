@@ -1,18 +1,22 @@
 """`datasets` datasets: by name from the Hub, from `save_to_disk`, or from a folder of data files.
 
+Tables of text are read by `tables`: `datasets` would make 1 of a label 001, and nothing of NA.
+
 Shapes: N examples.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .columns import label_columns_of, read_label_columns
-from .folders import SPLIT_FOLDERS
+from .columns import declared_names, label_columns_of, read_label_columns
+from .folders import SPLIT_FOLDERS, walk_files
 from .raw import DataError, RawSplit, listed
-from .tables import image_source
+from .tables import TEXT_SUFFIXES, Table, checked_paths, image_paths, image_source, is_text, open_table, read_tables
 
-DATA_SUFFIXES = {".parquet", ".arrow", ".csv", ".json", ".jsonl", ".tar"}
+DATA_SUFFIXES = TEXT_SUFFIXES | {".parquet", ".arrow", ".tar"}
+FILE_NAME = "file_name"  # the image column of an imagefolder's metadata, which `datasets` calls "image"
 
 
 def load_dataset_splits(
@@ -20,27 +24,39 @@ def load_dataset_splits(
     config_name: str | None = None,
     revision: str | None = None,
     cache_dir: str | None = None,
+    follow_links: bool = False,
     **columns: Any,
 ) -> dict[str, RawSplit]:
     """{"train": …, "validation": …, "test": …}, those that the dataset has.
 
     columns: image_column, label_column, problem_type, label_separator. For the rest see `open_dataset`.
     """
-    opened, notes = open_dataset(name, config_name, revision, cache_dir)
-    splits = {split: read_dataset(dataset, split, name, **columns) for split, dataset in opened.items()}
+    opened, notes = open_dataset(name, config_name, revision, cache_dir, follow_links)
+    homes = dataset_homes(name, cache_dir)
+    splits = {}
+    for split, part in opened.items():
+        if isinstance(part, list):
+            splits[split] = read_tables(part, split, name, homes[0], follow_links, **columns)
+        else:
+            splits[split] = read_dataset(part, split, name, homes, follow_links, **columns)
     splits["train"].notes.extend(notes)
     return splits
 
 
 def open_dataset(
-    name: str, config_name: str | None = None, revision: str | None = None, cache_dir: str | None = None
+    name: str,
+    config_name: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    follow_links: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
-    """({"train": a `datasets.Dataset`, …}, what of it is not used).
+    """({"train": a `datasets.Dataset`, or a list of `Table`, …}, what of the dataset is not used).
 
     name: a Hub dataset, a folder written by `save_to_disk`, or a folder of Parquet/CSV/JSON/Arrow files. No
-    dataset script is ever run. Raises DataError if there is no train split.
+    dataset script is ever run. Raises DataError if there is no train split, and, unless `follow_links`, for links that
+    lead out of a folder.
     """
-    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+    from datasets import Dataset, load_dataset_builder, load_from_disk
 
     folder = Path(name)
     if name == "imagefolder" or (folder.is_dir() and not has_data_files(folder)):
@@ -48,13 +64,18 @@ def open_dataset(
             f"dataset {name} is a folder of images: name it with --train_dir, which loses no file "
             "(`datasets` takes files called train.png or test.png for splits)."
         )
+    if folder.is_dir():
+        walk_files(folder, follow_links)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         loaded = load_from_disk(name)
+        loaded = {"train": loaded} if isinstance(loaded, Dataset) else loaded
     else:
-        loaded = load_dataset(name, config_name, revision=revision, cache_dir=cache_dir)
-    if isinstance(loaded, Dataset):
-        loaded = DatasetDict(train=loaded)
-    named = {SPLIT_FOLDERS[split.lower()]: split for split in loaded if split.lower() in SPLIT_FOLDERS}
+        builder = load_dataset_builder(name, config_name, revision=revision, cache_dir=cache_dir)
+        loaded = _text_tables(builder)
+        if loaded is None:
+            builder.download_and_prepare()
+            loaded = builder.as_dataset()
+    named = {SPLIT_FOLDERS[str(split).lower()]: split for split in loaded if str(split).lower() in SPLIT_FOLDERS}
     if "train" not in named:
         raise DataError(f"dataset {name} has no train split, only {listed(list(loaded))}.")
     unused = [split for split in loaded if split not in named.values()]
@@ -62,35 +83,79 @@ def open_dataset(
     return {split: loaded[own] for split, own in named.items()}, notes
 
 
+def _text_tables(builder: Any) -> dict[str, list[Table]] | None:
+    """The tables of each split, downloaded where they are elsewhere; None for what is no table of text.
+
+    The metadata of an imagefolder is one, unless its images lie in archives.
+    """
+    files = {str(split): [str(file) for file in found] for split, found in builder.config.data_files.items()}
+    named = [file for found in files.values() for file in found]
+    metadata = builder.name == "imagefolder" and any(map(is_metadata, named))
+    if not (metadata or builder.name in ("csv", "json")) or any(file.lower().endswith(".zip") for file in named):
+        return None
+    tables = {}
+    for split, found in files.items():
+        there = zip(found, downloaded(builder, found), strict=True)  # the images that metadata name as well
+        opened = [open_table(file, split) for name, file in there if not metadata or is_metadata(name)]
+        tables[split] = [_with_image(table) for table in opened] if metadata else opened
+    return tables
+
+
+def downloaded(builder: Any, files: Sequence[str]) -> list[str]:
+    """Where the data files of a builder of `datasets` lie on this machine."""
+    from datasets import DownloadConfig, DownloadManager
+
+    options = DownloadConfig(cache_dir=builder._cache_downloaded_dir, token=builder.token)
+    return DownloadManager(builder.dataset_name, download_config=options).download(list(files))
+
+
+def is_metadata(file: str) -> bool:
+    """Whether a file of an imagefolder says what its images show."""
+    return Path(file).stem == "metadata" and Path(file).suffix.lower() in TEXT_SUFFIXES
+
+
+def _with_image(table: Table) -> Table:
+    """The metadata of an imagefolder, its image column called as `datasets` calls it."""
+    columns = {"image" if name == FILE_NAME else name: cells for name, cells in table.columns.items()}
+    return replace(table, columns=columns)
+
+
 def has_data_files(folder: Path) -> bool:
-    return any(path.suffix in DATA_SUFFIXES for path in folder.rglob("*"))
+    return any(path.suffix.lower() in DATA_SUFFIXES for path in folder.rglob("*"))
+
+
+def dataset_homes(name: str, cache_dir: str | None) -> list[Path]:
+    """Where the files that a dataset names may lie: its folder, or where those of a Hub dataset are downloaded to."""
+    if Path(name).is_dir():
+        return [Path(name)]
+    from datasets import config
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    downloads = Path(config.DOWNLOADED_DATASETS_PATH) if cache_dir is None else Path(cache_dir) / "downloads"
+    return [Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset"), downloads]
 
 
 def read_dataset(
     dataset: Any,
     split: str,
     name: str,
+    homes: Sequence[Path],
+    follow_links: bool = False,
     image_column: str = "image",
     label_column: str = "label",
     problem_type: str | None = None,
     label_separator: str = "|",
 ) -> RawSplit:
-    """One `datasets.Dataset` as a split; its images stay encoded until they are asked for."""
-    from datasets import ClassLabel, List
-
+    """One `datasets.Dataset` as a split; its images stay encoded until they are asked for. See `dataset_images`."""
     label_columns = label_columns_of(dataset.column_names, image_column, label_column, f"{split}: dataset {name}")
-    if len(dataset) == 0:
-        raise DataError(f"{split}: dataset {name} has no examples.")
-    feature = dataset.features[label_columns[0]]
-    feature = feature.feature if isinstance(feature, List) else feature
-    declared = list(feature.names) if isinstance(feature, ClassLabel) else None
-    sources, names = dataset_images(dataset, split, name, image_column)
+    sources, names = dataset_images(dataset, split, name, image_column, homes, follow_links)
     labels = read_label_columns(
         {column: list(dataset[column]) for column in label_columns},
         names,
         problem_type,
         label_separator,
-        declared,
+        declared_names(dataset.features[label_columns[0]]),
     )
     notes = [
         f"{split}: {len(names):,} rows in {name}, each an example",
@@ -99,26 +164,38 @@ def read_dataset(
     return RawSplit(sources, names, labels.problem_type, labels.labels, labels.class_names, notes)
 
 
-def dataset_images(dataset: Any, split: str, name: str, image_column: str) -> tuple["DatasetImages", list[str]]:
-    """(the encoded images of a `datasets.Dataset`, what errors call each)."""
+def dataset_images(
+    dataset: Any, split: str, name: str, image_column: str, homes: Sequence[Path], follow_links: bool
+) -> tuple[Sequence[Any], list[str]]:
+    """(the encoded images of a `datasets.Dataset`, what errors call each).
+
+    homes: folders in which the files that its cells name may lie; paths are relative to the first.
+    Raises DataError for no rows, for empty cells and for paths where no file lies, or none may lie.
+    """
     from datasets import Image
 
+    if len(dataset) == 0:
+        raise DataError(f"{split}: dataset {name} has no examples.")
     images = dataset.select_columns([image_column])
     if isinstance(dataset.features[image_column], Image):
         images = images.cast_column(image_column, Image(decode=False))
-    return DatasetImages(images, image_column), [
-        f"row {i + 1} of the {split} split of {name}" for i in range(len(dataset))
-    ]
+    column = images.with_format("arrow")[:][image_column]
+    source = f"{split}: dataset {name}"
+    files = checked_paths(image_paths(column), homes[0], source, image_column, follow_links, homes[1:])
+    if is_text(column.type):
+        return files, files
+    rows = [f"row {i + 1} of the {split} split of {name}" for i in range(len(dataset))]
+    return DatasetImages(images, image_column, homes[0]), rows
 
 
 class DatasetImages(Sequence):
-    """The image column of a `datasets.Dataset`, one encoded image read at a time."""
+    """The image column of a `datasets.Dataset`, one encoded image read at a time; paths are relative to `home`."""
 
-    def __init__(self, dataset: Any, column: str):
-        self.dataset, self.column = dataset, column
+    def __init__(self, dataset: Any, column: str, home: Path = Path()):
+        self.dataset, self.column, self.home = dataset, column, home
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index):
-        return image_source(self.dataset[int(index)][self.column], Path())
+        return image_source(self.dataset[int(index)][self.column], self.home)

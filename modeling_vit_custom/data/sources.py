@@ -61,7 +61,7 @@ def read_splits(
 ) -> dict[str, RawSplit]:
     """The splits as they are found, not yet compared with one another.
 
-    train, validation, test: a folder DIR/<class>/…, or a CSV, TSV or Parquet file; `train` may also be a
+    train, validation, test: a folder DIR/<class>/…, or a CSV, TSV, JSON or Parquet file; `train` may also be a
         folder DIR/{train,validation,test}/<class>/…. dataset_name: see `load_dataset_splits`.
     refuse_links: whether a link that is not followed is an error; else `RawSplit.contents` names it.
     Raises DataError with what is wrong and how to mend it.
@@ -75,7 +75,9 @@ def read_splits(
     if (train is None) == (dataset_name is None):
         raise DataError("name the training data once: by --train_dir, or by --dataset_name.")
     if dataset_name is not None:
-        raw = load_dataset_splits(dataset_name, dataset_config_name, dataset_revision, cache_dir, **columns)
+        raw = load_dataset_splits(
+            dataset_name, dataset_config_name, dataset_revision, cache_dir, follow_links, **columns
+        )
     else:
         root = Path(str(train))
         folders = find_split_folders(root, follow_links) if root.is_dir() else {}
@@ -191,10 +193,10 @@ def load_eval_examples(
 ) -> Examples:
     """Examples to measure a checkpoint on, labelled with *its* ids; what was found is logged as warnings.
 
-    data_dir: a folder DIR/<class>/…, or a CSV, TSV or Parquet file.
+    data_dir: a folder DIR/<class>/…, or a CSV, TSV, JSON or Parquet file.
     Raises DataError for classes the checkpoint does not know, naming them, and for a folder of splits.
     """
-    if Path(data_dir).is_dir() and (folders := find_split_folders(data_dir)):
+    if Path(data_dir).is_dir() and (folders := find_split_folders(data_dir, follow_links)):
         raise DataError(f"{data_dir} holds several splits: name one of {listed(list(folders.values()))}.")
     columns = {
         "image_column": image_column,

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from .columns import LabelColumn, label_columns_of, read_label_columns
+from .columns import LabelColumn, declared_names, label_columns_of, read_label_columns
 from .examples import MULTI_LABEL, REGRESSION, Examples, LazySelection, Splits
-from .folders import SPLIT_FOLDERS
-from .hub_datasets import has_data_files
+from .folders import SPLIT_FOLDERS, leads_out, named_files, walk_files
+from .hub_datasets import FILE_NAME, downloaded, has_data_files, is_metadata
 from .raw import DataError, RawSplit, listed
 from .stream import MAX_PARTS, READ_ERRORS, RowNames, ShardedImages, Shards, file_record, stream_of
+from .tables import open_table
 
 READERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}
 HELD_OUT = 1000  # examples for validation, unless --max_eval_samples says otherwise
@@ -35,14 +36,16 @@ def read_streamed_splits(
     label_column: str = "label",
     problem_type: str | None = None,
     label_separator: str = "|",
+    follow_links: bool = False,
 ) -> dict[str, RawSplit]:
     """{"train": …, "validation": …, "test": …}, those that the data has; of all of them every label is read.
 
     source: a folder of shards (Parquet, WebDataset, Arrow), one of them, a pattern such as "shards/train-*.parquet"
     (both of these are training data alone), or a Hub dataset.
-    Raises DataError for what `datasets` cannot stream, for files that it would leave out, and for bad labels.
+    Raises DataError for what `datasets` cannot stream, for files that it would leave out, for bad labels, and, unless
+    `follow_links`, for files and links that lead out of the folder.
     """
-    opened = partial(_opened, source, config_name, revision, cache_dir)
+    opened = partial(_opened, source, config_name, revision, cache_dir, follow_links)
     try:
         builder = opened()
         streams = builder.as_streaming_dataset()
@@ -57,8 +60,11 @@ def read_streamed_splits(
             shards, cells = _read_labels(label_streams.as_streaming_dataset()[own], label_columns, files, source)
             names = RowNames(shards)
             feature = streams[own].features[label_columns[0]]
-            labels = read_label_columns(cells, names, problem_type, label_separator, _class_names(feature))
             images = _images(image_streams, own, image_column, shards, file_record(files))
+            if images.opens_files:
+                paths = _named_images(images, builder, source, follow_links)
+                cells |= _metadata_cells(builder, own, paths, label_columns)
+            labels = read_label_columns(cells, names, problem_type, label_separator, declared_names(feature))
             raw[split] = _raw_split(split, source, images, names, labels)
     except DataError:
         raise
@@ -70,7 +76,12 @@ def read_streamed_splits(
 
 
 def _opened(
-    source: str, config_name: str | None, revision: str | None, cache_dir: str | None, columns: list[str] | None = None
+    source: str,
+    config_name: str | None,
+    revision: str | None,
+    cache_dir: str | None,
+    follow_links: bool,
+    columns: list[str] | None = None,
 ) -> Any:
     """A builder of `datasets`, which has looked up the files and read nothing; columns: all that Parquet shall read."""
     from datasets import load_dataset_builder
@@ -79,6 +90,9 @@ def _opened(
     if has_magic(source) or path.is_file():
         if path.suffix not in READERS or not (files := sorted(glob(source, recursive=True))):
             raise DataError(f"{source} names no shards: they end in {' or '.join(READERS)}.")
+        linked = [file for file in files if has_magic(source) and leads_out(Path(file), Path(file).parent)]
+        if linked and not follow_links:
+            raise DataError(f"{linked[0]} is a link that leads out of its folder: pass --follow_links to read it.")
         kind = READERS[path.suffix]
         only = only if kind == "parquet" else {}
         return load_dataset_builder(kind, data_files={"train": files}, cache_dir=cache_dir, **only)
@@ -89,6 +103,8 @@ def _opened(
         )
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         raise DataError(f"{source} is of save_to_disk, which is read row by row anyway: leave --streaming out.")
+    if path.is_dir():
+        walk_files(path, follow_links)
     builder = load_dataset_builder(source, config_name, revision=revision, cache_dir=cache_dir)
     if path.is_dir():
         _check_nothing_is_lost(path, builder)
@@ -122,13 +138,6 @@ def _checked_columns(stream: Any, image_column: str, label_column: str, source: 
     return label_columns
 
 
-def _class_names(feature: Any) -> list[str] | None:
-    from datasets import ClassLabel, List
-
-    feature = feature.feature if isinstance(feature, List) else feature
-    return list(feature.names) if isinstance(feature, ClassLabel) else None
-
-
 def _read_labels(
     stream: Any, columns: list[str], files: Sequence[str], source: str
 ) -> tuple[Shards, dict[str, list[Any]]]:
@@ -155,6 +164,31 @@ def _images(builder: Any, own: Any, column: str, shards: Shards, record: Any) ->
     if isinstance(stream.features[column], Image):
         stream = stream.cast_column(column, Image(decode=False))
     return ShardedImages(stream, column, shards, record, opens_files=builder.name == "imagefolder")
+
+
+def _named_images(images: ShardedImages, builder: Any, source: str, follow_links: bool) -> list[str]:
+    """The paths that a stream's cells name; raises DataError unless they are files of the data itself."""
+    paths = [str(cell[images.column]["path"]) for cell in images.dataset]
+    if Path(source).is_dir():
+        return named_files(paths, Path(source), source, images.column, follow_links)
+    own = f"{builder.base_path}/"  # on the Hub; an archive there is the last of several addresses
+    if outside := [path for path in paths if not path.split("::")[-1].startswith(own) or ".." in path.split("/")]:
+        raise DataError(f"{source}: {len(outside)} images lie elsewhere, and are not fetched: {listed(outside, 5)}.")
+    return paths
+
+
+def _metadata_cells(builder: Any, own: Any, paths: Sequence[str], columns: Sequence[str]) -> dict[str, list[Any]]:
+    """The labels of an imagefolder's metadata as the text they are, see `tables`; nothing without such a file."""
+    files = [str(file) for file in builder.config.data_files[own] if is_metadata(str(file))]
+    rows: dict[str, list[list[Any]]] = {}
+    for file, there in zip(files, downloaded(builder, files), strict=True):
+        table = open_table(there, str(own))
+        for name, *cells in zip(*map(table.cells, (FILE_NAME, *columns)), strict=True):
+            rows.setdefault(os.path.normpath(os.path.join(os.path.dirname(file), name)), []).append(cells)
+    if not files:
+        return {}
+    found = [rows[os.path.normpath(path)].pop(0) for path in paths]
+    return {column: [cells[i] for cells in found] for i, column in enumerate(columns)}
 
 
 def _raw_split(split: str, source: str, images: ShardedImages, names: RowNames, labels: LabelColumn) -> RawSplit:

@@ -1,47 +1,81 @@
-"""CSV, TSV and Parquet tables with an image column: paths relative to the table's folder, or bytes.
+"""CSV, TSV, JSON and Parquet tables with an image column: paths relative to the table's folder, or bytes.
+
+Whatever names such a file, --train_dir or --dataset_name, it is read here, so that its cells mean the same.
 
 Shapes: N rows, T regression targets.
 """
 
 import csv
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .columns import label_columns_of, read_label_columns
+from .columns import declared_names, label_columns_of, read_label_columns
+from .folders import named_files
 from .raw import DataError, RawSplit, listed
 
-TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
+JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson"})
+TEXT_SUFFIXES = frozenset({".csv", ".tsv"}) | JSON_SUFFIXES
+TABLE_SUFFIXES = TEXT_SUFFIXES | {".parquet"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file, read.
+
+    columns: name -> [N] cells, a list or an Arrow column.
+    class_names: column -> the names that its integers index, where the file declares them.
+    """
+
+    path: Path
+    columns: dict[str, Any]
+    class_names: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def cells(self, column: str) -> list[Any]:
+        """[N] Python values."""
+        found = self.columns[column]
+        return found if isinstance(found, list) else found.to_pylist()
 
 
 def is_table(path: str | Path) -> bool:
     return Path(path).suffix.lower() in TABLE_SUFFIXES
 
 
-def read_table(
-    path: str | Path,
+def read_table(path: str | Path, split: str, follow_links: bool = False, **columns: Any) -> RawSplit:
+    """One split from a table, a row an example; images lie in its folder or below it. See `read_tables`."""
+    table = open_table(path, split)
+    return read_tables([table], split, str(path), table.path.parent, follow_links, **columns)
+
+
+def read_tables(
+    tables: Sequence[Table],
     split: str,
+    source: str,
+    home: Path,
+    follow_links: bool = False,
     image_column: str = "image",
     label_column: str = "label",
     problem_type: str | None = None,
     label_separator: str = "|",
-    follow_links: bool = False,
 ) -> RawSplit:
-    """One split from a table, a row an example.
+    """One split from the rows of all `tables`, which messages call `source`.
 
-    Images lie in the table's folder or below it; with `follow_links` anywhere. `label_column` may name several
-    columns, separated by commas: 0/1 columns for multi-label, numbers for several regression targets. Raises
-    DataError for missing columns, files and labels, naming rows, and for a file that is no table.
+    Images lie in `home` or below it; with `follow_links` anywhere. `label_column` may name several columns, separated
+    by commas: 0/1 columns for multi-label, numbers for several regression targets. Raises DataError for missing
+    columns, files and labels, naming rows.
     """
-    path = Path(path)
-    columns = table_columns(path, split)
-    label_columns = label_columns_of(list(columns), image_column, label_column, f"{split}: {path}")
-    images, names = table_images(columns[image_column], path, split, image_column, follow_links)
-    labels = read_label_columns(
-        {name: list(_values(columns[name])) for name in label_columns}, names, problem_type, label_separator
-    )
+    cells: dict[str, list[Any]] = {}
+    for table in tables:
+        for name in label_columns_of(list(table.columns), image_column, label_column, f"{split}: {table.path}"):
+            cells.setdefault(name, []).extend(table.cells(name))
+    images, names = table_images(tables, split, image_column, home, follow_links)
+    declared = tables[0].class_names.get(next(iter(cells)))
+    labels = read_label_columns(cells, names, problem_type, label_separator, declared)
     notes = [
-        f"{split}: {len(names):,} rows in {path}, each an example",
+        f"{split}: {len(names):,} rows in {source}, each an example",
         *(f"{split}: {n}" for n in labels.notes),
     ]
     if repeated := len(names) - len(set(names)):
@@ -49,15 +83,19 @@ def read_table(
     return RawSplit(images, names, labels.problem_type, labels.labels, labels.class_names, notes)
 
 
-def table_columns(path: Path, split: str) -> dict[str, Any]:
-    """Name -> column, a list of texts or an Arrow column; raises DataError for a file that is no table."""
+def open_table(path: str | Path, split: str) -> Table:
+    """The table in a file; raises DataError for a file that is no table."""
+    path = Path(path)
     if not path.is_file():
         raise DataError(f"{split}: {path} is not a file.")
+    suffix = path.suffix.lower()
     try:
-        return _parquet_columns(path) if path.suffix.lower() == ".parquet" else _csv_columns(path)
+        if suffix == ".parquet":
+            return _parquet_table(path)
+        return Table(path, _json_columns(path) if suffix in JSON_SUFFIXES else _csv_columns(path))
     except DataError:
         raise
-    except (csv.Error, OSError, ValueError) as error:  # Arrow's errors and wrong UTF-8 are ValueErrors
+    except (csv.Error, OSError, ValueError) as error:  # Arrow's errors, wrong UTF-8 and wrong JSON are ValueErrors
         raise DataError(f"{split}: {path} cannot be read as a table: {error}") from error
 
 
@@ -82,15 +120,28 @@ def _csv_columns(path: Path) -> dict[str, list[str]]:
     return {name: [row[i] for row in rows[1:]] for i, name in enumerate(names)}
 
 
-def _parquet_columns(path: Path) -> dict[str, Any]:
+def _json_columns(path: Path) -> dict[str, list[Any]]:
+    """Of JSON Lines, or of one list of objects: every value as the JSON type it is; what a row lacks is None."""
+    text = path.read_text(encoding="utf-8-sig")
+    rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(t) for t in text.split("\n") if t.strip()]
+    if odd := [i for i, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
+        raise DataError(f"{path}: row(s) {listed(odd, 5)} are no JSON objects such as {{…}}.")
+    names = dict.fromkeys(chain.from_iterable(rows))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _parquet_table(path: Path) -> Table:
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
-    return {name: table.column(name) for name in table.column_names}
+    columns = {name: table.column(name) for name in table.column_names}
+    if b"huggingface" not in (table.schema.metadata or {}):
+        return Table(path, columns)
+    from datasets import Features  # which wrote the file
 
-
-def _values(column: Any) -> Sequence[Any]:
-    return column if isinstance(column, list) else column.to_pylist()
+    features = Features.from_arrow_schema(table.schema)
+    declared = {name: names for name in columns if (names := declared_names(features[name])) is not None}
+    return Table(path, columns, declared)
 
 
 class ParquetImages(Sequence):
@@ -110,45 +161,77 @@ def image_source(cell: Any, folder: Path) -> Any:
     """What `decode_image` takes, from a path, bytes or the {"bytes", "path"} of a `datasets` image."""
     if isinstance(cell, dict):
         cell = cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
-    return str(folder / cell) if isinstance(cell, str) else cell
+    return str(folder / cell.strip()) if isinstance(cell, str) else cell
 
 
 def table_images(
-    column: Any, path: Path, split: str, column_name: str, follow_links: bool
+    tables: Sequence[Table], split: str, column_name: str, home: Path, follow_links: bool
 ) -> tuple[Sequence[Any], list[str]]:
-    """(sources, names) of one image column.
+    """(sources, names) of the image columns of `tables`, whose files lie in `home`.
 
     Raises DataError for no rows, for empty cells and for paths where no file lies, or none may lie.
     """
+    found = [_images(table, split, column_name, home, follow_links) for table in tables]
+    images = found[0][0] if len(found) == 1 else list(chain.from_iterable(images for images, _ in found))
+    return images, list(chain.from_iterable(names for _, names in found))
+
+
+def _images(
+    table: Table, split: str, column_name: str, home: Path, follow_links: bool
+) -> tuple[Sequence[Any], list[str]]:
+    column, path = table.columns[column_name], table.path
     if len(column) == 0:
         raise DataError(f"{split}: {path} has no rows.")
-    is_text = isinstance(column, list) or str(column.type) in ("string", "large_string", "string_view")
-    cells = [cell and cell.strip() for cell in _values(column)] if is_text else (cell.as_py() for cell in column)
-    empty, files = [], []
-    for row, cell in enumerate(cells, start=1):
-        if not _holds_image(cell):
-            empty.append(row)
-        elif isinstance(source := image_source(cell, path.parent), str):
-            files.append(source)
-    if empty:
-        raise DataError(f"{path}: column {column_name!r} is empty in row(s) {listed(empty)}.")
-    if missing := [file for file in files if not Path(file).is_file()]:
-        raise DataError(
-            f"{path}: {len(missing)} of {len(files)} files of column {column_name!r} do not exist: "
-            f"{listed(missing, 5)}. Paths are read relative to the table's folder."
-        )
-    home = path.parent.resolve()
-    if outside := [f for f in files if not follow_links and not Path(f).resolve().is_relative_to(home)]:
-        raise DataError(
-            f"{path}: {len(outside)} of {len(files)} files of column {column_name!r} lie outside the table's folder: "
-            f"{listed(outside, 5)}. Pass --follow_links if you trust this table to name files of yours."
-        )
-    if is_text:
+    cells = image_paths(column)
+    files = checked_paths(cells, path.parent, str(path), column_name, follow_links, [home])
+    if len(files) == len(cells) and (isinstance(column, list) or is_text(column.type)):
         return files, files
+    if isinstance(column, list):
+        odd = next(row for row, cell in enumerate(cells) if cell == HELD)
+        raise DataError(f"{path}: column {column_name!r} holds {column[odd]!r} in row {odd + 1}, which is no path.")
     return ParquetImages(column, path, column_name), [f"row {i + 1} of {path}" for i in range(len(column))]
 
 
-def _holds_image(cell: Any) -> bool:
+def checked_paths(
+    cells: Sequence[Any], home: Path, source: str, column_name: str, follow_links: bool, others: Sequence[Path] = ()
+) -> list[str]:
+    """The files that `image_paths` found, see `named_files`; raises DataError for empty cells as well."""
+    if empty := [row for row, cell in enumerate(cells, start=1) if cell is None]:
+        raise DataError(f"{source}: column {column_name!r} is empty in row(s) {listed(empty)}.")
+    return named_files([cell for cell in cells if cell != HELD], home, source, column_name, follow_links, others)
+
+
+HELD = b""  # stands for an image that a cell holds itself
+
+
+def image_paths(column: Any) -> list[Any]:
+    """[N] of each cell of an image column the path it names, HELD where it holds the image, None where it is empty.
+
+    column: a list or an Arrow column, of which no image is read.
+    """
+    if isinstance(column, list):
+        return [_path(cell) for cell in column]
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}:
+        held = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
+        paths = pc.struct_field(column, "path").to_pylist()
+        return [HELD if inside else _path(path) for inside, path in zip(held, paths, strict=True)]
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return [HELD if there else None for there in pc.is_valid(column).to_pylist()]
+    return [_path(cell) for cell in column.to_pylist()]
+
+
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type is one of text."""
+    return str(kind) in ("string", "large_string", "string_view")
+
+
+def _path(cell: Any) -> Any:
     if isinstance(cell, dict):
-        return cell.get("bytes") is not None or bool(cell.get("path"))
-    return cell is not None and cell != ""
+        cell = cell.get("path") if cell.get("bytes") is None else HELD
+    if isinstance(cell, str):
+        return cell.strip() or None
+    return None if cell is None else HELD

@@ -14,10 +14,10 @@ import numpy as np
 
 from .examples import REGRESSION, Examples, Splits
 from .folders import find_split_folders, is_hidden, readable_suffixes, walk_tree
-from .hub_datasets import dataset_images, open_dataset
+from .hub_datasets import dataset_homes, dataset_images, open_dataset
 from .raw import DataError, FolderContents, RawSplit, listed
 from .splits import draw_subset, draw_validation
-from .tables import is_table, table_columns, table_images
+from .tables import Table, is_table, open_table, table_images
 
 
 def read_unlabelled(
@@ -33,12 +33,15 @@ def read_unlabelled(
     """{"train": …, "validation": …}, the second only where there is one; a test split is left for tests, which is said.
 
     train: a folder, of which every image is read however deep it lies, a folder DIR/{train,validation,test}/<any>/…,
-        or a CSV, TSV or Parquet file with an image column.   dataset_name: see `open_dataset`.
+        or a CSV, TSV, JSON or Parquet file with an image column.   dataset_name: see `open_dataset`.
     Raises DataError with what is wrong and how to mend it.
     """
     if dataset_name is not None:
-        opened, notes = open_dataset(dataset_name, dataset_config_name, dataset_revision)
-        raw = {split: _read_dataset(part, split, dataset_name, image_column) for split, part in opened.items()}
+        opened, notes = open_dataset(dataset_name, dataset_config_name, dataset_revision, follow_links=follow_links)
+        raw = {
+            split: _read_dataset(part, split, dataset_name, image_column, follow_links)
+            for split, part in opened.items()
+        }
     else:
         root, notes = Path(str(train)), []
         parts = (find_split_folders(root, follow_links) if root.is_dir() else {}) or {"train": root}
@@ -80,23 +83,32 @@ def _read(path: str | Path, split: str, image_column: str, follow_links: bool) -
     path = Path(path)
     if not is_table(path):
         return _read_folder(path, split, follow_links)
-    columns = table_columns(path, split)
-    _require_column(list(columns), image_column, f"{split}: {path}")
-    images, names = table_images(columns[image_column], path, split, image_column, follow_links)
-    return _raw(images, names, [f"{split}: {len(names):,} rows in {path}, each an image"])
+    return _read_tables([open_table(path, split)], split, str(path), image_column, path.parent, follow_links)
 
 
-def _read_dataset(dataset: Any, split: str, name: str, image_column: str) -> RawSplit:
-    _require_column(dataset.column_names, image_column, f"{split}: dataset {name}")
-    if len(dataset) == 0:
-        raise DataError(f"{split}: dataset {name} has no examples.")
-    images, names = dataset_images(dataset, split, name, image_column)
+def _read_tables(
+    tables: Sequence[Table], split: str, source: str, image_column: str, home: Path, follow_links: bool
+) -> RawSplit:
+    for table in tables:
+        _require_column(list(table.columns), image_column, f"{split}: {table.path}")
+    images, names = table_images(tables, split, image_column, home, follow_links)
+    return _raw(images, names, [f"{split}: {len(names):,} rows in {source}, each an image"])
+
+
+def _read_dataset(part: Any, split: str, name: str, image_column: str, follow_links: bool) -> RawSplit:
+    homes = dataset_homes(name, None)
+    if isinstance(part, list):
+        return _read_tables(part, split, name, image_column, homes[0], follow_links)
+    _require_column(part.column_names, image_column, f"{split}: dataset {name}")
+    images, names = dataset_images(part, split, name, image_column, homes, follow_links)
     return _raw(images, names, [f"{split}: {len(names):,} rows in {name}, each an image"])
 
 
 def _read_folder(root: Path, split: str, follow_links: bool) -> RawSplit:
     if not root.is_dir():
-        raise DataError(f"{split}: {root} is not a folder. Give a folder of images or a .csv, .tsv or .parquet file.")
+        raise DataError(
+            f"{split}: {root} is not a folder. Give a folder of images or a .csv, .tsv, .jsonl or .parquet file."
+        )
     files, refused = walk_tree(root, follow_links)
     if refused:
         raise DataError(listed(refused, 3))

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.examples import MULTI_LABEL, REGRESSION, Examples
+from ..data.options import add_table_options, table_options
 from ..data.raw import listed, printable
 from ..data.sources import load_eval_examples
 from ..inference.environment import versions
@@ -196,7 +197,7 @@ another stream the metrics alone.""",
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="saved model folder, or a Hub id")
     parser.add_argument(
-        "--data_dir", required=True, metavar="DIR", help="folder of class folders, or a CSV or Parquet file"
+        "--data_dir", required=True, metavar="DIR", help="folder of class folders, or a CSV, TSV, JSON or Parquet file"
     )
     parser.add_argument(
         "--output", type=report_file, default="metrics.json", metavar="FILE", help="default: %(default)s"
@@ -204,11 +205,7 @@ another stream the metrics alone.""",
     parser.add_argument(
         "--html", type=report_file, metavar="FILE", help="write a page with pictures, one file that needs no other"
     )
-    parser.add_argument("--image_column", default="image", metavar="NAME", help="of a table (%(default)s)")
-    parser.add_argument("--label_column", default="label", metavar="NAME", help="of a table (%(default)s)")
-    parser.add_argument(
-        "--follow_links", action="store_true", help="follow links, and paths in a table, that lead outside"
-    )
+    add_table_options(parser)
     parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")
     parser.add_argument(
@@ -244,14 +241,7 @@ def run(args: argparse.Namespace) -> None:
         check_replaceable(picture)
     model, processor = load_classifier(args.model, args.trust_remote_code, revision=args.revision)
     config: Any = model.config
-    examples = load_eval_examples(
-        args.data_dir,
-        config.id2label,
-        problem_type_of(config),
-        image_column=args.image_column,
-        label_column=args.label_column,
-        follow_links=args.follow_links,
-    )
+    examples = load_eval_examples(args.data_dir, config.id2label, problem_type_of(config), **table_options(args))
     start = time.perf_counter()
     result = evaluate_model(model, processor, examples, args.batch_size, args.num_workers, on_error=args.on_error)
     seconds = time.perf_counter() - start

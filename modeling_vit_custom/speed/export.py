@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..data.examples import SINGLE_LABEL, Examples
+from ..data.options import add_table_options, table_options
 from ..data.raw import printable
 from ..data.sources import load_eval_examples
 from ..evaluation.evaluate import evaluate_model
@@ -77,12 +78,14 @@ def export(
     lost: float = LOST,
     seconds: float = 4.0,
     speed: str | None = None,
+    **columns: Any,
 ) -> dict[str, Any]:
     """Writes the folder `output`; returns what export.json holds.
 
     data_dir: labelled images on which file and original are compared, and int8 is calibrated; lost: points of accuracy
     that the file may lose on them. seconds: of timing each. speed: one of the checkpoint's `speeds`, at which the file
-    is the model; what it gains and loses is still told against the original without it.
+    is the model; what it gains and loses is still told against the original without it. columns: image_column,
+    label_column, label_separator and follow_links of a table; see `load_eval_examples`.
     Raises ExportError where the file's logits are not the original's, at any of the sizes it is for, or its accuracy
     is not; then, and wherever something else fails, there is no folder.
     """
@@ -110,7 +113,7 @@ def export(
     examples = None
     if data_dir is not None:
         labels: Any = model.config.id2label
-        examples = load_eval_examples(data_dir, labels, problem_type_of(model.config))
+        examples = load_eval_examples(data_dir, labels, problem_type_of(model.config), **columns)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as aside:
         folder = Path(aside) / "export"
@@ -267,13 +270,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=1, help="of a file whose batch may not differ")
     parser.add_argument("--preprocessing", action="store_true", help="resize and normalise inside the file")
     parser.add_argument("--speed", metavar="NAME", help="one of the checkpoint's speeds, such as 2x (see speed_table)")
-    parser.add_argument("--data_dir", metavar="DIR", help="labelled images to compare the accuracy on")
+    parser.add_argument(
+        "--data_dir", metavar="DIR", help="labelled images, or a table of them, to compare the accuracy on"
+    )
     parser.add_argument("--max_lost", type=float, default=LOST, help="points of accuracy it may lose (%(default)s)")
+    add_table_options(parser)
     args = parser.parse_args(argv)
     try:
         dynamic = tuple(name for name in args.dynamic.split(",") if name)
         wanted = Wanted(args.form, args.dtype, dynamic, args.batch_size, args.preprocessing)
-        record = export(args.model, args.output, wanted, args.data_dir, args.max_lost, speed=args.speed)
+        record = export(
+            args.model, args.output, wanted, args.data_dir, args.max_lost, speed=args.speed, **table_options(args)
+        )
     except ExportError as error:
         print(printable(f"export: {error}"), file=sys.stderr)
         return 1

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.examples import SINGLE_LABEL, Examples
+from ..data.options import add_table_options, table_options
 from ..data.raw import printable
 from ..data.sources import load_eval_examples
 from ..evaluation.plots import plot_speeds
@@ -149,7 +150,13 @@ def main(argv: list[str] | None = None) -> int:
         'from_pretrained("outputs/photos", speed="2x"), or predict --speed 2x',
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="saved model folder")
-    parser.add_argument("--data_dir", required=True, metavar="DIR", help="labelled images it was not trained on")
+    parser.add_argument(
+        "--data_dir",
+        required=True,
+        metavar="DIR",
+        help="labelled images it was not trained on: a folder of class folders, or a table",
+    )
+    add_table_options(parser)
     parser.add_argument("--token_merging", nargs="*", default=list(MERGING), metavar="2x", help="default: %(default)s")
     parser.add_argument(
         "--sizes", nargs="*", type=float, default=list(SIZES), metavar="SHARE", help="of the sides (%(default)s)"
@@ -185,7 +192,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model.float()  # EXACT_FORMAT, whatever it is stored in
     model.config.token_merging = model.config.shrink_to = None
     labels: Any = model.config.id2label
-    examples = load_eval_examples(args.data_dir, labels, SINGLE_LABEL)
+    examples = load_eval_examples(args.data_dir, labels, SINGLE_LABEL, **table_options(args))
     if args.max_images and args.max_images < len(examples):
         examples = examples.select(np.random.default_rng(0).permutation(len(examples))[: args.max_images].tolist())
     tried, impossible = options(model.config, args.token_merging, args.sizes, args.formats)

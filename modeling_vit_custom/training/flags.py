@@ -72,7 +72,7 @@ class DataArguments:
     data_root: str = flag(default="data", help="Where --dataset writes its folder of images.")
     train_dir: str | None = flag(
         aliases="--train_file",
-        help="Folder DIR/<class>/… or DIR/{train,validation,test}/<class>/…, or a CSV, TSV or Parquet file.",
+        help="Folder DIR/<class>/… or DIR/{train,validation,test}/<class>/…, or a CSV, TSV, JSON or Parquet file.",
     )
     validation_dir: str | None = flag(aliases="--validation_file", help="The same for validation.")
     test_dir: str | None = flag(
@@ -125,7 +125,7 @@ class DataArguments:
         "that takes a quarter of the free disk at most), off, or the folder to keep it in. Its parts may be removed "
         "at any time.",
     )
-    follow_links: bool = flag(default=False, help="Follow links, and paths in tables, that lead outside.")
+    follow_links: bool = flag(default=False, help="Follow links, and paths in tables and datasets, that lead outside.")
     audit: str = flag(
         default="refuse",
         help="What the same image under two labels or in two splits, images that would be left out and the like do: "

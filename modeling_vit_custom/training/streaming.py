@@ -52,6 +52,7 @@ def load_streamed(data_args: DataArguments, seed: int) -> Splits:
         str(folder or data_args.dataset_name),
         data_args.dataset_config_name,
         data_args.dataset_revision,
+        follow_links=data_args.follow_links,
         **columns,
     )
     for split, path in (("validation", data_args.validation_dir), ("test", data_args.test_dir)):
