@@ -4,6 +4,8 @@ Shapes: N examples, C classes, T regression targets.
 """
 
 import argparse
+import hashlib
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +23,7 @@ from ..data.examples import MULTI_LABEL, REGRESSION, Examples
 from ..data.options import add_table_options, table_options
 from ..data.raw import listed, printable
 from ..data.sources import load_eval_examples
+from ..inference.claims import FILES, STAMP, digest_of, sha256_of
 from ..inference.environment import versions
 from ..inference.forward import PreparedImages, run_batches
 from ..inference.json_files import write_json
@@ -182,6 +185,16 @@ def evaluate_model(
     return score_outputs(outputs, examples.labels[kept], names, problem_type_of(config), config.id2label, skipped)
 
 
+def data_fingerprint(examples: Examples) -> str:
+    """SHA-256 of the images' names and, of files, sizes, and of their labels: of other data it is another."""
+    digest = hashlib.sha256()
+    for name, image in zip(examples.names, examples.images, strict=True):
+        size = os.path.getsize(image) if isinstance(image, str | os.PathLike) and os.path.isfile(image) else ""
+        digest.update(f"{os.path.basename(name)}\0{size}\n".encode("utf-8", "surrogateescape"))
+    digest.update(np.asarray(examples.labels).tobytes())
+    return digest.hexdigest()
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate",
@@ -245,19 +258,24 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     result = evaluate_model(model, processor, examples, args.batch_size, args.num_workers, on_error=args.on_error)
     seconds = time.perf_counter() - start
-    context = {
+    context: dict[str, Any] = {
         "model": args.model,
         "revision": args.revision,
         "data": args.data_dir,
+        "data_fingerprint": data_fingerprint(examples),
         "device": str(model.device),
         "seconds": seconds,
     }
-    written = [write_json(args.output, result.report(**context))]
+    written = []
     if result.confusion is not None and picture is not None:
         from .plots import plot_confusion_matrix
 
         labels = [result.id2label[c] for c in range(len(result.id2label))]
         written.append(plot_confusion_matrix(result.confusion, labels, picture))
+    if digest := digest_of(args.model, args.revision):
+        context[STAMP] = {"sha256": digest}
+    pictures = {path.name: sha256_of(path) for path in written}
+    written.insert(0, write_json(args.output, result.report(**context, **({FILES: pictures} if pictures else {}))))
     if args.html is not None:
         from .page import write_page
 

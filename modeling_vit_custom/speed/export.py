@@ -23,6 +23,7 @@ from ..data.options import add_table_options, table_options
 from ..data.raw import printable
 from ..data.sources import load_eval_examples
 from ..evaluation.evaluate import evaluate_model
+from ..inference.claims import digest_of
 from ..inference.environment import hardware, versions
 from ..inference.exported import FILES, RECORD, RUNTIMES, ExportedClassifier, file_bytes, file_digest
 from ..inference.graphs import AXES, InFormat, Preprocessed, trace
@@ -122,6 +123,7 @@ def export(
         record["compared"] = compare(model, processor, exported)
         demand_parity(record)
         record |= {"setting": speed, "speed": rates(original, processor, exported, seconds)}
+        record["original"] = {"sha256": digest_of(source)}
         left = left_to_do(processor) if wanted.preprocessing else processor
         if examples is not None:
             record["accuracy"] = compare_accuracy(original, processor, exported, left, examples)

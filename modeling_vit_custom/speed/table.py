@@ -26,6 +26,7 @@ from ..data.options import add_table_options, table_options
 from ..data.raw import printable
 from ..data.sources import load_eval_examples
 from ..evaluation.plots import plot_speeds
+from ..inference.claims import write_stamped
 from ..inference.environment import hardware, versions
 from ..inference.forward import PreparedImages, stacked
 from ..inference.json_files import write_json
@@ -129,8 +130,10 @@ def named_speeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 
 
 def store(folder: Path, report: dict[str, Any]) -> None:
-    """Into a saved model's folder: the report, the named speeds in config.json, a section of the card if it has one."""
-    write_json(folder / REPORT, report)
+    """Into a saved model's folder: the report, the named speeds in config.json, a section of the card if it has one.
+
+    The report is written after the others, and names the weights that were measured.
+    """
     plot_speeds(report, folder / PICTURE)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -139,6 +142,7 @@ def store(folder: Path, report: dict[str, Any]) -> None:
     } or None
     write_json(path, config)
     write_section(folder / "README.md", report)
+    write_stamped(folder / REPORT, report, [PICTURE])
 
 
 def main(argv: list[str] | None = None) -> int:
