@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +69,14 @@ def test_at_one_of_its_speeds(digits, tmp_path, form):
         assert not torch.allclose(exact(images).logits, fast(images).logits, atol=1e-3)
     with pytest.raises(ValueError, match=r"speed='9x': this checkpoint has '2x'"):
         export(str(model), tmp_path / "f", Wanted(form), seconds=0.1, speed="9x")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_tells_no_paths_of_the_machine_that_wrote_it(model, tmp_path, form):
+    export(str(model), tmp_path / "e", Wanted(form), seconds=0.05)
+    told = [str(place).encode() for place in (Path(exporting.__file__).parents[2], sys.prefix, tmp_path)]
+    for file in (tmp_path / "e").iterdir():
+        assert not [path for path in told if path in file.read_bytes()], file.name
 
 
 FEW = ("map", "rope")
