@@ -121,9 +121,9 @@ class DataArguments:
     balanced_sampling: bool = flag(default=False, help="Draw each class equally often, however many images it has.")
     image_cache: str = flag(
         default="auto",
-        help="Decode each image once and keep it, small: auto (in $VIT_CUSTOM_CACHE or ~/.cache/vit_custom/images, if "
-        "that takes a quarter of the free disk at most), off, or the folder to keep it in. Its parts may be removed "
-        "at any time.",
+        help="Decode each image once and keep it, small: auto (in $VIT_CUSTOM_CACHE/images or "
+        "~/.cache/vit_custom/images, if that takes a quarter of the free disk at most), off, or the folder to keep it "
+        "in. Its parts may be removed at any time.",
     )
     follow_links: bool = flag(default=False, help="Follow links, and paths in tables and datasets, that lead outside.")
     audit: str = flag(
