@@ -15,6 +15,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from ..image_files_vit_custom import open_image
 from .code_files import is_shipped
 
 _NO_SECRETS = ("Base64HighEntropyString", "HexHighEntropyString", "IPPublicDetector")
@@ -104,7 +105,7 @@ def _scan_image(path: Path) -> Iterator[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = open_image(path)
         with image:
             if image.width * image.height > MAX_PIXELS:
                 yield f": not searched, {image.width} x {image.height} pixels are too many"
