@@ -36,7 +36,6 @@ from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 from modeling_vit_custom.inference.claims import ClaimError, check_claims
 from modeling_vit_custom.training import checkpoints, recipe, resuming
-from modeling_vit_custom.training import trainer as trainer_module
 from modeling_vit_custom.training.batches import BatchTrainer
 from modeling_vit_custom.training.checkpoints import MANIFEST, UNFINISHED, numbered
 
@@ -258,11 +257,8 @@ SAVES = [
 MOVED = (os, "replace")
 ENDS = [
     Fault("killed in the final save: aside", in_end(modeling_utils, "safe_save_file", "model.safetensors"), 14),
-    Fault("… written aside", in_end(trainer_module, "put_model"), 14),
-    Fault("… after config.json is moved", in_end(*MOVED, "config.json", after=True), 14),
     Fault("… before model.safetensors is moved", in_end(*MOVED, "model.safetensors"), 14),
     Fault("… after model.safetensors is moved", in_end(*MOVED, "model.safetensors", after=True), 14),
-    Fault("… before metrics.json", in_end(*MOVED, "metrics.json"), 14),
     Fault("… after metrics.json", in_end(*MOVED, "metrics.json", after=True), 14),
 ]
 

@@ -87,9 +87,9 @@ def test_another_setting_is_refused_with_its_flag_its_values_and_the_way_out(run
 
 
 def test_figures_of_one_test_set_are_not_told_of_another(run, digits, tmp_path):
-    before = contents(run)
+    before, test = contents(run), write_class_folder(tmp_path / "test", {"0": 2, "1": 2}, 30)
     with pytest.raises(UsageError, match=r"was measured on another test set: .* `vit-custom evaluate --model"):
-        tiny_train(run, "--train_dir", digits, *TWO, "--test_dir", digits / "validation")
+        tiny_train(run, "--train_dir", digits, *TWO, "--test_dir", test)
     assert contents(run) == before
 
 
