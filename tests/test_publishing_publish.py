@@ -235,6 +235,16 @@ def test_figures_of_another_form_are_named(model_dir, tmp_path, monkeypatch):
         shutil.rmtree(tmp_path / "staged", ignore_errors=True)
 
 
+def test_records_of_other_weights_are_refused_before_anything_is_run(model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish_module, "write_golden", lambda folder, images: pytest.fail("code was run"))
+    for name in ("metrics.json", "training_args.json", "conversion.json", "speeds.json"):
+        (model_dir / name).write_text(json.dumps({"weights": {"sha256": "0" * 64}}))
+        with pytest.raises(PublishError, match=rf"{name} is of weights with SHA-256 000000000000…, those beside it"):
+            prepare(model_dir, tmp_path / "staged", REPO, MIT)
+        shutil.rmtree(tmp_path / "staged")
+        (model_dir / name).unlink()
+
+
 def test_foreign_code_is_not_run_unasked(hub, model_dir):
     with open(model_dir / "modeling_vit_custom.py", "a") as file:
         file.write(f"\nopen({str(model_dir / 'ran')!r}, 'w').close()\n")

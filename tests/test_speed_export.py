@@ -13,6 +13,7 @@ from tiny import ARCHITECTURES
 from transformers import pipeline
 
 from modeling_vit_custom.evaluation.evaluate import main as evaluate
+from modeling_vit_custom.inference.claims import digest_of, weights_digest
 from modeling_vit_custom.inference.exported import file_bytes, file_digest, load_exported
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.inference.predict import main as predict
@@ -159,6 +160,8 @@ def test_rounded_weights_make_a_smaller_file(digits, tmp_path):
         record = export(str(model), tmp_path / dtype, Wanted("onnx", dtype), str(digits), lost=100, seconds=0.1)
         assert record["bytes"] == (tmp_path / dtype / "model.onnx").stat().st_size
         sizes[dtype] = record["bytes"] / record["original_bytes"]
+        assert record["original"] == {"sha256": weights_digest(model)}
+        assert digest_of(str(tmp_path / dtype)) == record["sha256"]
         assert record["compared"][0]["relative"] < {"float32": 1e-4, "int8_weights": 0.05, "int4_weights": 0.4}[dtype]
     assert sizes["float32"] > 1 > 0.4 > sizes["int8_weights"] > 1.4 * sizes["int4_weights"]
 

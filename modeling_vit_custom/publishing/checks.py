@@ -288,7 +288,7 @@ def records(folder: Path) -> str:
     """Whatever says how the model was made or measured is of these weights."""
     held, unnamed = check_claims(folder)
     if unnamed:
-        return f"WARNING: {some(unnamed)} name no weights, being of an earlier version: nobody knows if of these"
+        return f"WARNING: of which weights these tell is not said in them: {some(unnamed)} (of an earlier version?)"
     return f"{some(held)}: of these weights" if held else "there are none"
 
 

@@ -15,7 +15,7 @@ from ..data.dataset import ImageDataset, check_readable, collate
 from ..data.examples import Examples, Splits
 from ..data.raw import printable
 from ..data.views import DecodedViews, eval_views
-from ..evaluation.evaluate import Evaluation, score_outputs
+from ..evaluation.evaluate import Evaluation, data_fingerprint, score_outputs
 from ..evaluation.figures import number
 from ..evaluation.metrics import trainer_metrics
 from ..evaluation.plots import panels, plot_confusion_matrix, plot_training_history
@@ -71,6 +71,8 @@ def _train(
     teacher = open_teacher(training_args, splits)
     run = describe_run(model_args, data_args, training_args, splits)
     run["data"] |= {} if teacher is None else {"teacher": teacher.record()}
+    if splits.test is not None:
+        run["test"] = {"examples": len(splits.test), "fingerprint": data_fingerprint(splits.test)}
     if (metrics := ended_run(training_args, run)) is not None:
         return told_again(training_args, metrics)
     checkpoint = find_start(training_args, run)
