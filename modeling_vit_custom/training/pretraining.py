@@ -34,6 +34,7 @@ from .disk import disk_full_explained
 from .exits import exit_code
 from .feeding import prepare_views
 from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, flag
+from .images import check_images
 from .lock import run_lock
 from .masking import MaskedImages, PatchMasks
 from .pretrained import Pretrained, open_checkpoint
@@ -126,6 +127,7 @@ def _pretrain(
 
     run = describe_pretraining(describe_run(model_args, data_args, training_args, splits), masks)
     checkpoint = find_start(training_args, run)
+    check_images(training_args, splits, checkpoint)
     trainer = build_pretrainer(model, processor, splits, masks, data_args, training_args, began)
     started = time.perf_counter()
     if trainer.is_world_process_zero():

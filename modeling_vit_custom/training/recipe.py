@@ -28,6 +28,7 @@ from .exits import exit_code
 from .feeding import Feed, prepare_feed
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
 from .heads import fit_head
+from .images import check_images
 from .lock import run_lock
 from .pretrained import open_checkpoint
 from .report import ReportCallback, write_report
@@ -71,6 +72,7 @@ def _train(
     run = describe_run(model_args, data_args, training_args, splits)
     run["data"] |= {} if teacher is None else {"teacher": teacher.record()}
     checkpoint = find_start(training_args, run)
+    check_images(training_args, splits, checkpoint)
     feed = prepare_feed(model.config, processor, splits, data_args, training_args, teacher)
     del teacher
     trainer = build_trainer(model, processor, splits, model_args, feed, training_args, began)
