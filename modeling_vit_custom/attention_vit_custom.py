@@ -14,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration_vit_custom import ViTCustomConfig
 from .layers_vit_custom import layer_norm
 from .position_vit_custom import Rope, rotate
+from .quantized_vit_custom import has_own_weights
 
 
 def eager_attention(
@@ -137,7 +138,7 @@ class ViTCustomAttention(nn.Module):
     def join_projections(self):
         """For inference: queries, keys and values by one product, whose weights are copies of the three layers'."""
         layers = (self.q_proj, self.k_proj, self.v_proj)
-        if any(type(layer) is not nn.Linear for layer in layers):  # adapters, or weights of another kind
+        if not all(has_own_weights(layer, nn.Linear) for layer in layers):
             return
         width = self.q_proj.in_features
         joined = nn.Linear(width, 3 * width, bias=self.q_proj.bias is not None, device="meta")

@@ -12,7 +12,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
-from .foreign_vit_custom import refuse_foreign_config, refuse_foreign_files
+from .foreign_vit_custom import refuse_fetching_quantization, refuse_foreign_config, refuse_foreign_files
 from .interpolation_vit_custom import RESIZE_RULES
 from .labels_vit_custom import read_labels, refuse, require_label_count, validate_labels
 from .speeds_vit_custom import check_speed_fields
@@ -235,6 +235,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         own = cls.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
         known = {name for name in own if not name.startswith("_")} | _SERVICE_KEYS
         stored = {name: value for name, value in config_dict.items() if name in known}
+        refuse_fetching_quantization(stored)
         if foreign := sorted(set(config_dict) - known):
             logger.warning(
                 f"The stored configuration has keys that are no field of ViTCustomConfig, left out: {foreign[:20]}. "

@@ -14,6 +14,7 @@ from .configuration_vit_custom import ViTCustomConfig
 from .interpolation_vit_custom import RESIZE_RULES, resize_channels, resize_grid, resize_patch_kernel
 from .layers_vit_custom import ChannelNorm, layer_norm
 from .position_vit_custom import sincos_table
+from .quantized_vit_custom import check_resampling
 
 
 class ViTCustomPatchEmbeddings(nn.Module):
@@ -117,14 +118,21 @@ class ViTCustomEmbeddings(nn.Module):
         table = self.position_embeddings.unflatten(1, self.config.grid_hw)[0]  # [h, w, D]
         return resize_grid(table, grid, RESIZE_RULES[self.config.position_interpolation]).flatten(0, 1)[None]
 
-    @torch.no_grad()
-    def resize_to(self, config: ViTCustomConfig):
-        """Resample position table and first convolution in place for the input described by `config`."""
+    def check_resize(self, config: ViTCustomConfig):
+        """Raises ValueError where `resize_to` this configuration cannot be."""
         if config.stem == "conv" and config.patch_hw != self.config.patch_hw:
             raise ValueError(
                 f"patch_size={config.patch_size}: a conv stem is built for patch_size={self.config.patch_size} "
                 "and cannot be resampled. Keep it, or change image_size instead."
             )
+        if self.position_embeddings is not None and config.grid_hw != self.config.grid_hw:
+            check_resampling(self, "position_embeddings")
+        if (config.num_channels, config.patch_hw) != (self.config.num_channels, self.config.patch_hw):
+            check_resampling(self.patch_embeddings.first_convolution, "weight", nn.Conv2d)
+
+    @torch.no_grad()
+    def resize_to(self, config: ViTCustomConfig):
+        """Resample position table and first convolution in place for the input described by `config`."""
         if self.position_embeddings is not None and config.grid_hw != self.config.grid_hw:
             table = self.positions(config.grid_hw)
             learned = config.position_embedding == "learned"

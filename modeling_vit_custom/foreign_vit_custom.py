@@ -9,6 +9,9 @@ _WEIGHTS = (".npz", ".safetensors", ".pth", ".pt", ".bin")
 # What a saved folder has at least one of.
 _SAVED = ("config.json", "adapter_config.json", "model*.safetensors*")
 
+# Quantisations that an installed package computes; for fp8, mxfp4 and others transformers runs kernels of the Hub.
+_QUANTIZATIONS = ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "hqq", "quanto", "torchao")
+
 
 def refuse_foreign_files(source: str | os.PathLike, subfolder: str = "") -> None:
     """Raises ValueError for a file of weights, and for a folder of such files that save_pretrained did not make."""
@@ -29,6 +32,17 @@ def refuse_foreign_config(source: str | os.PathLike, fields: Mapping[str, Any], 
     if "model_type" in fields or "architecture" in fields:  # the second without the first: not by transformers
         found = fields.get("model_type", fields.get("architecture"))
         raise ValueError(f"{source} holds a model of type {found!r}, not {model_type!r}. {_way_out(str(source))}")
+
+
+def refuse_fetching_quantization(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError for a stored quantisation other than those that compute without code fetched for them."""
+    stored = fields.get("quantization_config")
+    method = stored.get("quant_method", "bitsandbytes") if isinstance(stored, Mapping) else None
+    if stored is not None and method not in _QUANTIZATIONS:
+        raise ValueError(
+            f"quantization_config={str(stored)[:200]}: of a stored one, quant_method must be one of "
+            f"{', '.join(_QUANTIZATIONS)}; others have transformers fetch kernels. Save the model unquantised."
+        )
 
 
 def _way_out(source: str) -> str:

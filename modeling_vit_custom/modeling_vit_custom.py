@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.masking_utils import create_bidirectional_mask
@@ -35,6 +34,7 @@ from .loss_vit_custom import image_classification_loss
 from .pooling_vit_custom import ViTCustomPooler
 from .position_vit_custom import rope_angles, rope_of
 from .pretrained_vit_custom import ViTCustomPreTrainedModel
+from .quantized_vit_custom import check_resampling
 from .token_merging_vit_custom import Tokens, counts_for, merge, unmerge
 
 
@@ -231,14 +231,19 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         )
 
     def _token_logits(self, pooled: torch.Tensor) -> list[torch.Tensor]:
-        """[B, 2·D] → [B, K] twice: a head on each token, both with the classifier's bias; their mean is the logits."""
+        """[B, 2·D] → [B, K] twice: a head on each token, both with the classifier's bias; their mean is the logits.
+
+        The head is called, on each token doubled beside zeros in the other's place: its weights can be adapted,
+        quantised or elsewhere until it is.
+        """
         if not self.config.has_distillation_token or not self.config.num_labels:
             raise ValueError(
                 'output_token_logits needs a head on two tokens: pooling="cls_register", without pre_logits_size.'
             )
-        head: Any = self.classifier
-        halves = zip(pooled.chunk(2, dim=1), (2 * head.weight).chunk(2, dim=1), strict=True)
-        return [F.linear(token, weight, head.bias) for token, weight in halves]
+        first, second = (2 * pooled).chunk(2, dim=1)
+        nothing = torch.zeros_like(first)
+        alone = torch.cat([torch.cat([first, nothing], dim=1), torch.cat([nothing, second], dim=1)])  # [2·B, 2·D]
+        return list(self.classifier(alone).chunk(2))
 
 
 class ViTCustomPatchDecoder(nn.Module):
@@ -254,9 +259,16 @@ class ViTCustomPatchDecoder(nn.Module):
         pixels = self.projection(patches).view(-1, h, w, channels, p, q)
         return pixels.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, h * p, w * q)
 
+    def check_resize(self, config: ViTCustomConfig):
+        """Raises ValueError where `resize_to` this configuration cannot be."""
+        if self.shape != (config.num_channels, *config.patch_hw):
+            check_resampling(self.projection, "weight", nn.Linear)
+
     @torch.no_grad()
     def resize_to(self, config: ViTCustomConfig):
         """Resample what is predicted for a patch; new channels repeat the old ones."""
+        if self.shape == (config.num_channels, *config.patch_hw):
+            return
         channels, p, q = self.shape
         self.shape = (config.num_channels, *config.patch_hw)
         linear = self.projection

@@ -171,23 +171,27 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         }
         if not changes:
             return self
-        if self.config.speeds:
-            logger.warning(f"The speeds {', '.join(self.config.speeds)} were measured at another size: dropped.")
-            self.config.speeds = None
         target = copy.deepcopy(self.config)
+        target.speeds = None
         for name, value in changes.items():
             setattr(target, name, value)
         target.validate()
-        for module in self.modules():
-            if resize_to := getattr(module, "resize_to", None):
-                resize_to(target)
+        resizable: list[Any] = [module for module in self.modules() if hasattr(type(module), "resize_to")]
+        for module in resizable:
+            module.check_resize(target)
+        for module in resizable:
+            module.resize_to(target)
+        if self.config.speeds:
+            logger.warning(f"The speeds {', '.join(self.config.speeds)} were measured at another size: dropped.")
         said = [f"{name} {getattr(self.config, name)} -> {value}" for name, value in changes.items()]
         logger.warning(
             f"Resampled weights for {', '.join(said)} (grid {self.config.grid_hw} -> {target.grid_hw}). "
             "Accuracy may need a short fine-tuning at the new size."
         )
-        for name, value in changes.items():
-            setattr(self.config, name, value)
+        copies = {id(module.config): module.config for module in self.modules() if hasattr(module, "config")}
+        for config in copies.values():  # an adapter copies modules and, with them, what they hold
+            for name, value in {**changes, "speeds": None}.items():
+                setattr(config, name, value)
         return self
 
 

@@ -22,7 +22,7 @@ _MAX_DIMENSIONS = 16
 _MAX_SIDE = 2**48
 _NAME = re.compile(r"[!-~]{1,256}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
-_BITS = {
+BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E4M3FNUZ": 8, "F8_E5M2": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8,
     "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
@@ -144,13 +144,13 @@ def _entry(path: Path, name: str, fields: Any) -> tuple[tuple[int, int], str, st
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         _refuse(path, f"tensor {name!r} must have dtype, shape and data_offsets, nothing else")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         _refuse(path, f"tensor {name!r} has the unknown dtype {dtype!r}")
     if not _sizes(shape) or len(shape) > _MAX_DIMENSIONS:
         _refuse(path, f"tensor {name!r} has the impossible shape {str(shape)[:64]}")
     if not _sizes(offsets) or len(offsets) != 2:
         _refuse(path, f"tensor {name!r} has the impossible data_offsets {str(offsets)[:64]}")
-    if math.prod(shape) * _BITS[dtype] != (offsets[1] - offsets[0]) * 8:
+    if math.prod(shape) * BITS[dtype] != (offsets[1] - offsets[0]) * 8:
         _refuse(path, f"tensor {name!r}, {dtype} {shape}, does not fill its bytes {offsets[0]:,} to {offsets[1]:,}")
     return (offsets[0], offsets[1]), name, dtype, tuple(shape)
 

@@ -258,6 +258,41 @@ ATTACKS = [
     processor("num_channels 1e9", "num_channels=1000000000", num_channels=10**9),
 ]  # fmt: skip
 
+# Of transformers' own ViT, loaded as any command loads it; transformers alone builds most of them until memory ends.
+FOREIGN = [
+    config("10^9 layers", "num_hidden_layers=1000000000", num_hidden_layers=10**9),
+    config("25 layers of one", "num_hidden_layers=25.*hold 24 tensors", num_hidden_layers=25),
+    config("16 layers of one", "larger model than its weight files hold", num_hidden_layers=16),
+    config("0 layers", "num_hidden_layers=0", num_hidden_layers=0),
+    config("-1 layers", "num_hidden_layers=-1", num_hidden_layers=-1),
+    config("width 10^9", "hidden_size=1000000000", hidden_size=10**9),
+    config("width 16,000", "larger model", hidden_size=16_000, num_attention_heads=1_000),
+    config("a hidden layer of 10^7", "larger model", intermediate_size=10**7),
+    config("a negative hidden layer", "makes no model", intermediate_size=-5),
+    config("0 heads", "num_attention_heads=0", num_attention_heads=0),
+    config("3 heads", "mismatched_sizes", num_attention_heads=3),
+    config("images of 10^9", "image_size=1000000000", image_size=10**9),
+    config("images of 10^6", "larger model", image_size=10**6),
+    config("images of [10^6, 10^6]", "larger model|makes no model|image_size", image_size=[10**6, 10**6]),
+    config("patches of 10^5", "larger model|makes no model", patch_size=10**5),
+    config("patches of -8", "patch_size=-8", patch_size=-8),
+    config("10^9 labels", "num_labels=1000000000", num_labels=10**9, id2label=None),
+    config("200,000 labels", "num_labels=200000", num_labels=200_000, id2label=None),
+    config("-1 labels", "num_labels=-1", num_labels=-1, id2label=None),
+    config("eps NaN", "layer_norm_eps=nan", layer_norm_eps=float("nan")),
+    config("dtype names a function", "torch_dtype='load'", torch_dtype="load"),
+    config("a part nested 500 deep", "nested too deeply|finite|makes", extra=json.loads("[" * 900 + "1" + "]" * 900)),
+    config("another kind, its backbone on the Hub", "names another model", model_type="detr", backbone="a/b"),
+    config("another kind", "'detr' is not one", model_type="detr"),
+    config("Swin of 10^9 blocks", "depths=1000000000", model_type="swin", depths=[10**9]),
+    config("Swin of 10,000 stages", "depths=10000", model_type="swin", depths=[1] * 10_000),
+    config("timm's, from the Hub", "plain name", model_type="timm_wrapper", architecture="hf-hub:a/b"),
+    config(
+        "timm's, from a file", "without checkpoint_path",
+        model_type="timm_wrapper", architecture="resnet18", model_args={"checkpoint_path": "/etc/passwd"},
+    ),
+]  # fmt: skip
+
 
 def attempt(attack: Attack, folder: Path, classes: dict[str, Any]) -> tuple[Exception | None, float]:
     """(what loading the spoilt folder raised, None where it was accepted; seconds)."""

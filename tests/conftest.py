@@ -32,8 +32,10 @@ def _seed():
 
 @pytest.fixture(scope="session", autouse=True)
 def _image_cache(tmp_path_factory):
-    """Trainings keep their images here, not in the home of whoever runs the tests."""
+    """Trainings keep their images here, and compilers their files, not in the home of whoever runs the tests."""
     os.environ["VIT_CUSTOM_CACHE"] = str(tmp_path_factory.mktemp("images"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
 
 
 @pytest.fixture(params=ARCHITECTURES.values(), ids=ARCHITECTURES.keys())

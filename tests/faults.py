@@ -44,7 +44,7 @@ FLAGS = [
     "--drop_path_rate", 0.2, "--per_device_train_batch_size", 4, "--max_steps", 14, "--learning_rate", 1e-2,
     "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2, "--logging_steps", 3,
 ]  # fmt: skip
-TIMES = ("seconds", "resumed", "runtime", "per_second", "data_wait")
+TIMES = ("seconds", "resumed", "runtime", "per_second", "data_wait", "sittings")
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ class Lab:
         for step, folder in numbered(again).items():
             if step > 2:
                 shutil.rmtree(folder)
+        (again / "model.safetensors").unlink()
         self.train(again, column, flags, model)
         assert json.loads((again / "metrics.json").read_text())["train"]["resumed"]
         return difference, distance(run, again) == 0

@@ -146,24 +146,24 @@ def data(tmp_path) -> Path:
     return tmp_path / "data"
 
 
-def look(output_dir: Path, data: Path, checkpoint: Path | None = None) -> None:
+def look(output_dir: Path, data: Path, run: Path | None = None) -> None:
     """What a training does about its images before it begins, or goes on."""
     _, data_args, training_args = parse_args(command(output_dir, "--train_dir", data, "--audit", "off"))
     output_dir.mkdir(exist_ok=True)
-    check_images(training_args, load_data(data_args, training_args), checkpoint and str(checkpoint))
+    check_images(training_args, load_data(data_args, training_args), run)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_training_goes_on_with_the_images_it_began_with_only(data, tmp_path, split, caplog):
     run = tmp_path / "run"
     look(run, data)
-    look(run, data, run / "checkpoint-2")
+    look(run, data, run)
     record = (run / IMAGES).read_bytes()
     overwrite(data / split / "0" / "0.png", encoded_digit(1, 7))
     with pytest.raises(UsageError, match=rf"1 of \d+ {split} files have changed since .*0\.png.*Put back"):
-        look(run, data, run / "checkpoint-2")
+        look(run, data, run)
     assert (run / IMAGES).read_bytes() == record and not caplog.text
-    look(tmp_path / "other", data, run / "checkpoint-2")
+    look(tmp_path / "other", data, run)
     assert f"1 of {len(list(data.glob(f'{split}/*/*')))} {split} files have changed" in caplog.text
 
 
@@ -174,22 +174,22 @@ def test_classes_swapped_under_the_same_names_are_noticed(data, tmp_path):
     one.rename(zero)
     (tmp_path / "x").rename(one)
     with pytest.raises(UsageError, match="16 of 16 train files have changed"):
-        look(tmp_path / "run", data, tmp_path / "run" / "checkpoint-2")
+        look(tmp_path / "run", data, tmp_path / "run")
 
 
 def test_a_copy_of_the_data_and_another_test_set_are_no_reason_to_stop(data, tmp_path, caplog):
     look(tmp_path / "run", data)
     shutil.copytree(data, tmp_path / "copy", copy_function=shutil.copyfile)
     overwrite(tmp_path / "copy" / "test" / "0" / "0.png", encoded_digit(1, 7))
-    look(tmp_path / "run", tmp_path / "copy", tmp_path / "run" / "checkpoint-2")
+    look(tmp_path / "run", tmp_path / "copy", tmp_path / "run")
     assert "train: 16 files have another time of change than before, and the same content" in caplog.text
     assert "1 of 4 test files have changed" in caplog.text
     write_digit(tmp_path / "copy" / "test" / "0" / "more.png", 0, 30)
-    look(tmp_path / "run", tmp_path / "copy", tmp_path / "run" / "checkpoint-2")
+    look(tmp_path / "run", tmp_path / "copy", tmp_path / "run")
 
 
 def test_a_run_of_an_earlier_version_goes_on_and_that_is_said(data, tmp_path, caplog):
-    look(tmp_path / "run", data, tmp_path / "run" / "checkpoint-2")
+    look(tmp_path / "run", data, tmp_path / "run")
     assert f"has no {IMAGES} (an earlier version wrote none)" in caplog.text and (tmp_path / "run" / IMAGES).is_file()
 
 
@@ -197,6 +197,8 @@ def test_the_whole_command(data, tmp_path):
     tiny_train(tmp_path / "run", "--train_dir", data, *STEPS, 1)
     files = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "run").glob("*.*")}
     overwrite(data / "train" / "0" / "0.png", encoded_digit(1, 7))
+    with pytest.raises(UsageError, match="1 of 16 train files have changed"):
+        tiny_train(tmp_path / "run", "--train_dir", data, *STEPS, 1)  # which has ended
     with pytest.raises(UsageError, match="1 of 16 train files have changed"):
         tiny_train(tmp_path / "run", "--train_dir", data, *STEPS, 2)
     assert files == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}, "nothing was rewritten"
@@ -213,7 +215,7 @@ def test_the_whole_command_goes_on_with_a_copy_and_begins_afresh_when_asked(data
     overwrite(data / "train" / "0" / "0.png", encoded_digit(1, 7))
     again = tiny_train(tmp_path / "run", "--train_dir", data, *STEPS, 2, "--resume_from_checkpoint", "false")
     assert not again["train"]["resumed"]
-    look(tmp_path / "run", data, tmp_path / "run" / "checkpoint-4")
+    look(tmp_path / "run", data, tmp_path / "run")
 
 
 @pytest.mark.slow

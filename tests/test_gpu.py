@@ -202,6 +202,7 @@ def test_a_training_goes_on_as_if_nothing_had_happened(tmp_path, flags):
     shutil.copytree(whole, again)
     for step in (4, 6):
         shutil.rmtree(again / f"checkpoint-{step}")
+    (again / "model.safetensors").unlink()
     tiny_train(again, *line, model=model)
     assert json.loads((again / "metrics.json").read_text())["train"]["resumed"]
     found, expected = (load_file(folder / "model.safetensors") for folder in (again, whole))

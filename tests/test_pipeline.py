@@ -20,6 +20,7 @@ from modeling_vit_custom.pipeline_vit_custom import ViTCustomImageClassification
 
 ROOT = Path(__file__).parent.parent
 TASK = "image-classification"
+ROUNDING = 1e-5  # of a score from 0 to 1: images in batches of another size are summed in another order
 PHOTO = photograph()
 
 
@@ -68,7 +69,7 @@ def expected(saved, files) -> np.ndarray:
 
 def test_importing_the_package_serves_a_folder_without_trust(classify, files, expected):
     assert type(classify) is ViTCustomImageClassificationPipeline
-    np.testing.assert_allclose(scores(classify(files, top_k=10)), expected, atol=1e-6)
+    np.testing.assert_allclose(scores(classify(files, top_k=10)), expected, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("given", ["model", "task and model", "trust"])
@@ -80,7 +81,7 @@ def test_model_objects_and_flags(given, saved, files, expected):
         "task and model": lambda: pipeline(task=TASK, model=model, config=model.config, image_processor=processor),
         "trust": lambda: pipeline(TASK, model=str(saved), trust_remote_code=True),
     }[given]()
-    np.testing.assert_allclose(scores(made(files, top_k=10)), expected, atol=1e-6)
+    np.testing.assert_allclose(scores(made(files, top_k=10)), expected, atol=ROUNDING)
 
 
 def test_other_models_keep_transformers_own_pipeline(tmp_path):
@@ -129,7 +130,7 @@ def test_a_process_without_the_package_uses_our_decoder_on_every_way(saved, file
     printed = run_without_package(FRESH, tmp_path / "fresh", saved, files[0], tmp_path / "again")
     lines = [json.loads(line) for line in printed.splitlines()]
     assert len(lines) == 7
-    np.testing.assert_allclose(lines, np.tile(expected[0], (7, 1)), atol=2e-6)
+    np.testing.assert_allclose(lines, np.tile(expected[0], (7, 1)), atol=ROUNDING)
     for folder in (saved, tmp_path / "again", tmp_path / "again2"):
         stored = json.loads((folder / "config.json").read_text())
         assert stored["custom_pipelines"] == CUSTOM_PIPELINES
@@ -182,8 +183,8 @@ def test_every_source_of_one_image_gives_the_same_scores(classify, files):
         together = scores(classify(sources, top_k=10))  # uint8, uint16 and float mixed
         batched = scores(classify(sources, top_k=10, batch_size=4))
     assert (results == results[0]).all()
-    np.testing.assert_allclose(together, results, atol=1e-6)
-    np.testing.assert_allclose(batched, results, atol=1e-6)
+    np.testing.assert_allclose(together, results, atol=ROUNDING)
+    np.testing.assert_allclose(batched, results, atol=ROUNDING)
 
 
 def test_a_four_dimensional_array_is_several_images(classify):
@@ -191,7 +192,7 @@ def test_a_four_dimensional_array_is_several_images(classify):
     one_by_one = scores([classify(image, top_k=10) for image in batch])
     assert np.abs(one_by_one[0] - one_by_one[2]).max() > 1e-3
     for given in (batch, torch.tensor(batch), list(batch), tuple(batch), batch.transpose(0, 3, 1, 2)):
-        np.testing.assert_allclose(scores(classify(given, top_k=10)), one_by_one, atol=1e-6)
+        np.testing.assert_allclose(scores(classify(given, top_k=10)), one_by_one, atol=ROUNDING)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_on_error(classify, files, batch_size, caplog):
     reported = classify(images, on_error="report", batch_size=batch_size)
     assert len(reported) == 5 and not caplog.messages
     assert "image 1: not an image" in reported[1]["error"] and "image 3 (nowhere.png)" in reported[3]["error"]
-    np.testing.assert_allclose(scores([reported[i] for i in (0, 2, 4)]), scores(whole), atol=1e-6)
+    np.testing.assert_allclose(scores([reported[i] for i in (0, 2, 4)]), scores(whole), atol=ROUNDING)
     streamed = list(classify((image for image in images), on_error="report", batch_size=batch_size))
     assert [type(result) for result in streamed] == [list, dict, list, dict, list]
     assert classify(b"nothing", on_error="report")["error"].startswith("image given as bytes: not an image")
@@ -309,7 +310,7 @@ def test_collections_batches_and_workers(classify, files, kind, batch_size, num_
         "list": files, "dataset": Stored(files), "iterable dataset": Streamed(files), "generator": iter_of(files),
     }[kind]  # fmt: skip
     results = list(classify(given, top_k=10, batch_size=batch_size, num_workers=num_workers))
-    np.testing.assert_allclose(scores(results), whole, atol=1e-6)
+    np.testing.assert_allclose(scores(results), whole, atol=ROUNDING)
 
 
 def iter_of(images):

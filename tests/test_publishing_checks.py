@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from modeling_vit_custom.inference.claims import write_stamped
 from modeling_vit_custom.publishing.checks import check_folder, fresh_checks
 
 # Assembled, so that no scanner takes this file for a leak.
@@ -30,11 +31,15 @@ def failed(folder: Path, **options) -> dict[str, str]:
 # ---------- damages
 
 
-def tensors(change, name="model.safetensors", metadata=None):
+def tensors(change, name="model.safetensors", metadata=None, of_them=True):
+    """of_them: the golden outputs name the changed weights, as if they had been made with them."""
+
     def harm(folder: Path) -> None:
         state = load_file(folder / name)
         change(state)
         save_file(state, folder / name, metadata={"format": "pt"} if metadata is None else metadata)
+        if of_them:
+            write_stamped(folder / "golden.json", json.loads((folder / "golden.json").read_text()))
 
     return harm
 
@@ -164,6 +169,17 @@ DAMAGES = {
     "token in the weights": (
         tensors(lambda state: None, metadata={"format": "pt", "note": TOKEN}), "secrets", "model.safetensors",
     ),
+    "other weights": (
+        tensors(lambda state: state[BIAS].add_(1), of_them=False), "records", "golden.json is of weights with SHA-256",
+    ),
+    "figures of other weights": (
+        write("metrics.json", json.dumps({"weights": {"sha256": "0" * 64}})), "records", "metrics.json is of weights",
+    ),
+    "a run that has not ended": (write("training_args.json", '{"weights": null}'), "records", "has not ended"),
+    "a stamp that is none": (write("metrics.json", '{"weights": {"sha256": 1}}'), "records", "must be null or hold"),
+    "a card of other weights": (
+        append("README.md", f"the weights with SHA-256 `{'0' * 64}`."), "records", "README.md is of weights",
+    ),
     "home in the run": (write("training_args.json", '{"dir": "/home/ada/x"}'), "secrets", "training_args.json:1"),
     "changed code": (append("pooling_vit_custom.py", "\nx = 1\n"), "code", "pooling_vit_custom.py differ"),
     "more code": (write("handler.py", "x = 1"), "code", "handler.py differ"),
@@ -206,6 +222,17 @@ def test_what_is_said_cannot_steer_a_terminal(folder):
     (folder / "\x1b[2Jgone.pkl").write_text("")
     line = str(next(each for each in check_folder(folder) if not each.passed))
     assert line.startswith("FAIL  safetensors only") and "gone.pkl" in line and line.isprintable()
+
+
+def test_records_of_earlier_versions_pass_and_are_said(folder, monkeypatch):
+    monkeypatch.setattr("modeling_vit_custom.publishing.checks.fresh_checks", lambda _: [])
+    said = {each.name: each for each in check_folder(folder)}["records"]
+    assert said.passed and said.detail.startswith("WARNING: README.md name no weights")
+    write("metrics.json", '{"test": {"n": 3}}')(folder)
+    remove("README.md")(folder)
+    fields(CONFIG, speeds={"2x": {"token_merging": None, "shrink_to": None}})(folder)
+    said = {each.name: each for each in check_folder(folder)}["records"]
+    assert said.passed and said.detail.startswith("WARNING: metrics.json, speeds of config.json name no weights")
 
 
 def test_placeholder_labels_are_said(folder, monkeypatch):

@@ -14,7 +14,6 @@ from transformers import AutoModelForImageClassification, pipeline
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
 from modeling_vit_custom.inference.predict import main as predict
 from modeling_vit_custom.interpolation_vit_custom import shrink_images
-from modeling_vit_custom.training.start import write_records
 
 SPEEDS = {"1.5x": {"token_merging": 2, "shrink_to": None}, "2x": {"token_merging": None, "shrink_to": [16, 24]}}
 
@@ -92,13 +91,6 @@ def test_predict_takes_a_speed(tmp_path, capsys):
 def test_what_is_refused(fields):
     with pytest.raises(StrictDataclassError, match=r"shrink_to|speeds"):
         ViTCustomConfig(**TINY, **fields)
-
-
-def test_a_training_in_the_same_folder_removes_the_table_of_the_weights_before(tmp_path):
-    for name in ("speeds.json", "speeds.png", "metrics.json"):
-        (tmp_path / name).write_text("{}")
-    write_records(tmp_path, {}, None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "training_args.json"]
 
 
 def test_training_leaves_the_speeds_of_other_weights_behind(tmp_path):

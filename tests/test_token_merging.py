@@ -3,6 +3,7 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from rounding import FLEX_ATTENTION
 from tiny import ARCHITECTURES, TINY
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -68,7 +69,7 @@ def twins(config: ViTCustomConfig, batch: int = 2) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("backend", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("backend", ["eager", "sdpa", FLEX_ATTENTION])
 @pytest.mark.parametrize(
     "fields",
     [

@@ -191,6 +191,7 @@ def test_a_moved_run_finds_its_best_and_a_lost_best_is_said(run, digits, tmp_pat
     if best == 6:
         pytest.skip("the best is the last")
     (moved / f"checkpoint-{best}" / "model.safetensors").write_bytes(b"")
+    (moved / "model.safetensors").unlink()  # as if it had been killed before its end
     metrics = tiny_train(moved, "--train_dir", digits, "--max_steps", 6, *BY_STEP)
     assert metrics["best"]["step"] is None and "the best is now sought anew" in caplog.text
 

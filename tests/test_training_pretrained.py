@@ -18,6 +18,7 @@ from transformers import AutoModelForImageClassification, Dinov2Model, ViTForIma
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification, ViTCustomImageProcessor
 from modeling_vit_custom.conversion.convert import convert
+from modeling_vit_custom.inference.claims import weights_digest
 from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.recipe import main
 
@@ -65,6 +66,7 @@ def test_a_folder_of_transformers_is_trained_served_and_resumed(vit, digits, tmp
 
     whole = load_file(out / "checkpoint-6" / "model.safetensors")
     shutil.rmtree(out / "checkpoint-6")  # as if it had been killed in the second epoch
+    (out / "model.safetensors").unlink()
     assert main(flags) == 0
     assert json.loads((out / "metrics.json").read_text())["train"]["resumed"]
     for name, tensor in load_file(out / "checkpoint-6" / "model.safetensors").items():
@@ -144,7 +146,9 @@ def test_the_report_is_handed_down_and_does_not_outlive_its_weights(vit, digits,
     report = convert(str(vit), ours, {}, check=True)
     flags = ("--train_dir", digits, "--num_train_epochs", 1)
     tiny_train(out, *flags, model=starting_from(ours))
-    assert json.loads((out / "conversion.json").read_text()) == json.loads(json.dumps(report))
+    handed = json.loads((out / "conversion.json").read_text())
+    assert handed.pop("before_training") == report["weights"] == {"sha256": weights_digest(ours)}
+    assert handed == {**json.loads(json.dumps(report)), "weights": {"sha256": weights_digest(out)}}
     tiny_train(out, *flags, "--resume_from_checkpoint", "false")
     assert not (out / "conversion.json").exists()
 

@@ -1,7 +1,6 @@
 """What the Trainer does so that a run can go on exactly, a piece at a time; whole runs are in test_faults."""
 
 import json
-import logging
 
 import pytest
 import torch
@@ -96,13 +95,6 @@ def test_true_means_the_newest_checkpoint_that_is_whole(digits, tmp_path, caplog
     histories = [[entry for entry in t.state.log_history if "eval_loss" in entry] for t in (trainer, again)]
     assert [entry["step"] for entry in histories[1]] == [2, 4]
     assert [entry["eval_loss"] for entry in histories[0]] == [entry["eval_loss"] for entry in histories[1]]
-
-
-def test_changed_settings_are_said(digits, tmp_path, caplog):
-    tiny_train(tmp_path / "o", "--train_dir", digits, *SHORT)
-    with caplog.at_level(logging.WARNING):
-        tiny_train(tmp_path / "o", "--train_dir", digits, *SHORT, "--weight_decay", 0.5)
-    assert "begun with other settings (weight_decay, 0.05, now 0.5)" in caplog.text
 
 
 class RecordingPusher:

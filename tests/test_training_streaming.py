@@ -158,6 +158,7 @@ def test_a_run_goes_on_with_the_same_shards_only(shards, tmp_path):
     flags = ("--num_train_epochs", 1)
     tiny_train(tmp_path / "o", *streaming(tmp_path / "d", *flags))
     shutil.move(tmp_path / "d", tmp_path / "moved")
+    (tmp_path / "o" / "model.safetensors").unlink()  # as if it had been killed before its end
     assert tiny_train(tmp_path / "o", *streaming(tmp_path / "moved", *flags))["train"]["resumed"]
     with pytest.raises(UsageError, match=r"other settings \(shuffle_buffer\)"):
         tiny_train(tmp_path / "o", *streaming(tmp_path / "moved", *flags, "--shuffle_buffer", 6))

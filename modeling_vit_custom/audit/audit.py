@@ -15,6 +15,7 @@ from ..data.raw import DataError, RawSplit, visible
 from ..data.sources import assemble, read_splits
 from ..inference.environment import available_cores
 from ..inference.json_files import write_json
+from ..inference.outputs import OutputError, report_file
 from .classes import class_counts, class_findings
 from .duplicates import duplicate_findings, same_pixels
 from .files import files_on_disk, link_findings, loaded_files, split_trap, unloaded_findings
@@ -188,8 +189,10 @@ Exit code: 0 without errors (warnings and notes are none), 1 with errors, 2 if i
     parser.add_argument("--test_dir", "--test_file", metavar="DIR", help="the same for the test set")
     add_table_options(parser)
     parser.add_argument("--problem_type", choices=PROBLEM_TYPES, help="read off the label column if not given")
-    parser.add_argument("--json", metavar="FILE", help="write the findings as JSON")
-    parser.add_argument("--html", metavar="FILE", help="write a page with pictures, one file that needs no other")
+    parser.add_argument("--json", type=report_file, metavar="FILE", help="write the findings as JSON")
+    parser.add_argument(
+        "--html", type=report_file, metavar="FILE", help="write a page with pictures, one file that needs no other"
+    )
     parser.add_argument(
         "--num_workers", type=int, default=available_cores(), metavar="N", help="decoding processes (%(default)s)"
     )
@@ -219,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .page import write_page
 
             print(f"wrote {write_page(args.html, result)}")
-    except (DataError, OSError) as error:
+    except (DataError, OutputError, OSError) as error:
         print(f"audit_data: {visible(error)}", file=sys.stderr)
         return 2
     return 1 if result.count(ERROR) else 0

@@ -17,6 +17,7 @@ from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
 from ..inference.loading import default_device
 from ..inference.markdown import markdown_table
+from ..inference.outputs import report_file
 from ..inference.predict import find_images, predict
 from .peers import LIBRARIES, Shape
 
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--fast", action="store_true", help="by the fastest exact engine, chosen before")
     parser.add_argument("--num_workers", type=int, default=0, help="of predict")
-    parser.add_argument("--output", metavar="FILE", help="JSON of all rows")
+    parser.add_argument("--output", type=report_file, metavar="FILE", help="JSON of all rows")
     args = parser.parse_args(argv)
     rows: list[dict[str, Any]] = []
     for shape in map(Shape.of, args.shapes):

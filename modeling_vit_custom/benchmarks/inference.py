@@ -27,6 +27,7 @@ from ..inference.fastest import choose
 from ..inference.json_files import write_json
 from ..inference.loading import FORMATS
 from ..inference.markdown import markdown_table
+from ..inference.outputs import is_stream, report_file
 from ..inference.timing import time_in_turn
 from .cold_start import cold_starts
 from .peers import LIBRARIES, Shape
@@ -208,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", default="float32", choices=FORMATS)
     parser.add_argument("--seconds", type=float, default=8.0, help="for each library and engine (%(default)s)")
     parser.add_argument("--cold", action="store_true", help="also time the start of a new process")
-    parser.add_argument("--output", metavar="FILE", help="JSON of all rows")
+    parser.add_argument("--output", type=report_file, metavar="FILE", help="JSON of all rows")
     args = parser.parse_args(argv)
     rows: list[dict[str, Any]] = []
     starts: list[dict[str, Any]] = []
@@ -217,7 +218,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             now = compare(shape, batch, args.engines, args.libraries, args.seconds, args.device, args.dtype)
             print(table(now), file=sys.stderr, flush=True)
             rows += now
-            report(args, rows, starts)
+            if not is_stream(args.output or ""):
+                report(args, rows, starts)
         starts += cold_starts(shape, args.libraries) if args.cold else []
     report(args, rows, starts)
     print(table(rows))

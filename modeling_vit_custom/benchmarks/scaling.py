@@ -22,6 +22,7 @@ from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
 from ..inference.loading import FORMATS
 from ..inference.markdown import markdown_table
+from ..inference.outputs import report_file
 from ..inference.timing import finished
 from .peers import LIBRARIES, Shape
 from .usage import forget_peak, operations_of, peak_memory
@@ -82,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=FORMATS)
-    parser.add_argument("--output", metavar="FILE", help="JSON of all rows")
-    parser.add_argument("--plot", metavar="FILE", help="PNG: time and memory against tokens")
+    parser.add_argument("--output", type=report_file, metavar="FILE", help="JSON of all rows")
+    parser.add_argument("--plot", type=report_file, metavar="FILE", help="PNG: time and memory against tokens")
     args = parser.parse_args(argv)
     rows = []
     for size in args.sizes:

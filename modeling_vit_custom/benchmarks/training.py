@@ -22,6 +22,7 @@ from torchvision.datasets import ImageFolder
 from ..inference.environment import hardware, versions
 from ..inference.json_files import write_json
 from ..inference.markdown import markdown_table
+from ..inference.outputs import report_file
 from .contenders import ABLATION, CONTENDERS, RECIPE, Task, Trained
 from .usage import cpu_seconds, operations_of, peak_memory
 
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None, ablation: bool = False) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="how many (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="loading processes of the plain loops (%(default)s)")
     parser.add_argument("--contenders", nargs="+", default=list(contenders), choices=contenders, metavar="NAME")
-    parser.add_argument("--output", help="JSON of all rows")
+    parser.add_argument("--output", type=report_file, help="JSON of all rows")
     args = parser.parse_args(argv)
     rows = compare(args)
     print(table(rows, peer))

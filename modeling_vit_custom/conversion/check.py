@@ -3,6 +3,7 @@
 Shapes: B images, C channels, H×W pixels, K classes, D width, N tokens.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .engine import ConversionError
+
 TOLERANCE = 1e-4  # of the source's largest logit or feature, in float32
 GREY_LEVELS = 2.01  # of 255: two libraries that round after each of two axes may differ by one each time,
 MEAN_GREY_LEVELS = 0.6  # and where one cuts off what the other rounds, by half on average
 IMAGES = 4
+_MOST_NUMBERS, _MOST_TOKENS = 2**24, 2**14  # of one image that is compared
 _FEATURES = ("tokens", "pooled")
 Outputs = Mapping[str, torch.Tensor]
 
@@ -43,6 +47,7 @@ def compare(reference: Reference, model: Any, processor: Any) -> dict[str, Any]:
     conversion make of the same pictures, each by its own preprocessing.   "passed": whether all of from_tensors are
     within TOLERANCE with one top-1 class, and pixels within GREY_LEVELS and on average MEAN_GREY_LEVELS.
     """
+    _require_room(model.config)
     dtype = model.dtype
     model.to(torch.promote_types(dtype, torch.float32))
     try:
@@ -59,6 +64,16 @@ def compare(reference: Reference, model: Any, processor: Any) -> dict[str, Any]:
         "from_pixels": pixels,
         "notes": [f"at one size only: {reference.only_size}"] if reference.only_size else [],
     }
+
+
+def _require_room(config: Any) -> None:
+    """Raises ConversionError for images whose comparison would fill the memory; a configuration can ask for any."""
+    pixels, tokens = math.prod(config.image_hw) * config.num_channels, math.prod(config.grid_hw)
+    if pixels > _MOST_NUMBERS or tokens > _MOST_TOKENS:
+        raise ConversionError(
+            f"image_size={config.image_size} with patch_size={config.patch_size} is too large to be checked "
+            f"({pixels:,} numbers an image, {tokens:,} tokens). Leave --check out, or give a smaller --image_size."
+        )
 
 
 @torch.no_grad()

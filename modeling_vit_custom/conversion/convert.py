@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration_vit_custom import ViTCustomConfig
-from ..inference.json_files import json_safe, readable_json, write_json
+from ..inference.claims import write_stamped
+from ..inference.json_files import json_safe, readable_json
+from ..inference.outputs import check_new_folder
 from ..interpolation_vit_custom import RESIZE_RULES
 from ..weight_files_vit_custom import WeightFileError
 from .build import Conversion, build
@@ -29,8 +31,7 @@ def convert(
     Raises ConversionError, before anything is written, for what cannot be converted as it is.
     """
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConversionError(f"{output} must be a new or an empty folder.")
+    check_new_folder(output, ConversionError)
     opened = open_source(source, flags, family)
     conversion = build(opened.source, opened.family)
     report = describe(source, conversion)
@@ -38,8 +39,7 @@ def convert(
         report["check"] = compare(opened.reference(conversion), conversion.model, conversion.processor)
     conversion.model.save_pretrained(output)
     conversion.processor.save_pretrained(output)
-    write_json(output / REPORT, report)
-    return report
+    return write_stamped(output / REPORT, report)
 
 
 def describe(source: str, conversion: Conversion) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import torch
 Tensors = tuple[torch.Tensor, ...]
 State = Mapping[str, torch.Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
+_NUMBER = re.compile(r"(?<!\d)\d{1,3}(?!\d)")  # of a block; the configuration takes 512 of them
 
 
 class ConversionError(ValueError):
@@ -38,10 +39,10 @@ class Row:
     read: Callable[..., Tensors] = _same
     write: Callable[..., Tensors] = _same
 
-    def expand(self, num_layers: int) -> "list[Row]":
+    def expand(self, blocks: Sequence[int]) -> "list[Row]":
         """This row for every block and for weight and bias, where its names ask for that."""
         text = " ".join(self.ours + self.theirs)
-        blocks = range(num_layers) if "{i}" in text else [0]
+        blocks = blocks if "{i}" in text else [0]
         parameters = ("weight", "bias") if "{p}" in text else ("",)
         return [
             Row(_named(self.ours, i, p), _named(self.theirs, i, p), self.read, self.write)
@@ -171,8 +172,9 @@ def _apply(rows: Iterable[Row], given: State, needed: Shapes | None = None) -> t
     """(what the rows make of `given`, the names none of them used)."""
     made: dict[str, torch.Tensor] = {}
     left = set(given)
-    bound = 1 + max((int(number) for name in given for number in re.findall(r"\d+", name)), default=0)
-    for row in (expanded for whole in rows for expanded in whole.expand(bound)):
+    # The numbers that occur, not all up to the largest: a name can say 10⁹.
+    blocks = sorted({int(number) for name in given for number in _NUMBER.findall(name)})
+    for row in (expanded for whole in rows for expanded in whole.expand(blocks)):
         wanted = needed is None or set(row.ours) <= set(needed)
         if wanted and set(row.theirs) <= left and not set(row.ours) & set(made):
             made |= zip(row.ours, row.read(*(given[name] for name in row.theirs)), strict=True)

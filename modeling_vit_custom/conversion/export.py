@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..inference.json_files import write_json
+from ..inference.outputs import check_new_folder
 from ..modeling_vit_custom import ViTCustomForImageClassification, ViTCustomModel
 from . import export_huggingface, export_timm
 from .check import IMAGES, TOLERANCE, Reference, compare_tensors
@@ -32,8 +33,7 @@ def export(source: str, output: str | Path, library: str, family: str | None = N
     """
     output = Path(output)
     tensors_only = output.suffix == ".safetensors"
-    if output.exists() and (tensors_only or not output.is_dir() or any(output.iterdir())):
-        raise ConversionError(f"{output} must be new, or an empty folder.")
+    check_new_folder(output, ConversionError, empty=not tensors_only)
     folder = Path(source).expanduser()
     config = _read_config(folder)
     target = choose(LIBRARIES[library], config, family)

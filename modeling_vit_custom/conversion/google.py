@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..weight_files_vit_custom import MAX_TENSORS
 from . import google_reference
 from .check import Reference
 from .engine import ConversionError, Row, State, Table, folded_positions, listed, respelled, same
@@ -31,6 +32,8 @@ _SPELLINGS = (
     (r"^Transformer/pos_embedding$", _POSITIONS),
     (r"^(probe$|(?:LayerNorm|MlpBlock|MultiHeadDotProductAttention)_0/)", r"MAPHead_0/\1"),
 )
+_MAX_BLOCKS = 512  # as in our configuration
+_MAX_UNPACKED = 20  # times the file's size: weights hardly shrink, zeros shrink a thousand times
 _REFUSED = {
     "conv_root/*": "a hybrid, whose patches come from a ResNet",
     "block*/unit*": "a hybrid, whose patches come from a ResNet",
@@ -60,10 +63,27 @@ def read_npz(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 def _load(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     try:
+        _check_members(path)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: _tensor(archive[name]) for name in archive.files}
     except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ConversionError(f"{path} cannot be read as .npz, and nothing in it was unpickled: {error}") from error
+
+
+def _check_members(path: str | os.PathLike) -> None:
+    """Raises ValueError for an archive that unpacks to far more than it is, or an array larger than its member."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        unpacked, packed = sum(member.file_size for member in members), os.path.getsize(path)
+        if len(members) > MAX_TENSORS or unpacked > _MAX_UNPACKED * packed + 2**20:
+            raise ValueError(f"{len(members):,} arrays of {unpacked:,} bytes in a file of {packed:,}")
+        for member in members:
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            if math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"{member.filename} claims shape {shape}, more than its {member.file_size:,} bytes")
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
@@ -78,6 +98,10 @@ def _unstacked(state: State) -> dict[str, torch.Tensor]:
     unstacked: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         if name.startswith("Transformer/encoderblock/"):
+            if tensor.ndim == 0 or len(tensor) > _MAX_BLOCKS:
+                raise ConversionError(
+                    f"{name} has shape {tuple(tensor.shape)}: at most {_MAX_BLOCKS} blocks are known."
+                )
             rest = name.removeprefix("Transformer/encoderblock")
             unstacked |= {f"Transformer/encoderblock_{i}{rest}": block for i, block in enumerate(tensor)}
         else:

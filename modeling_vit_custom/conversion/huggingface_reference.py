@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..inference.foreign import check_processor_fields, check_size, foreign_config, weights_header
 from .check import Reference, outputs_of
 from .engine import ConversionError, listed
 
@@ -42,6 +43,7 @@ def stored_processor(folder: Path) -> Any:
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         return None
     try:
+        check_processor_fields(folder, transformers.ImageProcessingMixin.get_image_processor_dict(folder)[0])
         return transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, TypeError, AttributeError) as error:
         raise ConversionError(f"{folder.name}: transformers cannot build its image processor: {error}") from error
@@ -137,14 +139,24 @@ def _pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _model(folder: Path, config: Mapping[str, Any]) -> Any:
+def _model(folder: Path, fields: Mapping[str, Any]) -> Any:
     """The classifier its config.json names, else the image encoder."""
     import transformers
 
-    name = (config.get("architectures") or [""])[0]
+    name = (fields.get("architectures") or [""])[0]
     if "ForImageClassification" not in name:
-        name = _TOWERS.get(config.get("model_type", ""), "AutoModel")
+        name = _TOWERS.get(fields.get("model_type", ""), "AutoModel")
     if not hasattr(transformers, name):
         raise ConversionError(f"{folder.name}: architectures names {name!r}, which transformers does not have.")
-    masking = {"mask_ratio": 0.0} if "mask_ratio" in config else {}
-    return getattr(transformers, name).from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **masking)
+    cls, header = getattr(transformers, name), weights_header(folder)
+    try:
+        config: Any = foreign_config(folder, fields, header)
+        wanted = getattr(cls, "config_class", None) or type(config)
+        if not isinstance(config, wanted):  # of a tower, where the folder holds both
+            config = getattr(config, wanted.base_config_key)
+        if "mask_ratio" in fields:
+            config.mask_ratio = 0.0
+        check_size(folder, lambda: getattr(cls, "from_config", cls)(config), header)
+    except (ValueError, AttributeError) as error:
+        raise ConversionError(f"{folder.name}: transformers cannot run it: {error}") from error
+    return cls.from_pretrained(folder, config=config, use_safetensors=True, dtype=torch.float32)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..inference.foreign import check_stored_whole
 from .engine import (
     ConversionError,
     Row,
@@ -55,6 +56,10 @@ def read_pth(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         raise ConversionError(f"{path} holds a {type(loaded).__name__} instead of named tensors.")
     if other := [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]:
         raise ConversionError(f"{path} holds no tensors but others under {listed(other)}.")
+    try:
+        check_stored_whole(path, loaded)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
     return canonical(loaded)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from ..inference.foreign import check_fields, check_timm_folder, stored_fields
 from ..weight_files_vit_custom import read_headers
 from . import (
     export_huggingface,
@@ -115,16 +116,20 @@ def _safetensors(path: Path) -> State:
 
 def _folder(path: Path, name: str, flags: Mapping[str, Any], family: str | None) -> Opened:
     """A folder made by transformers' save_pretrained, or by timm for the Hub."""
-    import transformers
-
-    config, _ = transformers.PreTrainedConfig.get_config_dict(path)
+    config = stored_fields(path)
     if not config:
         raise ConversionError(f"{name} holds no config.json: give a folder made by save_pretrained, or a file.")
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ConversionError(f"{name} holds no .safetensors file; pickled weights are not read from a folder.")
-    read_headers(files)
-    if "architecture" in config and "pretrained_cfg" in config:
+    header = read_headers(files)
+    try:
+        check_fields(name, config, header)
+        if is_timm := "architecture" in config and "pretrained_cfg" in config:
+            check_timm_folder(path, header, dynamic_img_size=True)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+    if is_timm:
         return _timm(f"local-dir:{path}", name, flags)
     state: dict[str, torch.Tensor] = {}
     for file in files:

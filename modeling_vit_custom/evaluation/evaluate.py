@@ -4,6 +4,8 @@ Shapes: N examples, C classes, T regression targets.
 """
 
 import argparse
+import hashlib
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -21,10 +23,12 @@ from ..data.examples import MULTI_LABEL, REGRESSION, Examples
 from ..data.options import add_table_options, table_options
 from ..data.raw import listed, printable
 from ..data.sources import load_eval_examples
+from ..inference.claims import FILES, STAMP, digest_of, sha256_of
 from ..inference.environment import versions
 from ..inference.forward import PreparedImages, run_batches
 from ..inference.json_files import write_json
 from ..inference.loading import load_classifier, problem_type_of
+from ..inference.outputs import check_replaceable, is_stream, report_file
 from .calibration import ECE_BINS, expected_calibration_error, fit_temperature, negative_log_likelihood
 from .metrics import ClassReport, MeanAveragePrecision, RegressionErrors, all_scores, check_outputs
 
@@ -181,6 +185,16 @@ def evaluate_model(
     return score_outputs(outputs, examples.labels[kept], names, problem_type_of(config), config.id2label, skipped)
 
 
+def data_fingerprint(examples: Examples) -> str:
+    """SHA-256 of the images' names and, of files, sizes, and of their labels: of other data it is another."""
+    digest = hashlib.sha256()
+    for name, image in zip(examples.names, examples.images, strict=True):
+        size = os.path.getsize(image) if isinstance(image, str | os.PathLike) and os.path.isfile(image) else ""
+        digest.update(f"{os.path.basename(name)}\0{size}\n".encode("utf-8", "surrogateescape"))
+    digest.update(np.asarray(examples.labels).tobytes())
+    return digest.hexdigest()
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate",
@@ -190,15 +204,20 @@ def build_parser() -> argparse.ArgumentParser:
   %(prog)s --model outputs/mnist --data_dir photos --html evaluation.html
   %(prog)s --model outputs/tags --data_dir photos/test.csv --on_error skip --num_workers 4
 
-Writes the metrics as JSON and, for single-label models, confusion_matrix.png beside it.""",
+Writes the metrics as JSON and, for single-label models, confusion_matrix.png beside it; to /dev/stdout or
+another stream the metrics alone.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="saved model folder, or a Hub id")
     parser.add_argument(
         "--data_dir", required=True, metavar="DIR", help="folder of class folders, or a CSV, TSV, JSON or Parquet file"
     )
-    parser.add_argument("--output", default="metrics.json", metavar="FILE", help="default: %(default)s")
-    parser.add_argument("--html", metavar="FILE", help="write a page with pictures, one file that needs no other")
+    parser.add_argument(
+        "--output", type=report_file, default="metrics.json", metavar="FILE", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--html", type=report_file, metavar="FILE", help="write a page with pictures, one file that needs no other"
+    )
     add_table_options(parser)
     parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")
@@ -230,26 +249,33 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    picture = None if is_stream(args.output) else Path(args.output).with_name("confusion_matrix.png")
+    if picture is not None:
+        check_replaceable(picture)
     model, processor = load_classifier(args.model, args.trust_remote_code, revision=args.revision)
     config: Any = model.config
     examples = load_eval_examples(args.data_dir, config.id2label, problem_type_of(config), **table_options(args))
     start = time.perf_counter()
     result = evaluate_model(model, processor, examples, args.batch_size, args.num_workers, on_error=args.on_error)
     seconds = time.perf_counter() - start
-    context = {
+    context: dict[str, Any] = {
         "model": args.model,
         "revision": args.revision,
         "data": args.data_dir,
+        "data_fingerprint": data_fingerprint(examples),
         "device": str(model.device),
         "seconds": seconds,
     }
-    written = [write_json(args.output, result.report(**context))]
-    if result.confusion is not None:
+    written = []
+    if result.confusion is not None and picture is not None:
         from .plots import plot_confusion_matrix
 
         labels = [result.id2label[c] for c in range(len(result.id2label))]
-        picture = Path(args.output).with_name("confusion_matrix.png")
         written.append(plot_confusion_matrix(result.confusion, labels, picture))
+    if digest := digest_of(args.model, args.revision):
+        context[STAMP] = {"sha256": digest}
+    pictures = {path.name: sha256_of(path) for path in written}
+    written.insert(0, write_json(args.output, result.report(**context, **({FILES: pictures} if pictures else {}))))
     if args.html is not None:
         from .page import write_page
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ..data.raw import printable
+from ..inference.outputs import write_whole
 from .history import BETWEEN_0_AND_1, LEARNING_RATE, LOSS, OTHER, VALIDATION, Curve, panels
 from .mistakes import confused_pairs
 
@@ -236,8 +238,7 @@ DRAW = {LOSS: _draw_loss, VALIDATION: _draw_metrics, LEARNING_RATE: _draw_learni
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.15)
-    return path
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", bbox_inches="tight", pad_inches=0.15)
+    return write_whole(path, drawn.getvalue())

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..data.cache_folders import find_fault, keep_compiled_code_private
 from .exported import FILES, RUNTIMES, Run
 from .forward import LogitsOf
 from .writers import write
@@ -34,12 +35,14 @@ def compiled(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
 
     Joined on CPUs alone: a GPU takes longer over large batches then, and `graphs` offers it small ones.
     """
+    keep_compiled_code_private()
     torch.compiler.reset()
     return torch.compile(model if images.is_cuda else joined(model, images, folder), dynamic=False)
 
 
 def graphs(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
     """By torch.compile, all kernels of a batch started at once: small batches wait for Python otherwise."""
+    keep_compiled_code_private()
     torch.compiler.reset()
     replayed = torch.compile(joined(model, images, folder), mode="reduce-overhead", dynamic=False)
 
@@ -52,6 +55,7 @@ def graphs(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
 
 def ahead_of_time(model: nn.Module, images: torch.Tensor, folder: Path) -> Run:
     """By torch's AOTInductor, to a library: no Python between its kernels, nothing to trace in the next process."""
+    keep_compiled_code_private()
 
     def save(program: torch.export.ExportedProgram, path: Path) -> None:
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
@@ -72,8 +76,13 @@ def exported(form: str, model: nn.Module, images: torch.Tensor, folder: Path) ->
 def kept(
     path: Path, model: nn.Module, images: torch.Tensor, save: Callable[[torch.export.ExportedProgram, Path], None]
 ) -> Path:
-    """The file `path` for batches of this size, which `save` writes unless its folder is there already."""
+    """The file `path` for batches of this size, which `save` writes unless its folder is there already.
+
+    Raises PermissionError for a folder that is there and could have been changed by others: its file is code.
+    """
     folder = path.parent
+    if fault := find_fault(folder):
+        raise PermissionError(fault)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = tempfile.mkdtemp(dir=folder.parent)

@@ -1,16 +1,16 @@
 """The same answers sooner: a classifier in the fastest of the ways that this machine has, found by timing them.
 
 Whatever is chosen, on the first images its logits are those of the eager model in float32 within EXACT, or it is not
-chosen. The choice and the file it needs are kept in $VIT_CUSTOM_CACHE or ~/.cache/vit_custom: the next process starts
-with them. No further way is tried once a quarter of the time has passed that the eager model needs for all images; if
-some were not tried, twice as many images are reason to choose anew.
+chosen. The choice and the file it needs are kept in $VIT_CUSTOM_CACHE/engines or ~/.cache/vit_custom/engines, where
+nobody else can write (see `private_folder`): the next process starts with them. No further way is tried once a quarter
+of the time has passed that the eager model needs for all images; if some were not tried, twice as many images are
+reason to choose anew.
 
 Shapes: B batch, C channels, H×W pixels, K classes.
 """
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from ..data.cache_folders import make_folders, private_folder, tighten
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from .engines import build_engine, installed_engines
 from .environment import hardware, versions
@@ -83,6 +84,7 @@ def fastest(
     whole = timed(eager) * total / len(images)
     if whole < WORTH:
         return model, f"eager ({whole:.0f} s for all images: choosing would take longer than it gains)"
+    make_folders(folder)
     rates, runs, all_tried = choose(model, images, engines, folder, limit=SHARE * whole)
     best = next(iter(rates))
     gain = rates[best] / rates[Way("eager", len(images))]
@@ -91,6 +93,7 @@ def fastest(
     for other in folder.iterdir():
         if other.is_dir() and other.name != files_of(best):
             shutil.rmtree(other, ignore_errors=True)
+    tighten(folder)  # files follow the umask
     return classifier(model, runs[best]), f"{best}: {gain:.2f} times eager (images/s: {told(rates)})"
 
 
@@ -229,10 +232,10 @@ def classifier(model: Any, run: Run) -> ExportedClassifier:
 
 
 def cache_folder(model: Any, processor: Any, batch_size: int) -> Path:
-    """Of this model, these versions, this hardware and as many threads."""
-    root = os.environ.get("VIT_CUSTOM_CACHE") or Path.home() / ".cache" / "vit_custom"
+    """Of this model, these versions, this hardware and as many threads; nobody else can have changed what is in it."""
     threads = {"threads": torch.get_num_threads(), "batch_size": batch_size}
-    return Path(root) / "engines" / fingerprint(model, processor, versions() | hardware(model.device) | threads)[:24]
+    name = fingerprint(model, processor, versions() | hardware(model.device) | threads)[:24]
+    return private_folder("engines", name)
 
 
 def read_choice(folder: Path, engines: Sequence[str], total: int) -> dict[str, Any] | None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .outputs import write_whole
+
 
 def json_safe(value: Any) -> Any:
     """`value` with numpy turned into Python and every NaN or infinity into None."""
@@ -41,16 +43,5 @@ def readable_json(value: Any, pad: str = "") -> str:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> Path:
-    """Writes `readable_json(json_safe(value))`; the file is there whole or not at all."""
+    """Writes `readable_json(json_safe(value))` as `write_whole` does."""
     return write_whole(path, readable_json(json_safe(value)) + "\n")
-
-
-def write_whole(path: str | os.PathLike, text: str) -> Path:
-    """Writes a text file that is there whole or not at all; returns its path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    # Paths may hold bytes that are no UTF-8; they come back as they were with errors="surrogateescape".
-    unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")
-    os.replace(unfinished, path)
-    return path

@@ -1,5 +1,6 @@
 """A saved image classifier and its processor, ready to run."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,13 +9,20 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
 from transformers.image_processing_base import ImageProcessingMixin
 
+from ..configuration_vit_custom import ViTCustomConfig
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..foreign_vit_custom import refuse_foreign_files
 from .allocator import keep_freed_memory
 from .exported import is_export, load_exported
+from .foreign import check_processor_fields, check_size, foreign_config, refuse_adapter, stored_fields, weights_header
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -69,11 +77,19 @@ def load_classifier(
             f"revision={revision!r}. `hf models info {source}` shows it as sha."
         )
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    of_model = {name: value for name, value in (("speed", speed), ("dtype", dtype)) if value is not None}
+    of_model: dict[str, Any] = {
+        name: value for name, value in (("speed", speed), ("dtype", dtype)) if value is not None
+    }
     if not folder.is_dir():
         options["revision"] = revision or "main"
+    where = {name: value for name, value in options.items() if name == "revision"}
     if trust_remote_code:
-        _check_code_origin(source, options)
+        _check_code_origin(source, where)
+    fields = stored_fields(source, **where)
+    if not folder.is_dir():
+        refuse_adapter(source, **where)
+    if fields.get("model_type") != ViTCustomConfig.model_type:
+        of_model["config"] = _checked_config(source, fields, trust_remote_code, where)
     try:
         model, info = AutoModelForImageClassification.from_pretrained(
             source, use_safetensors=True, output_loading_info=True, **of_model, **options
@@ -95,10 +111,24 @@ def load_classifier(
     return model.eval().to(device or default_device()), processor
 
 
-def _check_code_origin(source: str, options: dict[str, Any]) -> None:
+def _checked_config(source: str, fields: dict[str, Any], trust_remote_code: bool, where: dict[str, Any]) -> Any:
+    """The configuration of another library's classifier.
+
+    Raises ValueError where its values fetch something, or make another model than its weight files hold.
+    """
+    refuse_adapter(source, **where)
+    header = weights_header(source, **where)
+    with contextlib.suppress(OSError):  # timm's folders store none
+        check_processor_fields(source, ImageProcessingMixin.get_image_processor_dict(source, **where)[0])
+    config = foreign_config(source, fields, header, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, trust_remote_code, **where)
+    if not (trust_remote_code and fields.get("auto_map")):
+        check_size(source, lambda: AutoModelForImageClassification.from_config(config), header)
+    return config
+
+
+def _check_code_origin(source: str, where: dict[str, Any]) -> None:
     """Raises ValueError where model or processor would run code of a repository other than `source`."""
-    where = {name: value for name, value in options.items() if name == "revision"}
-    config, _ = PreTrainedConfig.get_config_dict(source, **where)
+    config = stored_fields(source, **where)
     processor, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
     for stored in (config, processor):
         for origin in re.findall(r'"([^"]*)--', json.dumps(stored.get("auto_map"))):

@@ -139,11 +139,11 @@ def predict(
     Lines already in `output`, or left by a run that was cut off, are kept; those that report an error, or whose image
     has changed since, are predicted again. Of several `processes` each takes every count-th batch. fast: the same
     answers by the fastest engine that is installed. dtype: of the computation. Raises ValueError for inputs without
-    images and for an output that may not be continued, OSError for a model that is not there.
+    images, for an output that may not be continued and for one that is no file, such as a device, OSError for a model
+    that is not there.
     """
-    processes = processes or Processes()
+    processes, lines = processes or Processes(), ResumableLines(output)
     classifier, processor = load_classifier(model, trust_remote_code, revision=revision, speed=speed, dtype=dtype)
-    lines = ResumableLines(output)
 
     def plan() -> tuple[list[str], list[str], list[int], int]:
         paths, notes = find_images(inputs, follow_links)

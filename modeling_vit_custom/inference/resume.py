@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from ..data.identity import changed, identify, read_identities, write_identities
 from ..data.raw import listed
 from .json_files import json_safe, write_json
+from .outputs import check_replaceable
 
 # Keys of a config or processor that say where it came from, or what it could be set to, not what it computes.
 OTHER_KEYS = ("_name_or_path", "_commit_hash", "transformers_version", "auto_map", "speeds")
@@ -59,13 +60,17 @@ class ResumableLines:
     """The output and its parts. One process calls `open_run` and `merge`; each opens its own `part`.
 
     notes: what `open_run` found that should be said.
+    Raises OutputError where one of these files could not be replaced, such as a device.
     """
 
     def __init__(self, output: str | os.PathLike):
         self.output = Path(output)
         self.meta = self.output.with_name(self.output.name + ".meta.json")
         self.images = self.output.with_name(self.output.name + ".images.npz")
+        self.unfinished = self.output.with_name(self.output.name + ".tmp")
         self.notes: list[str] = []
+        for path in (self.output, self.meta, self.images, self.unfinished, *self.parts()):
+            check_replaceable(path)
 
     def parts(self) -> list[Path]:
         """All parts there are, oldest first."""
@@ -73,13 +78,14 @@ class ResumableLines:
 
     def _numbered_parts(self) -> list[tuple[int, Path]]:
         pattern = re.compile(re.escape(self.output.name) + r"\.part-(\d+)")
-        named = [(pattern.fullmatch(path.name), path) for path in self.output.parent.iterdir()]
+        folder = self.output.parent
+        named = [(pattern.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ())]
         return [(int(match[1]), path) for match, path in named if match]
 
     def open_run(self, identity: Mapping[str, Any], paths: Sequence[str], overwrite: bool) -> dict[str, Line]:
         """The lines that are already there, by path, after checking that they may be continued.
 
-        Lines of images that have changed since are removed.
+        Those of images that have changed since are removed.
 
         identity: written to the meta file; its "fingerprint" must be that of the lines already there.
         Raises ResumeError for lines of another model or other settings, of images not among `paths`, or of
@@ -122,12 +128,11 @@ class ResumableLines:
 
     def _remove(self, stale: set[str]) -> None:
         """Takes the lines of these images out of the output and its parts."""
-        unfinished = self.output.with_name(self.output.name + ".tmp")
         for file in {line.file for line in self._index().values()}:
-            with open(file, "rb") as lines, open(unfinished, "wb") as kept:
+            with open(file, "rb") as lines, open(self.unfinished, "wb") as kept:
                 whole = (line for line in lines if line.endswith(b"\n"))
                 kept.writelines(line for line in whole if json.loads(line)["path"] not in stale)
-            os.replace(unfinished, file)
+            os.replace(self.unfinished, file)
 
     def _check(self, identity: Mapping[str, Any], lines: Mapping[str, Line], paths: Sequence[str]) -> None:
         remedy = "Give another --output, or --overwrite to start afresh."
@@ -179,15 +184,15 @@ class ResumableLines:
         lines = self._index()
         if lost := [path for path in paths if path not in lines]:
             raise ResumeError(f"{len(lost)} images have no line, such as {lost[0]}; run the same command again.")
-        unfinished = self.output.with_name(self.output.name + ".tmp")
+        self.unfinished.unlink(missing_ok=True)  # of a run that was killed; a link is not written through
         with ExitStack() as stack:
-            merged = stack.enter_context(open(unfinished, "wb"))
+            merged = stack.enter_context(open(self.unfinished, "xb"))
             sources = {file: stack.enter_context(open(file, "rb")) for file in {line.file for line in lines.values()}}
             for path in paths:
                 line = lines[path]
                 sources[line.file].seek(line.start)
                 merged.write(sources[line.file].read(line.length))
-        os.replace(unfinished, self.output)
+        os.replace(self.unfinished, self.output)
         for part in self.parts():
             part.unlink()
         return sum(lines[path].failed for path in paths)

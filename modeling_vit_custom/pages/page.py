@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..data.raw import visible
 from ..image_decoding_vit_custom import ImageDecodingError, decode_image
-from ..inference.json_files import write_whole
+from ..inference.outputs import write_whole
 
 THUMBNAIL_SIDE = 96  # pixels
 SCRIPT = Path(__file__).with_name("page.js")

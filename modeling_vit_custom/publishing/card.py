@@ -22,15 +22,19 @@ from markupsafe import Markup
 from ..configuration_vit_custom import ViTCustomConfig
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..evaluation.figures import METRICS, figure, number, title
+from ..inference.claims import card_line, check_claims, weights_digest
 from ..speed.section import PICTURE as SPEEDS_PICTURE
 from ..speed.section import REPORT as SPEEDS
 from ..speed.section import marked_section
 from .converted import conversion_facts
+from .course import course_rows
 from .tasks import CLASSIFICATION, Task, task_of
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 FEATURES = "features"
 SPLITS = ("validation", "test")
+METRICS_FILE, RUN_FILE = "metrics.json", "training_args.json"
+USED = (METRICS_FILE, RUN_FILE, "conversion.json", SPEEDS, "golden.json")  # what the card says is taken from
 MAX_ROWS = 100  # a longer table of classes is left to metrics.json
 VERSIONS = ("vit_custom", "transformers", "torch", "python")
 FILES = {
@@ -50,6 +54,7 @@ FILES = {
     "LICENSE": "the licence",
     ".gitattributes": "which files Git LFS stores",
 }
+MUON = ", Muon for the matrices of the blocks"
 ACTIVE = re.compile(r"""[!"#$&'*:<>@\[\]\\^_`{|}~]""")  # what can mean something to Markdown inside a line, or to HTML
 JOINERS = "\u200c\u200d"
 
@@ -78,9 +83,10 @@ def write_card(
 
     Raises ValueError for an id or revision that cannot be one, for a golden.json that names other files than those in
     examples/, for a conversion.json of another form, and if the metadata do not come back from the written file as they
-    were given.
+    were given; ClaimError, one too, where one of the records is of other weights than those in `folder`.
     """
     folder = Path(folder)
+    check_claims(folder, USED, {METRICS_FILE: metrics or {}, RUN_FILE: run or {}})
     for name in (repo_id, *datasets, *([base_model] if base_model else [])):
         validate_repo_id(name)
     if revision is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}", revision):
@@ -111,6 +117,7 @@ def write_card(
         "examples": examples(folder),
         "files": list_files(folder),
         "number": number,
+        "claim": Markup(card_line(digest)) if (digest := weights_digest(folder)) else None,
     }
     body = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(facts)
     path = folder / "README.md"
@@ -212,10 +219,17 @@ def result_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "per_label": rows if len(rows) <= MAX_ROWS else [],
         "columns": [name for name in (rows[0] if rows else {}) if name not in ("id", "label")],
         "rarest": min((row["support"] for row in rows if "support" in row), default=None),
-        "best": metrics.get("best"),
+        "best": chosen_by_validation(metrics),
         "train_n": metrics.get("train", {}).get("n"),
         "parameters": metrics.get("parameters"),
     }
+
+
+def chosen_by_validation(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """metrics.json's "best", where its step is the one that was kept; earlier versions do not say which was."""
+    best = metrics.get("best") or {}
+    kept = metrics.get("train", {}).get("kept_step", best.get("step"))
+    return best if best.get("step") and best["step"] == kept else None
 
 
 def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -223,7 +237,7 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
     model, data, training = (run.get(part, {}) for part in ("model", "data", "training"))
     environment, train = run.get("environment", {}), metrics.get("train", {})
     precision = next((name for name in ("bf16", "fp16") if training.get(name)), "float32" if training else None)
-    device, cores, seconds = environment.get("device"), environment.get("cpu_cores"), train.get("seconds")
+    device, cores, course = environment.get("device"), environment.get("cpu_cores"), course_rows(training, train)
     rows = {
         "started from": f"random weights, variant {model['variant']}"
         if "variant" in model
@@ -246,27 +260,21 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
             )
             if on
         ),
-        "epochs": training.get("num_train_epochs"),
-        "batch": batch_size(training),
-        "optimiser": training.get("optim"),
+        **{name: course[name] for name in ("epochs", "steps", "images seen", "weights kept", "batch")},
+        "optimiser": training.get("optim") and f"{training['optim']}{MUON if training.get('muon') else ''}",
         "learning rate": training.get("learning_rate"),
-        "schedule": training.get("lr_scheduler_type"),
+        "schedule": course["schedule"],
         "warm-up": warm_up(training.get("warmup_steps")),
         "weight decay": training.get("weight_decay"),
         "label smoothing": training.get("label_smoothing_factor") or None,
         "precision": precision,
         "seed": training.get("seed"),
         "hardware": device and f"{device}, {cores} CPU cores",
-        "time": seconds and f"{seconds:,.0f} s{' after the last resumption' if train.get('resumed') else ''}",
+        "time": course["time"],
+        "sittings": course["sittings"],
         "versions": ", ".join(f"{name} {environment[name]}" for name in VERSIONS if name in environment),
     }
     return {name: number(value) for name, value in rows.items() if value not in (None, "")}
-
-
-def batch_size(training: Mapping[str, Any]) -> str | None:
-    parts = {"per_device_train_batch_size": "images", "processes": "processes", "gradient_accumulation_steps": "steps"}
-    counts = [f"{training[k]} {unit}" for k, unit in parts.items() if training.get(k, 1) > 1]
-    return " × ".join(counts) or None
 
 
 def warm_up(steps: float | None) -> str | None:

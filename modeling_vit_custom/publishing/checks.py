@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessorPil
+from ..inference.claims import check_claims
 from ..weight_files_vit_custom import check_shapes, read_headers, some
 from .code_files import VERSION, foreign_code, parse_reference, reached_modules, read_configs, read_json
 from .golden import GOLDEN, GoldenError, compare_golden, measure, read_golden
@@ -278,10 +279,18 @@ def model_card(folder: Path) -> str:
     return f"library_name, pipeline_tag, license {data.get('license')}"
 
 
+def records(folder: Path) -> str:
+    """Whatever says how the model was made or measured is of these weights."""
+    held, unnamed = check_claims(folder)
+    if unnamed:
+        return f"WARNING: {some(unnamed)} name no weights, being of an earlier version: nobody knows if of these"
+    return f"{some(held)}: of these weights" if held else "there are none"
+
+
 def no_secrets(folder: Path) -> str:
     if findings := scan_secrets(folder):
         raise ValueError(f"{some(findings)}. Remove it; a token that was published has to be revoked.")
-    return "no token, key, password, user name or position found"
+    return "no token, key, password, address, name, position or path of one's own found"
 
 
 # name, function, the checks without which it means nothing
@@ -296,5 +305,6 @@ _STATIC: tuple[tuple[str, Callable[[Path], str], tuple[str, ...]], ...] = (
     ("labels", labels, ("configuration",)),
     ("image processor", image_processor, ("configuration",)),
     ("model card", model_card, ("files",)),
+    ("records", records, ("finite weights",)),
     ("secrets", no_secrets, ("files",)),
 )

@@ -1,9 +1,9 @@
 """Golden outputs: example images that travel with a model, and what it must answer to them anywhere.
 
 golden.json: {"format": 1, "tolerance", "images": ["examples/0.png", …], "logits": {backend: [images, classes]},
-"pipeline": for each image its five best [{"label", "score"}], "versions"}. An encoder has "pooler_output" in place of
-"logits" and no "pipeline": its pipeline must answer just that. All is measured in a fresh process that has nothing but
-the folder. The images are PNG, so that every machine sees the same pixels, without metadata.
+"pipeline": for each image its five best [{"label", "score"}], "versions", "weights"}. An encoder has "pooler_output" in
+place of "logits" and no "pipeline": its pipeline must answer just that. All is measured in a fresh process that has
+nothing but the folder. The images are PNG, so that every machine sees the same pixels, without metadata.
 
 The tolerance is relative to an image's largest number. Measured on the photographs of scikit-learn with random nano/8
 and s/16 models: eager attention, two threads or float64 arithmetic move logits by up to 1.5e-6 of it, another resizing
@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from ..image_decoding_vit_custom import decode_image
+from ..inference.claims import write_stamped
 from ..inference.fresh_process import FreshProcessError, run_fresh
-from ..inference.json_files import write_json
 from .code_files import read_json
 from .report import Check
 from .tasks import CLASSIFICATION, TASKS, Task, task_of
@@ -78,7 +78,7 @@ def write_golden(folder: Path, images: Sequence[Path]) -> None:
             [{"label": best["label"], "score": float(f"{best['score']:.7g}")} for best in answer[:TOP_K]]
             for answer in report["pipeline"]
         ]
-    write_json(folder / GOLDEN, golden | {"versions": report["versions"]})
+    write_stamped(folder / GOLDEN, golden | {"versions": report["versions"]})
 
 
 def _write_example(source: Path, target: Path) -> None:

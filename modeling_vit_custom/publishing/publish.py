@@ -23,6 +23,7 @@ from yaml import YAMLError
 
 from .._version import __version__
 from ..data.folders import readable_suffixes
+from ..inference.claims import check_claims
 from .checks import iterate_checks
 from .code_files import foreign_code
 from .golden import MAX_IMAGES, write_golden
@@ -138,6 +139,7 @@ def prepare(
 
     try:
         stage(Path(model_dir), staging)
+        check_claims(staging, ("metrics.json", "training_args.json", "conversion.json", "speeds.json"))
         if (staging / CARD).exists():
             print(f"{CARD} is written anew; of the one in {model_dir} only license, datasets and base_model are kept")
         if (foreign := foreign_code(staging)) and not trust_remote_code:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ..inference.outputs import check_new_folder
 from ..weight_files_vit_custom import check_weight_map
 from .code_files import CONFIGS, SHIPPED, VERSION, foreign_code, reached_modules, read_configs, read_json
 
@@ -51,8 +52,7 @@ def stage(model_dir: Path, staging_dir: Path, say: Callable[[str], None] = print
     StagingError, before anything is copied, where a needed file is missing, is a link, or is not what its name says.
     """
     model_dir, staging_dir = Path(model_dir), Path(staging_dir)
-    if staging_dir.exists() and (not staging_dir.is_dir() or any(staging_dir.iterdir())):
-        raise StagingError(f"{staging_dir} must be a new or an empty folder.")
+    check_new_folder(staging_dir, StagingError)
     plan = plan_staging(model_dir)
     for name in plan.copied:
         (staging_dir / name).parent.mkdir(parents=True, exist_ok=True)

@@ -168,9 +168,11 @@ def fetch(source: str, revision: str | None) -> Path:
 
 
 def refuse_other_code(folder: Path) -> None:
-    """Raises ValueError where the folder would run the newest code of a repository, which `--` in an auto_map names."""
+    """Raises ValueError for another kind of model, and where `--` in an auto_map names a repository's newest code."""
     config, _ = PreTrainedConfig.get_config_dict(folder)
     processor, _ = ImageProcessingMixin.get_image_processor_dict(folder)
+    if (kind := config.get("model_type")) != "vit_custom":  # others' configurations can name kernels to fetch
+        raise ValueError(f"{folder}: model_type={kind!r} has no decode(); give a ViT Custom model.")
     if named := re.search(r'"([^"]*--[^"]*)"', json.dumps([config.get("auto_map"), processor.get("auto_map")])):
         raise ValueError(
             f"{folder}: its auto_map names {named[1]}, code of another repository, which nobody here has read. Copy "

@@ -23,11 +23,13 @@ from ..data.options import add_table_options, table_options
 from ..data.raw import printable
 from ..data.sources import load_eval_examples
 from ..evaluation.evaluate import evaluate_model
+from ..inference.claims import digest_of
 from ..inference.environment import hardware, versions
 from ..inference.exported import FILES, RECORD, RUNTIMES, ExportedClassifier, file_bytes, file_digest
 from ..inference.graphs import AXES, InFormat, Preprocessed, trace
 from ..inference.json_files import write_json
 from ..inference.loading import load_classifier, problem_type_of
+from ..inference.outputs import check_new_folder
 from ..inference.timing import time_in_turn
 from ..inference.writers import DTYPES, GRAPH, write
 from ..modeling_vit_custom import ViTCustomForImageClassification
@@ -89,8 +91,7 @@ def export(
     is not; then, and wherever something else fails, there is no folder.
     """
     wanted, output = wanted or Wanted(), Path(output)
-    if output.exists():
-        raise ValueError(f"{output} is there already: name another folder, or remove it.")
+    check_new_folder(output, empty=False)
     original, processor = load_classifier(source, device="cpu")
     if not isinstance(original, ViTCustomForImageClassification):
         raise ValueError(f"{source} is a {type(original).__name__}: only this package's own models are exported.")
@@ -122,6 +123,7 @@ def export(
         record["compared"] = compare(model, processor, exported)
         demand_parity(record)
         record |= {"setting": speed, "speed": rates(original, processor, exported, seconds)}
+        record["original"] = {"sha256": digest_of(source)}
         left = left_to_do(processor) if wanted.preprocessing else processor
         if examples is not None:
             record["accuracy"] = compare_accuracy(original, processor, exported, left, examples)

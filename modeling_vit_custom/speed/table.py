@@ -26,10 +26,12 @@ from ..data.options import add_table_options, table_options
 from ..data.raw import printable
 from ..data.sources import load_eval_examples
 from ..evaluation.plots import plot_speeds
+from ..inference.claims import write_stamped
 from ..inference.environment import hardware, versions
 from ..inference.forward import PreparedImages, stacked
 from ..inference.json_files import write_json
 from ..inference.loading import FORMATS, load_classifier, problem_type_of
+from ..inference.outputs import check_replaceable
 from ..inference.predict import positive
 from ..inference.timing import time_in_turn
 from ..modeling_vit_custom import ViTCustomForImageClassification
@@ -128,8 +130,10 @@ def named_speeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 
 
 def store(folder: Path, report: dict[str, Any]) -> None:
-    """Into a saved model's folder: the report, the named speeds in config.json, a section of the card if it has one."""
-    write_json(folder / REPORT, report)
+    """Into a saved model's folder: the report, the named speeds in config.json, a section of the card if it has one.
+
+    The report is written after the others, and names the weights that were measured.
+    """
     plot_speeds(report, folder / PICTURE)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -138,6 +142,7 @@ def store(folder: Path, report: dict[str, Any]) -> None:
     } or None
     write_json(path, config)
     write_section(folder / "README.md", report)
+    write_stamped(folder / REPORT, report, [PICTURE])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -181,6 +186,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     folder = Path(args.model)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{args.model} is not a saved model's folder, which the speeds could be stored in.")
+    for name in (REPORT, PICTURE, "config.json"):
+        check_replaceable(folder / name)
     model, processor = load_classifier(args.model)
     if not isinstance(model, ViTCustomForImageClassification):
         raise ValueError(f"{args.model} is a {type(model).__name__}: only this package's own models have speeds.")

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Sampler
 from transformers import Trainer
 
+from ..data.cache_folders import keep_compiled_code_private
 from ..data.dataset import ImageDataset
 from ..data.stream import StreamedViews
 from ..data.views import PixelValues
@@ -40,6 +41,8 @@ class BatchTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        if self.args.torch_compile:
+            keep_compiled_code_private()
         self.augmentation, self.to_pixel_values, self.balanced = augmentation, to_pixel_values, balanced
         if self.compute_loss_func is not None:
             self.label_smoother = None  # which Trainer would use in validation too

@@ -46,6 +46,7 @@ class TimeBudget(TrainerCallback, ExportableState):
         self.clock, self.began = clock, clock() if began is None else began
         self.after = min(CLOSING, self.seconds / 10)
         self.used_before = 0.0  # until the run was cut off
+        self.planned_for = self.seconds  # which the run that was cut off was given
         self.plan: list[tuple[int, float]] = [(0, 0.0), (PROBE, PROBED)]
         self.image_cost = 0.0  # seconds to evaluate one
         self.since: tuple[int, float] = (0, 0.0)  # step and clock from which the speed is measured
@@ -54,7 +55,12 @@ class TimeBudget(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         return {
             "args": {},
-            "attributes": {"plan": self.plan, "used_before": self.used(), "image_cost": self.image_cost},
+            "attributes": {
+                "plan": self.plan,
+                "used_before": self.used(),
+                "image_cost": self.image_cost,
+                "planned_for": self.seconds,
+            },
         }
 
     @property
@@ -77,6 +83,8 @@ class TimeBudget(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.plan = [(int(step), float(progress)) for step, progress in self.plan]  # JSON has no tuples
+        if self.planned and self.planned_for < self.seconds:
+            self._stretch(args, state)
         self._tell(args, state)
         self.since = (state.global_step, self.clock())
 
@@ -140,6 +148,13 @@ class TimeBudget(TrainerCallback, ExportableState):
         self.plan = [knot for knot in self.plan if knot[0] < step] + [(step, done), (step + max(1, int(steps)), 1.0)]
         self.since = (step, self.clock())
         self._tell(args, state)
+
+    def _stretch(self, args: Any, state: Any) -> None:
+        """Goes on with a run that is given more time than before: what it has done is a smaller share of it all."""
+        share = self.planned_for / self.seconds
+        self.plan = [(step, share * progress) for step, progress in self.plan]
+        pace, left = self.processes.from_first(lambda: (self.used_before / max(1, state.global_step), self._left()))
+        self._make(args, state, max(0.0, left) / max(1e-6, pace))
 
     def _tell(self, args: Any, state: Any) -> None:
         """Trainer counts to what is planned."""

@@ -8,7 +8,6 @@ A further state of a run, such as averaged weights, is one more file of the fold
 What a callback has to remember goes into trainer_state.json (transformers' `ExportableState`).
 """
 
-import hashlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from ..inference.claims import sha256_of
 from ..inference.json_files import write_json
 from ..weight_files_vit_custom import WeightFileError, parse_strict_json, read_header
 
@@ -170,8 +170,7 @@ def _damage(path: Path, manifest: dict[str, Any]) -> str | None:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"size": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _sync(path: Path) -> None:

@@ -19,22 +19,24 @@ logger = logging.getLogger(__name__)
 IMAGES = "images.npz"  # of the output folder; it is not published
 
 
-def check_images(training_args: ViTTrainingArguments, splits: Splits, checkpoint: str | None) -> None:
-    """Compares the images with those of the run that goes on from `checkpoint`, if one does, and records them.
+def check_images(
+    training_args: ViTTrainingArguments, splits: Splits, run: str | Path | None, record: bool = True
+) -> None:
+    """Compares the images with those of the folder of a `run` that goes on, if one does, and records them.
 
     The first process looks, for all of them. Raises UsageError where images of training or validation have changed;
-    of the test set, which is measured once, at the end, or where the checkpoint is another folder's, that is said.
+    of the test set, which is measured once, at the end, or where it is not the output folder's run, that is said.
     """
     processes = Processes(training_args.process_index, training_args.world_size)
-    processes.from_first(lambda: _check(Path(str(training_args.output_dir)), splits, checkpoint))
+    run = None if run is None else Path(run)
+    processes.from_first(lambda: _check(Path(str(training_args.output_dir)), splits, run, record))
 
 
-def _check(output_dir: Path, splits: Splits, checkpoint: str | None) -> None:
+def _check(output_dir: Path, splits: Splits, folder: Path | None, record: bool) -> None:
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     units = {split: _files(examples) for split, examples in parts.items() if examples is not None}
     now = {split: identify(sources) for split, (sources, _) in units.items()}
-    if checkpoint is not None:
-        folder = Path(checkpoint).parent
+    if folder is not None:
         before = read_identities(folder / IMAGES)
         if before is None:
             logger.warning(f"{folder} has no {IMAGES} (an earlier version wrote none): its images are not compared")
@@ -48,7 +50,8 @@ def _check(output_dir: Path, splits: Splits, checkpoint: str | None) -> None:
                     )
                 if found is not None:
                     logger.warning(f"{found}. What is there now is used")
-    write_identities(output_dir / IMAGES, now)
+    if record:
+        write_identities(output_dir / IMAGES, now)
 
 
 def _difference(split: str, before: np.ndarray, now: np.ndarray, names: Sequence[str], folder: Path) -> str | None:

@@ -22,15 +22,14 @@ from ..data.raw import printable
 from ..data.unlabelled import assemble_unlabelled, read_unlabelled
 from ..data.views import PixelValues
 from ..embeddings_vit_custom import masked_pixels
+from ..evaluation.figures import number
 from ..evaluation.history import panels
 from ..evaluation.plots import plot_reconstructions, plot_training_history
-from ..inference.json_files import write_json
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForMaskedImageModeling
 from .args import complete_arguments, parse_groups
 from .augment import AUGMENTATIONS, BatchAugmentation
 from .budget import time_budget
-from .disk import disk_full_explained
 from .exits import exit_code
 from .feeding import prepare_views
 from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, flag
@@ -39,16 +38,17 @@ from .lock import run_lock
 from .masking import MaskedImages, PatchMasks
 from .pretrained import Pretrained, open_checkpoint
 from .reconstruction import masked_losses, mean_colour_loss, reconstructions
+from .records import begin_records, end_records, told_again, what_happened
 from .start import (
     check_output_dir,
     checkpoint_explained,
     describe_run,
+    ended_run,
     find_start,
     fit_to_size,
     from_variant,
     load_checkpoint,
     training_source,
-    write_records,
 )
 from .trainer import ViTCustomTrainer
 
@@ -126,15 +126,16 @@ def _pretrain(
         print(f"masks: {masks.hidden} of {masks.count} units hidden, each of {masks.unit[0]}x{masks.unit[1]} patches")
 
     run = describe_pretraining(describe_run(model_args, data_args, training_args, splits), masks)
+    if (metrics := ended_run(training_args, run)) is not None:
+        check_images(training_args, splits, training_args.output_dir, record=False)
+        return told_again(training_args, metrics)
     checkpoint = find_start(training_args, run)
-    check_images(training_args, splits, checkpoint)
+    check_images(training_args, splits, None if checkpoint is None else Path(checkpoint).parent)
     trainer = build_pretrainer(model, processor, splits, masks, data_args, training_args, began)
-    started = time.perf_counter()
     if trainer.is_world_process_zero():
-        write_records(training_args.output_dir, run, conversion)
+        begin_records(training_args.output_dir, run, conversion)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
-    took = {"seconds": time.perf_counter() - started, "resumed": checkpoint is not None}
-    return finish(trainer, fitted.metrics | took, processor)
+    return finish(trainer, fitted.metrics, processor)
 
 
 def complete_pretraining_arguments(
@@ -247,16 +248,16 @@ def build_pretrainer(
 def finish(trainer: Pretrainer, fitted: dict[str, Any], processor: Any) -> dict[str, Any]:
     """Saves the best model, measures it on the held-out images, draws the pictures; returns metrics.json."""
     output_dir = Path(str(trainer.args.output_dir))
-    with disk_full_explained(output_dir, trainer.checkpoint_bytes, "at the end"):
-        trainer.save_model()
-    model: Any = trainer.model
     train: Any = trainer.train_dataset
+    happened = what_happened(trainer, len(train))
+    trainer.save_model()
+    model: Any = trainer.model
     validation: Any = trainer.eval_dataset
     measured: Any = trainer.predict(validation).metrics
     fitted.pop("total_flos", None)
     metrics = {
         "objective": "masked_image_modeling",
-        "train": {"n": len(train), **fitted, **trainer.throughput.overall()},
+        "train": {**fitted, **happened, **trainer.throughput.overall()},
         "validation": {
             "n": len(validation),
             "loss": measured["test_loss"],
@@ -267,12 +268,11 @@ def finish(trainer: Pretrainer, fitted: dict[str, Any], processor: Any) -> dict[
     }
     if trainer.is_world_process_zero():
         print(trainer.throughput.sentence(), flush=True)
-        write_json(output_dir / "metrics.json", metrics)
         if panels(trainer.state.log_history):  # a short run may have logged nothing
             plot_training_history(trainer.state.log_history, output_dir / "training.png")
         plot_reconstructions(reconstructions(model, validation, processor), output_dir / "reconstruction.png")
-    trainer.accelerator.wait_for_everyone()
-    return metrics
+        metrics = end_records(output_dir, metrics)
+    return trainer.processes.from_first(lambda: metrics)
 
 
 def parse_pretraining_args(
@@ -296,6 +296,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         groups = parse_pretraining_args(argv)
         metrics = pretrain(*groups)
         if groups[-1].process_index == 0:
-            print("validation", *(f"{name} {value:.4g}" for name, value in metrics["validation"].items()), sep="  ")
+            print("validation", *(f"{name} {number(value)}" for name, value in metrics["validation"].items()), sep="  ")
 
     return exit_code("pretrain", work)

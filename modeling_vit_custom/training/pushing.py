@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..conversion.convert import REPORT
+from ..inference.claims import read_record, write_stamped
 from ..publishing.upload import PublishError, Repository, check_installed, explained, upload_folder
 from .flags import UsageError, ViTTrainingArguments
 from .start import RUN_FILE
@@ -56,8 +57,8 @@ class Pusher:
         with told(message):
             stage(Path(checkpoint), copy / "checkpoint", say=logger.debug)
             for name in (RUN_FILE, REPORT):
-                if (record := Path(str(self.args.output_dir)) / name).is_file():
-                    shutil.copy(record, copy / "checkpoint")
+                if record := read_record(Path(str(self.args.output_dir)) / name):
+                    write_stamped(copy / "checkpoint" / name, record)
             self.job = self.pool.submit(self._publish_copy, copy, message)
             return
         shutil.rmtree(copy, ignore_errors=True)

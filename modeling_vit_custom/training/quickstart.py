@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..data.mnist5k import mnist5k_files
 from ..inference.fresh_process import run_fresh
+from ..publishing.course import time_taken
 from .args import parse_args
 from .recipe import train
 
@@ -24,7 +25,8 @@ def quickstart(output_dir: str | Path, data_root: str | Path, seed: int = 0, *fl
     argv = ["mnist5k", "--output_dir", str(output_dir), "--data_root", str(data_root), "--seed", str(seed), *flags]
     metrics = train(*parse_args(argv))
     test = metrics["test"]
-    print(f"\n{test['accuracy']:.1%} of {test['n']:,} held-out images right, in {time.perf_counter() - started:.0f} s")
+    took = time_taken(metrics["train"])
+    print(f"\n{test['accuracy']:.1%} of {test['n']:,} held-out images right, after {took} of training")
     print(f"Predictions from {output_dir} in a process that cannot import this package:\n")
     held_out = [name for name in mnist5k_files() if name.startswith("test/")]
     step = len(held_out) // SHOWN

@@ -16,14 +16,14 @@ from ..data.examples import Examples, Splits
 from ..data.raw import printable
 from ..data.views import DecodedViews, eval_views
 from ..evaluation.evaluate import Evaluation, score_outputs
+from ..evaluation.figures import number
 from ..evaluation.metrics import trainer_metrics
 from ..evaluation.plots import panels, plot_confusion_matrix, plot_training_history
-from ..inference.json_files import json_safe, write_json
+from ..inference.json_files import json_safe
 from ..inference.processes import Processes
 from .adapters import add_adapters
 from .args import choose_best_metric, complete_arguments, parse_args
 from .budget import time_budget
-from .disk import disk_full_explained
 from .exits import exit_code
 from .feeding import Feed, prepare_feed
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
@@ -31,8 +31,9 @@ from .heads import fit_head
 from .images import check_images
 from .lock import run_lock
 from .pretrained import open_checkpoint
+from .records import begin_records, end_records, told_again, what_happened
 from .report import ReportCallback, write_report
-from .start import build_model, check_output_dir, describe_run, find_start, load_data, write_records
+from .start import build_model, check_output_dir, describe_run, ended_run, find_start, load_data
 from .teachers import open_teacher
 from .trainer import ViTCustomTrainer
 
@@ -71,23 +72,25 @@ def _train(
     teacher = open_teacher(training_args, splits)
     run = describe_run(model_args, data_args, training_args, splits)
     run["data"] |= {} if teacher is None else {"teacher": teacher.record()}
+    if (metrics := ended_run(training_args, run)) is not None:
+        check_images(training_args, splits, training_args.output_dir, record=False)
+        return told_again(training_args, metrics)
     checkpoint = find_start(training_args, run)
-    check_images(training_args, splits, checkpoint)
+    check_images(training_args, splits, None if checkpoint is None else Path(checkpoint).parent)
     feed = prepare_feed(model.config, processor, splits, data_args, training_args, teacher)
     del teacher
     trainer = build_trainer(model, processor, splits, model_args, feed, training_args, began)
     trainer.add_callback(ReportCallback(splits))
-    started = time.perf_counter()
     if trainer.is_world_process_zero():
-        write_records(training_args.output_dir, run, conversion, model_args.chosen_recipe)
+        recipe = model_args.chosen_recipe or (None if checkpoint else "")
+        begin_records(training_args.output_dir, run, conversion, recipe)
     if model_args.method == "head_then_full" and checkpoint is None:
         views = DecodedViews(splits.train, eval_views(processor, model.config))
         note = fit_head(trainer, ImageDataset(splits.train, views), feed.validation)
         if trainer.is_world_process_zero():
             print(note, flush=True)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
-    took = {"seconds": time.perf_counter() - started, "resumed": checkpoint is not None}
-    return finish(trainer, splits, fitted.metrics | took, processor)
+    return finish(trainer, splits, fitted.metrics, processor)
 
 
 def build_trainer(
@@ -126,8 +129,8 @@ def build_trainer(
 
 def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], processor: Any) -> dict[str, Any]:
     """Saves the best model, measures it on validation and (once) test, draws the pictures; returns metrics.json."""
-    with disk_full_explained(Path(str(trainer.args.output_dir)), trainer.checkpoint_bytes, "at the end"):
-        trainer.save_model()
+    happened = what_happened(trainer, len(splits.train))
+    trainer.save_model()
     measured = {"validation": splits.validation, "test": splits.test}
     results = {
         split: measure(trainer, examples, splits, processor)
@@ -138,7 +141,7 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
     last = "test" if "test" in results else "validation"
     metrics = {
         "problem_type": splits.problem_type,
-        "train": {"n": len(splits.train), **fitted, **trainer.throughput.overall()},
+        "train": {**fitted, **happened, **trainer.throughput.overall()},
         **{split: {"n": len(result.names), **result.metrics} for split, result in results.items()},
         "best": {"metric": trainer.args.metric_for_best_model, "step": trainer.state.best_global_step},
         "parameters": trainer.served_parameters(),
@@ -147,14 +150,14 @@ def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], pr
     if trainer.is_world_process_zero():
         print(trainer.throughput.sentence(), flush=True)
         output_dir = Path(str(trainer.args.output_dir))
-        write_json(output_dir / "metrics.json", metrics)
         if panels(trainer.state.log_history):  # a short run may have logged nothing
             plot_training_history(trainer.state.log_history, output_dir / "training.png")
         if (confusion := results[last].confusion) is not None:
             names = [splits.id2label[i] for i in range(len(splits.id2label))]
             plot_confusion_matrix(confusion, names, output_dir / "confusion_matrix.png")
+        metrics = end_records(output_dir, metrics)
         write_report(output_dir, trainer.state, splits, metrics, results)
-    trainer.accelerator.wait_for_everyone()
+    metrics = trainer.processes.from_first(lambda: metrics)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
     return metrics
@@ -179,6 +182,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         metrics = train(model_args, data_args, training_args)
         for split in ("validation", "test"):
             if split in metrics and training_args.process_index == 0:
-                print(split, *(f"{name} {value:.4g}" for name, value in metrics[split].items()), sep="  ")
+                print(split, *(f"{name} {number(value)}" for name, value in metrics[split].items()), sep="  ")
 
     return exit_code("train", work)

@@ -19,6 +19,7 @@ from ..evaluation.evaluate import Evaluation
 from ..evaluation.figures import duration
 from ..evaluation.history import Panel, newest_scores, panels
 from ..evaluation.page import sections, tiles
+from ..inference.claims import STAMP, check_claims
 from ..pages import page
 from ..pages.charts import Chart, Series, line_chart
 from ..publishing.card import FILES, model_facts, recipe_rows, result_facts, sentence
@@ -62,6 +63,7 @@ def write_report(
     """Writes report.html beside training_args.json, of a run under way or, given its metrics.json, of a finished one.
 
     results: split -> what the final model did; the last is shown in full.   left: seconds that training still takes.
+    A finished page is of the weights beside it, which it names, or is not written.
     What goes wrong here is logged and stops nothing: the model matters more than the page.
     """
     try:
@@ -82,6 +84,8 @@ def report_content(
     """What report.html.j2 shows."""
     run = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
     figures = result_facts(metrics)
+    if metrics:
+        check_claims(output_dir, (RUN_FILE,), {"metrics.json": metrics})
     last = figures["last"]
     examples = {"validation": splits.validation, "test": splits.test}
     result = sections(results[last], examples[last]) if last else None  # type: ignore[arg-type]
@@ -101,6 +105,7 @@ def report_content(
         "recipe": recipe_rows(run, metrics),
         "files": {name: FILES[name] for name in LINKED if (output_dir / name).is_file()} if last else {},
         "written": time.strftime("%Y-%m-%d %H:%M"),
+        "weights": metrics.get(STAMP),
         "scripted": True,
     }
     return content | {"anchors": _anchors(content)}
@@ -117,10 +122,18 @@ def _final_tiles(metrics: Mapping[str, Any], last: str) -> list[tuple[str, str, 
     on = f"on {n:,} {last} images"
     return [
         (first[0], first[1], f"{on}, {first[2]}" if first[2] else on),
-        ("training time", duration(train["seconds"]), "after the last resumption" if train["resumed"] else ""),
+        _time_tile(train),
         ("training images", f"{train['n']:,}", ""),
         ("parameters", f"{metrics['parameters'] / 1e6:.3g} M", ""),
     ]
+
+
+def _time_tile(train: Mapping[str, Any]) -> tuple[str, str, str]:
+    sittings, seconds = train["sittings"], train["seconds"]
+    count = f"{len(sittings)} sittings"
+    if seconds is None:  # the first was of an earlier version, which kept no time
+        return "training time", duration(sittings[-1]["seconds"]), f"in the last of {count}"
+    return "training time", duration(seconds), f"in {count}" if len(sittings) > 1 else ""
 
 
 def _tiles_so_far(state: TrainerState, splits: Splits) -> list[tuple[str, str, str]]:

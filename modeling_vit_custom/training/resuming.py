@@ -30,6 +30,7 @@ from .checkpoints import (
 )
 from .disk import check_space, checkpoint_bytes, disk_full_explained
 from .flags import UsageError, ViTTrainingArguments
+from .sittings import Sittings
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class ResumingTrainer(BatchTrainer):
         self.processes = Processes(self.args.process_index, self.args.world_size)
         self.aside: str | None = None  # while a checkpoint is being written: the folder that it is written into
         self.losses: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # of this step: (loss, indices of examples)
+        self.sittings = Sittings(self.args, self.throughput)
         self.add_callback(_Moments(self))
 
     # ---------- steps
@@ -101,9 +103,14 @@ class ResumingTrainer(BatchTrainer):
         super()._run_epoch(epoch=epoch, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer's, but the mean loss at the end is that of all steps, not of those since the run was continued."""
+        """As Trainer's, but the mean loss at the end is that of all steps, not of those since the run was continued,
+        and the speed that of the steps that were made, not of those that were planned.
+        """
         if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step - self.first_step)
+            this, seconds = self.sittings.until(self.state.global_step)[-1], max(logs["train_runtime"], 1e-6)
+            logs["train_samples_per_second"] = round(this["images"] / seconds, 3)
+            logs["train_steps_per_second"] = round((this["last_step"] - this["first_step"]) / seconds, 3)
         super().log(logs, start_time)
 
     # ---------- continuing
@@ -128,6 +135,7 @@ class ResumingTrainer(BatchTrainer):
         state: Any = self.state
         kept = state.stateful_callbacks.get(KEPT)
         self.first_step = state.global_step if kept is None else 0
+        self.sittings.begin(state.global_step, (kept or {}).get("sittings"))
         if kept is not None:
             sums = kept["losses"]
             same = len(sums) == self.processes.count
@@ -237,6 +245,8 @@ class ResumingTrainer(BatchTrainer):
             "total": self._total_loss_scalar,
             "logged": self._globalstep_last_logged,
             "best": best and Path(best).name,
+            "settings": self.sittings.settings,
+            "sittings": self.sittings.until(self.state.global_step),
         }
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

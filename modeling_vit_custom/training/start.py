@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +18,11 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import set_seed
 
 from ..audit.gate import audit_before_training
 from ..configuration_vit_custom import ViTCustomConfig
-from ..conversion.convert import REPORT
 from ..data.examples import Splits
 from ..data.labels import plan_head
 from ..data.mnist5k import write_mnist5k
@@ -29,13 +30,12 @@ from ..data.raw import DataError
 from ..data.sources import assemble, read_splits, with_label_ids
 from ..data.stream import stream_of
 from ..image_processing_vit_custom import ViTCustomImageProcessor
+from ..inference.claims import STAMP, named_weights, read_record, weights_digest
 from ..inference.environment import hardware, versions
-from ..inference.json_files import write_json
+from ..inference.outputs import KINDS, kind_of
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..pretrained_vit_custom import HEAD_PREFIX, resize_input
-from ..speed.section import PICTURE as SPEED_PICTURE
-from ..speed.section import REPORT as SPEED_REPORT
 from ..weight_files_vit_custom import some
 from .args import field_values
 from .checkpoints import (
@@ -50,19 +50,15 @@ from .checkpoints import (
 from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
 from .lock import LOCK
 from .pretrained import Pretrained
+from .resuming import KEPT
+from .settings import changes, goes_on, noted_changes, refused_changes, settings_of
 from .streaming import load_streamed
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE, RECIPE_FILE = "training_args.json", "recipe.yaml"  # of the output folder
-# What of TrainingArguments describes a run and may be published; paths, names and tokens are not among it.
-PUBLISHED = (
-    "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "lr_scheduler_type", "warmup_steps", "optim",
-    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "per_device_train_batch_size",
-    "gradient_accumulation_steps", "label_smoothing_factor", "seed", "data_seed", "bf16", "fp16",
-    "metric_for_best_model", "loss", "class_weights", "ema_decay", "layer_decay", "early_stopping_patience",
-    "max_minutes", "distillation", "distillation_alpha", "distillation_temperature",
-)  # fmt: skip
+RUN_FILE, RECIPE_FILE, METRICS = "training_args.json", "recipe.yaml", "metrics.json"  # of the output folder
+ANOTHER = "Name another --output_dir, or pass --resume_from_checkpoint false to train anew in this one"
+DESCRIBED = ("examples", "labels", "fingerprint", "teacher", "masks")  # what a run records that is no flag's value
 # What of DataArguments changes the images that are trained on; of these only what was asked for is recorded.
 RECORDED = (
     "view_size", "auto_augment", "random_erasing", "mixup", "cutmix", "mix_probability", "balanced_sampling",
@@ -253,25 +249,9 @@ def describe_run(
             **{name: value for name in RECORDED if (value := getattr(data_args, name)) != getattr(DataArguments, name)},
             "fingerprint": digest.hexdigest(),
         },
-        "training": {name: getattr(training_args, name) for name in PUBLISHED}
-        | {"processes": training_args.world_size},
+        "training": settings_of(training_args),
         "environment": versions() | hardware(training_args.device),
     }
-
-
-def write_records(
-    output_dir: str | Path, run: Mapping[str, Any], conversion: Mapping[str, Any] | None, recipe: str = ""
-) -> None:
-    """What was run, how its weights came from another library, what was chosen for it; written by one process."""
-    if recipe:
-        (Path(output_dir) / RECIPE_FILE).write_text(recipe, encoding="utf-8")
-    write_json(Path(output_dir) / RUN_FILE, run)
-    if conversion is not None:
-        write_json(Path(output_dir) / REPORT, conversion)
-    else:
-        (Path(output_dir) / REPORT).unlink(missing_ok=True)  # of an earlier training
-    for measured in (SPEED_REPORT, SPEED_PICTURE):
-        (Path(output_dir) / measured).unlink(missing_ok=True)  # with other weights
 
 
 def check_output_dir(output_dir: str | Path) -> None:
@@ -279,7 +259,11 @@ def check_output_dir(output_dir: str | Path) -> None:
     path = Path(output_dir)
     if path.exists() and not path.is_dir():
         raise UsageError(f"--output_dir {path} is a file: name a folder.")
-    strangers = {child.name for child in path.iterdir()} - {LOCK} if path.is_dir() else set()
+    there = {child.name: kind_of(child) for child in path.iterdir()} if path.is_dir() else {}
+    for name, kind in there.items():
+        if kind not in (None, KINDS[stat.S_IFDIR]):
+            raise UsageError(f"--output_dir {path} holds {name}, which is {kind}: remove it, or name another folder.")
+    strangers = there.keys() - {LOCK}
     if strangers and not (path / RUN_FILE).is_file():
         raise UsageError(
             f"--output_dir {path} is not empty and holds no earlier run ({RUN_FILE} is missing): name a new folder."
@@ -292,12 +276,63 @@ def check_output_dir(output_dir: str | Path) -> None:
         raise UsageError(f"--output_dir {path} cannot be written.")
 
 
+def ended_run(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What metrics.json holds where the output folder has this very run and it has ended, else None.
+
+    The first process looks, for all of them. Raises UsageError where another run has ended there, unless this one goes
+    on from it, and where the weights are no longer that run's.
+    """
+    if (training_args.resume_from_checkpoint or "true").lower() != "true":
+        return None
+    processes = Processes(training_args.process_index, training_args.world_size)
+    return processes.from_first(lambda: _ended_run(Path(training_args.output_dir), run))
+
+
+def _ended_run(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    earlier, metrics = read_record(folder / RUN_FILE), read_record(folder / METRICS)
+    if not _has_ended(folder, earlier, metrics):
+        return None
+    before = earlier["training"]
+    now = {**run["training"], "processes": before.get("processes")}  # however many ask for it now
+    _check_same_run(folder, {**run, "training": now})
+    if not (changed := changes(before, now)):
+        return metrics
+    train = metrics.get("train", {})
+    made = {"steps": train.get("steps", _newest_step(folder)), "epochs": train.get("epochs", train.get("epoch"))}
+    if not goes_on(before, now, made):
+        raise _other_settings(folder, sorted(changed), before, now, ", has ended, and would have nothing more to do")
+    if not numbered(folder):
+        raise UsageError(f"{folder} holds a run that has ended, and no checkpoint to go on from. {ANOTHER}.")
+    return None
+
+
+def _has_ended(folder: Path, earlier: Mapping[str, Any], metrics: Mapping[str, Any]) -> bool:
+    if not earlier or "train" not in metrics or (digest := weights_digest(folder)) is None:
+        return False
+    if STAMP not in earlier:  # of an earlier version: its newest checkpoint says how far it came
+        state = read_record(folder / f"checkpoint-{_newest_step(folder)}" / TRAINER_STATE_NAME)
+        return STAMP not in metrics and 0 < state.get("max_steps", 0) <= state.get("global_step", 0)
+    if (named := named_weights(earlier)) is None:
+        return False
+    if named != digest:
+        raise UsageError(
+            f"{folder} holds other weights than those that {RUN_FILE} names: they were changed since the run ended, "
+            f"and would be lost. Move them elsewhere. {ANOTHER}."
+        )
+    return named_weights(metrics) == digest
+
+
+def _newest_step(folder: Path) -> int:
+    return max(numbered(folder), default=0)
+
+
 def find_start(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> str | None:
     """The checkpoint to continue from, or None to start afresh; the first process looks, for all of them.
 
     Without --resume_from_checkpoint it is the newest valid one of the output folder; with "false", earlier
     checkpoints there are removed. Raises UsageError if none is valid, if the one that is named is damaged or has newer
-    ones beside it, and if it belongs to a run with other data, another model or another seed: they would be mixed.
+    ones beside it, and if it belongs to a run with other data, another model or other settings that a run keeps: they
+    would be mixed.
     """
     processes = Processes(training_args.process_index, training_args.world_size)
     return processes.from_first(lambda: _find_start(training_args, run))
@@ -323,7 +358,7 @@ def _find_start(training_args: ViTTrainingArguments, run: Mapping[str, Any]) -> 
             notes += _check_same_run(path, run)
     else:
         checkpoint = Path(given)
-        notes += _check_named(checkpoint, path)
+        notes += _check_named(checkpoint, path) + _check_settings(checkpoint, training_args)
     for note in notes:
         logger.warning(note)
     if checkpoint is None:
@@ -358,16 +393,35 @@ def _check_named(checkpoint: Path, path: Path) -> list[str]:
 
 
 def _check_same_run(path: Path, run: Mapping[str, Any]) -> list[str]:
-    """Notes on settings that have changed; raises UsageError where they are those of the model or the data."""
+    """Notes on settings that have changed; raises UsageError where they are such as a run keeps."""
     earlier = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
     now = json.loads(json.dumps(run))
     before = {**earlier["model"], **earlier["data"], "seed": earlier["training"]["seed"]}
     after = {**now["model"], **now["data"], "seed": now["training"]["seed"]}
-    if changed := [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]:
-        raise UsageError(
-            f"{path} holds a run with other settings ({', '.join(changed)}): name another --output_dir, or pass "
-            "--resume_from_checkpoint false to train anew in this one."
-        )
-    settings = {name: (earlier["training"].get(name), value) for name, value in now["training"].items()}
-    changed = [f"{name}, {old}, now {new}" for name, (old, new) in settings.items() if old != new]
-    return [f"{path} was begun with other settings ({'; '.join(changed)})"] if changed else []
+    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    changed += [name for name in refused_changes(earlier["training"], now["training"]) if name not in changed]
+    if changed:
+        raise _other_settings(path, changed, before | earlier["training"], after | now["training"])
+    return noted_changes(f"{path} was begun", earlier["training"], now["training"])
+
+
+def _check_settings(checkpoint: Path, training_args: ViTTrainingArguments) -> list[str]:
+    """The same for a checkpoint that was named, which holds the settings it was trained with, if not of old."""
+    kept = read_record(checkpoint / TRAINER_STATE_NAME).get("stateful_callbacks", {}).get(KEPT, {})
+    before, now = kept.get("settings", {}), settings_of(training_args)
+    if refused := refused_changes(before, now):
+        raise _other_settings(checkpoint, refused, before, now)
+    return noted_changes(f"{checkpoint} was made", before, now)
+
+
+def _other_settings(
+    folder: Path, names: Sequence[str], before: Mapping[str, Any], now: Mapping[str, Any], state: str = ""
+) -> UsageError:
+    """Names them all, and the values of those that are flags."""
+    values = [
+        f"--{name} {before.get(name, 'not given')} there, {now.get(name, 'not given')} now"
+        for name in names
+        if name not in DESCRIBED and (name in before or name in now)
+    ]
+    told = f": {'; '.join(values)}" if values else ""
+    return UsageError(f"{folder} holds a run with other settings ({', '.join(names)}){state}{told}. {ANOTHER}.")

@@ -27,6 +27,7 @@ from ..data.examples import SINGLE_LABEL
 from ..data.fingerprint import key_hash
 from ..data.raw import listed
 from ..image_processing_vit_custom import ViTCustomImageProcessor
+from ..inference.foreign import check_fields, check_stored_whole, check_timm_folder, header_of, stored_fields
 from ..inference.loading import load_classifier, problem_type_of
 from ..weight_files_vit_custom import read_header
 from .flags import UsageError
@@ -103,7 +104,9 @@ def teacher_of(name: str, weights: str | None, settings: Mapping[str, Any]) -> T
         files = [path for path in map(folder.joinpath, ("model.safetensors", "pytorch_model.bin")) if path.is_file()]
         if not files:
             raise UsageError(f"--teacher {name} holds neither model.safetensors nor pytorch_model.bin.")
-        return replace(_timm(f"local-dir:{folder}", read_state(files[0]), settings, ""), name=folder.resolve().name)
+        state = read_state(files[0])
+        _check_timm_folder(folder, state)
+        return replace(_timm(f"local-dir:{folder}", state, settings, ""), name=folder.resolve().name)
     if others := sorted(settings.keys() - {"labels"}):
         raise UsageError(f"--teacher_config {others[0]}: the folder {name} says itself how it prepares images.")
     return _transformers(folder)
@@ -132,9 +135,23 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UsageError(f"--teacher_weights {path} holds no state dict. Save torch.save(model.state_dict(), FILE).")
+    try:
+        check_stored_whole(path, loaded)
+    except ValueError as error:
+        raise UsageError(f"--teacher_weights {error}") from error
     while prefix := next((p for p in _PREFIXES if loaded and all(name.startswith(p) for name in loaded)), None):
         loaded = {name.removeprefix(prefix): tensor for name, tensor in loaded.items()}
     return loaded
+
+
+def _check_timm_folder(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Raises UsageError where a folder of timm's names something to fetch, or a larger model than its tensors are."""
+    header = header_of(state)
+    try:
+        check_fields(folder, stored_fields(folder), header)
+        check_timm_folder(folder, header)
+    except ValueError as error:
+        raise UsageError(f"--teacher {error}") from error
 
 
 def _transformers(folder: Path) -> Teacher:

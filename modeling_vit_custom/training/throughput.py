@@ -41,6 +41,11 @@ class Throughput(TrainerCallback):
         """Of all steps: {"data_wait": a share of the time, "images_per_second": over all processes}."""
         return (self.total + self.recent).rates()
 
+    @property
+    def images(self) -> int:
+        """How many all processes together were given."""
+        return (self.total + self.recent).images
+
     def sentence(self) -> str:
         """`overall` for the screen."""
         rates = {"data_wait": 0.0, "images_per_second": 0.0} | self.overall()

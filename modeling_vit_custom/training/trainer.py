@@ -1,5 +1,8 @@
 """transformers' Trainer with what a Vision Transformer and a publishable folder need of it."""
 
+import shutil
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -7,7 +10,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, ProgressCallback
 from transformers.trainer_utils import HubStrategy, SchedulerType
 
-from .budget import UNKNOWN_STEPS, TimeBudget, images_of_step
+from ..inference.claims import put_model
+from .budget import UNKNOWN_STEPS, TimeBudget
+from .checkpoints import UNFINISHED
+from .disk import disk_full_explained
 from .flags import UsageError
 from .muon import with_muon
 from .optim import block_matrices, decay_learning_rates, decay_parameter_names
@@ -70,12 +76,6 @@ class ViTCustomTrainer(WeightsTrainer):
         ]
         return scheduler
 
-    def _finalize_training(self, trial, num_train_samples, start_time):
-        """As Trainer's, whose speed counts the steps that were asked for; a budget of time finds their number."""
-        if self.budget is not None:
-            num_train_samples = self.state.max_steps * images_of_step(self.args)
-        return super()._finalize_training(trial, num_train_samples, start_time)
-
     def step_done(self) -> None:
         super().step_done()
         if self.budget is not None:
@@ -102,8 +102,28 @@ class ViTCustomTrainer(WeightsTrainer):
             self.pusher.open()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's, but pushes nothing: `push_to_hub` does, when metrics and pictures are there too."""
-        super().save_model(output_dir, _internal_call=True)
+        """As Trainer's, but pushes nothing: `push_to_hub` does, when metrics and pictures are there too.
+
+        Into the run's folder, the default, it is written aside and moved, see `put_model`.
+        """
+        if output_dir is not None:
+            return super().save_model(output_dir, _internal_call=True)
+        run = Path(str(self.args.output_dir))
+        aside = run / UNFINISHED / "model"
+
+        def write() -> None:
+            super(ViTCustomTrainer, self).save_model(str(aside), _internal_call=True)
+
+        def finish() -> None:
+            if self.args.should_save:
+                put_model(aside, run)
+                with suppress(OSError):
+                    aside.parent.rmdir()
+
+        self.processes.together(lambda: shutil.rmtree(aside, ignore_errors=True))
+        with disk_full_explained(run, self.needed_bytes(), "at the end", aside):
+            self.processes.together(write)
+            self.processes.together(finish)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.aside is None and self.is_world_process_zero() and self.args.hub_strategy == HubStrategy.EVERY_SAVE:

@@ -1,0 +1,192 @@
+"""Where results go: files and links are replaced, pipes and devices written into, nothing else is touched."""
+
+import json
+import os
+import socket
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from audit_folders import write_clean
+from real_digits import write_class_folder, write_digit
+from saved_models import save_ours
+
+from modeling_vit_custom.audit.audit import main as audit_data
+from modeling_vit_custom.benchmarks.scaling import main as benchmark_scaling
+from modeling_vit_custom.conversion.convert import main as convert
+from modeling_vit_custom.evaluation.evaluate import main as evaluate
+from modeling_vit_custom.inference.json_files import write_json
+from modeling_vit_custom.inference.outputs import OutputError, check_new_folder
+from modeling_vit_custom.inference.predict import main as predict
+from modeling_vit_custom.inference.resume import ResumableLines
+from modeling_vit_custom.publishing.staging import StagingError, stage
+from modeling_vit_custom.speed.export import main as export
+from modeling_vit_custom.speed.section import write_section
+from modeling_vit_custom.training.flags import UsageError
+from modeling_vit_custom.training.start import check_output_dir
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_ours(tmp_path_factory.mktemp("models") / "ours")
+
+
+def make_socket(path):
+    here = os.getcwd()
+    os.chdir(path.parent)  # a socket's name is short
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+MADE = {
+    "a named pipe": os.mkfifo,
+    "a socket": make_socket,
+    "a folder": os.mkdir,
+    "a device": lambda path: path.symlink_to("/dev/null"),
+}
+
+
+@pytest.fixture(params=MADE)
+def odd(request, tmp_path):
+    """(a path that is no file, what it is)"""
+    path = tmp_path / "output"
+    MADE[request.param](path)
+    return path, request.param
+
+
+def unchanged(path, before):
+    now = os.lstat(path)
+    return (now.st_ino, now.st_mode) == (before.st_ino, before.st_mode)
+
+
+def test_predict_leaves_what_is_no_file_alone_before_a_model_is_loaded(odd, tmp_path, capsys):
+    path, kind = odd
+    before = os.lstat(path)
+    arguments = ["--model", str(tmp_path / "no-model"), str(tmp_path), "--output", str(path), "--overwrite"]
+    assert predict(arguments) == 2
+    assert f"{path} is {kind}: it is not replaced. Name a file." in capsys.readouterr().err
+    assert unchanged(path, before) and [child.name for child in tmp_path.iterdir()] == ["output"]
+
+
+@pytest.mark.parametrize("beside", ["out.jsonl.meta.json", "out.jsonl.tmp", "out.jsonl.part-0003"])
+def test_the_files_beside_the_output_of_predict_are_no_devices_either(tmp_path, beside):
+    os.mkfifo(tmp_path / beside)
+    with pytest.raises(OutputError, match=f"{beside} is a named pipe"):
+        ResumableLines(tmp_path / "out.jsonl")
+
+
+def test_every_command_refuses_a_socket_or_a_folder_by_its_flag_before_any_work(tmp_path, capsys):
+    make_socket(tmp_path / "odd")
+    missing, odd = str(tmp_path / "missing"), str(tmp_path / "odd")
+    commands = [
+        (evaluate, ["--model", missing, "--data_dir", missing, "--output", odd], "--output"),
+        (evaluate, ["--model", missing, "--data_dir", missing, "--html", str(tmp_path)], "--html"),
+        (audit_data, [missing, "--json", odd], "--json"),
+        (audit_data, [missing, "--html", odd], "--html"),
+        (benchmark_scaling, ["--output", odd], "--output"),
+        (benchmark_scaling, ["--plot", odd], "--plot"),
+    ]
+    for command, arguments, flag in commands:
+        with pytest.raises(SystemExit, match="2"):
+            command(arguments)
+        assert f"argument {flag}: " in (said := capsys.readouterr().err) and "it is not replaced. Name a file." in said
+    for command, arguments in (
+        (export, ["--model", missing, "--output", odd]),
+        (convert, [missing, odd]),
+        (convert, [missing, str(tmp_path / "odd" / "below")]),
+    ):
+        assert command(arguments) == 2
+        assert odd in capsys.readouterr().err
+    assert stat.S_ISSOCK(os.lstat(odd).st_mode)
+
+
+def test_a_link_is_replaced_itself_and_its_file_stays(tmp_path):
+    (tmp_path / "shared.json").write_text("shared")
+    for name, target in (("link", "shared.json"), ("dangling", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+        write_json(tmp_path / name, {"a": 1})
+        assert not (tmp_path / name).is_symlink() and json.loads((tmp_path / name).read_text()) == {"a": 1}
+    assert (tmp_path / "shared.json").read_text() == "shared" and not (tmp_path / "nowhere").exists()
+
+
+def test_predict_replaces_links_and_writes_through_none(model, tmp_path):
+    write_digit(tmp_path / "3.png", 3)
+    (tmp_path / "mine.txt").write_text("mine")
+    for name in ("out.jsonl", "out.jsonl.tmp", "out.jsonl.meta.json"):
+        (tmp_path / name).symlink_to(tmp_path / "mine.txt")
+    output = tmp_path / "out.jsonl"
+    assert predict(["--model", str(model), str(tmp_path / "3.png"), "--output", str(output), "--overwrite"]) == 0
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert not output.is_symlink() and len(output.read_text().splitlines()) == 1
+
+
+def test_the_speeds_of_a_cached_model_do_not_reach_the_file_that_its_card_links_to(tmp_path):
+    (tmp_path / "blob").write_text("card")
+    (tmp_path / "README.md").symlink_to(tmp_path / "blob")
+    exact = {"name": "exact", "ratio": 1.0, "images_per_second": 1.0, "accuracy": 1.0, "n": 1}
+    exact |= {"difference": 0.0, "low": 0.0, "high": 0.0}
+    report = {"rows": [exact], "front": ["exact"], "speeds": {}, "device": "cpu", "cpu_cores": 1, "batch_size": 1}
+    write_section(tmp_path / "README.md", report)
+    assert (tmp_path / "blob").read_text() == "card" and "## Speeds" in (tmp_path / "README.md").read_text()
+
+
+def test_a_report_goes_into_a_pipe_which_stays(model, tmp_path):
+    digits = write_class_folder(tmp_path / "digits", {str(d): 2 for d in range(10)})
+    os.mkfifo(tmp_path / "pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    assert evaluate(["--model", str(model), "--data_dir", str(digits), "--output", str(tmp_path / "pipe")]) == 0
+    reader.join(10)
+    assert json.loads(read[0])["n"] == 20
+    assert stat.S_ISFIFO(os.lstat(tmp_path / "pipe").st_mode)
+    assert {path.name for path in tmp_path.iterdir()} == {"digits", "pipe"}, "no picture beside a pipe"
+
+
+def test_dev_null_stays_a_device(tmp_path):
+    before = os.lstat("/dev/null")
+    assert audit_data([str(write_clean(tmp_path / "data")), "--num_workers", "0", "--json", "/dev/null"]) == 0
+    assert unchanged("/dev/null", before)
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "out.txt"])
+def test_a_file_that_stdout_is_gets_the_report_in_its_place(tmp_path, name, monkeypatch):
+    """Replacing it would lose what is printed after; opening it anew would cut off what was printed before."""
+    monkeypatch.chdir(tmp_path)
+    stdout = os.dup(1)
+    try:
+        with open("out.txt", "w") as out:
+            os.dup2(out.fileno(), 1)
+        os.write(1, b"before\n")
+        write_json(name, [1])
+        os.write(1, b"after\n")
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+    assert (tmp_path / "out.txt").read_text() == "before\n[1]\nafter\n"
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_a_new_folder_takes_the_place_of_nothing(odd, tmp_path):
+    path, kind = odd
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    for taken in [tmp_path / "dangling", tmp_path / "file", *([] if kind == "a folder" else [path])]:
+        with pytest.raises(OutputError, match="must be a new or an empty folder"):
+            check_new_folder(taken)
+        with pytest.raises(StagingError, match="must be a new or an empty folder"):
+            stage(tmp_path, taken)
+    with pytest.raises(OutputError, match=r"file is no folder"):
+        check_new_folder(tmp_path / "file" / "new")
+    check_new_folder(tmp_path / "new" / "deep")
+
+
+def test_a_training_refuses_a_folder_with_a_pipe_among_its_files(tmp_path):
+    (tmp_path / "training_args.json").write_text("{}")
+    os.mkfifo(tmp_path / "metrics.json")
+    with pytest.raises(UsageError, match=r"holds metrics.json, which is a named pipe: remove it"):
+        check_output_dir(tmp_path)
