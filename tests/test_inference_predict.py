@@ -255,7 +255,11 @@ def test_a_killed_run_is_continued_not_repeated(model, tmp_path):
     assert records[0].pop("kept")
     predict(str(model), [str(photos)], str(tmp_path / "whole.jsonl"), batch_size=1)
     assert records == read(tmp_path / "whole.jsonl")
-    assert sorted(p.name for p in tmp_path.glob("out*")) == ["out.jsonl", "out.jsonl.meta.json"]
+    assert sorted(p.name for p in tmp_path.glob("out*")) == [
+        "out.jsonl",
+        "out.jsonl.images.npz",
+        "out.jsonl.meta.json",
+    ]
 
 
 def launch(count, *arguments):

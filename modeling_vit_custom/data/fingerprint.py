@@ -45,6 +45,8 @@ def images_fingerprint(images: Sequence[Any]) -> str:
         digest.update(images_fingerprint(images.items).encode() + np.asarray(images.indices, np.int64).tobytes())
     elif isinstance(images, DatasetImages):
         digest.update(f"{images.dataset._fingerprint} {images.column}".encode())
+        for file in images.dataset.cache_files:  # which may be written anew under the same fingerprint
+            digest.update(_source(file["filename"]))
     elif isinstance(images, ParquetImages):
         digest.update(_source(images.path) + images.column_name.encode())
     holds_images = isinstance(images, LazySelection | DatasetImages | ParquetImages) and not isinstance(images[0], str)

@@ -80,13 +80,18 @@ class ShardedImages(Sequence):
 
     Item i is read by going through its shard: for a few, not for all.
 
-    dataset: with this image column alone, not decoded.   record: what tells these files from others, fit for JSON.
+    dataset: with this image column alone, not decoded.   files: the shards, paths or addresses.
     opens_files: whether cells may name files that hold the images (an imagefolder's, which `datasets` found itself).
     """
 
-    def __init__(self, dataset: Any, column: str, shards: Shards, record: Any = None, opens_files: bool = False):
-        self.dataset, self.column, self.shards, self.record = dataset, column, shards, record
+    def __init__(self, dataset: Any, column: str, shards: Shards, files: Sequence[str] = (), opens_files: bool = False):
+        self.dataset, self.column, self.shards, self.files = dataset, column, shards, files
         self.opens_files = opens_files
+
+    @property
+    def record(self) -> list[tuple[str, int | None]]:
+        """What tells these files from others by name, fit for JSON."""
+        return file_record(self.files)
 
     def __len__(self) -> int:
         return int(self.shards.counts.sum())

@@ -19,7 +19,7 @@ from .examples import MULTI_LABEL, REGRESSION, Examples, LazySelection, Splits
 from .folders import SPLIT_FOLDERS, leads_out, named_files, walk_files
 from .hub_datasets import FILE_NAME, downloaded, has_data_files, is_metadata
 from .raw import DataError, RawSplit, listed
-from .stream import MAX_PARTS, READ_ERRORS, RowNames, ShardedImages, Shards, file_record, stream_of
+from .stream import MAX_PARTS, READ_ERRORS, RowNames, ShardedImages, Shards, stream_of
 from .tables import open_table
 
 READERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}
@@ -60,7 +60,7 @@ def read_streamed_splits(
             shards, cells = _read_labels(label_streams.as_streaming_dataset()[own], label_columns, files, source)
             names = RowNames(shards)
             feature = streams[own].features[label_columns[0]]
-            images = _images(image_streams, own, image_column, shards, file_record(files))
+            images = _images(image_streams, own, image_column, shards, [str(file) for file in files])
             if images.opens_files:
                 paths = _named_images(images, builder, source, follow_links)
                 cells |= _metadata_cells(builder, own, paths, label_columns)
@@ -157,13 +157,13 @@ def _read_labels(
     return Shards(names, np.diff(np.array([0, *ends]))), cells
 
 
-def _images(builder: Any, own: Any, column: str, shards: Shards, record: Any) -> ShardedImages:
+def _images(builder: Any, own: Any, column: str, shards: Shards, files: Sequence[str]) -> ShardedImages:
     from datasets import Image
 
     stream = builder.as_streaming_dataset()[own].select_columns([column])
     if isinstance(stream.features[column], Image):
         stream = stream.cast_column(column, Image(decode=False))
-    return ShardedImages(stream, column, shards, record, opens_files=builder.name == "imagefolder")
+    return ShardedImages(stream, column, shards, files, opens_files=builder.name == "imagefolder")
 
 
 def _named_images(images: ShardedImages, builder: Any, source: str, follow_links: bool) -> list[str]:

@@ -136,10 +136,11 @@ def predict(
 ) -> Summary:
     """Predicts every image of `inputs` (files and folders) with the saved `model`; writes the lines `output`.
 
-    Lines already in `output`, or left by a run that was cut off, are kept; those that report an error are
-    tried again. Of several `processes` each takes every count-th batch. fast: the same answers by the fastest engine
-    that is installed. dtype: of the computation. Raises ValueError for inputs without images, for an output that may
-    not be continued and for one that is no file, such as a device, OSError for a model that is not there.
+    Lines already in `output`, or left by a run that was cut off, are kept; those that report an error, or whose image
+    has changed since, are predicted again. Of several `processes` each takes every count-th batch. fast: the same
+    answers by the fastest engine that is installed. dtype: of the computation. Raises ValueError for inputs without
+    images, for an output that may not be continued and for one that is no file, such as a device, OSError for a model
+    that is not there.
     """
     processes, lines = processes or Processes(), ResumableLines(output)
     classifier, processor = load_classifier(model, trust_remote_code, revision=revision, speed=speed, dtype=dtype)
@@ -157,6 +158,7 @@ def predict(
             "fingerprint": fingerprint(classifier, processor, settings),
         }
         there = lines.open_run(identity, paths, overwrite)
+        notes += lines.notes
         todo = [i for i, path in enumerate(paths) if path not in there or there[path].failed]
         return paths, notes, todo, lines.next_part()
 
@@ -206,8 +208,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 Folders are searched in depth, in natural order (2 before 10). A file that cannot be read gets a line with
 "error" and stops nothing. A run that was cut off continues where it was when started again; files that failed
-are tried again. Several processes share the work under accelerate launch (--multi_gpu, also on a machine
-without any GPU, or it starts one process only). Embeddings are read back by
+are tried again, as are images that have changed since. Several processes share the work under accelerate launch
+(--multi_gpu, also on a machine without any GPU, or it starts one process only). Embeddings are read back by
   [json.loads(line).get("embedding") for line in open("embeddings.jsonl")]""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

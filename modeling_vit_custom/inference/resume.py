@@ -3,7 +3,8 @@
 While a run lasts, each process appends to a part of its own beside the output (`OUT.part-0003`); the end
 merges them into OUT in input order, in one step. What a killed run leaves is OUT of an earlier run, or none,
 and parts of which only the last line can be torn: a line counts when its newline is there. `OUT.meta.json`
-holds the fingerprint of model and settings, so that a file never mixes two of them.
+holds the fingerprint of model and settings, so that a file never mixes two of them, and `OUT.images.npz` what the
+images were (`identify`): one that has changed since is predicted again.
 """
 
 import hashlib
@@ -16,9 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..data.identity import changed, identify, read_identities, write_identities
+from ..data.raw import listed
 from .json_files import json_safe, write_json
 from .outputs import check_replaceable
 
@@ -55,14 +59,17 @@ class Line:
 class ResumableLines:
     """The output and its parts. One process calls `open_run` and `merge`; each opens its own `part`.
 
+    notes: what `open_run` found that should be said.
     Raises OutputError where one of these files could not be replaced, such as a device.
     """
 
     def __init__(self, output: str | os.PathLike):
         self.output = Path(output)
         self.meta = self.output.with_name(self.output.name + ".meta.json")
+        self.images = self.output.with_name(self.output.name + ".images.npz")
         self.unfinished = self.output.with_name(self.output.name + ".tmp")
-        for path in (self.output, self.meta, self.unfinished, *self.parts()):
+        self.notes: list[str] = []
+        for path in (self.output, self.meta, self.images, self.unfinished, *self.parts()):
             check_replaceable(path)
 
     def parts(self) -> list[Path]:
@@ -78,19 +85,54 @@ class ResumableLines:
     def open_run(self, identity: Mapping[str, Any], paths: Sequence[str], overwrite: bool) -> dict[str, Line]:
         """The lines that are already there, by path, after checking that they may be continued.
 
+        Those of images that have changed since are removed.
+
         identity: written to the meta file; its "fingerprint" must be that of the lines already there.
         Raises ResumeError for lines of another model or other settings, of images not among `paths`, or of
         unknown origin, and for a damaged file.
         """
         self.output.parent.mkdir(parents=True, exist_ok=True)
         if overwrite:
-            for path in (self.output, *self.parts(), self.meta):
+            for path in (self.output, *self.parts(), self.meta, self.images):
                 path.unlink(missing_ok=True)
         lines = self._index()
         if self.output.exists() or self.parts():
             self._check(identity, lines, paths)
+        now = identify(list(paths))
+        if stale := self._changed(lines, paths, now):
+            self._remove(stale)
+            lines = self._index()
+        write_identities(self.images, {"names": _packed(paths), "images": now})  # after the removal: see `_changed`
         write_json(self.meta, identity)
         return lines
+
+    def _changed(self, lines: Mapping[str, Line], paths: Sequence[str], now: np.ndarray) -> set[str]:
+        """Those of the predicted images that are not what they were when their lines were written."""
+        rows = [i for i, path in enumerate(paths) if path in lines and not lines[path].failed]
+        if not rows:
+            return set()
+        stored = read_identities(self.images)
+        if stored is None:
+            self.notes.append(
+                f"{len(rows):,} images predicted before are kept unlooked at: without {self.images.name} nobody knows "
+                "if they have changed since"
+            )
+            return set()
+        place = {name: i for i, name in enumerate(_unpacked(stored["names"]))}
+        rows = [i for i in rows if paths[i] in place]
+        which, _ = changed(stored["images"][[place[paths[i]] for i in rows]], now[rows])
+        if which:
+            names = [paths[rows[i]] for i in which]
+            self.notes.append(f"{len(which):,} images have changed since, and are predicted again: {listed(names, 3)}")
+        return {paths[rows[i]] for i in which}
+
+    def _remove(self, stale: set[str]) -> None:
+        """Takes the lines of these images out of the output and its parts."""
+        for file in {line.file for line in self._index().values()}:
+            with open(file, "rb") as lines, open(self.unfinished, "wb") as kept:
+                whole = (line for line in lines if line.endswith(b"\n"))
+                kept.writelines(line for line in whole if json.loads(line)["path"] not in stale)
+            os.replace(self.unfinished, file)
 
     def _check(self, identity: Mapping[str, Any], lines: Mapping[str, Line], paths: Sequence[str]) -> None:
         remedy = "Give another --output, or --overwrite to start afresh."
@@ -154,3 +196,12 @@ class ResumableLines:
         for part in self.parts():
             part.unlink()
         return sum(lines[path].failed for path in paths)
+
+
+def _packed(names: Sequence[str]) -> np.ndarray:
+    """Paths as an array of bytes, fit for a file without pickles."""
+    return np.frombuffer("\0".join(names).encode("utf-8", "surrogateescape"), np.uint8)
+
+
+def _unpacked(names: np.ndarray) -> list[str]:
+    return names.tobytes().decode("utf-8", "surrogateescape").split("\0")

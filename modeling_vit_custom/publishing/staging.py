@@ -22,6 +22,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", 
 REASONS = (
     (("checkpoint-*", "runs"), "state of the training"),
     (("report.html",), "may show private images"),
+    (("images.npz",), "says which files of this machine were trained on"),
     ((".*",), "hidden"),
     (PICKLES, "not safetensors: reading it can run code"),
     (("trainer_state.json", "optimizer*", "scheduler*", "rng_state*"), "state of the training"),

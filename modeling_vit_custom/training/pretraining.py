@@ -33,6 +33,7 @@ from .budget import time_budget
 from .exits import exit_code
 from .feeding import prepare_views
 from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments, flag
+from .images import check_images
 from .lock import run_lock
 from .masking import MaskedImages, PatchMasks
 from .pretrained import Pretrained, open_checkpoint
@@ -126,8 +127,10 @@ def _pretrain(
 
     run = describe_pretraining(describe_run(model_args, data_args, training_args, splits), masks)
     if (metrics := ended_run(training_args, run)) is not None:
+        check_images(training_args, splits, training_args.output_dir, record=False)
         return told_again(training_args, metrics)
     checkpoint = find_start(training_args, run)
+    check_images(training_args, splits, None if checkpoint is None else Path(checkpoint).parent)
     trainer = build_pretrainer(model, processor, splits, masks, data_args, training_args, began)
     if trainer.is_world_process_zero():
         begin_records(training_args.output_dir, run, conversion)

@@ -28,6 +28,7 @@ from .exits import exit_code
 from .feeding import Feed, prepare_feed
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
 from .heads import fit_head
+from .images import check_images
 from .lock import run_lock
 from .pretrained import open_checkpoint
 from .records import begin_records, end_records, told_again, what_happened
@@ -74,8 +75,10 @@ def _train(
     if splits.test is not None:
         run["test"] = {"examples": len(splits.test), "fingerprint": data_fingerprint(splits.test)}
     if (metrics := ended_run(training_args, run)) is not None:
+        check_images(training_args, splits, training_args.output_dir, record=False)
         return told_again(training_args, metrics)
     checkpoint = find_start(training_args, run)
+    check_images(training_args, splits, None if checkpoint is None else Path(checkpoint).parent)
     feed = prepare_feed(model.config, processor, splits, data_args, training_args, teacher)
     del teacher
     trainer = build_trainer(model, processor, splits, model_args, feed, training_args, began)
