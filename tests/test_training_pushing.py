@@ -76,6 +76,13 @@ def test_what_an_earlier_model_left_is_named_before_the_training(hub, flags, tmp
 
 
 @pytest.mark.slow
+def test_a_branch_is_published_to(hub, flags, tmp_path):
+    tiny_train(tmp_path / "run", *flags, "--hub_revision", "trial", "--hub_private_repo", "false")
+    assert "model.safetensors" in hub.head(REPO, "trial").files and not hub.repository(REPO).private
+    assert "model.safetensors" not in hub.head(REPO).files
+
+
+@pytest.mark.slow
 def test_checkpoints_and_the_finished_model_are_published_complete_and_a_failure_on_the_way_stops_nothing(
     hub, flags, tmp_path, caplog
 ):

@@ -61,7 +61,7 @@ def _train(
 ) -> dict[str, Any]:
     pretrained = open_checkpoint(model_args)
     splits = load_data(data_args, training_args)
-    choose_best_metric(training_args, splits.problem_type)
+    choose_best_metric(training_args, splits.problem_type, len(splits.id2label))
     check_readable(*filter(None, (splits.train, splits.validation, splits.test)))
     model, processor, splits = build_model(model_args, pretrained, splits, training_args.seed)
     conversion = None if pretrained is None else pretrained.report
