@@ -19,16 +19,16 @@ from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.sealed_rows import SealedRows, find_or_build
 from modeling_vit_custom.data.views import DecodedViews, ViewMaker
 
-N = 140  # of which 64 are compared when a cache is opened
+N = 100  # of which 64 are compared when a cache is opened
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
 
 
-@pytest.fixture
-def examples(tmp_path):
-    return digits(tmp_path / "d", N)
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    return digits(tmp_path_factory.mktemp("d"), N)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def expected(examples):
     return DecodedViews(examples, MAKER)(range(N))
 
@@ -75,7 +75,8 @@ def test_rows_that_opening_does_not_look_at_are_not_believed_either(examples, ex
     assert "found in" in note, "its sample is right"
     assert torch.equal(views(range(N)), expected) and torch.equal(views([N - 1, 1, 1]), expected[[N - 1, 1, 1]])
     [said] = [record.message for record in caplog.records]
-    assert f"{views.folder} does not hold what was written for {tmp_path / 'd'}" in said and "decoded again" in said
+    image = examples.names[0].removesuffix("0.png")
+    assert f"{views.folder} does not hold what was written for {image}" in said and "decoded again" in said
 
 
 def test_rows_and_checksums_that_change_together_are_built_anew(examples, expected, tmp_path, caplog):
@@ -126,10 +127,17 @@ def replaced(folder):
 
 
 @pytest.mark.parametrize("act", [shutil.rmtree, cut, emptied, overwritten, replaced])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_whatever_happens_to_a_cache_in_mid_training(examples, expected, tmp_path, act, workers):
+def test_whatever_happens_to_a_cache_while_it_is_read(examples, expected, tmp_path, act):
+    views = opened(examples, tmp_path)[0]
+    assert torch.equal(views([3]), expected[[3]])
+    act(folder_of(tmp_path / "c"))
+    assert torch.equal(views(range(N)), expected)
+
+
+@pytest.mark.parametrize("act", [shutil.rmtree, overwritten])
+def test_whatever_happens_to_a_cache_in_mid_training(examples, expected, tmp_path, act):
     dataset = ImageDataset(examples, opened(examples, tmp_path)[0])
-    loader = DataLoader(dataset, batch_size=20, num_workers=workers, collate_fn=collate)
+    loader = DataLoader(dataset, batch_size=20, num_workers=1, collate_fn=collate)
     for epoch in range(2):  # the second one's workers are new
         batches = iter(loader)
         seen = [next(batches)]
@@ -141,7 +149,8 @@ def test_whatever_happens_to_a_cache_in_mid_training(examples, expected, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_process_that_is_started_is_handed_the_open_file(examples, expected, tmp_path, method):
+def test_a_process_that_is_started_is_handed_the_open_file(expected, tmp_path, method):
+    examples = digits(tmp_path / "d", N)
     counting = Counting(PROCESSOR, MAKER.shape)
     views, _ = open_views("train", examples, counting, str(tmp_path / "c"))
     shutil.rmtree(folder_of(tmp_path / "c"))
@@ -235,7 +244,7 @@ def test_a_disk_that_fills_up_where_nothing_can_be_reserved(examples, tmp_path, 
             views, note = open_views("train", examples, maker)
             assert isinstance(views, DecodedViews) and "no cache: [Errno 28] No space left on device" in note
         else:
-            with pytest.raises(DataError, match=r"--image_cache .* cannot hold 140 views.*No space left.*or off"):
+            with pytest.raises(DataError, match=r"--image_cache .* cannot hold 100 views.*No space left.*or off"):
                 open_views("train", examples, maker, str(disk / "images"))
         assert full and not [path for path in (disk / "images").iterdir() if path.is_dir()], "nothing is left behind"
         (disk / "filler").unlink()
