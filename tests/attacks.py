@@ -23,6 +23,7 @@ from saved_models import save_ours, save_transformers_vit
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification, ViTCustomImageProcessor
+from modeling_vit_custom.inference.loading import load_classifier
 
 DEEP = "[" * 100_000 + "]" * 100_000
 WEIGHTS = "model.safetensors"
@@ -32,6 +33,17 @@ OURS = {
     "preprocessor_config.json": ViTCustomImageProcessor,
     WEIGHTS: ViTCustomForImageClassification,
 }
+
+
+class AnyClassifier:
+    """Whatever a folder holds, loaded as the commands load it."""
+
+    @staticmethod
+    def from_pretrained(folder: Path) -> Any:
+        return load_classifier(str(folder), device="cpu")
+
+
+ANY = {"config.json": AnyClassifier}
 
 
 @dataclass(frozen=True)
@@ -326,6 +338,10 @@ def main():
                 cells.append(told(*attempt(attack, folder, classes)))
                 shutil.rmtree(folder)
             print(f"| {attack.name} | {cells[0]} | {cells[1]} |", flush=True)
+        for attack in FOREIGN:
+            folder = Path(shutil.copytree(today, Path(scratch) / "foreign"))
+            print(f"| a ViT of {attack.name} | not tried | {told(*attempt(attack, folder, ANY))} |", flush=True)
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

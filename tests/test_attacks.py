@@ -106,6 +106,15 @@ def test_links_of_the_hubs_cache_stay_inside_and_headers_are_checked(cached, rev
         load_classifier("me/vit", revision=revision, device="cpu")
 
 
+def test_an_adapter_on_the_hub_leads_to_no_other_repository(cached):
+    """transformers loads, instead of the repository that was named, the one that its adapter names."""
+    (cached / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else", "peft_type": "LORA"}')
+    snapshot = cached.parent / "snapshots" / COMMIT
+    (snapshot / "adapter_config.json").symlink_to("../../blobs/adapter_config.json")
+    with pytest.raises(ValueError, match=r"me/vit holds an adapter.*merge_and_unload"):
+        load_classifier("me/vit", device="cpu")
+
+
 def test_code_of_the_hub_runs_at_its_commit(cached):
     assert load_classifier("me/vit", trust_remote_code=True, revision=COMMIT, device="cpu")[0].config.num_labels == 10
 

@@ -92,9 +92,8 @@ def test_no_kernel_that_a_configuration_names_is_obeyed(folder, said, keys):
         assert model(torch.zeros(1, 3, 16, 16)).logits.shape == (1, 10)
 
 
-@pytest.mark.parametrize("keys", [KERNELS["public"], KERNELS["private"]])
-def test_transformers_alone_obeys_it(folder, keys):
-    fields("config.json", **keys)(folder)
+def test_transformers_alone_obeys_it(folder):
+    fields("config.json", **KERNELS["public"])(folder)
     with pytest.raises((ImportError, ValueError, OSError), match="kernel"):
         AutoModelForImageClassification.from_pretrained(folder)
 
@@ -289,6 +288,14 @@ def test_a_tensor_larger_than_its_storage_is_refused(tmp_path):
     tied = torch.randn(64, 64)
     torch.save({"one": tied, "other": tied, "part": tied[:32]}, path)
     assert read_pth(path).keys() == read_state(path).keys() == {"one", "other", "part"}
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "torchvision:resnet18"])
+def test_an_empty_head_is_no_head(tmp_path, name):
+    path = tmp_path / "empty.safetensors"
+    save_file({"fc.weight": torch.zeros(10**9, 0), "conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
+    with refused(UsageError, "fc.weight is missing"):
+        teacher_of(name, str(path), {})
 
 
 def test_an_archive_that_unpacks_without_end_is_refused(tmp_path):

@@ -180,8 +180,8 @@ def _counted(source: Any, most: int, stored: int, most_tensors: int, tensors: in
 
 
 def _most_parameters(header: Header) -> int:
-    """How many parameters files of this header hold at most: no format has less than 4 bits for one."""
-    return sum(BITS[dtype] * math.prod(shape) for dtype, shape in header.values()) // 4
+    """How many parameters files of this header hold at most: quantised, one has 2 bits or more."""
+    return sum(BITS[dtype] * math.prod(shape) for dtype, shape in header.values()) // 2
 
 
 def check_stored_whole(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor]) -> None:

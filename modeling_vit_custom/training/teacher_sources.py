@@ -238,7 +238,7 @@ def _first(names: Any) -> str:
 
 def _rows(state: Mapping[str, torch.Tensor], name: str, axis: int) -> int:
     """How many entries a tensor has along an axis; raises UsageError where there is no such tensor."""
-    if name not in state:
+    if name not in state or not state[name].numel():
         raise UsageError(
             f"--teacher_weights: {name} is missing among {listed(sorted(state), 5)}. Is it the state dict of another "
             "architecture, or of one whose head or first layer was rebuilt?"
