@@ -8,6 +8,9 @@ import argparse
 import os
 import stat
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +21,7 @@ KINDS = {
     stat.S_IFBLK: "a disk",
     stat.S_IFSOCK: "a socket",
 }
+_ASIDE = ".unfinished-"
 _STREAMS = (stat.S_IFIFO, stat.S_IFCHR)
 
 
@@ -54,6 +58,29 @@ def check_new_folder(path: str | os.PathLike, error: type[Exception] = OutputErr
         raise error(f"{path} is {kind_of(path) or 'a file or a link'}: it must be a new or an empty folder.")
     if os.listdir(path):
         raise error(f"{path} is not empty: it must be a new or an empty folder.")
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike, error: type[Exception] = OutputError) -> Iterator[Path]:
+    """A folder to write into, whose content is at `path`, once all went well: a new path or an empty folder.
+
+    Raises `error` for a path that something else has taken meanwhile.
+    """
+    target = Path(os.path.realpath(path))
+    there = target.is_dir()
+    beside = target if there else target.parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=_ASIDE) as aside:
+        folder = Path(aside) / target.name
+        folder.mkdir()
+        yield folder
+        if os.path.lexists(target) and not (there and all(name.startswith(_ASIDE) for name in os.listdir(target))):
+            raise error(f"{path} has been taken by something else meanwhile: name another folder.")
+        if there:
+            for child in folder.iterdir():
+                os.rename(child, target / child.name)
+        else:
+            os.rename(folder, target)
 
 
 def _check_parent(path: str | os.PathLike, error: type[Exception]) -> None:

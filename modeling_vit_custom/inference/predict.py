@@ -142,6 +142,7 @@ def predict(
     not be continued and for one that is no file, such as a device, OSError for a model that is not there.
     """
     processes, lines = processes or Processes(), ResumableLines(output)
+    processes.from_first(lines.hold)
     classifier, processor = load_classifier(model, trust_remote_code, revision=revision, speed=speed, dtype=dtype)
 
     def plan() -> tuple[list[str], list[str], list[int], int]:
@@ -206,8 +207,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 Folders are searched in depth, in natural order (2 before 10). A file that cannot be read gets a line with
 "error" and stops nothing. A run that was cut off continues where it was when started again; files that failed
-are tried again. Several processes share the work under accelerate launch (--multi_gpu, also on a machine
-without any GPU, or it starts one process only). Embeddings are read back by
+are tried again. A second run to the same output meanwhile ends at once. Several processes share the work under
+accelerate launch (--multi_gpu, also on a machine without any GPU, or it starts one process only).
+Embeddings are read back by
   [json.loads(line).get("embedding") for line in open("embeddings.jsonl")]""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -15,11 +15,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import torch
 from transformers import PreTrainedModel
 
 from .json_files import json_safe, write_json
+from .lock import take_lock
 from .outputs import check_replaceable
 
 # Keys of a config or processor that say where it came from, or what it could be set to, not what it computes.
@@ -53,7 +55,7 @@ class Line:
 
 
 class ResumableLines:
-    """The output and its parts. One process calls `open_run` and `merge`; each opens its own `part`.
+    """The output and its parts. One process calls `hold`, `open_run` and `merge`; each opens its own `part`.
 
     Raises OutputError where one of these files could not be replaced, such as a device.
     """
@@ -62,8 +64,16 @@ class ResumableLines:
         self.output = Path(output)
         self.meta = self.output.with_name(self.output.name + ".meta.json")
         self.unfinished = self.output.with_name(self.output.name + ".tmp")
-        for path in (self.output, self.meta, self.unfinished, *self.parts()):
+        self.lock = self.output.with_name(self.output.name + ".lock")
+        for path in (self.output, self.meta, self.unfinished, self.lock, *self.parts()):
             check_replaceable(path)
+        self._held = ExitStack()
+        finalize(self, self._held.close)
+
+    def hold(self) -> None:
+        """Keeps other runs out until `merge`, or the end of this object. Raises ResumeError naming the one there."""
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        take_lock(self.lock, self._held, f"--output {self.output}", ResumeError)
 
     def parts(self) -> list[Path]:
         """All parts there are, oldest first."""
@@ -153,4 +163,5 @@ class ResumableLines:
         os.replace(self.unfinished, self.output)
         for part in self.parts():
             part.unlink()
+        self._held.close()
         return sum(lines[path].failed for path in paths)
