@@ -30,13 +30,13 @@ class OutputError(ValueError):
 
 
 def kind_of(path: str | os.PathLike) -> str | None:
-    """One of `KINDS`, links followed; None for a regular file, for nothing, and for a link that leads nowhere."""
+    """Names what lies at a path, one of `KINDS`, links followed; None for a regular file, for nothing, and for a link that leads nowhere."""
     there = _stat(path)
     return None if there is None else KINDS.get(stat.S_IFMT(there.st_mode))
 
 
 def is_stream(path: str | os.PathLike) -> bool:
-    """Whether a report goes into what lies there: a pipe, a character device, or the file that stdout is."""
+    """Tells whether a report goes into what lies there: a pipe, a character device, or the file that stdout is."""
     there = _stat(path)
     return there is not None and (stat.S_IFMT(there.st_mode) in _STREAMS or _standard_stream(there) is not None)
 
@@ -53,7 +53,7 @@ def check_new_folder(path: str | os.PathLike, error: type[Exception] = OutputErr
     if not os.path.lexists(path):
         return _check_parent(path, error)
     if not empty:
-        raise error(f"{path} is there already: name another one, or remove it.")
+        raise error(f"{path} is there already: it must be new. Name another one, or remove it.")
     if not os.path.isdir(path):
         raise error(f"{path} is {kind_of(path) or 'a file or a link'}: it must be a new or an empty folder.")
     if os.listdir(path):
@@ -62,7 +62,7 @@ def check_new_folder(path: str | os.PathLike, error: type[Exception] = OutputErr
 
 @contextmanager
 def new_folder(path: str | os.PathLike, error: type[Exception] = OutputError) -> Iterator[Path]:
-    """A folder to write into, whose content is at `path`, once all went well: a new path or an empty folder.
+    """Gives a folder to write into, whose content is at `path`, new or empty before, once all went well.
 
     Raises `error` for a path that something else has taken meanwhile.
     """
@@ -92,7 +92,7 @@ def _check_parent(path: str | os.PathLike, error: type[Exception]) -> None:
 
 
 def report_file(text: str) -> str:
-    """An argparse type: where a report can be written, refused before any work."""
+    """Checks, as an argparse type, that a report can be written there, before any work."""
     try:
         if not is_stream(text):
             check_replaceable(text)
