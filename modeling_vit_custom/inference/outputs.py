@@ -30,7 +30,7 @@ class OutputError(ValueError):
 
 
 def kind_of(path: str | os.PathLike) -> str | None:
-    """Names what lies at a path, one of `KINDS`, links followed; None for a regular file, for nothing, and for a link that leads nowhere."""
+    """Names what lies at a path, links followed: one of `KINDS`, None for a file, nothing or a link to nowhere."""
     there = _stat(path)
     return None if there is None else KINDS.get(stat.S_IFMT(there.st_mode))
 
