@@ -4,6 +4,8 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -16,8 +18,9 @@ from modeling_vit_custom.audit.audit import main as audit_data
 from modeling_vit_custom.benchmarks.scaling import main as benchmark_scaling
 from modeling_vit_custom.conversion.convert import main as convert
 from modeling_vit_custom.evaluation.evaluate import main as evaluate
+from modeling_vit_custom.inference import lock
 from modeling_vit_custom.inference.json_files import write_json
-from modeling_vit_custom.inference.outputs import OutputError, check_new_folder
+from modeling_vit_custom.inference.outputs import OutputError, check_new_folder, new_folder
 from modeling_vit_custom.inference.predict import main as predict
 from modeling_vit_custom.inference.resume import ResumableLines
 from modeling_vit_custom.publishing.staging import StagingError, stage
@@ -190,3 +193,69 @@ def test_a_training_refuses_a_folder_with_a_pipe_among_its_files(tmp_path):
     os.mkfifo(tmp_path / "metrics.json")
     with pytest.raises(UsageError, match=r"holds metrics.json, which is a named pipe: remove it"):
         check_output_dir(tmp_path)
+
+
+# A process that has the lock of a file named by its argument until its input ends.
+HOLDER = """
+import importlib.util, sys
+from contextlib import ExitStack
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("lock", sys.argv[1])
+lock = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lock)
+with ExitStack() as stack:
+    lock.take_lock(Path(sys.argv[2]), stack, "it", ValueError)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_predict_into_one_output_ends_at_once_and_says_who_has_it(model, tmp_path, capsys):
+    write_digit(tmp_path / "3.png", 3)
+    output = tmp_path / "new" / "out.jsonl"
+    output.parent.mkdir()
+    line = [sys.executable, "-c", HOLDER, lock.__file__, f"{output}.lock"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        arguments = ["--model", str(tmp_path / "no-model"), str(tmp_path / "3.png"), "--output", str(output)]
+        assert predict([*arguments, "--overwrite"]) == 2, "before a model is loaded"
+        said = capsys.readouterr().err
+        assert f"predict: --output {output} is being written by process {holder.pid} on " in said
+        assert [path.name for path in output.parent.iterdir()] == ["out.jsonl.lock"]
+        holder.kill()  # as killed runs end: the lock's file stays, the lock does not
+    arguments[1] = str(model)
+    assert predict(arguments) == 0
+    assert sorted(path.name for path in output.parent.iterdir()) == ["out.jsonl", "out.jsonl.meta.json"]
+
+
+def test_a_run_that_failed_leaves_no_lock(tmp_path):
+    lines = ResumableLines(tmp_path / "out.jsonl")
+    lines.hold()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl.lock"]
+    del lines
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_of_two_writers_of_one_folder_the_first_has_it_and_nothing_is_mixed(tmp_path, there):
+    target = tmp_path / "model"
+    if there:
+        target.mkdir()
+    with pytest.raises(OutputError, match="has been taken by something else meanwhile"), new_folder(target) as slow:
+        (slow / "config.json").write_text("slow")
+        with new_folder(target) as fast:
+            (fast / "model.safetensors").write_text("fast")
+    assert [path.name for path in target.iterdir()] == ["model.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_a_folder_that_could_not_be_finished_is_not_there(tmp_path, there):
+    target = tmp_path / "model"
+    if there:
+        target.mkdir()
+    with pytest.raises(ZeroDivisionError), new_folder(target) as folder:
+        (folder / "config.json").write_text("half")
+        raise ZeroDivisionError
+    assert not target.exists() or not list(target.iterdir())
+    assert not list(tmp_path.glob(".*"))

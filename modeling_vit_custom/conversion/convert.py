@@ -9,7 +9,7 @@ from typing import Any
 from ..configuration_vit_custom import ViTCustomConfig
 from ..inference.claims import write_stamped
 from ..inference.json_files import json_safe, readable_json
-from ..inference.outputs import check_new_folder
+from ..inference.outputs import check_new_folder, new_folder
 from ..interpolation_vit_custom import RESIZE_RULES
 from ..weight_files_vit_custom import WeightFileError
 from .build import Conversion, build
@@ -37,9 +37,10 @@ def convert(
     report = describe(source, conversion)
     if check:
         report["check"] = compare(opened.reference(conversion), conversion.model, conversion.processor)
-    conversion.model.save_pretrained(output)
-    conversion.processor.save_pretrained(output)
-    return write_stamped(output / REPORT, report)
+    with new_folder(output, ConversionError) as folder:
+        conversion.model.save_pretrained(folder)
+        conversion.processor.save_pretrained(folder)
+        return write_stamped(folder / REPORT, report)
 
 
 def describe(source: str, conversion: Conversion) -> dict[str, Any]:

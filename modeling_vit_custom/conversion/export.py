@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..inference.json_files import write_json
-from ..inference.outputs import check_new_folder
+from ..inference.outputs import check_new_folder, new_folder
 from ..modeling_vit_custom import ViTCustomForImageClassification, ViTCustomModel
 from . import export_huggingface, export_timm
 from .check import IMAGES, TOLERANCE, Reference, compare_tensors
@@ -54,12 +54,13 @@ def export(source: str, output: str | Path, library: str, family: str | None = N
         "notes": target.notes(config) + exported.notes,
         "check": check,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
     if tensors_only:
+        output.parent.mkdir(parents=True, exist_ok=True)
         exported.save_tensors(output)
-    else:
-        exported.save(output)
-        write_json(output / "conversion.json", report)
+        return report
+    with new_folder(output, ConversionError) as folder:
+        exported.save(folder)
+        write_json(folder / "conversion.json", report)
     return report
 
 

@@ -8,6 +8,9 @@ import argparse
 import os
 import stat
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +21,7 @@ KINDS = {
     stat.S_IFBLK: "a disk",
     stat.S_IFSOCK: "a socket",
 }
+_ASIDE = ".unfinished-"
 _STREAMS = (stat.S_IFIFO, stat.S_IFCHR)
 
 
@@ -26,13 +30,13 @@ class OutputError(ValueError):
 
 
 def kind_of(path: str | os.PathLike) -> str | None:
-    """One of `KINDS`, links followed; None for a regular file, for nothing, and for a link that leads nowhere."""
+    """Names what lies at a path, links followed: one of `KINDS`, None for a file, nothing or a link to nowhere."""
     there = _stat(path)
     return None if there is None else KINDS.get(stat.S_IFMT(there.st_mode))
 
 
 def is_stream(path: str | os.PathLike) -> bool:
-    """Whether a report goes into what lies there: a pipe, a character device, or the file that stdout is."""
+    """Tells whether a report goes into what lies there: a pipe, a character device, or the file that stdout is."""
     there = _stat(path)
     return there is not None and (stat.S_IFMT(there.st_mode) in _STREAMS or _standard_stream(there) is not None)
 
@@ -49,11 +53,34 @@ def check_new_folder(path: str | os.PathLike, error: type[Exception] = OutputErr
     if not os.path.lexists(path):
         return _check_parent(path, error)
     if not empty:
-        raise error(f"{path} is there already: name another one, or remove it.")
+        raise error(f"{path} is there already: it must be new. Name another one, or remove it.")
     if not os.path.isdir(path):
         raise error(f"{path} is {kind_of(path) or 'a file or a link'}: it must be a new or an empty folder.")
     if os.listdir(path):
         raise error(f"{path} is not empty: it must be a new or an empty folder.")
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike, error: type[Exception] = OutputError) -> Iterator[Path]:
+    """Gives a folder to write into, whose content is at `path`, new or empty before, once all went well.
+
+    Raises `error` for a path that something else has taken meanwhile.
+    """
+    target = Path(os.path.realpath(path))
+    there = target.is_dir()
+    beside = target if there else target.parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=_ASIDE) as aside:
+        folder = Path(aside) / target.name
+        folder.mkdir()
+        yield folder
+        if os.path.lexists(target) and not (there and all(name.startswith(_ASIDE) for name in os.listdir(target))):
+            raise error(f"{path} has been taken by something else meanwhile: name another folder.")
+        if there:
+            for child in folder.iterdir():
+                os.rename(child, target / child.name)
+        else:
+            os.rename(folder, target)
 
 
 def _check_parent(path: str | os.PathLike, error: type[Exception]) -> None:
@@ -65,7 +92,7 @@ def _check_parent(path: str | os.PathLike, error: type[Exception]) -> None:
 
 
 def report_file(text: str) -> str:
-    """An argparse type: where a report can be written, refused before any work."""
+    """Checks, as an argparse type, that a report can be written there, before any work."""
     try:
         if not is_stream(text):
             check_replaceable(text)

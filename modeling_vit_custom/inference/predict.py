@@ -143,6 +143,7 @@ def predict(
     that is not there.
     """
     processes, lines = processes or Processes(), ResumableLines(output)
+    processes.from_first(lines.hold)
     classifier, processor = load_classifier(model, trust_remote_code, revision=revision, speed=speed, dtype=dtype)
 
     def plan() -> tuple[list[str], list[str], list[int], int]:
@@ -208,8 +209,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 Folders are searched in depth, in natural order (2 before 10). A file that cannot be read gets a line with
 "error" and stops nothing. A run that was cut off continues where it was when started again; files that failed
-are tried again, as are images that have changed since. Several processes share the work under accelerate launch
-(--multi_gpu, also on a machine without any GPU, or it starts one process only). Embeddings are read back by
+are tried again, as are images that have changed since. A second run to the same output meanwhile ends at once.
+Several processes share the work under accelerate launch (--multi_gpu, also on a machine without any GPU, or it
+starts one process only). Embeddings are read back by
   [json.loads(line).get("embedding") for line in open("embeddings.jsonl")]""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

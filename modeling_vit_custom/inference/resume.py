@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from transformers import PreTrainedModel
 from ..data.identity import changed, identify, read_identities, write_identities
 from ..data.raw import listed
 from .json_files import json_safe, write_json
+from .lock import take_lock
 from .outputs import check_replaceable
 
 # Keys of a config or processor that say where it came from, or what it could be set to, not what it computes.
@@ -57,7 +59,7 @@ class Line:
 
 
 class ResumableLines:
-    """The output and its parts. One process calls `open_run` and `merge`; each opens its own `part`.
+    """The output and its parts. One process calls `hold`, `open_run` and `merge`; each opens its own `part`.
 
     notes: what `open_run` found that should be said.
     Raises OutputError where one of these files could not be replaced, such as a device.
@@ -68,9 +70,17 @@ class ResumableLines:
         self.meta = self.output.with_name(self.output.name + ".meta.json")
         self.images = self.output.with_name(self.output.name + ".images.npz")
         self.unfinished = self.output.with_name(self.output.name + ".tmp")
+        self.lock = self.output.with_name(self.output.name + ".lock")
         self.notes: list[str] = []
-        for path in (self.output, self.meta, self.images, self.unfinished, *self.parts()):
+        for path in (self.output, self.meta, self.images, self.unfinished, self.lock, *self.parts()):
             check_replaceable(path)
+        self._held = ExitStack()
+        finalize(self, self._held.close)
+
+    def hold(self) -> None:
+        """Keeps other runs out until `merge`, or the end of this object. Raises ResumeError naming the one there."""
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        take_lock(self.lock, self._held, f"--output {self.output}", ResumeError)
 
     def parts(self) -> list[Path]:
         """All parts there are, oldest first."""
@@ -195,6 +205,7 @@ class ResumableLines:
         os.replace(self.unfinished, self.output)
         for part in self.parts():
             part.unlink()
+        self._held.close()
         return sum(lines[path].failed for path in paths)
 
 

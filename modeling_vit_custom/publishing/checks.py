@@ -136,7 +136,7 @@ def no_pickles(folder: Path) -> str:
 
 
 def magic_of(path: Path) -> str | None:
-    """What a file is by its first bytes, if a careless reader would execute or unpack it."""
+    """Tells what a file is by its first bytes, if a careless reader would execute or unpack it."""
     with open(path, "rb") as file:
         start = file.read(8)
     return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)

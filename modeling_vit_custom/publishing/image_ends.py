@@ -8,7 +8,7 @@ _NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # of a JPEG's pixels; 
 
 
 def bytes_after(data: bytes) -> bytes:
-    """What follows the end of a PNG, JPEG, GIF, WebP or BMP; nothing of other files and of those that are cut off.
+    """Gives what follows the end of a PNG, JPEG, GIF, WebP or BMP; of other files, or one that is cut off, nothing.
 
     Padding, zeros and line ends, is nothing.
     """

@@ -35,7 +35,7 @@ Fetch = Callable[[Sequence[str], Path], None]
 
 
 def stale(names: Iterable[str]) -> dict[str, str]:
-    """{name: why it may not stay} of the files whose names alone tell it."""
+    """Finds the files whose names alone tell that they may not stay: {name: why}."""
     found = {}
     for name in names:
         if is_pickle(name):
@@ -46,7 +46,7 @@ def stale(names: Iterable[str]) -> dict[str, str]:
 
 
 def reasons_to_go(others: Mapping[str, int], published: Mapping[str, int], fetch: Fetch) -> dict[str, str]:
-    """{name: why it may not stay beside what is published}; {} where all may.
+    """Finds the files that may not stay beside what is published: {name: why}, {} where all may.
 
     others, published: names and their bytes.   fetch: writes files of those names into a folder; only what the names
     leave open is fetched, and looked at as `verify` will.

@@ -72,7 +72,7 @@ _PATTERNS = {
 
 @contextmanager
 def detectors() -> Iterator[None]:
-    """detect-secrets switched on; its settings are global to the process. Raises ValueError where it is missing."""
+    """Switches detect-secrets on; its settings are global to the process. Raises ValueError where it is missing."""
     try:
         from detect_secrets.settings import default_settings, transient_settings
     except ModuleNotFoundError as error:
@@ -86,7 +86,7 @@ def detectors() -> Iterator[None]:
 
 
 def kinds_in(text: str) -> list[str]:
-    """The kinds of what is found in a text, by the detectors that are switched on and the patterns here."""
+    """Names the kinds of what is found in a text, by the detectors that are switched on and the patterns here."""
     from detect_secrets.core.scan import scan_line
 
     kinds: dict[str, None] = {}
@@ -98,7 +98,7 @@ def kinds_in(text: str) -> list[str]:
 
 
 def without_nul(text: str) -> str:
-    """UTF-16 and UTF-32 read as bytes of text are what they say; elsewhere a zero ends a text."""
+    """Drops the zeros of UTF-16 and UTF-32 that were read as bytes; elsewhere a zero ends a text."""
     return text.replace("\0", "" if text.count("\0") > 0.4 * len(text) else " ")
 
 

@@ -5,10 +5,8 @@ Shapes: B batch, C channels, H×W pixels, K classes.
 
 import argparse
 import copy
-import shutil
 import statistics
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -29,7 +27,7 @@ from ..inference.exported import FILES, RECORD, RUNTIMES, ExportedClassifier, fi
 from ..inference.graphs import AXES, InFormat, Preprocessed, trace
 from ..inference.json_files import write_json
 from ..inference.loading import load_classifier, problem_type_of
-from ..inference.outputs import check_new_folder
+from ..inference.outputs import check_new_folder, new_folder
 from ..inference.timing import time_in_turn
 from ..inference.writers import DTYPES, GRAPH, write
 from ..modeling_vit_custom import ViTCustomForImageClassification
@@ -115,10 +113,7 @@ def export(
     if data_dir is not None:
         labels: Any = model.config.id2label
         examples = load_eval_examples(data_dir, labels, problem_type_of(model.config), **columns)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as aside:
-        folder = Path(aside) / "export"
-        folder.mkdir()
+    with new_folder(output) as folder:
         exported, record = build(model, processor, folder, wanted, examples)
         record["compared"] = compare(model, processor, exported)
         demand_parity(record)
@@ -131,7 +126,6 @@ def export(
         model.config.save_pretrained(folder)
         left.save_pretrained(folder)
         write_json(folder / RECORD, record)
-        shutil.move(folder, output)
     return record
 
 
