@@ -8,6 +8,7 @@ from typing import Any
 
 from ..configuration_vit_custom import ViTCustomConfig
 from ..inference.json_files import json_safe, readable_json, write_json
+from ..inference.whole_folder import whole_folder
 from ..interpolation_vit_custom import RESIZE_RULES
 from ..weight_files_vit_custom import WeightFileError
 from .build import Conversion, build
@@ -36,9 +37,10 @@ def convert(
     report = describe(source, conversion)
     if check:
         report["check"] = compare(opened.reference(conversion), conversion.model, conversion.processor)
-    conversion.model.save_pretrained(output)
-    conversion.processor.save_pretrained(output)
-    write_json(output / REPORT, report)
+    with whole_folder(output) as folder:
+        conversion.model.save_pretrained(folder)
+        conversion.processor.save_pretrained(folder)
+        write_json(folder / REPORT, report)
     return report
 
 

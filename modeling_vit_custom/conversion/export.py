@@ -1,6 +1,8 @@
 """`vit-custom convert --to`: a saved folder of ours, as a model of transformers or timm."""
 
 import copy
+import os
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from transformers import PreTrainedConfig
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..inference.json_files import write_json
+from ..inference.whole_folder import whole_folder
 from ..modeling_vit_custom import ViTCustomForImageClassification, ViTCustomModel
 from . import export_huggingface, export_timm
 from .check import IMAGES, TOLERANCE, Reference, compare_tensors
@@ -54,12 +57,15 @@ def export(source: str, output: str | Path, library: str, family: str | None = N
         "notes": target.notes(config) + exported.notes,
         "check": check,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
     if tensors_only:
-        exported.save_tensors(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as aside:
+            exported.save_tensors(Path(aside) / output.name)
+            os.replace(Path(aside) / output.name, output)
     else:
-        exported.save(output)
-        write_json(output / "conversion.json", report)
+        with whole_folder(output) as whole:
+            exported.save(whole)
+            write_json(whole / "conversion.json", report)
     return report
 
 

@@ -5,10 +5,8 @@ Shapes: B batch, C channels, H×W pixels, K classes.
 
 import argparse
 import copy
-import shutil
 import statistics
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -28,6 +26,7 @@ from ..inference.graphs import AXES, InFormat, Preprocessed, trace
 from ..inference.json_files import write_json
 from ..inference.loading import load_classifier, problem_type_of
 from ..inference.timing import time_in_turn
+from ..inference.whole_folder import whole_folder
 from ..inference.writers import DTYPES, GRAPH, write
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..speeds_vit_custom import choose_speed
@@ -111,10 +110,7 @@ def export(
     if data_dir is not None:
         labels: Any = model.config.id2label
         examples = load_eval_examples(data_dir, labels, problem_type_of(model.config))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as aside:
-        folder = Path(aside) / "export"
-        folder.mkdir()
+    with whole_folder(output) as folder:
         exported, record = build(model, processor, folder, wanted, examples)
         record["compared"] = compare(model, processor, exported)
         demand_parity(record)
@@ -126,7 +122,6 @@ def export(
         model.config.save_pretrained(folder)
         left.save_pretrained(folder)
         write_json(folder / RECORD, record)
-        shutil.move(folder, output)
     return record
 
 

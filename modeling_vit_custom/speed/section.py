@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..inference.json_files import write_whole
 from ..inference.markdown import markdown_table
 
 REPORT, PICTURE = "speeds.json", "speeds.png"  # in a model's folder
@@ -59,4 +60,4 @@ def write_section(card: Path, report: Mapping[str, Any]) -> None:
     new = marked_section(report)
     old = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     text = old.sub(lambda _: new, text) if old.search(text) else f"{text.rstrip()}\n\n{new}\n"
-    card.write_text(text, encoding="utf-8")
+    write_whole(card, text)
