@@ -38,7 +38,9 @@ class DemoServer:
 
     def __init__(self, url: str, log: Path):
         self.url, self.log = url, log
-        self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        # A connection for each request: one whose body a refusal left unread is closed under the next.
+        alone = httpx.Limits(max_keepalive_connections=0)
+        self.http = httpx.Client(base_url=url, timeout=30, trust_env=False, limits=alone)
 
     def upload(self, path: Path) -> dict[str, Any]:
         """The record of an uploaded file, as the functions take it."""
@@ -74,7 +76,7 @@ def running_demo(app: Path, model: Path, work: Path) -> Iterator[DemoServer]:
         )
     server = DemoServer(f"http://127.0.0.1:{port}", log)
     try:
-        for _ in range(240):
+        for _ in range(720):
             assert process.poll() is None, log.read_text()
             try:
                 server.http.get("/").raise_for_status()
@@ -82,7 +84,7 @@ def running_demo(app: Path, model: Path, work: Path) -> Iterator[DemoServer]:
             except httpx.TransportError:
                 time.sleep(0.25)
         else:
-            raise AssertionError(f"no page after a minute: {log.read_text()}")
+            raise AssertionError(f"no page after three minutes: {log.read_text()}")
         yield server
     finally:
         server.http.close()

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from demo_attacks import ATTACKS, MARK, counting_server
 from demo_server import WATCH_NETWORK, running_demo
 from huggingface_hub.repocard import metadata_load
 from image_files import encode, photograph, rotated
@@ -142,6 +144,33 @@ def test_large_files_are_refused(server, tmp_path):
     (tmp_path / "large.png").write_bytes(bytes(21 * 1024 * 1024))
     content = (tmp_path / "large.png").read_bytes()
     assert server.http.post("/gradio_api/upload", files={"files": ("large.png", content)}).status_code == 413
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_stranger_gets_no_file_and_no_address_of_the_machine(server, files, name):
+    """Nothing that is answered holds the file, nothing asks for the address, and the page still works."""
+    secret = server.log.parent / "secret.txt"
+    secret.write_text(MARK)
+    with counting_server() as (address, asked):
+        answers = list(ATTACKS[name](server, secret, address))
+    assert answers and not [answer.url for answer in answers if MARK in answer.text]
+    assert not [answer.url for answer in answers if str(address) in answer.headers.get("location", "")]
+    assert not asked and "OUTSIDE" not in server.log.read_text()
+    assert server.call("classify", server.upload(files["plain.png"]))[0]["predictions"]
+
+
+def test_a_bomb_is_refused_and_many_at_once_are_answered(server, model, files, tmp_path):
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (30_000, 30_000)).save(bomb)
+    assert "limit" in server.call("classify", server.upload(bomb))[0]["error"]
+
+    def one(name: str) -> str:
+        return server.call("classify", server.upload(files[name]))[0]["predictions"][0]["label"]
+
+    names = [name for name in files if name != "bad.jpg"] * 3
+    with ThreadPoolExecutor(8) as pool:
+        labels = list(pool.map(one, names))
+    assert labels == [expected(model, files[name])[0][0] for name in names]
 
 
 def test_the_page_comes_from_this_machine_alone(server):

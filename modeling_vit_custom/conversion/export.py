@@ -1,6 +1,8 @@
 """`vit-custom convert --to`: a saved folder of ours, as a model of transformers or timm."""
 
 import copy
+import os
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -56,7 +58,9 @@ def export(source: str, output: str | Path, library: str, family: str | None = N
     }
     if tensors_only:
         output.parent.mkdir(parents=True, exist_ok=True)
-        exported.save_tensors(output)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as aside:
+            exported.save_tensors(Path(aside) / output.name)
+            os.replace(Path(aside) / output.name, output)
         return report
     with new_folder(output, ConversionError) as folder:
         exported.save(folder)

@@ -5,6 +5,7 @@ A link is replaced itself; the file that it leads to stays as it is. A pipe or a
 """
 
 import argparse
+import errno
 import os
 import stat
 import sys
@@ -62,25 +63,32 @@ def check_new_folder(path: str | os.PathLike, error: type[Exception] = OutputErr
 
 @contextmanager
 def new_folder(path: str | os.PathLike, error: type[Exception] = OutputError) -> Iterator[Path]:
-    """Gives a folder to write into, whose content is at `path`, new or empty before, once all went well.
+    """Gives a folder to write into, which takes the place of `path`, new or an empty folder, once all went well.
 
-    Raises `error` for a path that something else has taken meanwhile.
+    A process that is killed leaves `path` as it was. Only what cannot be renamed onto, a mount point or a folder in one
+    that cannot be written, gets the files one by one, its config.json last. Raises `error` for a path that something
+    else has taken meanwhile.
     """
     target = Path(os.path.realpath(path))
-    there = target.is_dir()
-    beside = target if there else target.parent
+    inside = target.is_dir() and (target.is_mount() or not os.access(target.parent, os.W_OK | os.X_OK))
+    beside = target if inside else target.parent
     beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=beside, prefix=_ASIDE) as aside:
         folder = Path(aside) / target.name
         folder.mkdir()
         yield folder
-        if os.path.lexists(target) and not (there and all(name.startswith(_ASIDE) for name in os.listdir(target))):
-            raise error(f"{path} has been taken by something else meanwhile: name another folder.")
-        if there:
-            for child in folder.iterdir():
+        try:
+            if not inside:
+                os.rename(folder, target)
+                return
+            if any(not name.startswith(_ASIDE) for name in os.listdir(target)):
+                raise FileExistsError(target)
+            for child in sorted(folder.iterdir(), key=lambda child: child.name == "config.json"):
                 os.rename(child, target / child.name)
-        else:
-            os.rename(folder, target)
+        except OSError as reason:
+            if reason.errno not in (None, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            raise error(f"{path} has been taken by something else meanwhile: name another folder.") from reason
 
 
 def _check_parent(path: str | os.PathLike, error: type[Exception]) -> None:

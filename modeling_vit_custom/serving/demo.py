@@ -42,8 +42,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cel
 ORIENTATION = 0x0112  # EXIF tag
 CSS = """
 .gradio-container { width: 100%; max-width: 1080px !important; margin: 0 auto; }
-.gradio-container .html-container { padding: 0; }
-footer { display: none !important; }
+.gradio-container .html-container { padding: 0; } footer { display: none !important; }
 #drop, #drop-many { border: 1px dashed var(--border-color-accent) !important; }
 #head h1 { font-size: 1.7rem; font-weight: 650; margin: .4rem 0 0; overflow-wrap: anywhere; }
 #head p, .answer figcaption, .hint { color: var(--body-text-color-subdued); font-size: .9rem; margin: .15rem 0; }
@@ -66,19 +65,16 @@ footer { display: none !important; }
 .pictures img { width: 100%; aspect-ratio: 4 / 3; object-fit: contain; image-rendering: pixelated; border-radius: 8px;
   border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); }
 .pictures img.photo { image-rendering: auto; }
-.pictures figcaption { overflow-wrap: anywhere; }
-.pictures b { color: var(--body-text-color); font-weight: 600; }
+.pictures figcaption { overflow-wrap: anywhere; } .pictures b { color: var(--body-text-color); font-weight: 600; }
 .notes span { display: inline-block; margin: 0 6px 6px 0; padding: 2px 10px; border-radius: 99px; font-size: .85rem;
   border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); }
-.notes span.warning { border-color: #d97706; color: #b45309; }
-.dark .notes span.warning { color: #fbbf24; }
+.notes span.warning { border-color: #d97706; color: #b45309; } .dark .notes span.warning { color: #fbbf24; }
 .answer table { width: 100%; border-collapse: collapse; margin-top: 14px; font-size: .92rem; table-layout: fixed; }
 .answer :is(table, thead, tbody, tr, th, td) { border: 0 !important; }
 .answer :is(th, td) { text-align: left; padding: 6px 10px 6px 0 !important; vertical-align: top;
   border-bottom: 1px solid var(--border-color-primary) !important; overflow-wrap: anywhere; }
 .answer th:last-child { width: 5.5em; }
-.answer td.error { color: #dc2626; }
-.dark .answer td.error { color: #f87171; }
+.answer td.error { color: #dc2626; } .dark .answer td.error { color: #f87171; }
 .answer .csv { display: inline-block; margin-left: 10px; padding: 5px 14px; border-radius: 8px; font-weight: 600;
   text-decoration: none; color: white; background: var(--color-accent); }
 """
@@ -338,6 +334,18 @@ def refuse_addresses(file: Any) -> None:
     file.async_move_resource_to_block_cache = take_upload
 
 
+def without_addresses(app: Any) -> Any:
+    """The ASGI app, but for paths such as `file=http://…`: Gradio would fetch and pass on whatever a visitor names."""
+
+    async def refuse_or_pass(scope: Any, receive: Any, send: Any) -> None:
+        if "://" not in scope.get("path", ""):
+            return await app(scope, receive, send)
+        await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    return refuse_or_pass
+
+
 def build(classifier: Classifier) -> Any:
     """The gr.Blocks of a classifier; the images in its folder's examples/ are offered under the drop zone."""
     import gradio as gr
@@ -408,7 +416,7 @@ def launch(classifier: Classifier, host: str | None = None, port: int | None = N
     page = build(classifier)
     return page.launch(
         server_name=host, server_port=port, share=False, ssr_mode=False, max_file_size=MAX_FILE_SIZE, allowed_paths=[],
-        footer_links=[], theme=theme, css=CSS, **options,
+        footer_links=[], theme=theme, css=CSS, app_kwargs={"middleware": [(without_addresses, (), {})]}, **options,
     )  # fmt: skip
 
 
