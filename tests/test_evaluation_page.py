@@ -119,6 +119,7 @@ def test_the_command_writes_it(tmp_path, capsys):
     assert "page.html" in capsys.readouterr().out
     text = (tmp_path / "deep" / "page.html").read_text(encoding="utf-8")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["weights"]["sha256"] in text
     assert f"<b>{metrics['metrics']['accuracy']:.1%}</b>" in text
     assert [row[1:] for row in cells(text)] == [
         ["" if row[name] is None else repr(row[name]) for name in ("precision", "recall", "f1", "support")]

@@ -18,6 +18,7 @@ from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom.conversion.convert import convert
 from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.views import DecodedViews, eval_views
+from modeling_vit_custom.inference.claims import check_claims
 from modeling_vit_custom.training import pretraining
 from modeling_vit_custom.training.args import complete_arguments, parse_args
 from modeling_vit_custom.training.checkpoints import numbered
@@ -56,6 +57,17 @@ def pretrained(folder, tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("runs") / "pre"
     flags = ("--train_dir", folder, "--num_train_epochs", 25, "--learning_rate", 1e-2)
     return output_dir, tiny_pretrain(output_dir, *flags)
+
+
+def test_a_run_that_has_ended_is_told_again_and_keeps_its_settings(pretrained, folder):
+    output_dir, metrics = pretrained
+    before = {path: path.read_bytes() for path in output_dir.glob("*.*") if path.is_file()}
+    flags = ("--train_dir", folder, "--num_train_epochs", 25, "--learning_rate", 1e-2)
+    assert tiny_pretrain(output_dir, *flags) == metrics and metrics["train"]["epochs"] == 25
+    with pytest.raises(UsageError, match=r"--learning_rate 0.01 there, 0.001 now\. Name another --output_dir"):
+        tiny_pretrain(output_dir, *flags, "--learning_rate", 1e-3)
+    assert {path: path.read_bytes() for path in output_dir.glob("*.*") if path.is_file()} == before
+    assert {"metrics.json", "training_args.json"} <= set(check_claims(output_dir)[0])
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import softmax
 
 from ..data.examples import REGRESSION, SINGLE_LABEL, Examples
+from ..inference.claims import STAMP
 from ..inference.environment import versions
 from ..inference.json_files import json_safe
 from ..pages import page
@@ -34,9 +35,10 @@ QUALITY = ("average_precision", "f1")  # what the table is cut by, the first tha
 
 
 def write_page(path: str | Path, result: Evaluation, examples: Examples, context: Mapping[str, Any]) -> Path:
-    """The page of `vit-custom evaluate`.   context: model, data, device and seconds, by these names."""
+    """The page of `vit-custom evaluate`.   context: model, data, device, seconds and, where known, weights."""
     content = {
         "context": context,
+        "weights": context.get(STAMP),
         "versions": versions(),
         "tiles": tiles(json_safe(result.metrics), len(result.names)),
         "n": len(result.names),

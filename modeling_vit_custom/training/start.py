@@ -30,7 +30,7 @@ from ..data.raw import DataError
 from ..data.sources import assemble, read_splits, with_label_ids
 from ..data.stream import stream_of
 from ..image_processing_vit_custom import ViTCustomImageProcessor
-from ..inference.claims import STAMP, named_weights, read_record, weights_digest
+from ..inference.claims import STAMP, ClaimError, named_weights, read_record, weights_digest
 from ..inference.environment import hardware, versions
 from ..inference.outputs import KINDS, kind_of
 from ..inference.processes import Processes
@@ -319,14 +319,18 @@ def _has_ended(folder: Path, earlier: Mapping[str, Any], metrics: Mapping[str, A
     if STAMP not in earlier:  # of an earlier version: its newest checkpoint says how far it came
         state = read_record(folder / f"checkpoint-{_newest_step(folder)}" / TRAINER_STATE_NAME)
         return STAMP not in metrics and 0 < state.get("max_steps", 0) <= state.get("global_step", 0)
-    if (named := named_weights(earlier)) is None:
+    try:
+        named, measured = named_weights(earlier), named_weights(metrics)
+    except ClaimError as error:
+        raise UsageError(f"{folder}, {RUN_FILE} or {METRICS}: {error}. {ANOTHER}.") from error
+    if named is None:
         return False
     if named != digest:
         raise UsageError(
             f"{folder} holds other weights than those that {RUN_FILE} names: they were changed since the run ended, "
             f"and would be lost. Move them elsewhere. {ANOTHER}."
         )
-    return named_weights(metrics) == digest
+    return measured == digest
 
 
 def _newest_step(folder: Path) -> int:
