@@ -18,6 +18,11 @@ from .image_limits_vit_custom import ImageDecodingError, ImageLimits, check_size
 
 logger = logging.getLogger(__name__)
 
+# What is decoded, as Pillow names it. Each further format is one more decoder that a hostile file can reach.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "QOI", "AVIF",
+    "HEIF", "JXL",  # by plugins
+)  # fmt: skip
 MAX_JPEG_SCANS = 100  # encoders write about 10; each one more costs a pass over the whole image
 MAX_BYTES_TO_COUNT = 2**22  # counting a file's frames reads all of it
 
@@ -42,7 +47,19 @@ _UNREAD_FORMATS = {
     (b"<svg", b"<?xml"): ("SVG or XML", "SVG has to be drawn first, to PNG"),
     (b"<!doctype", b"<html"): ("a web page", "open its address in a browser to see what it is"),
     (b"%pdf",): ("a PDF document", "draw its page to PNG first"),
+    (b"%!ps", b"\xc5\xd0\xd3\xc6"): ("PostScript", "EPS has to be drawn first, to PNG"),
 }
+
+
+def open_image(source: str | os.PathLike | BinaryIO) -> Image.Image:
+    """Pillow's `Image.open` of FORMATS alone; raises what that raises, UnidentifiedImageError for another format."""
+    return Image.open(source, formats=accepted_formats())
+
+
+def accepted_formats() -> list[str]:
+    """Those of FORMATS that this Pillow reads, with the plugins that have registered."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def read_file(path: str | os.PathLike, limits: ImageLimits) -> np.ndarray:
@@ -77,7 +94,7 @@ def read_stream(stream: BinaryIO, size: int, limits: ImageLimits) -> np.ndarray:
         )
     start = stream.read(64)
     stream.seek(0)
-    with _pillow_errors(start), Image.open(stream) as image:
+    with _pillow_errors(start), open_image(stream) as image:
         return read_pillow(image, limits)
 
 
@@ -125,7 +142,20 @@ def _unread_format(start: bytes) -> tuple[str, str]:
     for signs, (what, fix) in _UNREAD_FORMATS.items():
         if text.startswith(signs) or start[4:].startswith(signs):  # boxes start with their length
             return f"{what}, which Pillow does not read here", fix
+    if name := _other_format(start):
+        return f"an image of the format {name}, which is not read here", "convert it to PNG or JPEG"
     return "not an image that Pillow reads, or its header is damaged", "remove it, or convert it to PNG or JPEG"
+
+
+def _other_format(start: bytes) -> str | None:
+    """The format of Pillow's besides FORMATS that a file claims by its first bytes, no more of it being read."""
+    for name, (_, accepts) in Image.OPEN.items():
+        try:
+            if name not in FORMATS and accepts is not None and accepts(start[:16]) is True:
+                return name
+        except Exception:  # of too few bytes
+            continue
+    return None
 
 
 def read_pillow(image: Image.Image, limits: ImageLimits) -> np.ndarray:

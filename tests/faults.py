@@ -34,6 +34,7 @@ from transformers.trainer_callback import TrainerState
 
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
+from modeling_vit_custom.inference.claims import ClaimError, check_claims
 from modeling_vit_custom.training import checkpoints, recipe, resuming
 from modeling_vit_custom.training.batches import BatchTrainer
 from modeling_vit_custom.training.checkpoints import MANIFEST, UNFINISHED, numbered
@@ -44,7 +45,7 @@ FLAGS = [
     "--drop_path_rate", 0.2, "--per_device_train_batch_size", 4, "--max_steps", 14, "--learning_rate", 1e-2,
     "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2, "--logging_steps", 3,
 ]  # fmt: skip
-TIMES = ("seconds", "resumed", "runtime", "per_second", "data_wait", "sittings")
+TIMES = ("seconds", "resumed", "runtime", "per_second", "data_wait", "sittings", "files")
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,17 @@ def in_save(owner: Any, name: str, file: str = "", after: bool = False, act: Cal
         paths = [str(arg) for arg in args if isinstance(arg, str | Path)]
         if any(re.search(r"checkpoint-(8|10$)", path) and path.endswith(file) for path in paths):
             act(Path(paths[0]))
+
+    return lambda: around(owner, name, **{"after" if after else "before": check})
+
+
+def in_end(owner: Any, name: str, file: str = "", after: bool = False) -> Callable[[], None]:
+    """Dies before or after owner.name is called for `file` of no checkpoint."""
+
+    def check(*args: Any, **_: Any) -> None:
+        paths = [str(arg) for arg in args if isinstance(arg, str | Path)]
+        if any(path.endswith(file) and "checkpoint-" not in path for path in paths):
+            die()
 
     return lambda: around(owner, name, **{"after" if after else "before": check})
 
@@ -241,6 +253,15 @@ SAVES = [
     Fault("… half removed", in_save(shutil, "rmtree", "removed-checkpoint-10", act=half_removed), 12),
 ]
 
+# In the final save, after the last step: what lies in the folder is never a record beside weights that it is not of.
+MOVED = (os, "replace")
+ENDS = [
+    Fault("killed in the final save: aside", in_end(modeling_utils, "safe_save_file", "model.safetensors"), 14),
+    Fault("… before model.safetensors is moved", in_end(*MOVED, "model.safetensors"), 14),
+    Fault("… after model.safetensors is moved", in_end(*MOVED, "model.safetensors", after=True), 14),
+    Fault("… after metrics.json", in_end(*MOVED, "metrics.json", after=True), 14),
+]
+
 FULL = r"disk full at step 8: [\d,]+ bytes are needed and [\d,]+ are available in "
 DISKS = [
     Fault(
@@ -285,7 +306,7 @@ OTHERS = [
     Fault("… accumulated, in rank 1 of 2", **nan("1/1"), flags=BOTH, processes=2, victim=1),
 ]
 
-FAULTS = [*KILLS, *SAVES, *DISKS, *DAMAGES, *OTHERS]
+FAULTS = [*KILLS, *SAVES, *ENDS, *DISKS, *DAMAGES, *OTHERS]
 
 
 # ---------- trainings
@@ -357,6 +378,7 @@ class Lab:
         codes = train(run, *fault.flags, prepare=prepare, processes=fault.processes, victim=fault.victim)
         assert codes[fault.victim] == fault.code and all(codes), (codes, log_of(run)[-3000:])
         assert re.search(fault.says, log_of(run)), log_of(run)[-3000:]
+        refuse_claims(run)
         fault.spoil(run)
         codes = train(run, *fault.flags, *fault.again, processes=fault.processes)
         assert codes == [0] * fault.processes, log_of(run)[-3000:]
@@ -364,6 +386,16 @@ class Lab:
         begins = [line for line in log_of(run).splitlines() if line.startswith("begins after step")]
         got, expected = outcome(run), self.expected(fault.flags, fault.processes)
         return int(begins[0].split()[-1]), [name for name in expected if got[name] != expected[name]]
+
+
+def refuse_claims(run: Path) -> None:
+    """A run that was cut off never looks as if it had ended."""
+    try:
+        check_claims(run)
+    except ClaimError as error:
+        assert "has not ended" in str(error), error
+    else:
+        raise AssertionError(f"{run} was cut off and its records are believed")
 
 
 @contextmanager
@@ -385,6 +417,7 @@ def outcome(run: Path) -> dict[str, Any]:
     last = newest(run)
     state = json.loads((last / "trainer_state.json").read_text())
     states = {path.name: torch.load(path, weights_only=False) for path in last.glob("*.p*t*")}
+    assert check_claims(run)[1] == [], "every record names the weights beside it"
     return {
         "checkpoints": sorted(numbered(run)),
         "model": hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest(),

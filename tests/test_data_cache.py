@@ -137,7 +137,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
     assert all(torch.equal(views([i]), expected) for i in (0, 5, done - 1, done, 399))
 
 
-@pytest.mark.parametrize("name", ["views.npy", "rows.npy", "key.json"])
+@pytest.mark.parametrize("name", ["views.npy", "rows.npy", "key.json", "seal"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "overwritten"])
 def test_damaged_caches_are_built_anew(tmp_path, counting, caplog, name, damage):
     examples = digits(tmp_path / "d", 12)
@@ -220,7 +220,7 @@ def test_auto_says_what_it_does(tmp_path, monkeypatch):
     examples = digits(tmp_path / "d", 12)
     monkeypatch.setenv("VIT_CUSTOM_CACHE", str(tmp_path / "auto"))
     assert isinstance(open_views("train", examples, MAKER)[0], CachedViews)
-    assert folder_of(tmp_path / "auto")
+    assert folder_of(tmp_path / "auto" / "images")
     monkeypatch.setattr(cache, "SHARE_OF_FREE_DISK", 1e-12)
     assert isinstance(open_views("train", examples, MAKER)[0], CachedViews), "what is there is used"
     views, note = open_views("validation", examples.select(range(5)), MAKER)

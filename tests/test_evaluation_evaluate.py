@@ -17,7 +17,8 @@ from sklearn import metrics as sk
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from modeling_vit_custom.data.examples import Examples
-from modeling_vit_custom.evaluation.evaluate import evaluate_model, main, score_outputs
+from modeling_vit_custom.evaluation.evaluate import data_fingerprint, evaluate_model, main, score_outputs
+from modeling_vit_custom.inference.claims import sha256_of, weights_digest
 from modeling_vit_custom.inference.loading import load_classifier
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,8 @@ def test_the_command_writes_what_scikit_learn_computes(model, digits, tmp_path, 
 
     assert report["n"] == 80 and report["n_skipped"] == 0 and report["skipped"] == []
     assert report["model"] == str(model) and report["data"] == str(digits)
+    assert report["weights"] == {"sha256": weights_digest(model)}
+    assert report["files"] == {"confusion_matrix.png": sha256_of(tmp_path / "new" / "confusion_matrix.png")}
     assert report["metrics"]["accuracy"] == pytest.approx(np.mean(predicted == labels))
     assert report["metrics"]["top5_accuracy"] == pytest.approx(sk.top_k_accuracy_score(labels, logits, k=5))
     assert report["confusion_matrix"]["counts"] == sk.confusion_matrix(labels, predicted).tolist()
@@ -208,6 +211,14 @@ def test_the_script_runs_although_it_is_called_like_the_library(model, digits, t
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert strict_json(tmp_path / "metrics.json")["n"] == 80
+
+
+def test_the_fingerprint_is_of_the_data():
+    pixels = [np.full((4, 4, 3), i, np.uint8) for i in range(2)]
+    one = data_fingerprint(Examples(pixels, ["a", "b"], np.array([0, 1])))
+    assert one == data_fingerprint(Examples(pixels, ["/elsewhere/a", "b"], np.array([0, 1])))
+    assert one != data_fingerprint(Examples(pixels, ["a", "b"], np.array([1, 0])))
+    assert one != data_fingerprint(Examples(pixels, ["a", "c"], np.array([0, 1])))
 
 
 def test_help_shows_examples(capsys):

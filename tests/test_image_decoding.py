@@ -1,6 +1,7 @@
 """One decoder: every kind of image a data set or a user has been seen to bring, and every one it must refuse."""
 
 import logging
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -302,6 +303,14 @@ def test_batches_tell_what_was_left_out(caplog):
     assert decode_images([], on_error="skip").images == []
     with pytest.raises(ValueError, match="on_error='ignore': give one of raise, skip, report"):
         decode_images(sources, on_error="ignore")
+
+
+def test_photos_of_several_pictures_are_jpegs():
+    """Phones write them; Pillow calls them MPO and opens them as JPEG."""
+    file = encode(PHOTO, "MPO", save_all=True, append_images=[PHOTO.rotate(90)], quality=95)
+    with Image.open(BytesIO(file)) as image:
+        assert image.format == "MPO"
+    assert np.abs(decode_image(file).numpy().astype(int) - RGB).mean() < 6
 
 
 def test_heic_and_avif(tmp_path):

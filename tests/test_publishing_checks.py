@@ -224,15 +224,22 @@ def test_what_is_said_cannot_steer_a_terminal(folder):
     assert line.startswith("FAIL  safetensors only") and "gone.pkl" in line and line.isprintable()
 
 
+UNSAID = "WARNING: of which weights these tell is not said in them:"
+
+
 def test_records_of_earlier_versions_pass_and_are_said(folder, monkeypatch):
     monkeypatch.setattr("modeling_vit_custom.publishing.checks.fresh_checks", lambda _: [])
     said = {each.name: each for each in check_folder(folder)}["records"]
-    assert said.passed and said.detail.startswith("WARNING: README.md name no weights")
+    assert said.passed and said.detail.startswith(
+        "WARNING: of which weights these tell is not said in them: README.md ("
+    )
     write("metrics.json", '{"test": {"n": 3}}')(folder)
     remove("README.md")(folder)
     fields(CONFIG, speeds={"2x": {"token_merging": None, "shrink_to": None}})(folder)
     said = {each.name: each for each in check_folder(folder)}["records"]
-    assert said.passed and said.detail.startswith("WARNING: metrics.json, speeds of config.json name no weights")
+    assert said.passed and said.detail.startswith(
+        "WARNING: of which weights these tell is not said in them: metrics.json, speeds"
+    )
 
 
 def test_placeholder_labels_are_said(folder, monkeypatch):

@@ -94,6 +94,21 @@ def published(hub, kind="model") -> dict[str, bytes]:
     return {path: file.data for path, file in hub.head(REPO, kind=kind).files.items()}
 
 
+def test_an_earlier_models_figures_stop_a_publication_and_replace_deletes_them(hub, staged, capsys):
+    folder, repo, card = staged
+    first = send(folder, repo, card)
+    hub.push(repo, {"metrics.json": b"{}", "notes.txt": b"mine"}, "by hand")
+    (folder / "LICENSE").write_text("new")
+    with pytest.raises(PublishError, match=r"beside these: metrics.json \(says something of other weights\)"):
+        send(folder, repo, card)
+    assert hub.head(repo).title == "by hand"
+    second = send(folder, repo, card, replace=True)
+    assert second != first and not {"metrics.json", "notes.txt"} & set(published(hub))
+    hub.push(repo, {"notes.txt": b"mine"}, "by hand")
+    assert send(folder, repo, card) == second, "what stays beside it makes no new commit"
+    assert hub.head(repo).title == "by hand" and "notes.txt" in published(hub)
+
+
 def code_of(folder: Path) -> set[str]:
     modules = {path.name for path in folder.glob("*.py")}
     assert {"modeling_vit_custom.py", "configuration_vit_custom.py", "image_decoding_vit_custom.py"} <= modules
@@ -218,6 +233,16 @@ def test_figures_of_another_form_are_named(model_dir, tmp_path, monkeypatch):
         with pytest.raises(PublishError, match=r"metrics\.json"):
             prepare(model_dir, tmp_path / "staged", REPO, MIT)
         shutil.rmtree(tmp_path / "staged", ignore_errors=True)
+
+
+def test_records_of_other_weights_are_refused_before_anything_is_run(model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish_module, "write_golden", lambda folder, images: pytest.fail("code was run"))
+    for name in ("metrics.json", "training_args.json", "conversion.json", "speeds.json"):
+        (model_dir / name).write_text(json.dumps({"weights": {"sha256": "0" * 64}}))
+        with pytest.raises(PublishError, match=rf"{name} is of weights with SHA-256 000000000000…, those beside it"):
+            prepare(model_dir, tmp_path / "staged", REPO, MIT)
+        shutil.rmtree(tmp_path / "staged")
+        (model_dir / name).unlink()
 
 
 def test_foreign_code_is_not_run_unasked(hub, model_dir):

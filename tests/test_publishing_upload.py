@@ -10,6 +10,7 @@ from hub_server import point_client_at, running_hub
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import disable_progress_bars
+from image_files import encode, photograph
 from safetensors.torch import load_file, save_file
 
 from modeling_vit_custom.publishing import upload
@@ -84,12 +85,75 @@ def test_what_is_there_already_is_not_sent_again(hub, folder, capsys):
     assert titles(hub) == ["Publish", "Publish", "initial commit"]
 
 
-def test_the_repository_equals_the_folder_and_what_is_deleted_is_said(hub, folder, capsys):
+OTHERS = {
+    "docs/notes.txt": b"mine",
+    "banner.png": encode(photograph(), "PNG"),
+    "figures.json": b'{"n": 1}',
+    "LICENSE": b"of mine",
+}
+
+
+def test_other_files_stay_and_are_said_to(hub, folder, capsys):
+    publish(folder)
+    hub.push(REPO, OTHERS, "by hand", "bob")
+    (folder / "config.json").write_text('{"v": 2}')
+    sha = publish(folder)
+    assert published(hub) == content(folder) | OTHERS and hub.head(REPO).sha == sha
+    said = "other files stay as they are: LICENSE, banner.png, docs/notes.txt, figures.json"
+    assert said in capsys.readouterr().out
+    assert publish(folder) == sha, "nothing is left to do"
+    assert commit_holding(folder, REPO, besides="README.md") == sha
+    assert commit_holding(folder, REPO, besides="README.md", replace=True) is None, "it would hold others too"
+
+
+def test_a_commit_that_landed_unheard_beside_other_files_is_not_made_twice(hub, folder):
+    publish(folder)
+    hub.push(REPO, OTHERS, "by hand", "bob")
+    (folder / "config.json").write_text('{"v": 2}')
+    hub.fail_next("commit", 503, after_effect=True)
+    publish(folder)
+    assert titles(hub) == ["Publish", "by hand", "Publish", "initial commit"]
+
+
+STALE = {
+    "pytorch_model.bin": "reading it can run code",
+    "old/weights.PTH": "reading it can run code",
+    "model-00001-of-00002.safetensors": "weights that are not these",
+    "model.safetensors.index.json": "weights that are not these",
+    "onnx/model.onnx": "weights that are not these",
+    "adapter_config.json": "settings that a library may load",
+    "processor_config.json": "settings that a library may load",
+    "pooling_vit_custom.py": "code that these configurations do not name",
+    "tools/helper.py": "code that these configurations do not name",
+    "golden.json": "says something of other weights",
+    "metrics.json": "says something of other weights",
+    "speeds.png": "says something of other weights",
+    "data.txt": "a zip archive",
+    "secrets.txt": "Hugging Face token",
+    "broken.json": "broken.json",
+}
+CONTENT = {"data.txt": b"PK\x03\x04", "secrets.txt": b"hf" + b"_" + b"aB3dE5gH7j" * 3, "broken.json": b'{"a": NaN}'}
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_what_would_be_false_or_unsafe_there_is_named_and_stops_everything(hub, folder, capsys, name):
+    publish(folder)
+    (folder / "config.json").write_text('{"v": 2}')
+    before = hub.push(REPO, {name: CONTENT.get(name, b"{}"), "notes.txt": b"mine"}, "by hand")
+    with pytest.raises(PublishError) as caught:
+        publish(folder)
+    said = str(caught.value)
+    assert f"{name} (" in said and STALE[name] in said and "Nothing is uploaded beside" in said and "--replace" in said
+    assert "notes.txt (" not in said and "notes.txt" in said, "what --replace would delete is listed"
+    assert hub.head(REPO).sha == before
+
+
+def test_with_replace_the_repository_equals_the_folder_and_what_is_deleted_is_said(hub, folder, capsys):
     before = publish(folder)
     hub.push(REPO, {"pytorch_model.bin": b"\0pickle", "old/notes.txt": b"old"}, "by hand")
-    publish(folder)
+    publish(folder, replace=True)
     assert published(hub) == content(folder)
-    assert "deleting what is not published any more: old/notes.txt, pytorch_model.bin" in capsys.readouterr().out
+    assert "deleting what is not published: old/notes.txt, pytorch_model.bin" in capsys.readouterr().out
     assert ".gitattributes" in hub.head(REPO).files
     assert before in [commit.sha for commit in hub.head(REPO).history()], "history stays"
 
@@ -110,6 +174,18 @@ def test_private_is_for_a_new_repository_and_said_for_an_old_one(hub, folder, ca
     with pytest.raises(RepositoryNotFoundError):
         HfApi(token=False).model_info(REPO)
     assert HfApi().model_info(REPO).private
+
+
+def test_another_app_in_the_space_of_that_name_stays(hub, folder):
+    (folder / "app.py").write_text("theirs")
+    publish(folder, repo_type="space")
+    (folder / "app.py").write_text("ours")
+    (folder / "model.json").write_text("{}")
+    with pytest.raises(PublishError, match=r"the Space of that name is another app; --replace puts the demo there"):
+        publish(folder, repo_type="space")
+    assert hub.head(REPO, kind="space").files["app.py"].data == b"theirs"
+    sha = publish(folder, repo_type="space", replace=True)
+    assert publish(folder, repo_type="space") == sha, "the demo itself is no other app"
 
 
 def test_a_space_is_a_kind_of_its_own(hub, folder):

@@ -24,7 +24,7 @@ def lines(capsys) -> list[str]:
 
 CHECKS = [
     "files", "safetensors only", "configuration", "auto_map", "weight files", "weights fit the model",
-    "finite weights", "labels", "image processor", "model card", "secrets", "code",
+    "finite weights", "labels", "image processor", "model card", "records", "secrets", "code",
     "strict load in a fresh process", "classes in a fresh process", "golden images, torchvision backend",
     "golden images, pil backend", "golden images, pipeline",
 ]  # fmt: skip

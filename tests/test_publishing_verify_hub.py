@@ -54,6 +54,16 @@ def test_main_is_resolved_to_a_commit_that_is_named(hub, published, capsys, stat
     assert all(sha in path for method, path in hub.requests if "/resolve/" in path)
 
 
+def test_what_stays_beside_a_model_passes_too(hub, folder, capsys, static_only):
+    upload(folder)
+    hub.push(REPO, {"docs/notes.txt": b"mine", "figures.json": b'{"n": 1}'}, "by hand")
+    (folder / "LICENSE").write_text("new")
+    sha = upload(folder)
+    capsys.readouterr()
+    assert main([REPO, "--revision", sha]) == 0
+    assert {"docs/notes.txt", "LICENSE", "figures.json"} <= set(hub.head(REPO).files)
+
+
 def test_a_pinned_commit_stays_what_it_was(hub, folder, capsys, static_only):
     good = upload(folder)
     (folder / "README.md").write_text("# no front matter any more")

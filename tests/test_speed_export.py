@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tiny import ARCHITECTURES
 from transformers import pipeline
 
 from modeling_vit_custom.evaluation.evaluate import main as evaluate
+from modeling_vit_custom.inference.claims import digest_of, weights_digest
 from modeling_vit_custom.inference.exported import file_bytes, file_digest, load_exported
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.inference.predict import main as predict
@@ -68,6 +70,14 @@ def test_at_one_of_its_speeds(digits, tmp_path, form):
         assert not torch.allclose(exact(images).logits, fast(images).logits, atol=1e-3)
     with pytest.raises(ValueError, match=r"speed='9x': this checkpoint has '2x'"):
         export(str(model), tmp_path / "f", Wanted(form), seconds=0.1, speed="9x")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_tells_no_paths_of_the_machine_that_wrote_it(model, tmp_path, form):
+    export(str(model), tmp_path / "e", Wanted(form), seconds=0.05)
+    told = [str(place).encode() for place in (Path(exporting.__file__).parents[2], sys.prefix, tmp_path)]
+    for file in (tmp_path / "e").iterdir():
+        assert not [path for path in told if path in file.read_bytes()], file.name
 
 
 FEW = ("map", "rope")
@@ -150,6 +160,8 @@ def test_rounded_weights_make_a_smaller_file(digits, tmp_path):
         record = export(str(model), tmp_path / dtype, Wanted("onnx", dtype), str(digits), lost=100, seconds=0.1)
         assert record["bytes"] == (tmp_path / dtype / "model.onnx").stat().st_size
         sizes[dtype] = record["bytes"] / record["original_bytes"]
+        assert record["original"] == {"sha256": weights_digest(model)}
+        assert digest_of(str(tmp_path / dtype)) == record["sha256"]
         assert record["compared"][0]["relative"] < {"float32": 1e-4, "int8_weights": 0.05, "int4_weights": 0.4}[dtype]
     assert sizes["float32"] > 1 > 0.4 > sizes["int8_weights"] > 1.4 * sizes["int4_weights"]
 

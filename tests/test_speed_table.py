@@ -11,6 +11,7 @@ from real_digits import write_class_folder
 from saved_models import save_ours, save_transformers_vit
 
 from modeling_vit_custom import ViTCustomForImageClassification, ViTCustomImageProcessor
+from modeling_vit_custom.inference.claims import ClaimError, check_claims
 from modeling_vit_custom.speed import table as speed_table
 from modeling_vit_custom.speed.options import Option, options
 from modeling_vit_custom.speed.section import section, table
@@ -85,11 +86,15 @@ def test_it_is_measured_stored_and_loaded(tmp_path, capsys):
     card = (folder / "README.md").read_text()
     assert card.startswith("# model\n\nwords\n") and card.count("## Speeds") == 1 and table(report) in card
     assert (folder / "speeds.png").stat().st_size > 1000
+    assert check_claims(folder, ["speeds.json"]) == (["speeds.json"], [])
     stored = json.loads((folder / "config.json").read_text())["speeds"] or {}
     assert set(stored) == set(report["speeds"])  # none, where the machine is busy and none was faster
     store(folder, report | {"speeds": {"2x": report["rows"][1]}})
     model = ViTCustomForImageClassification.from_pretrained(folder, speed="2x")
     assert model.config.token_merging == report["rows"][1]["token_merging"] == "2x"
+    save_ours(folder, seed=1, image_size=32, patch_size=4)
+    with pytest.raises(ClaimError, match=r"speeds\.json is of weights .* `vit-custom speed_table`"):
+        check_claims(folder, ["speeds.json"])
 
 
 def test_a_checkpoint_in_half_precision_is_compared_with_its_float32(tmp_path, monkeypatch):

@@ -2,10 +2,15 @@
 
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 
+from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from modeling_vit_custom.evaluation.metrics import compute_metrics
 from modeling_vit_custom.training.args import (
+    METRICS,
     RECIPES,
+    choose_best_metric,
     complete_arguments,
     field_values,
     parse_args,
@@ -67,6 +72,33 @@ def test_refused(flags, message):
     with pytest.raises(UsageError, match=message) as caught:
         complete_arguments(*parse_args(flags))
     assert "hf_secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [(SINGLE_LABEL, np.arange(6)), (MULTI_LABEL, np.eye(6, dtype=int)), (REGRESSION, np.eye(6))],
+)
+def test_the_best_is_the_best(problem_type, labels):
+    """Whatever is measured, better predictions count as better, and the opposite is refused."""
+    names = dict(enumerate("abcdef"))
+    good = np.eye(6) * (1 if problem_type == REGRESSION else 9)
+    good, bad = (compute_metrics(logits, labels, problem_type, names) for logits in (good, 1 - good))
+    assert good.keys() == METRICS[problem_type].keys()
+    for metric in good:
+        _, _, args = completed("--variant", "nano/4", "--metric_for_best_model", f"eval_{metric}")
+        choose_best_metric(args, problem_type, 6)
+        assert args.metric_for_best_model == metric
+        assert args.greater_is_better == (good[metric] > bad[metric]) and good[metric] != bad[metric]
+        wrong = str(not args.greater_is_better)
+        asked = ("--variant", "nano/4", "--metric_for_best_model", metric, "--greater_is_better", wrong)
+        with pytest.raises(UsageError, match=f"--greater_is_better {wrong} would keep the worst model by {metric}"):
+            choose_best_metric(completed(*asked)[2], problem_type, 6)
+    _, _, args = completed("--variant", "nano/4")
+    choose_best_metric(args, problem_type, 6)
+    assert args.metric_for_best_model == next(iter(METRICS[problem_type]))
+    _, _, args = completed("--variant", "nano/4", "--metric_for_best_model", "loss")
+    choose_best_metric(args, problem_type, 6)
+    assert not args.greater_is_better
 
 
 def test_recipe_is_flags_and_later_flags_win(tmp_path):

@@ -154,6 +154,7 @@ def resume(run: Path, tmp_path: Path, digits: Path, *flags) -> tuple[Path, dict]
 
 def test_if_none_is_valid_the_run_is_not_begun_anew_unasked(run, digits, tmp_path):
     def spoil(copy):
+        (copy / "model.safetensors").unlink()  # as if it had been killed before its end
         for path in numbered(copy).values():
             (path / "optimizer.pt").write_bytes(b"")
 
@@ -164,6 +165,7 @@ def test_if_none_is_valid_the_run_is_not_begun_anew_unasked(run, digits, tmp_pat
 
 def test_a_checkpoint_of_an_earlier_version_is_taken_when_it_is_named(run, digits, tmp_path, caplog):
     def unsealed(copy):
+        (copy / "model.safetensors").unlink(missing_ok=True)  # as if it had been killed before its end
         for path in numbered(copy).values():
             (path / MANIFEST).unlink()
 

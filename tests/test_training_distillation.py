@@ -1,5 +1,6 @@
 """What a teacher says reaches the loss as the papers have it, whichever library it is of, and costs nothing again."""
 
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -14,6 +15,8 @@ from tiny_training import TINY, tiny_train, tiny_trainer
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
 from modeling_vit_custom.data.mnist5k import write_mnist5k
+from modeling_vit_custom.data.raw import DataError
+from modeling_vit_custom.data.sealed_rows import find_or_build
 from modeling_vit_custom.training import distillation
 from modeling_vit_custom.training.distillation import DistillationLoss, TeacherLogits
 from modeling_vit_custom.training.flags import UsageError
@@ -156,7 +159,7 @@ def test_found_built_and_fresh_logits_give_the_same_training(digits, teachers, t
         assert f"the teacher's logits are {said}" in capsys.readouterr().out
     for losses, weights in results[1:]:
         assert torch.equal(losses, results[0][0]) and torch.equal(weights, results[0][1])
-    assert {path.suffix for path in (tmp_path / "cache").glob("teacher-*")} <= {".npy", ".lock"}
+    assert {path.suffix for path in (tmp_path / "cache").glob("teacher-*")} <= {"", ".lock"}
 
 
 def test_an_interrupted_computation_goes_on_after_its_last_batch(digits, teachers, tmp_path, monkeypatch):
@@ -174,13 +177,14 @@ def test_an_interrupted_computation_goes_on_after_its_last_batch(digits, teacher
     monkeypatch.setattr(distillation, "_of_all_sizes", killed)
     with pytest.raises(KeyboardInterrupt):
         tiny_trainer(tmp_path / "o", *flags, "--image_cache", tmp_path / "cut")
-    (partial,) = (tmp_path / "cut").glob("*.building")
-    with open(partial, "ab") as file:
-        file.write(b"half a row")
+    (partial,) = (tmp_path / "cut").glob("teacher-*.building")
+    with open(partial / "logits.npy", "r+b") as file:
+        file.seek(128)
+        file.write(b"torn")  # as when the machine itself lost power: marked, but not on disk
     tiny_trainer(tmp_path / "o", *flags, "--image_cache", tmp_path / "cut")
-    assert forwards == [10, 6, 10, 10, 10, 10, 2]
-    for path in (tmp_path / "whole").glob("teacher-*.npy"):
-        assert (tmp_path / "cut" / path.name).read_bytes() == path.read_bytes()
+    assert forwards == [10, 6, 10, 10, 10, 10, 10, 2]
+    for path in (tmp_path / "whole").glob("teacher-*/*"):
+        assert (tmp_path / "cut" / path.parent.name / path.name).read_bytes() == path.read_bytes()
 
 
 def test_other_weights_other_preprocessing_and_other_images_are_computed_anew(digits, teachers, tmp_path):
@@ -192,24 +196,78 @@ def test_other_weights_other_preprocessing_and_other_images_are_computed_anew(di
     prepared = [*flags[:-1], flags[-1].replace("crop_pct=0.875", "crop_pct=1")]
     for data, given in ((digits, flags), (digits, weights), (digits, prepared), (more, flags), (digits, flags)):
         tiny_trainer(tmp_path / "o", "--train_dir", data, *given, "--image_cache", tmp_path / "cache")
-    assert len(list((tmp_path / "cache").glob("teacher-*.npy"))) == 8
+    assert len(list((tmp_path / "cache").glob("teacher-*/seal"))) == 8
+
+
+def kept_logits(folder: Path, columns: list[int], count: int = 100_000) -> TeacherLogits:
+    """Those of a teacher of 3 classes: 0, 1, 2, …"""
+    values = np.arange(3 * count, dtype=np.float32).reshape(-1, 3)
+
+    def build(rows):
+        rows.write(range(count), values)
+
+    return TeacherLogits(find_or_build(folder, "logits.npy", {}, values.shape, "<f4", build)[0], columns)
 
 
 def test_a_loading_process_is_handed_the_name_of_the_file(tmp_path):
-    np.save(tmp_path / "rows.npy", np.arange(300_000, dtype=np.float32).reshape(-1, 3))
-    rows = TeacherLogits(tmp_path / "rows.npy", [2, 0])
+    rows = kept_logits(tmp_path / "rows", [2, 0])
     assert rows([1, 99_999]).tolist() == [[5, 3], [299_999, 299_997]]
     sent = pickle.dumps(rows)
     assert len(sent) < 1000 and torch.equal(pickle.loads(sent)([7]), rows([7]))
 
 
-def test_a_damaged_file_is_computed_anew(digits, teachers, tmp_path):
+@pytest.mark.parametrize("damage", ["cut", "not a number"])
+def test_a_damaged_file_is_computed_anew(digits, teachers, tmp_path, caplog, damage):
     flags = ["--train_dir", digits, *teachers("timm")[2], "--image_cache", tmp_path / "cache"]
     trainer, _ = tiny_trainer(tmp_path / "o", *flags)
-    source, expected = trainer.train_dataset.teacher.source, trainer.train_dataset.teacher([3, 30])
-    source.write_bytes(source.read_bytes()[:-4])
+    logits = trainer.train_dataset.teacher
+    expected, file = logits(range(32)), logits.source.folder / "logits.npy"
+    content = file.read_bytes()
+    nan = np.float32(np.nan).tobytes()
+    with open(file, "r+b") as opened:  # the file that the training has open
+        opened.write({"cut": content[:-4], "not a number": content[:-4] + nan}[damage])
+        opened.truncate(len(content) - 4 * (damage == "cut"))
+    assert torch.equal(logits(range(31)), expected[:31])
+    with pytest.raises(DataError, match=r"teacher-.* does not hold what .* said of image 31 .*Remove it and run"):
+        logits([3, 31])
     again, _ = tiny_trainer(tmp_path / "o", *flags)
-    assert torch.equal(again.train_dataset.teacher([3, 30]), expected)
+    assert torch.equal(again.train_dataset.teacher(range(32)), expected) and "is damaged" in caplog.text
+
+
+def test_logits_that_were_written_but_are_not_finite_teach_nothing(tmp_path):
+    def build(rows):
+        rows.write(range(4), np.array([[0, 1], [np.nan, 1], [1, np.inf], [1, 2]], np.float32))
+
+    logits = TeacherLogits(find_or_build(tmp_path / "rows", "logits.npy", {}, (4, 2), "<f4", build)[0], [0, 1])
+    assert logits([0, 3]).tolist() == [[0, 1], [1, 2]]
+    for row in (1, 2):
+        with pytest.raises(DataError, match=f"what the teacher said of image {row}"):
+            logits([0, row])
+
+
+def test_logits_that_were_removed_are_still_read(tmp_path):
+    rows = kept_logits(tmp_path / "rows", [0], count=10)
+    by_name = pickle.dumps(rows)
+    shutil.rmtree(tmp_path / "rows")
+    assert rows([9]).item() == 27
+    with pytest.raises(DataError, match="rows does not hold what the teacher said of image 9"):
+        pickle.loads(by_name)([9])
+    kept_logits(tmp_path / "rows", [0], count=12)  # by another run, of other images
+    with pytest.raises(DataError, match="rows does not hold"):
+        pickle.loads(by_name)([9])
+
+
+def test_a_full_disk_keeps_no_logits(digits, teachers, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setenv("VIT_CUSTOM_CACHE", str(tmp_path / "cache"))
+    flags = ["--train_dir", digits, *teachers("timm")[2]]
+    trainer, _ = tiny_trainer(tmp_path / "o", *flags, "--image_cache", "auto")
+    assert "the teacher's logits are not kept: [Errno 28] No space left on device" in capsys.readouterr().out
+    assert trainer.train_dataset.teacher(range(32)).isfinite().all()
+    assert not [path for path in (tmp_path / "cache" / "images").iterdir() if path.is_dir()], "nothing is left behind"
 
 
 # ---------- training

@@ -1,5 +1,7 @@
 """--push_to_hub of a training, through the real client on loopback: what is published is complete at every moment."""
 
+import re
+
 import pytest
 from hub_server import point_client_at, running_hub
 from huggingface_hub.utils import disable_progress_bars
@@ -8,6 +10,7 @@ from tiny_training import command, tiny_train
 
 from modeling_vit_custom.publishing import upload
 from modeling_vit_custom.publishing.checks import check_folder
+from modeling_vit_custom.publishing.upload import Repository
 from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.recipe import main
 
@@ -54,6 +57,29 @@ def test_who_may_not_publish_learns_it_before_the_training(hub, flags, tmp_path,
         tiny_train(tmp_path / "run", *flags)
     assert main(command(tmp_path / "run2", *flags)) == 2
     assert not list(tmp_path.glob("run*/checkpoint-*")) and not hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "remedy"),
+    [
+        ("pytorch_model.bin", "end", r"code\). Remove them there, or name another repository or --hub_revision"),
+        ("speeds.json", "end", "says something of other weights"),
+        ("metrics.json", "every_save", r"Remove them there, give --hub_strategy end, or name another"),
+    ],
+)
+def test_what_an_earlier_model_left_is_named_before_the_training(hub, flags, tmp_path, name, strategy, remedy):
+    Repository(REPO, "model").open(private=False)
+    hub.push(REPO, {name: b"{}"}, "by hand")
+    with pytest.raises(UsageError, match=rf"--push_to_hub: {REPO} holds .*{re.escape(name)} \(.*{remedy}"):
+        tiny_train(tmp_path / "run", *flags, "--hub_strategy", strategy)
+    assert not list(tmp_path.glob("run*/checkpoint-*")) and len(hub.head(REPO).history()) == 2
+
+
+@pytest.mark.slow
+def test_a_branch_is_published_to(hub, flags, tmp_path):
+    tiny_train(tmp_path / "run", *flags, "--hub_revision", "trial", "--hub_private_repo", "false")
+    assert "model.safetensors" in hub.head(REPO, "trial").files and not hub.repository(REPO).private
+    assert "model.safetensors" not in hub.head(REPO).files
 
 
 @pytest.mark.slow

@@ -86,6 +86,13 @@ def test_another_setting_is_refused_with_its_flag_its_values_and_the_way_out(run
     assert "--resume_from_checkpoint false" in str(refused.value) and contents(run) == before
 
 
+def test_figures_of_one_test_set_are_not_told_of_another(run, digits, tmp_path):
+    before, test = contents(run), write_class_folder(tmp_path / "test", {"0": 2, "1": 2}, 30)
+    with pytest.raises(UsageError, match=r"was measured on another test set: .* `vit-custom evaluate --model"):
+        tiny_train(run, "--train_dir", digits, *TWO, "--test_dir", test)
+    assert contents(run) == before
+
+
 def test_a_named_checkpoint_keeps_its_settings_too(run, digits, tmp_path):
     flags = ("--train_dir", digits, *TWO, "--max_steps", 6, "--resume_from_checkpoint", run / "checkpoint-4")
     with pytest.raises(UsageError, match=r"--weight_decay 0.05 there, 0.5 now"):

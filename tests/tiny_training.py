@@ -32,7 +32,7 @@ def tiny_trainer(output_dir: Path, *flags: Any, model: list[str] | None = None):
     complete_arguments(model_args, data_args, training_args)
     pretrained = open_checkpoint(model_args)
     splits = load_data(data_args, training_args)
-    choose_best_metric(training_args, splits.problem_type)
+    choose_best_metric(training_args, splits.problem_type, len(splits.id2label))
     net, processor, splits = build_model(model_args, pretrained, splits, training_args.seed)
     teacher = open_teacher(training_args, splits)
     feed = prepare_feed(net.config, processor, splits, data_args, training_args, teacher)

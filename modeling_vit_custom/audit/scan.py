@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ..data.raw import DataError
 from ..image_decoding_vit_custom import decode_image
+from ..image_files_vit_custom import open_image
 from ..image_limits_vit_custom import DEFAULT_LIMITS, ImageDecodingError
 
 THUMBNAIL = 32
@@ -139,7 +140,7 @@ def _file_bytes(source: Any, name: str) -> bytes | None:
 
 
 def _read_header(data: bytes, record: np.void) -> None:
-    with Image.open(BytesIO(data)) as image:
+    with open_image(BytesIO(data)) as image:
         record["format"], record["mode"] = (image.format or "").encode(), image.mode.encode()
         record["transparent"] = image.has_transparency_data
         try:

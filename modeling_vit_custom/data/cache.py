@@ -1,33 +1,29 @@
-"""Views kept on disk: every image is decoded once, and a batch is then one read from a memory-mapped array.
+"""Views kept on disk: every image is decoded once, and what a batch is made of is then read from one file.
 
-A cache is a folder named by the hash of its key, ROOT/<hash>/ with
-    views.npy     uint8 [N, C, S, S'], a row for each example
-    rows.npy      uint32 [N], a checksum of each row, 0 while it is missing
-    key.json      what the rows were made of: the files, the processor's settings, the libraries
-Until it is whole it is called ROOT/<hash>.building: a build that was killed goes on where it stopped. Removing such
-folders is always safe.
+A cache is a folder of `sealed_rows` named by the hash of its key, ROOT/<hash>/, whose rows are in views.npy, uint8
+[N, C, S, S']; its key names the files, the processor's settings and the libraries.
 
 Shapes: N examples, B batch, C channels, S x S' the views' size.
 """
 
-import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from torch.utils.data import DataLoader, Dataset
 
 from ..image_limits_vit_custom import ImageDecodingError
+from .cache_folders import cache_root, make_folders
 from .examples import Examples
 from .fingerprint import cache_key, key_hash
 from .raw import DataError, listed
+from .sealed_rows import NoRoomError, SealedRows, UnfinishedRows, checksum, find_or_build
 from .views import DecodedViews, ViewMaker
 
 logger = logging.getLogger(__name__)
@@ -37,37 +33,51 @@ SHARE_OF_FREE_DISK = 0.25  # that --image_cache auto takes at most
 CHUNK_BYTES = 2**20  # of views in one message between processes: a container's /dev/shm may be small
 MAX_CHUNK = 64  # images
 MIN_IMAGES_PER_WORKER = 256
-CHECKED_ROWS = 64  # whose checksums are compared when a cache is opened
+VIEWS = "views.npy"
 
 
 class CachedViews:
-    """The views of a split, from the cache in `folder`."""
+    """The views of a split from its cache. A row that is not what was written, or is gone, is decoded again."""
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self._rows: np.ndarray | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_rows": None}  # a process maps the file itself; pickling would copy it
+    def __init__(self, rows: SealedRows, decoded: DecodedViews):
+        self.rows, self.decoded = rows, decoded
+        self._told = False
 
     @property
-    def rows(self) -> np.ndarray:
-        """uint8 [N, C, S, S'], mapped and not read."""
-        if self._rows is None:
-            self._rows = open_memmap(self.folder / "views.npy", mode="r").view(np.ndarray)
-        return self._rows
+    def folder(self) -> Path:
+        return self.rows.folder
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __call__(self, indices: Sequence[int]) -> torch.Tensor:
         """[B] positions -> uint8 [B, C, S, S'], in memory of their own."""
-        return torch.from_numpy(self.rows[np.asarray(indices, np.int64)])
+        views, wrong = self.rows.read(indices)
+        if wrong:
+            again = [int(indices[place]) for place in wrong]
+            if not self._told:
+                logger.warning(
+                    f"{self.folder} does not hold what was written for {self.decoded.examples.names[again[0]]}: this "
+                    "image, and others like it, are decoded again. Remove that folder, and the next run builds it anew"
+                )
+                self._told = True
+            views[wrong] = self.decoded(again).numpy()
+        return torch.from_numpy(views)
 
 
-def cache_root() -> Path:
-    """Where `auto` keeps caches: $VIT_CUSTOM_CACHE, or ~/.cache/vit_custom/images."""
-    return Path(os.environ.get("VIT_CUSTOM_CACHE") or Path.home() / ".cache" / "vit_custom" / "images")
+def place_of(image_cache: str) -> Path:
+    """Return the folder that --image_cache means: of "auto", `cache_root("images")`."""
+    return cache_root("images") if image_cache == AUTO else Path(image_cache)
+
+
+def room_in(root: Path, image_cache: str) -> float | None:
+    """Make the folder `root`; return how many bytes may be built there, None for any number. Raises OSError."""
+    if image_cache != AUTO:
+        root.mkdir(parents=True, exist_ok=True)
+        return None
+    make_folders(root.parent)
+    root.mkdir(exist_ok=True)
+    return SHARE_OF_FREE_DISK * shutil.disk_usage(root).free
 
 
 def open_views(
@@ -75,118 +85,42 @@ def open_views(
 ) -> tuple[CachedViews | DecodedViews, str]:
     """(the views of a split, a sentence that says where they come from); builds the cache where there is none.
 
-    image_cache: "auto", cached under `cache_root()` if that takes a quarter of the free disk at most; "off",
+    image_cache: "auto", cached under `cache_root("images")` if that takes a quarter of the free disk at most; "off",
     decoded each time; or the folder to hold caches, whatever they take.
     Several processes may call this at once: one builds, the others wait for it.
     Raises DataError naming every image that cannot be read, or a folder that cannot hold the cache.
     """
     if image_cache == OFF:
         return DecodedViews(examples, maker), f"{split}: images are decoded anew in each epoch"
-    root = cache_root() if image_cache == AUTO else Path(image_cache)
-    size = len(examples) * int(np.prod(maker.shape))
-    what = f"{len(examples):,} views of {' x '.join(map(str, maker.shape))}, {_readable(size)}"
+    root, decoded = place_of(image_cache), DecodedViews(examples, maker)
+    shape = (len(examples), *maker.shape)
+    what = f"{len(examples):,} views of {' x '.join(map(str, maker.shape))}, {_readable(int(np.prod(shape)))}"
+    build = partial(_build, examples, maker, progress=progress)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        limit = SHARE_OF_FREE_DISK * shutil.disk_usage(root).free if image_cache == AUTO else None
-        views, how = _open_or_build(examples, maker, root, size, limit, progress)
-    except OSError as error:
-        if image_cache != AUTO:
-            raise DataError(f"--image_cache {root} cannot hold {what}: {error}. Name another, or off.") from error
-        return DecodedViews(examples, maker), f"{split}: images are decoded anew in each epoch, no cache: {error}"
-    if views is None:
-        return DecodedViews(examples, maker), (
+        limit, key = room_in(root, image_cache), cache_key(examples, maker)
+        rows, how = find_or_build(root / key_hash(key), VIEWS, key, shape, np.uint8, build, limit)
+    except NoRoomError:
+        return decoded, (
             f"{split}: images are decoded anew in each epoch: a cache, {what}, would take more than "
             f"{SHARE_OF_FREE_DISK:.0%} of the free disk at {root}. --image_cache DIR keeps it elsewhere"
         )
-    return views, f"{split}: images are read from a cache, {what}, {how} in {views.folder}, which may be removed"
+    except OSError as error:
+        if image_cache != AUTO:
+            raise DataError(f"--image_cache {root} cannot hold {what}: {error}. Name another, or off.") from error
+        return decoded, f"{split}: images are decoded anew in each epoch, no cache: {error}"
+    note = f"{split}: images are read from a cache, {what}, {how} in {rows.folder}, which may be removed"
+    return CachedViews(rows, decoded), note
 
 
-def _open_or_build(
-    examples: Examples, maker: ViewMaker, root: Path, size: int, limit: float | None, progress: bool
-) -> tuple[CachedViews | None, str]:
-    from filelock import FileLock, Timeout
-
-    key = cache_key(examples, maker)
-    folder = root / key_hash(key)
-    lock = FileLock(f"{folder}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning(f"waiting for the process that builds {folder}")
-        lock.acquire()
-    try:
-        if folder.exists():
-            if (defect := _defect(folder, key, maker.shape)) is None:
-                return CachedViews(folder), "found"
-            logger.warning(f"{folder} is damaged ({defect}): it is built anew")
-            shutil.rmtree(folder)
-        if limit is not None and size > limit:
-            return None, ""
-        _build(examples, maker, folder, key, progress)
-        return CachedViews(folder), "built"
-    finally:
-        lock.release()
-
-
-def _defect(folder: Path, key: dict[str, Any], shape: tuple[int, ...]) -> str | None:
-    """What makes a folder no cache of this key, or None. Of its rows only some are read."""
-    try:
-        if json.loads((folder / "key.json").read_text(encoding="utf-8")) != key:
-            return "key.json is of another"
-        rows, checksums = (open_memmap(folder / name, mode="r") for name in ("views.npy", "rows.npy"))
-    except (OSError, ValueError) as error:
-        return str(error)
-    if rows.dtype != np.uint8 or rows.shape != (key["examples"], *shape):
-        return f"views.npy holds {rows.dtype} {rows.shape}"
-    if checksums.shape != rows.shape[:1] or checksums.dtype != np.uint32:
-        return "rows.npy is of another size"
-    sample = np.linspace(0, len(rows) - 1, min(CHECKED_ROWS, len(rows))).astype(int)
-    wrong = [row for row in sample if checksums[row] != _checksum(rows[row])]
-    return f"row {wrong[0]} is not what was written" if wrong else None
-
-
-def _build(examples: Examples, maker: ViewMaker, folder: Path, key: dict[str, Any], progress: bool) -> None:
-    """Fills FOLDER.building and renames it to FOLDER; raises DataError naming all images that cannot be read."""
-    partial = folder.with_name(folder.name + ".building")
-    rows, checksums = _prepare(partial, key, (len(examples), *maker.shape))
-    missing = [i for i, known in enumerate(checksums) if not known or known != _checksum(rows[i])]
+def _build(examples: Examples, maker: ViewMaker, rows: UnfinishedRows, progress: bool) -> None:
+    """Makes the rows that are missing; raises DataError naming all images that cannot be read."""
     errors: dict[int, str] = {}
-    for done, views, sums, failed in _made(examples, maker, missing, progress):
-        rows[done] = views
-        checksums[done] = sums  # after the rows: what a killed process has marked is there
+    for done, views, sums, failed in _made(examples, maker, rows.missing, progress):
+        rows.write(done, views, sums)
         errors |= failed
     if errors:
         reasons = listed([errors[row] for row in sorted(errors)])
         raise DataError(f"{len(errors)} of {len(examples)} images cannot be read, remove or replace them: {reasons}")
-    for array, name in ((rows, "views.npy"), (checksums, "rows.npy")):
-        array.flush()
-        with open(partial / name, "r+b") as file:
-            os.fsync(file.fileno())
-    partial.rename(folder)
-
-
-def _prepare(partial: Path, key: dict[str, Any], shape: tuple[int, ...]) -> tuple[np.memmap, np.memmap]:
-    """(rows, checksums) of a build, an earlier one's where it was of the same key; raises OSError on a full disk."""
-    try:
-        if json.loads((partial / "key.json").read_text(encoding="utf-8")) == key:
-            rows, checksums = (open_memmap(partial / name, mode="r+") for name in ("views.npy", "rows.npy"))
-            if rows.shape == shape and checksums.shape == shape[:1]:
-                return rows, checksums
-    except (OSError, ValueError):
-        pass
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        rows = open_memmap(partial / "views.npy", mode="w+", dtype=np.uint8, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # a mapped file that outgrows its disk kills the process
-            with open(partial / "views.npy", "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        checksums = open_memmap(partial / "rows.npy", mode="w+", dtype=np.uint32, shape=shape[:1])
-        (partial / "key.json").write_text(json.dumps(key), encoding="utf-8")
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return rows, checksums
 
 
 def _made(examples: Examples, maker: ViewMaker, indices: list[int], progress: bool) -> Iterator[tuple]:
@@ -228,12 +162,7 @@ class _Rows(Dataset):
             except (ImageDecodingError, OSError) as error:
                 failed[i] = str(error)
         stacked = torch.cat([torch.empty(0, *self.maker.shape, dtype=torch.uint8), *views])
-        return done, stacked, [_checksum(view) for view in stacked.numpy()], failed
-
-
-def _checksum(row: np.ndarray) -> int:
-    """Of one view's bytes; never 0, which marks a row that is missing."""
-    return crc32(row.data) or 1
+        return done, stacked, [checksum(view) for view in stacked.numpy()], failed
 
 
 def _readable(size: int) -> str:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..image_files_vit_custom import open_image
 from ..image_limits_vit_custom import DEFAULT_LIMITS, check_size
 from .draws import example_keys, uniform
 from .examples import Examples
@@ -103,7 +104,7 @@ def check_readable(*splits: Examples, workers: int = 8) -> None:
         if not isinstance(source, bytes) and not isfile(source):  # to open a named pipe is to wait for ever
             return f"{name} (no file)"
         try:
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with open_image(BytesIO(source) if isinstance(source, bytes) else source) as image:
                 check_size(image.height, image.width, DEFAULT_LIMITS)
                 return None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..image_files_vit_custom import accepted_formats
 from .examples import SINGLE_LABEL
 from .labels import natural_key, natural_sorted
 from .raw import DataError, FolderContents, RawSplit, listed
@@ -29,9 +30,9 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)  # http://, s3://, 
 
 def readable_suffixes() -> frozenset[str]:
     """Suffixes of image files the installed Pillow opens (HEIC only where a plugin has registered it)."""
-    Image.init()
+    formats = accepted_formats()
     known = Image.registered_extensions()
-    return frozenset(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in Image.OPEN)
+    return frozenset(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in formats)
 
 
 def walk_tree(root: str | Path, follow_links: bool = False) -> tuple[list[Path], list[str]]:

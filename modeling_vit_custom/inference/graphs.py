@@ -77,7 +77,11 @@ def trace(
     height, width = height + p * ("height" in dynamic), width + 2 * q * ("width" in dynamic)
     example = torch.rand(batch, channels, height, width)
     example = example if patch_hw else (255 * example).to(torch.uint8)
-    return torch.export.export(model.eval(), (example,), dynamic_shapes=(shapes or None,))
+    program = torch.export.export(model.eval(), (example,), dynamic_shapes=(shapes or None,))
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths of this machine, which the file would carry
+    return program
 
 
 class InFormat(nn.Module):

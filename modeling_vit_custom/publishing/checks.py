@@ -130,11 +130,16 @@ def no_pickles(folder: Path) -> str:
         name = path.relative_to(folder).as_posix()
         if is_pickle(name):
             raise ValueError(f"{name} is not safetensors: reading it can run code. Remove it.")
-        with open(path, "rb") as file:
-            start = file.read(8)
-        if kind := next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None):
+        if kind := magic_of(path):
             raise ValueError(f"{name} is {kind}, whatever its name says: reading it can run code. Remove it.")
     return "no file that runs code when read, by name or by content"
+
+
+def magic_of(path: Path) -> str | None:
+    """What a file is by its first bytes, if a careless reader would execute or unpack it."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+    return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
 
 
 def configuration(folder: Path) -> str:
@@ -283,7 +288,7 @@ def records(folder: Path) -> str:
     """Whatever says how the model was made or measured is of these weights."""
     held, unnamed = check_claims(folder)
     if unnamed:
-        return f"WARNING: {some(unnamed)} name no weights, being of an earlier version: nobody knows if of these"
+        return f"WARNING: of which weights these tell is not said in them: {some(unnamed)} (of an earlier version?)"
     return f"{some(held)}: of these weights" if held else "there are none"
 
 

@@ -66,13 +66,16 @@ def publish(
     message: str | None = None,
     space: bool = False,
     trust_remote_code: bool = False,
+    replace: bool = False,
 ) -> str:
     """Publishes a saved classifier or encoder; returns the 40-hex sha of the commit that holds model and code.
 
     revision: the branch, made if there is none (default: main).   examples: images of the golden outputs, published
     with them; without any, those in `model_dir`/examples, or else drawn ones: no photograph goes up unasked.
     space: also publish the demo, as a Space of the same name.   trust_remote_code: run code of the folder, in a fresh
-    process, where it is not this package's.   Raises PublishError; nothing has been uploaded then, unless it says so.
+    process, where it is not this package's.   replace: delete the branch's other files; without it they stay, and where
+    they would be false or unsafe beside this model nothing is uploaded.   Raises PublishError; nothing has been
+    uploaded then, unless it says so.
     """
     check_target(repo_id, revision)
     if space:
@@ -80,7 +83,8 @@ def publish(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         card = prepare(model_dir, folder, repo_id, origin, examples, trust_remote_code)
-        return send(folder, repo_id, card, private=private, revision=revision, message=message, space=space)
+        how: dict[str, Any] = {"private": private, "revision": revision, "message": message, "replace": replace}
+        return send(folder, repo_id, card, space=space, **how)
 
 
 def send(
@@ -92,19 +96,21 @@ def send(
     revision: str | None = None,
     message: str | None = None,
     space: bool = False,
+    replace: bool = False,
 ) -> str:
     """Uploads what `prepare` has left in `folder`, then the card that pins it; returns the sha that is pinned."""
-    sha = commit_holding(folder, repo_id, revision=revision, besides=CARD)
+    sha = commit_holding(folder, repo_id, revision=revision, besides=CARD, replace=replace)
+    how: dict[str, Any] = {"private": private, "replace": replace}
     if sha is None:
         message = message or f"Publish with ViT Custom {__version__}"
-        sha = upload_folder(folder, repo_id, private=private, revision=revision, message=message)
+        sha = upload_folder(folder, repo_id, revision=revision, message=message, **how)
     card(folder, revision=sha)
     try:
-        upload_folder(folder, repo_id, private=private, revision=revision, message=f"Card: pin {sha[:12]}")
+        upload_folder(folder, repo_id, revision=revision, message=f"Card: pin {sha[:12]}", **how)
         if space:
             with tempfile.TemporaryDirectory() as demo:
                 prepare_space(Path(demo), repo_id, sha)
-                upload_folder(demo, repo_id, repo_type="space", private=private, message=f"Demo of {sha[:12]}")
+                upload_folder(demo, repo_id, repo_type="space", message=f"Demo of {sha[:12]}", **how)
             with explained(repo_id):
                 if Repository(repo_id, "model").is_private():
                     print(
@@ -262,8 +268,10 @@ def build_parser() -> argparse.ArgumentParser:
   %(prog)s outputs/photos me/photos --license apache-2.0 --private --examples a.jpg b.jpg c.jpg
   %(prog)s outputs/photos me/photos --license mit --base_model me/base --datasets me/pictures --space
 
-The repository's branch becomes equal to what is staged: other files in it are deleted, and named. Without --examples
-the golden outputs are those of MODEL_DIR/examples, or of drawn pictures. Log in first: `hf auth login`.""",
+Other files of the repository's branch stay. Where they would be false or unsafe beside the model, such as other
+weights, figures or code, they are named and nothing is uploaded; --replace names and deletes all others, which earlier
+commits keep. Without --examples the golden outputs are those of MODEL_DIR/examples, or of drawn pictures. Log in first:
+`hf auth login`.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model_dir", metavar="MODEL_DIR", help="a folder that training or save_pretrained made")
@@ -277,6 +285,7 @@ the golden outputs are those of MODEL_DIR/examples, or of drawn pictures. Log in
     parser.add_argument("--base_model", metavar="ID", help="what it was fine-tuned from, on the Hub")
     parser.add_argument("--examples", nargs="+", default=[], metavar="IMAGE", help="up to 5 images, to be published")
     parser.add_argument("--message", help="of the commit")
+    parser.add_argument("--replace", action="store_true", help="delete the branch's other files, after naming them")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that differs from this package's")
     return parser
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, IptcImagePlugin
 
+from ..image_files_vit_custom import open_image
 from .code_files import is_shipped
 from .image_ends import bytes_after
 from .secret_patterns import MAIL, detectors, kinds_in, without_nul
@@ -85,7 +86,7 @@ def _scan_image(path: Path) -> Iterator[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = open_image(path)
         with image:
             if image.width * image.height > MAX_PIXELS:
                 yield f": not searched, {image.width} x {image.height} pixels are too many"

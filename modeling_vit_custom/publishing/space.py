@@ -17,7 +17,7 @@ REQUIREMENTS = (  # what model and processor import; Gradio is installed by the 
     "torchvision>=0.25",
     "transformers>=5.10.1,<6",
     "safetensors>=0.6",
-    "pillow>=11",
+    "pillow>=12.3",
     "numpy>=1.26",
 )
 

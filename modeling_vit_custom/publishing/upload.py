@@ -7,7 +7,7 @@ is ours; if there is none the request is sent again, and the Hub refuses it wher
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import takewhile
@@ -25,12 +25,15 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import GitCommitInfo, RepoFile
 from huggingface_hub.utils import validate_repo_id
 
+from ..data.raw import printable
+
 try:  # the client's own HTTP library, which has changed its name
     from httpx2 import TransportError
 except ImportError:
     from httpx import TransportError  # type: ignore[assignment]
 
 T = TypeVar("T")
+Wanted = tuple[Mapping[str, Path], list[str]]
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt
 TRANSIENT = {408, 429, 500, 502, 503, 504}
 STALE = 412
@@ -73,42 +76,55 @@ def upload_folder(
     private: bool = False,
     revision: str | None = None,
     message: str,
+    replace: bool = False,
 ) -> str:
-    """Makes the repository's branch equal to `folder` in one commit; returns the 40-hex sha that holds it.
+    """Puts `folder` into the repository's branch in one commit; returns the 40-hex sha that holds it.
 
     The repository and the branch `revision` (default: main) are made if they do not exist; `private` is about a new
-    repository, an existing one stays what it is. Files of the repository that are not in the folder are deleted, all
-    but .gitattributes; earlier commits keep them. Without any difference no commit is made.
-    Raises PublishError: no right to write, a branch moved by somebody else meanwhile, a Hub that stays unavailable.
+    repository, an existing one stays what it is. Other files there stay; with `replace` they are named and deleted, all
+    but .gitattributes, and earlier commits keep them. Without any difference no commit is made.
+    Raises PublishError: other files that would be false or unsafe beside these, no right to write, a branch moved by
+    somebody else meanwhile, a Hub that stays unavailable.
     """
     files, branch = files_of(folder), revision or "main"
     with explained(repo_id):
         repository = Repository(repo_id, repo_type)
         repository.open(private, revision)
         parent = repository.head(branch)
-        changed, gone = differences(files, repository.files(parent))
+        there = repository.files(parent)
+        changed, others = differences(files, there)
+        gone, kept = (others, []) if replace else ([], others)
+        if not replace:
+            repository.demand_harmless(there, kept, files, parent)
+        if kept:
+            print(f"{repo_id}: other files stay as they are: {printable(', '.join(kept))}")
         if not changed and not gone:
             print(f"{repo_id}: nothing to upload, {branch} holds these files already, at {parent}")
             return parent
         if gone:
-            print(f"{repo_id}: deleting what is not published any more: {', '.join(gone)}")
-        operations = [CommitOperationAdd(name, files[name]) for name in changed]
-        sha = repository.commit([*operations, *map(CommitOperationDelete, gone)], branch, parent, files, message)
-        changed, gone = differences(files, repository.files(sha))
-        if changed or gone:
+            print(f"{repo_id}: deleting what is not published: {printable(', '.join(gone))}")
+        operations = [*(CommitOperationAdd(name, files[name]) for name in changed), *map(CommitOperationDelete, gone)]
+        sha = repository.commit(operations, branch, parent, (files, kept), message)
+        changed, others = differences(files, repository.files(sha))
+        if changed or others != kept:
+            odd = [*changed, *sorted({*others} ^ {*kept})]
             raise PublishError(
-                f"{repo_id}: commit {sha} does not hold what was sent ({', '.join(changed + gone)}). If a .gitignore "
+                f"{repo_id}: commit {sha} does not hold what was sent ({', '.join(odd)}). If a .gitignore "
                 "in the repository keeps them out, remove it there; then publish again."
             )
     return sha
 
 
-def commit_holding(folder: str | Path, repo_id: str, *, revision: str | None = None, besides: str) -> str | None:
+def commit_holding(
+    folder: str | Path, repo_id: str, *, revision: str | None = None, besides: str, replace: bool = False
+) -> str | None:
     """The oldest of the branch's latest commits that all hold this folder, their file `besides` aside.
 
-    None if the head does not, or if there is no such model repository or branch.
+    What other files the head holds they may hold as well, or with `replace` none.
+    None if the head does not hold the folder, or if there is no such model repository or branch.
     """
     files, found = files_of(folder), None
+    allowed: set[str] | None = set() if replace else None
     with explained(repo_id):
         repository = Repository(repo_id, "model")
         try:
@@ -116,8 +132,9 @@ def commit_holding(folder: str | Path, repo_id: str, *, revision: str | None = N
         except (RepositoryNotFoundError, RevisionNotFoundError):
             return None
         for commit in commits:
-            changed, gone = differences(files, repository.files(commit.commit_id))
-            if {*changed, *gone} - {besides}:
+            changed, others = differences(files, repository.files(commit.commit_id))
+            allowed = {*others} if allowed is None else allowed
+            if {*changed, *others} - {besides} - allowed:
                 break
             found = commit.commit_id
     return found
@@ -180,8 +197,41 @@ class Repository:
         """Newest first."""
         return self.api.list_repo_commits(**self.named, revision=branch)  # patient by itself
 
-    def commit(self, operations: list, branch: str, parent: str, files: Mapping[str, Path], message: str) -> str:
-        """One commit on `parent` that makes the branch hold `files`; its sha, also where only the answer was lost."""
+    def demand_harmless(
+        self, there: Mapping[str, RepoFile], others: Sequence[str], files: Mapping[str, Path], revision: str
+    ) -> None:
+        """Raises PublishError for `others`, of the files there, that may not stay beside `files`; for another's app."""
+        name = self.named["repo_id"]
+        if self.named["repo_type"] == "space":
+            if "app.py" in there and "model.json" not in there:
+                raise PublishError(f"{name}: the Space of that name is another app; --replace puts the demo there.")
+            return
+        if not others:
+            return
+        from .others import reasons_to_go
+
+        def fetch(names: Sequence[str], folder: Path) -> None:
+            for name in names:
+                self.api.hf_hub_download(**self.named, filename=name, revision=revision, local_dir=folder)
+
+        published = {name: path.stat().st_size for name, path in files.items()}
+        reasons = reasons_to_go({other: there[other].size for other in others}, published, fetch)
+        if reasons:
+            said = "; ".join(f"{other} ({why})" for other, why in list(reasons.items())[:10])
+            more = f" and {len(reasons) - 10} more" if len(reasons) > 10 else ""
+            raise PublishError(
+                printable(
+                    f"{name} holds files that would be false or unsafe beside these: {said}{more}. "
+                    f"Nothing is uploaded beside them: remove them there, or pass --replace, which deletes all "
+                    f"{len(others)} that are not published: {', '.join(others)}."
+                )
+            )
+
+    def commit(self, operations: list, branch: str, parent: str, wanted: Wanted, message: str) -> str:
+        """One commit on `parent` that makes the branch hold what is wanted, (files, names of others that stay).
+
+        Returns its sha, also where only the answer was lost.
+        """
         for pause in (*PAUSES, None):
             try:
                 done = self.api.create_commit(
@@ -194,7 +244,7 @@ class Repository:
                 raise failure
             since = list(takewhile(lambda commit: commit.commit_id != parent, self.commits(branch)))
             for commit in since:
-                if differences(files, self.files(commit.commit_id)) == ([], []):
+                if differences(wanted[0], self.files(commit.commit_id)) == ([], wanted[1]):
                     print(f"{self.named['repo_id']}: the answer was lost, the commit had landed")
                     return commit.commit_id
             if since:

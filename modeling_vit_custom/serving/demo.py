@@ -82,6 +82,10 @@ footer { display: none !important; }
 .answer .csv { display: inline-block; margin-left: 10px; padding: 5px 14px; border-radius: 8px; font-weight: 600;
   text-decoration: none; color: white; background: var(--color-accent); }
 """
+# As of the image processor.
+FORMATS = [
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "QOI", "AVIF", "HEIF", "JXL",
+]  # fmt: skip
 EMPTY = '<div class="answer hint">The prediction appears here.</div>'
 
 
@@ -188,7 +192,7 @@ def picture(decoded: torch.Tensor) -> Image.Image:
 
 def header_notes(path: str) -> list[str]:
     """What a viewer should know about how a readable file became pixels."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
         frames = getattr(image, "n_frames", 1)
         turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
         deep = image.mode == "I" or image.mode.startswith("I;16")

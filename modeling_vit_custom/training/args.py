@@ -9,11 +9,13 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
-from transformers.training_args import OptimizerNames
+from transformers.trainer_utils import SaveStrategy
 
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..evaluation.metrics import TOP_K
 from .augment import VIEW_SCALE
-from .flags import METHODS, DataArguments, ModelArguments, UsageError, ViTTrainingArguments
+from .conflicts import check_ranges, conflicts, try_parts
+from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
 from .streaming import check_streaming
 
 EXAMPLES = """examples:
@@ -64,10 +66,11 @@ METHOD_DEFAULTS = {
     "lora": {"learning_rate": 1e-3, "num_train_epochs": 10.0, "weight_decay": 0.0},
     "head_then_full": {"learning_rate": 5e-5, "num_train_epochs": 5.0, "weight_decay": 0.05},
 }
-BEST_METRIC = {
-    SINGLE_LABEL: ("accuracy", True),
-    MULTI_LABEL: ("mean_average_precision", True),
-    REGRESSION: ("mae", False),
+# What validation measures besides the loss, and whether more of it is better; the first says which model is the best.
+METRICS = {
+    SINGLE_LABEL: {"accuracy": True, f"top{TOP_K}_accuracy": True, "macro_f1": True, "ece": False},
+    MULTI_LABEL: {"mean_average_precision": True, "macro_f1": True},
+    REGRESSION: {"mae": False, "rmse": False, "r2": True},
 }
 
 
@@ -78,42 +81,17 @@ def complete_arguments(
 
     Raises UsageError before anything has been read or written.
     """
-    if (model_args.model_name_or_path is None) == (model_args.variant is None):
-        raise UsageError("give either --model_name_or_path (a checkpoint) or --variant (random weights).")
-    sources = {
-        "--dataset": data_args.dataset,
-        "--train_dir": data_args.train_dir,
-        "--dataset_name": data_args.dataset_name,
-    }
-    named = [flag for flag, value in sources.items() if value is not None]
-    if len(named) != 1:
-        raise UsageError(f"name the training data by one of {', '.join(sources)}, not {' and '.join(named) or 'none'}.")
-    check_streaming(model_args.method, data_args, training_args)
-    if model_args.method != "full" and model_args.variant is not None:
-        raise UsageError(f"--method {model_args.method} builds on a checkpoint's features: --variant has none.")
-    if model_args.source_config is not None and model_args.variant is not None:
-        raise UsageError("--source_config is for another library's checkpoint: --variant has none.")
-    if model_args.image_size is not None and not 1 <= len(model_args.image_size) <= 2:
-        raise UsageError(f"--image_size takes one number or two, not {model_args.image_size}.")
     check_ranges(data_args, training_args)
+    for wrong, message in conflicts(model_args, data_args, training_args):
+        if wrong:
+            raise UsageError(message)
+    check_streaming(model_args.method, data_args, training_args)
     complete_distillation(training_args)
-    if training_args.muon and model_args.method in ("linear_probe", "lora"):
-        raise UsageError(
-            f"--muon trains whole matrices of blocks; --method {model_args.method} has none: leave it out."
-        )
-    optim = OptimizerNames(training_args.optim).value
-    if training_args.muon and not optim.startswith("adamw_torch"):
-        raise UsageError(f"--muon goes with --optim adamw_torch or adamw_torch_fused, not {optim}.")
-    if training_args.max_minutes is not None and (training_args.max_steps > 0 or training_args.warmup_steps >= 1):
-        raise UsageError(
-            "--max_minutes finds the number of steps: leave --max_steps out, and give --warmup_steps as a share."
-        )
-    if model_args.method not in METHODS:
-        raise UsageError(f"--method {model_args.method}: give one of {', '.join(METHODS)}.")
     defaults = SCRATCH if model_args.variant is not None else METHOD_DEFAULTS[model_args.method]
     for name, value in defaults.items():
         if getattr(training_args, name) is None:
             setattr(training_args, name, value)
+    try_parts(training_args)
     if data_args.augmentation == "auto":
         data_args.augmentation = "none" if model_args.method == "linear_probe" else "standard"
     if data_args.view_size is not None and (VIEW_SCALE[data_args.augmentation] == 1 or len(data_args.view_size) > 2):
@@ -121,30 +99,6 @@ def complete_arguments(
             f"--view_size {data_args.view_size} with --augmentation {data_args.augmentation}: give one number or two, "
             "for an augmentation that cuts crops (standard)."
         )
-
-
-# flag: lowest, highest
-RANGES: dict[str, tuple[float, float]] = {
-    "random_erasing": (0, 1),
-    "mix_probability": (0, 1),
-    "mixup": (0, 100),
-    "cutmix": (0, 100),
-    "progressive_resizing": (0.1, 1),
-    "distillation_alpha": (0, 1),
-    "distillation_temperature": (0.01, 1000),
-    "ema_decay": (0, 0.999999),
-    "layer_decay": (0.1, 1),
-    "early_stopping_patience": (0, 1_000_000),
-    "max_minutes": (0.01, 1_000_000),
-}
-
-
-def check_ranges(*groups: Any) -> None:
-    """Raises UsageError for a number that is none of its flag's."""
-    for name, (low, high) in RANGES.items():
-        value = next(getattr(group, name) for group in groups if hasattr(group, name))
-        if value is not None and not low <= value <= high:
-            raise UsageError(f"--{name} {value}: give a number from {low} to {high}.")
 
 
 def complete_distillation(training_args: ViTTrainingArguments) -> None:
@@ -158,10 +112,37 @@ def complete_distillation(training_args: ViTTrainingArguments) -> None:
         training_args.distillation = "none" if teacher is None else "soft"
 
 
-def choose_best_metric(training_args: ViTTrainingArguments, problem_type: str) -> None:
-    """Sets what "best" means for the task, unless --metric_for_best_model said it."""
-    if training_args.metric_is_default and training_args.load_best_model_at_end:
-        training_args.metric_for_best_model, training_args.greater_is_better = BEST_METRIC[problem_type]
+def choose_best_metric(training_args: ViTTrainingArguments, problem_type: str, num_labels: int) -> None:
+    """Sets what "best" means for the task where --metric_for_best_model did not say it, and which way it is better.
+
+    Raises UsageError for a metric that the task does not have, and for --greater_is_better that says otherwise.
+    """
+    known = METRICS[problem_type] | {"loss": False}
+    if num_labels <= TOP_K:
+        known.pop(f"top{TOP_K}_accuracy", None)
+    if training_args.metric_is_default:
+        if wants_best(training_args):
+            set_best(training_args, *next(iter(known.items())))
+        return
+    name = str(training_args.metric_for_best_model).removeprefix("eval_")
+    if name not in known:
+        raise UsageError(f"--metric_for_best_model {name}: {problem_type} has {', '.join(known)}.")
+    set_best(training_args, name, known[name])
+
+
+def wants_best(training_args: ViTTrainingArguments) -> bool:
+    """Whether anything asks which validation was the best."""
+    by_best = training_args.save_strategy == SaveStrategy.BEST or training_args.early_stopping_patience
+    return bool(training_args.load_best_model_at_end or by_best)
+
+
+def set_best(training_args: ViTTrainingArguments, metric: str, greater: bool) -> None:
+    """Raises UsageError where --greater_is_better would keep the worst model."""
+    if training_args.greater_was not in (None, greater):
+        raise UsageError(
+            f"--greater_is_better {training_args.greater_was} would keep the worst model by {metric}: leave it out."
+        )
+    training_args.metric_for_best_model, training_args.greater_is_better = metric, greater
 
 
 def field_values(text: str | None, flag: str) -> dict[str, Any]:
@@ -249,4 +230,7 @@ def parse_groups(argv: Sequence[str] | None, groups: Any, hidden: Collection[str
     for action in parser._actions:
         if action.dest in hidden:
             action.help = argparse.SUPPRESS
-    return parser.parse_args_into_dataclasses(argv)
+    *parsed, strangers = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if strangers:
+        raise UsageError(f"{strangers[0]} is no flag, or no value of the one before it; --help names all.")
+    return tuple(parsed)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from PIL import Image
 
 from ..data.examples import SINGLE_LABEL, Splits
 from ..image_decoding_vit_custom import decode_image
+from ..image_files_vit_custom import open_image
 from ..inference.environment import available_cores
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from .choose import LOOKED_AT, Checkpoint, Choice, Facts, choose
@@ -76,7 +76,7 @@ def facts_of(splits: Splits, minutes: float | None, checkpoint: Checkpoint | Non
 def shape_of(source: Any, name: str) -> tuple[tuple[int, int], bool]:
     """((height, width), whether it is grey)"""
     if isinstance(source, (str, os.PathLike)):
-        with Image.open(source) as image:
+        with open_image(source) as image:
             if image.mode in ("1", "L", "I;16", "F"):
                 return (image.height, image.width), True
     pixels = decode_image(source, name=name)

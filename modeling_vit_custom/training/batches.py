@@ -4,12 +4,14 @@ Shapes: B batch, C channels, S x S' the views' size, h x w the model's, K random
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import Trainer
+from transformers.trainer_pt_utils import find_batch_size
 
 from ..data.cache_folders import keep_compiled_code_private
 from ..data.dataset import ImageDataset
@@ -51,13 +53,39 @@ class BatchTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not isinstance(dataset, ImageDataset) or self.args.train_sampling_strategy != "random":
+        if not isinstance(dataset, ImageDataset):
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         kind = StreamOrder if isinstance(dataset.views, StreamedViews) else TrainingOrder
         order = kind(dataset, seed, self.balanced)
         self.add_callback(SetEpoch(order))
         return order
+
+    @contextmanager
+    def _every_image(self) -> Iterator[None]:
+        """--dataloader_drop_last is for training."""
+        asked, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = asked
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any):
+        with self._every_image():
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any):
+        with self._every_image():
+            return super().get_test_dataloader(*args, **kwargs)
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any):
+        """As Trainer's; raises RuntimeError where not every image was measured once."""
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        if isinstance(dataset := dataloader.dataset, ImageDataset) and output.predictions is not None:
+            measured = find_batch_size(output.predictions)
+            if measured != len(dataset):
+                raise RuntimeError(f"{measured} predictions of {len(dataset)} images: figures would be of others.")
+        return output
 
     def get_batch_samples(self, epoch_iterator: Iterator, *args: Any, **kwargs: Any):
         return super().get_batch_samples(self.throughput.timed(epoch_iterator), *args, **kwargs)

@@ -23,7 +23,8 @@ from ..weight_files_vit_custom import WeightFileError, parse_strict_json, read_h
 
 MANIFEST, FORMAT = "manifest.json", 1
 UNFINISHED = ".unfinished"
-NEEDED = ("config.json", "model.safetensors", "scheduler.pt", "trainer_state.json")
+MODEL_ALONE = ("config.json", "model.safetensors", "trainer_state.json")  # all there is with --save_only_model
+NEEDED = (*MODEL_ALONE, "scheduler.pt")
 # The optimizer's state: one file, or the parts of several processes (FSDP2's, DeepSpeed's).
 OPTIMIZER, OPTIMIZER_PARTS = "optimizer.pt", ("optimizer_*", "optimizer.bin", "global_step*")
 
@@ -109,15 +110,18 @@ def find_last_checkpoint(run: str | Path) -> tuple[Path | None, list[str]]:
     return None, notes
 
 
-def checkpoint_defect(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint, or None where every file is what was written and all that is needed is there."""
+def checkpoint_defect(path: str | Path, to_go_on: bool = True) -> str | None:
+    """What is wrong with a checkpoint, or None where every file is what was written and all that is needed is there.
+
+    to_go_on: whether a run is to go on from it; otherwise its model is enough (--save_only_model).
+    """
     path = Path(path)
     if not (path / MANIFEST).is_file():
         return f"{MANIFEST} is missing: it was not written to its end, or by a version before manifests"
     try:
         manifest = parse_strict_json((path / MANIFEST).read_bytes(), path / MANIFEST)
         state = path / "trainer_state.json"
-        if defect := _damage(path, manifest) or unsealed_defect(path):
+        if defect := _damage(path, manifest) or unsealed_defect(path, to_go_on):
             return defect
         parse_strict_json(state.read_bytes(), state)
     except (WeightFileError, OSError) as error:
@@ -125,12 +129,24 @@ def checkpoint_defect(path: str | Path) -> str | None:
     return None
 
 
-def unsealed_defect(path: str | Path) -> str | None:
+def unsealed_defect(path: str | Path, to_go_on: bool = True) -> str | None:
     """What can be seen to be wrong without a manifest: files that are missing, empty or cut off, or None."""
     path = Path(path)
-    for name in NEEDED:
+    for name in NEEDED if to_go_on else MODEL_ALONE:
         if not (path / name).is_file() or (path / name).stat().st_size == 0:
             return f"{name} is missing or empty"
+    try:
+        json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        read_header(path / "model.safetensors")
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return f"trainer_state.json: {error}"
+    except WeightFileError as error:
+        return str(error)
+    return _state_defect(path) if to_go_on else None
+
+
+def _state_defect(path: Path) -> str | None:
+    """The same of what a run needs beside the model to go on."""
     whole = path / OPTIMIZER
     in_parts = not whole.exists() and any(next(path.glob(part), None) for part in OPTIMIZER_PARTS)
     if not in_parts and (not whole.is_file() or whole.stat().st_size == 0):
@@ -140,18 +156,12 @@ def unsealed_defect(path: str | Path) -> str | None:
         return "rng_state.pth is missing"
     states = [*([] if in_parts else [whole]), path / "scheduler.pt", *generators]
     try:
-        json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        read_header(path / "model.safetensors")
         for state in states:
             with zipfile.ZipFile(state) as archive:
                 if (member := archive.testzip()) is not None:
                     return f"{state.name}: {member} is damaged"
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        return f"trainer_state.json: {error}"
     except (zipfile.BadZipFile, EOFError) as error:
         return f"{state.name}: {error}"
-    except WeightFileError as error:
-        return str(error)
     return None
 
 

@@ -5,22 +5,16 @@ distillation token where the model has it (Touvron et al. 2021, arXiv 2012.12877
 is; the student sees it augmented. Both would have to see the same for the most one can gain (Beyer et al. 2022,
 arXiv 2106.05237), at the price of the teacher's forward in each step.
 
-A cache is one file, ROOT/teacher-<hash>.npy, float32 [N, K], named by the hash of the teacher, its preprocessing and
-the images; until it is whole it is called .building, and a build that was killed goes on after its last whole batch.
-Removing such files is always safe.
+A cache is a folder of `sealed_rows`, ROOT/teacher-<hash>/, named by the hash of the teacher, its preprocessing and the
+images, whose rows are in logits.npy, float32 [N, K].
 
 Shapes: N examples, B batch, K classes of the teacher, L classes of the data.
 """
 
-import io
-import logging
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +23,11 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from .._version import __version__
-from ..data.cache import AUTO, MIN_IMAGES_PER_WORKER, OFF, SHARE_OF_FREE_DISK, cache_root
+from ..data.cache import AUTO, MIN_IMAGES_PER_WORKER, OFF, place_of, room_in
 from ..data.examples import Examples, Splits
 from ..data.fingerprint import images_fingerprint, key_hash
 from ..data.raw import DataError, listed
+from ..data.sealed_rows import SealedRows, UnfinishedRows, find_or_build
 from ..image_decoding_vit_custom import decode_image
 from ..inference.environment import available_cores
 from ..inference.forward import PreparedImages
@@ -40,9 +35,8 @@ from .flags import UsageError, ViTTrainingArguments
 from .loss import ClassificationLoss, distributions
 from .teacher_sources import Teacher
 
-logger = logging.getLogger(__name__)
-
 FORMAT = 1
+LOGITS = "logits.npy"
 BATCH = 64  # images of one forward of the teacher, always: another number would round otherwise
 
 
@@ -100,29 +94,23 @@ class DistillationLoss:
 
 
 class TeacherLogits:
-    """[B] positions -> float32 [B, L].   source: the .npy file of [N, K], or the array.   columns: [L] of the K."""
+    """[B] positions -> float32 [B, L].   source: rows [N, K], kept or of this run.   columns: [L] of the K."""
 
-    def __init__(self, source: Path | np.ndarray, columns: Sequence[int]):
+    def __init__(self, source: SealedRows | np.ndarray, columns: Sequence[int]):
         self.source, self.columns = source, list(columns)
-        self._rows: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_rows": None}  # a process maps the file itself; pickling would copy it
-
-    @property
-    def rows(self) -> np.ndarray:
-        """[N, K]"""
-        if self._rows is None:
-            self._rows = (
-                np.load(self.source, mmap_mode="r", allow_pickle=False)
-                if isinstance(self.source, Path)
-                else self.source
-            )
-        return self._rows
 
     def __call__(self, indices: Sequence[int]) -> torch.Tensor:
-        chosen = np.asarray(indices, np.int64)[:, None], np.asarray(self.columns)
-        return torch.from_numpy(np.ascontiguousarray(self.rows[chosen]))
+        """Raises DataError for rows that are not what was written, or not finite: nothing is learnt from them."""
+        if isinstance(self.source, np.ndarray):
+            return torch.from_numpy(self.source[np.asarray(indices, np.int64)[:, None], np.asarray(self.columns)])
+        rows, wrong = self.source.read(indices)
+        wrong = wrong or np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
+        if wrong:
+            raise DataError(
+                f"{self.source.folder} does not hold what the teacher said of image {int(indices[wrong[0]])} as it was "
+                "written. Remove it and run the same command again: a training goes on from its last checkpoint."
+            )
+        return torch.from_numpy(np.ascontiguousarray(rows[:, self.columns]))
 
 
 def distil(
@@ -186,22 +174,29 @@ def open_logits(
     image_cache: as of `open_views`. Several processes may call this at once: one computes, the others wait for it.
     Raises DataError for images that cannot be read, or a folder that cannot hold the file.
     """
-    shape = (len(examples), teacher.count)
+    count = len(examples)
     computed = partial(_computed, teacher, examples, device=device, progress=progress)
+    of_this_run = partial(_whole, computed, count, teacher.columns)
     if image_cache == OFF:
-        return TeacherLogits(np.concatenate(list(computed(0))), teacher.columns), "computed for this run alone"
-    root = cache_root() if image_cache == AUTO else Path(image_cache)
-    path = root / f"teacher-{key_hash(_key(teacher, examples, device))}.npy"
+        return of_this_run(), "computed for this run alone"
+
+    def build(rows: UnfinishedRows) -> None:
+        wanted = set(rows.missing)
+        batches = [batch for batch in _batches(count) if not wanted.isdisjoint(batch)]
+        for batch, logits in zip(batches, computed(batches), strict=True):
+            rows.write(batch, logits)
+
+    root, key = place_of(image_cache), _key(teacher, examples, device)
+    folder = root / f"teacher-{key_hash(key)}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        if image_cache == AUTO and np.prod(shape) * 4 > SHARE_OF_FREE_DISK * shutil.disk_usage(root).free:
-            raise OSError(f"{root} has too little room")
-        how = _find_or_build(path, shape, computed)
+        limit = room_in(root, image_cache)
+        rows, how = find_or_build(folder, LOGITS, key, (count, teacher.count), "<f4", build, limit, checked=None)
     except OSError as error:
         if image_cache != AUTO:
             raise DataError(f"--image_cache {root} cannot hold the teacher's logits: {error}.") from error
-        return TeacherLogits(np.concatenate(list(computed(0))), teacher.columns), f"not kept: {error}"
-    return TeacherLogits(path, teacher.columns), f"{how} in {path}, which may be removed"
+        return of_this_run(), f"not kept: {error}"
+    how = "kept" if how == "built" else how
+    return TeacherLogits(rows, teacher.columns), f"{how} in {folder}, which may be removed"
 
 
 def _key(teacher: Teacher, examples: Examples, device: torch.device) -> dict[str, Any]:
@@ -218,59 +213,28 @@ def _key(teacher: Teacher, examples: Examples, device: torch.device) -> dict[str
     return key
 
 
-def _find_or_build(path: Path, shape: tuple[int, int], computed: Any) -> str:
-    from filelock import FileLock
-
-    with FileLock(f"{path}.lock"):
-        if path.exists():
-            if (defect := _defect(path, shape)) is None:
-                return "found"
-            logger.warning(f"{path} is damaged ({defect}): it is computed anew")
-            path.unlink()
-        _build(path, shape, computed)
-        return "kept"
+def _batches(count: int) -> list[list[int]]:
+    return [list(range(i, min(i + BATCH, count))) for i in range(0, count, BATCH)]
 
 
-def _defect(path: Path, shape: tuple[int, int]) -> str | None:
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        return str(error)
-    return None if rows.dtype == np.float32 and rows.shape == shape else f"it holds {rows.dtype} {rows.shape}"
-
-
-def _build(path: Path, shape: tuple[int, int], computed: Any) -> None:
-    """Appends batch after batch to PATH.building, from where an earlier build stopped, and renames it to PATH."""
-    partial_path, start = path.with_suffix(".building"), io.BytesIO()
-    np.lib.format.write_array_header_1_0(start, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    header, batch = start.getvalue(), BATCH * shape[1] * 4
-    with open(partial_path, "a+b") as file:
-        whole = max(0, file.tell() - len(header)) // batch
-        file.truncate(len(header) + whole * batch if whole else 0)
-        if not whole:
-            file.write(header)
-        for logits in computed(whole * BATCH):
-            file.write(logits.astype("<f4").tobytes())
-            file.flush()  # a process that is killed loses nothing of this
-        os.fsync(file.fileno())
-    os.replace(partial_path, path)
+def _whole(computed: Any, count: int, columns: Sequence[int]) -> TeacherLogits:
+    return TeacherLogits(np.concatenate(list(computed(_batches(count)))), columns)
 
 
 def _computed(
-    teacher: Teacher, examples: Examples, first: int, device: torch.device, progress: bool
+    teacher: Teacher, examples: Examples, batches: list[list[int]], device: torch.device, progress: bool
 ) -> Iterator[np.ndarray]:
-    """float32 [B, K] of each batch in turn, from example `first` on, which begins one."""
+    """float32 [B, K] of each of these batches in turn."""
     from tqdm import tqdm
 
     images = PreparedImages(examples.images, examples.names, teacher.processor)
     if not hasattr(teacher.processor, "decode"):
         images.decode = partial(decode_image, num_channels=teacher.channels)
-    count = len(examples)
-    batches = [list(range(i, min(i + BATCH, count))) for i in range(first, count, BATCH)]
-    workers = min(available_cores(), (count - first) // MIN_IMAGES_PER_WORKER) if device.type != "cpu" else 0
+    count, left = len(examples), sum(map(len, batches))
+    workers = min(available_cores(), left // MIN_IMAGES_PER_WORKER) if device.type != "cpu" else 0
     loader = DataLoader(images, batch_sampler=batches, num_workers=workers, collate_fn=list)
     teacher.module.to(device)
-    with torch.inference_mode(), tqdm(total=count, initial=first, desc="teacher", disable=not progress) as bar:
+    with torch.inference_mode(), tqdm(total=count, initial=count - left, desc="teacher", disable=not progress) as bar:
         for items in loader:
             if errors := [error for _, _, error in items if error is not None]:
                 raise DataError(f"images cannot be read, remove or replace them: {listed(errors)}")

@@ -146,6 +146,9 @@ def choose_workers(training_args: ViTTrainingArguments, cached: bool) -> None:
             training_args.dataloader_num_workers = min(cores, FEW_WORKERS if cached else MAX_WORKERS)
         else:
             training_args.dataloader_num_workers = 0 if cached else min(cores // 4, MAX_WORKERS)
+    if training_args.dataloader_num_workers == 0:  # there are none to tell anything
+        training_args.dataloader_persistent_workers, training_args.dataloader_prefetch_factor = False, None
+        training_args.dataloader_multiprocessing_context = None
     share_cores(training_args)
 
 

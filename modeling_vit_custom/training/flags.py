@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_utils import SchedulerType
 
 from ..audit.gate import MODES as AUDIT_MODES
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..publishing.upload import PublishError, check_target
 from .augment import AUGMENTATIONS, POLICIES
 from .loss import LOSSES
+from .trainer_fields import refusal
 
 METHODS = ("full", "linear_probe", "lora", "head_then_full")
 CLASS_WEIGHTS = ("none", "balanced")
@@ -121,9 +123,9 @@ class DataArguments:
     balanced_sampling: bool = flag(default=False, help="Draw each class equally often, however many images it has.")
     image_cache: str = flag(
         default="auto",
-        help="Decode each image once and keep it, small: auto (in $VIT_CUSTOM_CACHE or ~/.cache/vit_custom/images, if "
-        "that takes a quarter of the free disk at most), off, or the folder to keep it in. Its parts may be removed "
-        "at any time.",
+        help="Decode each image once and keep it, small: auto (in $VIT_CUSTOM_CACHE/images or "
+        "~/.cache/vit_custom/images, if that takes a quarter of the free disk at most), off, or the folder to keep it "
+        "in. Its parts may be removed at any time.",
     )
     follow_links: bool = flag(default=False, help="Follow links, and paths in tables and datasets, that lead outside.")
     audit: str = flag(
@@ -142,14 +144,18 @@ class ViTTrainingArguments(TrainingArguments):
     learning_rate: float | None = flag(help="Peak learning rate. Default: by method.")  # type: ignore[assignment]
     num_train_epochs: float | None = flag(help="Passes over the data. Default: by method.")  # type: ignore[assignment]
     weight_decay: float | None = flag(help="Decay of weight matrices. Default: by method.")  # type: ignore[assignment]
-    lr_scheduler_type: str = flag(default="cosine", help="Learning rate schedule.")
+    lr_scheduler_type: str = flag(
+        default="cosine", help="Learning rate schedule.", choices=[kind.value for kind in SchedulerType]
+    )
     warmup_steps: float = flag(default=0.1, help="Warm-up: steps, or below 1 a share of all steps.")
     per_device_train_batch_size: int = flag(default=32, help="Training batch of each process.")
     per_device_eval_batch_size: int = flag(default=64, help="Evaluation batch of each process.")
     eval_strategy: str = flag(default="epoch", help="When to validate: epoch, steps.")
     save_strategy: str = flag(default="epoch", help="When to save: the same as eval_strategy.")
     logging_steps: float = flag(default=20, help="Log every so many steps, or below 1 a share of all steps.")
-    logging_nan_inf_filter: bool = flag(default=False, help="Hide losses that are no numbers.")
+    logging_nan_inf_filter: bool = flag(
+        default=False, help="Must be false: the first loss that is no number ends the run."
+    )
     load_best_model_at_end: bool = flag(default=True, help="Keep the best model by validation.")
     save_total_limit: int | None = flag(default=2, help="Checkpoints kept: the best and the last.")
     remove_unused_columns: bool = flag(default=False, help="Must be false: images are no column.")
@@ -210,21 +216,23 @@ class ViTTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if not self.output_dir:
             raise UsageError("--output_dir is missing: name the folder this run shall fill.")
-        if self.hub_token is not None:
-            raise UsageError("--hub_token would be stored with the run: set HF_TOKEN or run `hf auth login` instead.")
+        if (why := refusal(self)) is not None:
+            raise UsageError(why)
         if self.push_to_hub:
             self.check_hub_flags()
-        if self.remove_unused_columns:
-            raise UsageError("--remove_unused_columns must stay false: it would drop the images.")
         if self.save_total_limit == 1 and (self.load_best_model_at_end or self.metric_for_best_model):
             self.save_total_limit = 2  # Trainer would end by removing the last, from which a run goes on
-        self.metric_is_default = self.metric_for_best_model is None
+        self.metric_is_default, self.greater_was = self.metric_for_best_model is None, self.greater_is_better
         self.on_accelerator = torch.accelerator.is_available() and not self.use_cpu
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.on_accelerator
         reporters = get_available_reporting_integrations()
         if self.report_to is None:
             self.report_to = ["tensorboard"] if "tensorboard" in reporters else ["none"]
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (ImportError, OSError, TypeError, ValueError) as error:
+            alone = "--ddp_backend is for several processes. " if "process group" in str(error) else ""
+            raise UsageError(f"{alone}transformers' TrainingArguments: {error}") from error
         if missing := [name for name in self.report_to if name not in reporters]:
             raise UsageError(f"--report_to {missing[0]} is not installed: {', '.join(reporters) or 'none'} would work.")
 

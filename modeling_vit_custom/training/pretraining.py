@@ -27,7 +27,7 @@ from ..evaluation.history import panels
 from ..evaluation.plots import plot_reconstructions, plot_training_history
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForMaskedImageModeling
-from .args import complete_arguments, parse_groups
+from .args import complete_arguments, parse_groups, set_best, wants_best
 from .augment import AUGMENTATIONS, BatchAugmentation
 from .budget import time_budget
 from .exits import exit_code
@@ -148,8 +148,8 @@ def complete_pretraining_arguments(
                 raise UsageError(f"--{given.name} has no meaning in pre-training, only in `train`: leave it out.")
     if not training_args.metric_is_default:
         raise UsageError("--metric_for_best_model: what is best in pre-training is the lowest eval_loss; leave it out.")
-    if training_args.load_best_model_at_end:
-        training_args.metric_for_best_model, training_args.greater_is_better = "eval_loss", False
+    if wants_best(training_args):
+        set_best(training_args, "eval_loss", False)
     for name, value in (SCRATCH if model_args.variant is not None else FROM_CHECKPOINT).items():
         if getattr(training_args, name) is None:
             setattr(training_args, name, value)

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +39,30 @@ class Pusher:
         try:
             check_installed()
             with explained(self.repo_id):
-                Repository(self.repo_id, "model").open(bool(self.args.hub_private_repo), self.args.hub_revision)
+                repository = Repository(self.repo_id, "model")
+                repository.open(bool(self.args.hub_private_repo), self.args.hub_revision)
+                there = repository.files(repository.head(self.args.hub_revision or "main"))
+            self._demand_room(there)
         except PublishError as error:
             raise UsageError(f"--push_to_hub: {error}") from error
+
+    def _demand_room(self, there: Iterable[str]) -> None:
+        """Raises PublishError for files of an earlier model that the first push would leave beside the new one."""
+        from ..publishing.code_files import CONFIGS, SHIPPED
+        from ..publishing.others import stale
+        from ..publishing.staging import OPTIONAL, WEIGHTS
+
+        written = {*CONFIGS, WEIGHTS, RUN_FILE, REPORT, "golden.json"}
+        written |= {path.name for path in SHIPPED.glob("*_vit_custom.py")}
+        if self.args.hub_strategy == "end":
+            written |= {*OPTIONAL} - {"speeds.json", "speeds.png"}
+        if left := {name: why for name, why in stale(there).items() if name not in written}:
+            said = "; ".join(f"{name} ({why})" for name, why in list(left.items())[:10])
+            earlier = "" if self.args.hub_strategy == "end" else ", give --hub_strategy end"
+            raise PublishError(
+                f"{self.repo_id} holds files that would be false or unsafe beside the new model: {said}. Remove them "
+                f"there{earlier}, or name another repository or --hub_revision."
+            )
 
     def push_checkpoint(self, checkpoint: str | Path, message: str) -> None:
         """Stages the checkpoint now and publishes it in the background; a failure there is logged and stops nothing.

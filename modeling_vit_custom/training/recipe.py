@@ -15,7 +15,7 @@ from ..data.dataset import ImageDataset, check_readable, collate
 from ..data.examples import Examples, Splits
 from ..data.raw import printable
 from ..data.views import DecodedViews, eval_views
-from ..evaluation.evaluate import Evaluation, score_outputs
+from ..evaluation.evaluate import Evaluation, data_fingerprint, score_outputs
 from ..evaluation.figures import number
 from ..evaluation.metrics import trainer_metrics
 from ..evaluation.plots import panels, plot_confusion_matrix, plot_training_history
@@ -61,7 +61,7 @@ def _train(
 ) -> dict[str, Any]:
     pretrained = open_checkpoint(model_args)
     splits = load_data(data_args, training_args)
-    choose_best_metric(training_args, splits.problem_type)
+    choose_best_metric(training_args, splits.problem_type, len(splits.id2label))
     check_readable(*filter(None, (splits.train, splits.validation, splits.test)))
     model, processor, splits = build_model(model_args, pretrained, splits, training_args.seed)
     conversion = None if pretrained is None else pretrained.report
@@ -72,6 +72,8 @@ def _train(
     teacher = open_teacher(training_args, splits)
     run = describe_run(model_args, data_args, training_args, splits)
     run["data"] |= {} if teacher is None else {"teacher": teacher.record()}
+    if splits.test is not None:
+        run["test"] = {"examples": len(splits.test), "fingerprint": data_fingerprint(splits.test)}
     if (metrics := ended_run(training_args, run)) is not None:
         check_images(training_args, splits, training_args.output_dir, record=False)
         return told_again(training_args, metrics)

@@ -168,7 +168,7 @@ class ResumingTrainer(BatchTrainer):
         """Where the best checkpoint is now, should the run have moved; None, and a warning, where it is no more."""
         here = Path(str(self.args.output_dir)) / noted.name
         folder = noted if noted.is_dir() and not here.is_dir() else here
-        if (defect := checkpoint_defect(folder)) is None:
+        if (defect := checkpoint_defect(folder, to_go_on=False)) is None:
             return str(folder)
         logger.warning(f"the best checkpoint so far, {folder}, is lost ({defect}): the best is now sought anew")
         return None
@@ -176,7 +176,7 @@ class ResumingTrainer(BatchTrainer):
     def best_checkpoint(self) -> str:
         """Raises CheckpointError where it is damaged."""
         folder = self.state.best_model_checkpoint
-        if (defect := self.processes.from_first(lambda: checkpoint_defect(str(folder)))) is not None:
+        if (defect := self.processes.from_first(lambda: checkpoint_defect(str(folder), to_go_on=False))) is not None:
             raise CheckpointError(
                 f"the best checkpoint, {folder}, is no longer what was saved: {defect}. Run the same command again to "
                 "keep the last model instead."

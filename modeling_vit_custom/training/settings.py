@@ -15,12 +15,16 @@ PUBLISHED = (
     "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "lr_scheduler_type", "lr_scheduler_kwargs",
     "warmup_steps", "optim", "optim_args", "muon", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
     "per_device_train_batch_size", "gradient_accumulation_steps", "label_smoothing_factor", "seed", "data_seed", "bf16",
-    "fp16", "metric_for_best_model", "loss", "class_weights", "ema_decay", "layer_decay", "early_stopping_patience",
-    "early_stopping_threshold", "max_minutes", "distillation", "distillation_alpha", "distillation_temperature",
+    "fp16", "eval_strategy", "eval_steps", "metric_for_best_model", "load_best_model_at_end", "loss", "class_weights",
+    "ema_decay", "layer_decay", "early_stopping_patience", "early_stopping_threshold", "max_minutes", "distillation",
+    "distillation_alpha", "distillation_temperature",
 )  # fmt: skip
 LENGTH = ("num_train_epochs", "max_steps", "max_minutes")
 STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")  # their product must stay
-CHANGEABLE = (*LENGTH, *STEP, "early_stopping_patience", "early_stopping_threshold", "bf16", "fp16")
+CHANGEABLE = (
+    *LENGTH, *STEP, "early_stopping_patience", "early_stopping_threshold", "eval_strategy", "eval_steps", "bf16",
+    "fp16",
+)  # fmt: skip
 
 
 def settings_of(args: ViTTrainingArguments) -> dict[str, Any]:

@@ -295,7 +295,14 @@ def _ended_run(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     before = earlier["training"]
     now = {**run["training"], "processes": before.get("processes")}  # however many ask for it now
     _check_same_run(folder, {**run, "training": now})
-    if not (changed := changes(before, now)):
+    if (changed := changes(before, now)) == {}:
+        if metrics.get("test", {}).get("n") != run.get("test", {}).get("examples") or (
+            STAMP in earlier and earlier.get("test") != run.get("test")
+        ):
+            raise UsageError(
+                f"{folder} holds a run that has ended, and was measured on another test set: measure its model on this "
+                f"one with `vit-custom evaluate --model {folder}`. {ANOTHER}."
+            )
         return metrics
     train = metrics.get("train", {})
     made = {"steps": train.get("steps", _newest_step(folder)), "epochs": train.get("epochs", train.get("epoch"))}

@@ -33,8 +33,6 @@ def check_streaming(method: str, data_args: DataArguments, training_args: ViTTra
         raise UsageError("--teacher looks at all images first, which --streaming has not: leave one of them out.")
     if data_args.shuffle_buffer < 1:
         raise UsageError(f"--shuffle_buffer {data_args.shuffle_buffer}: give 1 (order of the files) or more.")
-    if training_args.train_sampling_strategy != "random":
-        raise UsageError("--train_sampling_strategy: leave it out with --streaming, whose order is that of the shards.")
 
 
 def load_streamed(data_args: DataArguments, seed: int) -> Splits:

@@ -63,7 +63,7 @@ class ViTCustomTrainer(WeightsTrainer):
         return super().progress if self.budget is None else self.budget.progress(self.state.global_step)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None):
-        """As Trainer's; raises UsageError for a schedule that a budget of time cannot stretch."""
+        """As Trainer's, stretched by a budget of time; raises UsageError for a schedule that cannot be."""
         if self.budget is None:
             return super().create_scheduler(num_training_steps, optimizer)
         scheduler: Any = super().create_scheduler(SCHEDULED, optimizer)

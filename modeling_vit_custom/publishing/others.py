@@ -1,0 +1,76 @@
+"""Files that a repository's branch holds beside those that are published.
+
+They stay, unless they would change what is loaded or claimed there, or `verify` would fail on them: those are named.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from .checks import magic_of
+from .code_files import read_json
+from .secrets import MAX_TEXT, scan_secrets
+from .staging import CONFIGS, OPTIONAL, is_pickle
+from .verify import check_listing
+
+PICKLED = "no safetensors: reading it can run code"
+# Why a file may not stay: the first of these patterns that its name matches.
+STALE: tuple[tuple[Sequence[str], str], ...] = (
+    (
+        ("*.safetensors", "*.index.json", "*.onnx", "*.onnx_data", "*.onnx.data", "*.pt2", "*.gguf", "*.tflite"),
+        "weights that are not these",
+    ),
+    (("*.py",), "code that these configurations do not name"),
+    ((*CONFIGS, "*_config.json", "config*.json", "model_index.json"), "settings that a library may load"),
+    (
+        (
+            *(name for name in OPTIONAL if not name.startswith(("examples/", "README", "LICENSE"))),
+            "report.html", "export.json", "trainer_state.json", "*_results.json", ".eval_results/*",
+        ),
+        "says something of other weights",
+    ),
+)  # fmt: skip
+Fetch = Callable[[Sequence[str], Path], None]
+
+
+def stale(names: Iterable[str]) -> dict[str, str]:
+    """{name: why it may not stay} of the files whose names alone tell it."""
+    found = {}
+    for name in names:
+        if is_pickle(name):
+            found[name] = PICKLED
+        elif reason := next((why for patterns, why in STALE if any(fnmatchcase(name, p) for p in patterns)), None):
+            found[name] = reason
+    return found
+
+
+def reasons_to_go(others: Mapping[str, int], published: Mapping[str, int], fetch: Fetch) -> dict[str, str]:
+    """{name: why it may not stay beside what is published}; {} where all may.
+
+    others, published: names and their bytes.   fetch: writes files of those names into a folder; only what the names
+    leave open is fetched, and looked at as `verify` will.
+    """
+    found = stale(others) | {name: "no name of a file" for name in others if ".." in name.split("/")}
+    if found:
+        return found
+    if large := [name for name, size in others.items() if size > MAX_TEXT]:
+        return dict.fromkeys(large, "too large to be searched for secrets")
+    if not (listing := check_listing({**others, **published})).passed:
+        return dict.fromkeys(others, listing.detail)
+    with tempfile.TemporaryDirectory() as folder:
+        fetch(list(others), Path(folder))
+        for name in others:
+            path = Path(folder) / name
+            if (kind := magic_of(path)) is not None:
+                found[name] = kind
+            elif path.suffix == ".json":
+                try:
+                    read_json(path)
+                except ValueError as error:
+                    found[name] = str(error)
+        for finding in scan_secrets(Path(folder)):
+            for name in others:  # not the client's notes on the download
+                if finding.startswith(f"{name}:"):
+                    found.setdefault(name, finding.removeprefix(f"{name}:").strip())
+    return found

@@ -1,0 +1,194 @@
+"""What each field of transformers' TrainingArguments does here: one table, by which flags are refused before any work.
+
+The tests compare its names with the fields of the transformers that is installed, observe what works in a training,
+and write docs/training_arguments.md from it.
+"""
+
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+LOWEST, NEWEST = "5.10 only", "newer than 5.10"  # fields that not every supported transformers has
+
+
+@dataclass(frozen=True)
+class Works:
+    """effect: what a test has observed.   versions: LOWEST or NEWEST, where not all have the field."""
+
+    effect: str
+    versions: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Any value but the default, and `harmless` ones, is an error.   reason: what it would do.   fix: the way out."""
+
+    reason: str
+    fix: str = "leave it out"
+    harmless: tuple = ()
+    versions: str = ""
+
+
+@dataclass(frozen=True)
+class NotRunHere:
+    """Handed on as it is, to what the tests' machine lacks.   needs: what that is."""
+
+    needs: str
+    effect: str
+    versions: str = ""
+
+
+Field = Works | Refused | NotRunHere
+GPU = "a GPU"
+TRACKIO = NotRunHere("trackio", "handed to trackio; without --report_to trackio refused")
+CHECKPOINTING = "blocks are computed again in the backward pass: the same weights for less memory"
+CHECKPOINTING_KWARGS = "handed to torch's checkpoint: with preserve_rng_state false dropout is drawn anew"
+
+FIELDS: dict[str, Field] = {
+    # ---------- the run
+    "output_dir": Works("the folder that is filled"),
+    "do_train": Works("changes nothing: this command trains anyway"),
+    "do_eval": Works("changes nothing: validation is measured anyway"),
+    "do_predict": Works("changes nothing: a test set is measured anyway, once, at the end"),
+    "seed": Works("other weights, another order"),
+    "data_seed": Works("another order of the same images"),
+    "full_determinism": Works("torch uses deterministic algorithms alone"),
+    "resume_from_checkpoint": Works("false: trains anew; a folder: goes on from it; otherwise from the newest"),
+    "ignore_data_skip": Refused("would train on images of a cut-off epoch twice", "leave it out: skipping reads none"),
+    "restore_callback_states_from_checkpoint": Refused("would restore twice what is restored anyway"),
+    "enable_jit_checkpoint": Refused(
+        "would end as if it were done what was told to stop", "save often, by --save_strategy steps --save_steps"
+    ),
+    # ---------- optimization
+    "per_device_train_batch_size": Works("images of a step: twice as many, half the steps"),
+    "auto_find_batch_size": Refused(
+        "would begin anew with fewer images a step and other weights than those of the seed, and record neither",
+        "give a smaller --per_device_train_batch_size, and --gradient_accumulation_steps",
+    ),
+    "gradient_accumulation_steps": Works("batches of a step: twice as many, half the steps"),
+    "average_tokens_across_devices": Works("false: each process divides by its own images: other weights"),
+    "num_train_epochs": Works("passes over the images"),
+    "max_steps": Works("steps, whatever the epochs"),
+    "learning_rate": Works("the peak of the schedule"),
+    "lr_scheduler_type": Works("the schedule, each of transformers' own"),
+    "lr_scheduler_kwargs": Works("the schedule's own numbers"),
+    "warmup_steps": Works("steps, or the share of them, until the peak"),
+    "warmup_ratio": Works("as --warmup_steps below 1", LOWEST),
+    "optim": Works("torch's own: adamw_torch(_fused), adafactor, sgd, adagrad, rmsprop; others if installed"),
+    "optim_args": Works("numbers of sgd, adagrad, rmsprop and others; refused where --optim has no use for them"),
+    "optim_target_modules": NotRunHere("galore_torch or apollo_torch", "layers that they train; else refused"),
+    "weight_decay": Works("other weights"),
+    "adam_beta1": Works("other weights"),
+    "adam_beta2": Works("other weights"),
+    "adam_epsilon": Works("other weights"),
+    "max_grad_norm": Works("gradients are cut to it; 0: never"),
+    "label_smoothing_factor": Works("another loss, of single labels; refused for other labels"),
+    "neftune_noise_alpha": Works("noise on the embedded patches, in training alone"),
+    # ---------- precision and speed
+    "bf16": Works("computes in bfloat16; weights stay float32"),
+    "fp16": NotRunHere(GPU, "computes in float16; refused on a CPU, which would not"),
+    "bf16_full_eval": Refused("would measure, and push, other weights than were trained", "give --bf16 true"),
+    "fp16_full_eval": Refused("would measure, and push, other weights than were trained", "give --fp16 true"),
+    "tf32": NotRunHere(GPU, "rounds products of float32; refused where there is none"),
+    "activation_checkpointing": Works(CHECKPOINTING, NEWEST),
+    "activation_checkpointing_kwargs": Works(CHECKPOINTING_KWARGS, NEWEST),
+    "gradient_checkpointing": Works(CHECKPOINTING),
+    "gradient_checkpointing_kwargs": Works(CHECKPOINTING_KWARGS),
+    "torch_compile": Works("the same training, compiled"),
+    "torch_compile_backend": Works("by which it is compiled"),
+    "torch_compile_mode": Works("handed to torch.compile"),
+    "torch_empty_cache_steps": NotRunHere(GPU, "gives memory back each so many steps"),
+    "use_cpu": Works("trains on the CPU"),
+    "use_liger_kernel": Refused("has kernels for language models alone"),
+    "liger_kernel_config": Refused("has kernels for language models alone"),
+    "use_cache": Refused("is for text that is generated, and would be stored in the configuration"),
+    # ---------- logging
+    "logging_strategy": Works("logs by steps, by epochs, or not"),
+    "logging_steps": Works("logs each so many steps, or share of all"),
+    "logging_first_step": Works("logs the first step too"),
+    "logging_nan_inf_filter": Refused("would hide nothing: the first loss that is no number ends the run"),
+    "logging_dir": Refused("is read by no one", "set TENSORBOARD_LOGGING_DIR", versions=LOWEST),
+    "log_level": Works("how much is said"),
+    "log_level_replica": Works("how much other processes than the first say"),
+    "log_on_each_node": Works("false: only the first machine logs"),
+    "disable_tqdm": Works("no bars of progress"),
+    "report_to": Works("tensorboard's files; wandb and others if they are installed"),
+    "run_name": NotRunHere("wandb, mlflow and the like", "handed to what --report_to names"),
+    "project": TRACKIO,
+    "trackio_space_id": TRACKIO,
+    "trackio_bucket_id": TRACKIO,
+    "trackio_static_space_id": TRACKIO,
+    "include_num_input_tokens_seen": Refused("counts tokens of text", "leave it out", harmless=("no", False)),
+    "skip_memory_metrics": Works("false: what memory training took is measured too"),
+    "debug": Works("underflow_overflow: looks at each layer's numbers; tpu_metrics_debug is refused"),
+    # ---------- evaluation
+    "eval_strategy": Works("validates by epochs, by steps, or at the end alone"),
+    "eval_steps": Works("validates each so many steps"),
+    "eval_delay": Works("not before so many epochs, or steps"),
+    "eval_on_start": Works("before the first step as well"),
+    "per_device_eval_batch_size": Works("images of a batch; every image is measured once all the same"),
+    "eval_accumulation_steps": Works("predictions leave the device each so many batches"),
+    "load_best_model_at_end": Works("the best model is what is left, false: the last"),
+    "metric_for_best_model": Works("by which it is the best; unknown ones are refused"),
+    "greater_is_better": Works("follows from the metric; the opposite, which keeps the worst model, is refused"),
+    "prediction_loss_only": Refused("would leave no predictions to measure"),
+    "eval_do_concat_batches": Refused("would measure batches for images"),
+    "eval_use_gather_object": Refused("is for predictions that are no tensors"),
+    "include_for_metrics": Refused("would keep all images in memory for metrics that read predictions and labels"),
+    "batch_eval_metrics": Refused("would measure batch by batch what has to be seen whole"),
+    "label_names": Refused("names what is called labels here", harmless=(["labels"],)),
+    # ---------- checkpoints
+    "save_strategy": Works("saves by epochs, by steps, when best, or not"),
+    "save_steps": Works("saves each so many steps"),
+    "save_total_limit": Works("checkpoints that are left"),
+    "save_only_model": Works("checkpoints without optimizer, from which no run goes on"),
+    "save_on_each_node": Refused("would write the same files at once: the folder is one that all machines see"),
+    # ---------- the Hub
+    "push_to_hub": Works("publishes, checked as `publish` does"),
+    "hub_model_id": Works("where"),
+    "hub_strategy": Works("end, or every_save; the others, which upload pickled files, are refused"),
+    "hub_private_repo": Works("makes the repository private"),
+    "hub_always_push": Works("pushes even while an earlier push is under way"),
+    "hub_revision": Works("the branch"),
+    "hub_token": Refused("would be stored with the run", "set HF_TOKEN or run `hf auth login` instead"),
+    # ---------- data
+    "dataloader_num_workers": Works("loading processes; the same images in the same order"),
+    "dataloader_prefetch_factor": Works("batches that each of them reads ahead"),
+    "dataloader_persistent_workers": Works("they live on between epochs; the same images"),
+    "dataloader_multiprocessing_context": Works("how they are started", NEWEST),
+    "dataloader_pin_memory": NotRunHere(GPU, "batches in page-locked memory"),
+    "dataloader_drop_last": Works("a last, smaller batch of training is left out; of validation nothing is"),
+    "dataloader_in_order": Refused(
+        "would measure predictions of some images by the labels of others, and not resume where it was",
+        versions=NEWEST,
+    ),
+    "train_sampling_strategy": Refused("would change images in the same way in each epoch"),
+    "length_column_name": Refused("is for text: images have no length"),
+    "remove_unused_columns": Refused("would drop the images"),
+    # ---------- several processes
+    "local_rank": NotRunHere("a launcher", "read by no one: the launcher's LOCAL_RANK counts"),
+    "ddp_backend": Works("how processes talk; refused for a single one"),
+    "ddp_timeout": Works("seconds that they wait for each other"),
+    "ddp_find_unused_parameters": Works("handed to DistributedDataParallel"),
+    "ddp_bucket_cap_mb": Works("handed to DistributedDataParallel"),
+    "ddp_broadcast_buffers": Works("handed to DistributedDataParallel"),
+    "ddp_static_graph": Works("handed to DistributedDataParallel"),
+    "accelerator_config": Works("non_blocking and sync_each_batch; what splits batches otherwise is refused"),
+    "parallelism_config": Refused("splits language models", "use --config_file scripts/launch/fsdp2.yaml"),
+    "fsdp": NotRunHere("GPUs", "shares the weights; refused for a single process. scripts/launch/fsdp2.yaml does too"),
+    "fsdp_config": NotRunHere("GPUs", "how; refused without --fsdp"),
+    "deepspeed": NotRunHere("GPUs, deepspeed", "as scripts/launch/deepspeed.yaml; refused where it is missing"),
+}
+
+
+def refusal(args: Any) -> str | None:
+    """Why these TrainingArguments, not yet completed by transformers, cannot be used; None where they can."""
+    for given in fields(args):
+        known = FIELDS.get(given.name)
+        if not isinstance(known, Refused):
+            continue
+        default = given.default_factory() if given.default_factory is not MISSING else given.default
+        value = getattr(args, given.name)
+        if value != default and (value or default) and value not in known.harmless:
+            said = "" if given.name == "hub_token" else f" {value}"
+            return f"--{given.name}{said} {known.reason}: {known.fix}."
+    return None

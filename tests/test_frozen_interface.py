@@ -1,0 +1,86 @@
+"""What people have written into scripts since 0.1.0 still works: flags, names, exit codes, the keys of each JSON.
+
+More may be added; nothing vanishes, and no default changes unsaid.
+"""
+
+import json
+import shutil
+
+import pytest
+from frozen import FROZEN, ROOT, inside, parsed, parser_of, plain, shape, vanished, write_digits
+from frozen_commands import DOCUMENTS, SLOW, exit_code, names, prepare
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+import modeling_vit_custom
+
+FLAGS, ENDS, KEYS, NAMES = (
+    json.loads((FROZEN / f"{name}.json").read_text()) for name in ("flags", "exit_codes", "json_keys", "names")
+)
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_every_flag_is_there_with_its_names_default_and_choices(command):
+    """Guards the parsers: moved to another file, grouped or derived from one declaration, they take the same words."""
+    parser = parser_of(command.split())
+    for row in FLAGS[command]:
+        wanted = row["names"] or [row["dest"]]
+        action = next((each for each in parser._actions if {*wanted} <= {each.dest, *each.option_strings}), None)
+        assert action is not None, f"{command}: {wanted} has vanished"
+        assert not action.required or row["required"], f"{command} {row['names']} must now be given"
+        if "default" in row:
+            assert plain(action.default) == row["default"], f"{command} {row['names']}"
+            assert set(row["choices"] or ()) <= {*plain(list(action.choices or row["choices"] or ()))}, row["names"]
+            assert action.choices is None or row["choices"] is not None, f"{command} {row['names']} took any value"
+        assert parsed(parser, action, row["example"]) == row["becomes"], f"{command} {row['example']}"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the frozen models, the digits, a model of transformers, and what exit codes need."""
+    folder = tmp_path_factory.mktemp("place")
+    for model in ("plain", "speeds"):
+        shutil.copytree(FROZEN / "models" / model, folder / model)
+        (folder / model / "expected.json").unlink()
+    write_digits(folder)
+    prepare(folder)
+    theirs = ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=8, patch_size=4,
+        num_channels=1,
+    )  # fmt: skip
+    ViTForImageClassification(theirs).save_pretrained(folder / "vit")
+    ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5]).save_pretrained(folder / "vit")
+    return folder
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_commands_end_with_the_same_exit_code(place, name):
+    """Guards what a shell script asks after a command."""
+    with inside(place):
+        assert exit_code(ENDS[name]["argv"]) == ENDS[name]["code"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in KEYS])
+def test_the_keys_of_a_json_are_there(place, name):
+    """Guards records: metrics.json and the others are read by scripts of other people."""
+    with inside(place):
+        assert not list(vanished(KEYS[name], shape(DOCUMENTS[name]())))
+
+
+def test_frozen_records_still_have_the_keys_that_are_made_now():
+    """Guards golden.json, which takes a process of its own to make: its reader names what it needs."""
+    from modeling_vit_custom.publishing.golden import read_golden
+
+    assert read_golden(FROZEN / "published")["images"] == ["examples/0.png", "examples/1.png", "examples/2.png"]
+
+
+def test_names_can_be_imported_and_started():
+    """Guards imports of the package and of its published modules, recipes, commands and scripts."""
+    now = names()
+    for what, frozen in NAMES.items():
+        if isinstance(frozen, dict):
+            assert {name: plain(now[what].get(name, "vanished")) for name in frozen} == frozen, what
+        else:
+            assert not set(frozen) - set(now[what]), what
+    assert all(hasattr(modeling_vit_custom, name) for name in NAMES["modeling_vit_custom"])
+    assert all((ROOT / script).is_file() for script in NAMES["scripts"])
