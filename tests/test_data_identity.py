@@ -80,6 +80,12 @@ def test_a_file_that_is_gone_or_back_has_changed(files):
     assert changed(before, gone) == changed(gone, before) == ([0], 0)
 
 
+def test_what_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    found = identify([str(tmp_path / "pipe.png"), str(tmp_path), "http://127.0.0.1:9/x.png", "/dev/zero"])
+    assert found["size"].tolist() == [-1] * 4 and not found["content"].any()
+
+
 def test_of_more_files_than_are_read_the_time_decides_unless_others_vouch_for_it(files, monkeypatch):
     monkeypatch.setattr(identity, "CONTENT", 3)  # of 0, 5 and 11
     before = identify(files)

@@ -175,6 +175,14 @@ def test_parquet_means_the_same_by_itself_in_a_folder_and_as_a_stream(folder, la
         equal(results[0], results[2])
 
 
+def test_a_label_that_pandas_calls_missing_is_missing(folder):
+    rows = {"image": [encoded_digit(n) for n in range(2)], "label": [1.0, float("nan")]}
+    pq.write_table(pa.table(rows), folder / "train.parquet")
+    for source in ({"train": folder / "train.parquet"}, {"dataset_name": str(folder)}):
+        with pytest.raises(DataError, match="has no label for 1 example"):
+            read_splits(**source, problem_type=SINGLE_LABEL)
+
+
 def test_declared_class_names_are_those_of_a_file_named_by_itself(folder):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["wolf", "dog"])})
     rows = {"image": [{"bytes": encoded_digit(n), "path": None} for n in range(4)], "label": [0, 1, 1, 0]}

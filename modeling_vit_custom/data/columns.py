@@ -124,11 +124,16 @@ def _named(cell: Any, class_names: list[str], row: str, column: str) -> Any:
 
 
 def _single(cells: Sequence[Any], names: Sequence[str], column: str) -> list[str]:
-    if missing := [names[i] for i, cell in enumerate(cells) if cell is None or cell != cell or not str(cell).strip()]:
+    if missing := [names[i] for i, cell in enumerate(cells) if _is_missing(cell)]:
         raise DataError(f"column {column!r} has no label for {len(missing)} example(s): {listed(missing, 5)}.")
     if isinstance(cells[0], (list, tuple, np.ndarray)):
         raise DataError(f"column {column!r} holds lists: that is {MULTI_LABEL}, not {SINGLE_LABEL}.")
     return [str(cell) for cell in cells]
+
+
+def _is_missing(cell: Any) -> bool:
+    """Whether a cell holds nothing: NaN is how pandas writes that."""
+    return cell is None or (isinstance(cell, float) and cell != cell) or str(cell).strip() == ""
 
 
 def _sets(cells: Sequence[Any], names: Sequence[str], column: str, separator: str) -> list[list[str]]:

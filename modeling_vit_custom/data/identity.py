@@ -8,6 +8,7 @@ Shapes: N images.
 """
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -38,9 +39,10 @@ def identify(images: Sequence[Any], workers: int = 8) -> np.ndarray:
         source = images[index]
         if isinstance(source, str | os.PathLike):
             try:
-                stat = os.stat(source)
-                content = _of_file(source, stat.st_size) if index in read else 0
-                found[index] = stat.st_size, stat.st_mtime_ns, content
+                status = os.stat(source)
+                if stat.S_ISREG(status.st_mode):  # to open a named pipe is to wait for ever
+                    content = _of_file(source, status.st_size) if index in read else 0
+                    found[index] = status.st_size, status.st_mtime_ns, content
             except OSError:
                 pass
         elif index in read:
