@@ -119,6 +119,5 @@ def test_what_contradicts_it_is_refused(digits, tmp_path, flag):
 
 def test_a_schedule_without_an_end_is_refused(digits, tmp_path):
     flags = ("--lr_scheduler_type", "reduce_lr_on_plateau", "--max_minutes", 1)
-    trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
     with pytest.raises(UsageError, match="reduce_lr_on_plateau"):
-        trainer.train()
+        tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)

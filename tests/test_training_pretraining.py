@@ -252,7 +252,8 @@ def test_a_run_cut_off_goes_on_bit_for_bit(folder, tmp_path, monkeypatch):
 
 def test_a_run_without_evaluations_is_measured_at_its_end(folder, tmp_path):
     flags = ("--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false", "--max_steps", 2)
-    metrics = tiny_pretrain(tmp_path / "o", "--train_dir", folder, *flags)
+    parts = ("--per_device_eval_batch_size", 4, "--dataloader_drop_last", "true")  # of training alone
+    metrics = tiny_pretrain(tmp_path / "o", "--train_dir", folder, *flags, *parts)
     assert metrics["validation"]["n"] == 15 and metrics["validation"]["loss"] > 0
     assert (tmp_path / "o" / "reconstruction.png").is_file() and not (tmp_path / "o" / "training.png").exists()
 
@@ -375,6 +376,10 @@ def test_flags_of_classifiers_are_neither_offered_nor_taken(folder, tmp_path, ca
     given = {"mixup": 0.8, "class_weights": "balanced", "label_smoothing_factor": 0.1, "method": "linear_probe"}
     for name, value in given.items():
         with pytest.raises(UsageError, match=f"--{name} has no meaning in pre-training"):
+            tiny_pretrain(tmp_path / "o", "--train_dir", folder, f"--{name}", value)
+    refused = {"prediction_loss_only": "true", "learning_rate": "nan", "greater_is_better": "true", "fp16": "true"}
+    for name, value in refused.items():
+        with pytest.raises(UsageError, match=f"--{name} "):
             tiny_pretrain(tmp_path / "o", "--train_dir", folder, f"--{name}", value)
     with pytest.raises(UsageError, match="lowest eval_loss"):
         tiny_pretrain(tmp_path / "o", "--train_dir", folder, "--metric_for_best_model", "accuracy")

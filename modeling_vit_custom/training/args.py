@@ -82,10 +82,10 @@ def complete_arguments(
     Raises UsageError before anything has been read or written.
     """
     check_ranges(data_args, training_args)
+    check_streaming(model_args.method, data_args, training_args)
     for wrong, message in conflicts(model_args, data_args, training_args):
         if wrong:
             raise UsageError(message)
-    check_streaming(model_args.method, data_args, training_args)
     complete_distillation(training_args)
     defaults = SCRATCH if model_args.variant is not None else METHOD_DEFAULTS[model_args.method]
     for name, value in defaults.items():

@@ -79,7 +79,7 @@ class BatchTrainer(Trainer):
             return super().get_test_dataloader(*args, **kwargs)
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any):
-        """As Trainer's; raises RuntimeError where not every image was measured once."""
+        """As Trainer's; raises RuntimeError where there are not as many predictions as images."""
         output = super().evaluation_loop(dataloader, *args, **kwargs)
         if isinstance(dataset := dataloader.dataset, ImageDataset) and output.predictions is not None:
             measured = find_batch_size(output.predictions)

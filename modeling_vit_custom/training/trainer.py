@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, ProgressCallback
-from transformers.trainer_utils import HubStrategy, SchedulerType
+from transformers.trainer_utils import HubStrategy
 
 from ..inference.claims import put_model
 from .budget import UNKNOWN_STEPS, TimeBudget
@@ -63,13 +62,10 @@ class ViTCustomTrainer(WeightsTrainer):
         return super().progress if self.budget is None else self.budget.progress(self.state.global_step)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None):
-        """As Trainer's, stretched by a budget of time; raises UsageError for a schedule that cannot be."""
+        """As Trainer's, stretched by a budget of time."""
         if self.budget is None:
             return super().create_scheduler(num_training_steps, optimizer)
         scheduler: Any = super().create_scheduler(SCHEDULED, optimizer)
-        if not isinstance(scheduler, LambdaLR):
-            scheduler_type = SchedulerType(self.args.lr_scheduler_type).value
-            raise UsageError(f"--max_minutes cannot stretch --lr_scheduler_type {scheduler_type}.")
         progress = self.budget.progress
         scheduler.lr_lambdas = [
             lambda step, rate=rate: rate(SCHEDULED * progress(step)) for rate in scheduler.lr_lambdas
