@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..quantized_vit_custom import plain_parts
 from .json_files import json_safe, write_json
 
 # Keys of a config or processor that say where it came from, or what it could be set to, not what it computes.
@@ -37,7 +38,8 @@ def fingerprint(model: PreTrainedModel, processor: Any, settings: Mapping[str, A
         digest.update(json.dumps(json_safe(kept), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for part in plain_parts(tensor):
+            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
