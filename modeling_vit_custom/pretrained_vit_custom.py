@@ -295,7 +295,9 @@ def _check_fit(model: ViTCustomPreTrainedModel, info: Any, load_config: Any):
                 "ignore_mismatched_sizes=True to initialise anew what does not fit."
             )
     if any(key.startswith(HEAD_PREFIX) for key in {*shapes, *info.missing_keys}):  # a bias belongs to its weight
-        info.missing_keys |= {key for key in model.state_dict() if key.startswith(HEAD_PREFIX)} - shapes.keys()
+        for key in {key for key in model.state_dict() if key.startswith(HEAD_PREFIX)} - shapes.keys():
+            setattr(model.get_parameter(key), "_is_hf_initialized", False)  # noqa: B010 - mypy knows no such field
+            info.missing_keys.add(key)
     if new := [*shapes.values(), *sorted(info.missing_keys)]:
         logger.warning(f"NEWLY INITIALISED, train before use: {'; '.join(new)}.")
 

@@ -9,6 +9,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..quantized_vit_custom import plain_parts
+
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """This process's part, sharing its memory."""
