@@ -18,7 +18,14 @@ from .configuration_vit_custom import Size, ViTCustomConfig
 from .foreign_vit_custom import refuse_foreign_files
 from .layers_vit_custom import LayerScale
 from .pipeline_vit_custom import ViTCustomImageClassificationPipeline
-from .quantized_vit_custom import is_finite, keep_new_layers_plain, linear_layers, misshapen
+from .quantized_vit_custom import (
+    is_finite,
+    keep_new_layers_plain,
+    linear_layers,
+    misshapen,
+    renew_misfits,
+    shapes_of,
+)
 from .speeds_vit_custom import choose_speed
 from .weight_files_vit_custom import Header, check_weight_map, read_headers, some
 
@@ -136,15 +143,16 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
                 check_weight_map(load_config.sharded_metadata["weight_map"], load_config.pretrained_model_name_or_path)
             header = read_headers(checkpoint_files)
             _check_types(model, header, load_config)
-        new_layers: list[torch.nn.Module] = []
-        if load_config.hf_quantizer is not None and expected_keys is None:
+        quantised = load_config.is_quantized and expected_keys is None
+        if quantised:
             shapes = {name: shape if dtype in _WEIGHTS else None for name, (dtype, shape) in header.items()}
             new_layers = keep_new_layers_plain(model, shapes, load_config.hf_quantizer)
+            needed = shapes_of(model)
         fitting = dataclasses.replace(load_config, ignore_mismatched_sizes=True)
         load = PreTrainedModel._load_pretrained_model
         info, offloaded = load(model, state_dict, checkpoint_files, fitting, expected_keys)
-        for layer in new_layers:
-            layer._is_hf_initialized = False  # type: ignore[assignment]
+        if quantised:
+            info.mismatched_keys |= renew_misfits(model, needed, new_layers)
         if expected_keys is None:
             _check_fit(model, info, load_config)
         elif lacking := sorted(info.missing_keys & set(expected_keys)):

@@ -70,12 +70,12 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, layer) for name, layer in model.named_modules() if hasattr(layer, "in_features"))
 
 
-def keep_new_layers_plain(model: Any, stored: Mapping[str, tuple[int, ...] | None], quantizer: Any) -> list[nn.Module]:
+def keep_new_layers_plain(model: Any, stored: Mapping[str, tuple[int, ...] | None], quantizer: Any) -> list[str]:
     """Before loading: layers that a checkpoint does not fill are not quantised, as only plain ones can be initialised.
 
     stored: the shapes of the checkpoint's tensors, None for one in a quantiser's own layout. The configuration of the
     quantiser, a copy from now on, leaves the layers out as well: what is saved is then loaded as it is. Returns the
-    layers, which a quantiser may mark as initialised when it meets their old weights.
+    layers' names.
     """
     prefix, names = f"{model.base_model_prefix}.", []
     shapes = {name.removeprefix(prefix): shape for name, shape in stored.items()}
@@ -95,7 +95,33 @@ def keep_new_layers_plain(model: Any, stored: Mapping[str, tuple[int, ...] | Non
             for field in _LEFT_OUT:
                 if hasattr(holder, field):
                     setattr(holder, field, [*(getattr(holder, field) or []), *names])
-    return [model.get_submodule(name) for name in names]
+    return names
+
+
+def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for named in (model.named_parameters(), model.named_buffers()) for name, tensor in named}
+
+
+def renew_misfits(model: Any, needed: Mapping[str, torch.Size], new_layers: list[str]) -> set[Any]:
+    """After loading: makes room for initial values where a plain tensor has not the shape that it had before.
+
+    A quantiser fills a new layer with its old weights, and under it older transformers compare no shapes at all.
+    Returns {(name, stored, needed)}.
+    """
+    found = set()
+    for name, shape in needed.items():
+        parent, _, own = name.rpartition(".")
+        layer: Any = model.get_submodule(parent)
+        tensor = getattr(layer, own)
+        fits = tensor.shape == shape and (tensor.is_meta or is_ordinary(tensor))
+        if fits or not (parent in new_layers or is_ordinary(tensor)):
+            continue
+        found.add((name, tensor.shape, shape))
+        empty = torch.empty(shape, dtype=model.dtype, device="meta")
+        setattr(layer, own, nn.Parameter(empty) if own in layer._parameters else empty)
+    for name in new_layers:
+        model.get_submodule(name)._is_hf_initialized = False  # a quantiser marks what it has filled
+    return found
 
 
 def misshapen(model: nn.Module) -> list[str]:

@@ -21,14 +21,16 @@ from modeling_vit_custom import (
     ViTCustomModel,
 )
 from modeling_vit_custom.conversion.engine import ConversionError
-from modeling_vit_custom.conversion.export import export
+from modeling_vit_custom.conversion.export import export as convert_to
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
+from modeling_vit_custom.inference.fastest import reason_against
 from modeling_vit_custom.inference.forward import LogitsOf
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.inference.resume import fingerprint
 from modeling_vit_custom.pretrained_vit_custom import nonfinite_weights
 from modeling_vit_custom.publishing.checks import check_folder
 from modeling_vit_custom.quantized_vit_custom import is_finite, is_ordinary
+from modeling_vit_custom.speed.export import export
 from modeling_vit_custom.training.flags import ModelArguments, UsageError
 from modeling_vit_custom.training.pretrained import open_checkpoint
 from modeling_vit_custom.training.shards import digest
@@ -173,9 +175,7 @@ def test_quantised_blocks_are_compared_as_others_are(int8, tmp_path):
     with pytest.raises(RuntimeError, match=r"Not of this model: vit\.layers\.2\."):
         load(fewer)
     assert_initialised(load(int8, num_hidden_layers=4).vit.layers[3].mlp.fc2)
-    with pytest.raises(
-        RuntimeError, match=r"do not fit .*: vit\.layers\.0\.mlp\.fc2\.weight stored \(32, 48\), needed"
-    ):
+    with pytest.raises(RuntimeError, match=r"do not fit .*vit\.layers\.0\.mlp\.fc2\.weight stored \(32, 48\), needed"):
         load(int8, intermediate_size=40)
 
 
@@ -276,7 +276,12 @@ def test_what_needs_numbers_says_so(int8, tmp_path):
     with pytest.raises(UsageError, match="is quantised, and a training changes weights that are numbers"):
         open_checkpoint(ModelArguments(model_name_or_path=str(int8)))
     with pytest.raises(ConversionError, match="is quantised: give the checkpoint that was"):
-        export(str(int8), tmp_path / "o", "hf")
+        convert_to(str(int8), tmp_path / "o", "hf")
+    with pytest.raises(ValueError, match="is quantised: export the checkpoint that was"):
+        export(str(int8), tmp_path / "o")
+    assert reason_against(*load_classifier(str(int8), device="cpu"), False) == (
+        "the other engines are for float32, this is quantised"
+    )
     found = {check.name: check for check in check_folder(int8)}
     assert not found["weights fit the model"].passed
     assert "I8 is no type of a weight. Save the model in a float type" in found["weights fit the model"].detail
