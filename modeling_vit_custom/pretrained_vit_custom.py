@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import os
 import re
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,6 +18,14 @@ from .configuration_vit_custom import Size, ViTCustomConfig
 from .foreign_vit_custom import refuse_foreign_files
 from .layers_vit_custom import LayerScale
 from .pipeline_vit_custom import ViTCustomImageClassificationPipeline
+from .quantized_vit_custom import (
+    is_finite,
+    keep_new_layers_plain,
+    linear_layers,
+    misshapen,
+    renew_misfits,
+    shapes_of,
+)
 from .speeds_vit_custom import choose_speed
 from .weight_files_vit_custom import Header, check_weight_map, read_headers, some
 
@@ -28,6 +37,8 @@ INPUT_FIELDS = ("image_size", "patch_size", "num_channels")
 HEAD_PREFIX = "classifier."
 # The encoder's own weights. All others are a head's, and another head legitimately lacks them.
 _ENCODER = re.compile(r"embeddings\.(?!mask_token)|layers\.|layernorm\.")
+# Types of a tensor that holds the numbers of a weight one by one, whatever a quantiser does.
+_WEIGHTS = ("F64", "F32", "F16", "BF16")
 _ONLY_SAFETENSORS = (
     "Only safetensors are read: pickled weights (.bin, .pt) can run code. To convert a file that you trust: "
     "safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), 'model.safetensors')."
@@ -126,13 +137,22 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         After it, transformers allocates what is missing: nothing that a configuration alone claims gets that far.
         expected_keys: the weights of an adapter, which is read into a model that has been loaded.
         """
+        header: Header = {name: (_WEIGHTS[0], tuple(tensor.shape)) for name, tensor in (state_dict or {}).items()}
         if checkpoint_files is not None:
             if load_config.sharded_metadata is not None:
                 check_weight_map(load_config.sharded_metadata["weight_map"], load_config.pretrained_model_name_or_path)
-            _check_types(model, read_headers(checkpoint_files), load_config)
+            header = read_headers(checkpoint_files)
+            _check_types(model, header, load_config)
+        quantised = load_config.is_quantized and expected_keys is None
+        if quantised:
+            shapes = {name: shape if dtype in _WEIGHTS else None for name, (dtype, shape) in header.items()}
+            new_layers = keep_new_layers_plain(model, shapes, load_config.hf_quantizer)
+            needed = shapes_of(model)
         fitting = dataclasses.replace(load_config, ignore_mismatched_sizes=True)
         load = PreTrainedModel._load_pretrained_model
         info, offloaded = load(model, state_dict, checkpoint_files, fitting, expected_keys)
+        if quantised:
+            info.mismatched_keys |= renew_misfits(model, needed, new_layers)
         if expected_keys is None:
             _check_fit(model, info, load_config)
         elif lacking := sorted(info.missing_keys & set(expected_keys)):
@@ -188,9 +208,12 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
             f"Resampled weights for {', '.join(said)} (grid {self.config.grid_hw} -> {target.grid_hw}). "
             "Accuracy may need a short fine-tuning at the new size."
         )
-        copies = {id(module.config): module.config for module in self.modules() if hasattr(module, "config")}
+        copies: dict[int, Any] = {
+            id(module.config): module.config for module in self.modules() if hasattr(module, "config")
+        }
         for config in copies.values():  # an adapter copies modules and, with them, what they hold
-            for name, value in {**changes, "speeds": None}.items():
+            config.speeds = None
+            for name, value in changes.items():
                 setattr(config, name, value)
         return self
 
@@ -213,13 +236,8 @@ def resize_input(model: ViTCustomPreTrainedModel, processor: Any, size: Size):
 
 
 def nonfinite_weights(model: torch.nn.Module) -> list[str]:
-    """Names of the weights that hold NaN or infinity; those that are quantised or not loaded are passed by."""
-    return [
-        name
-        for name, tensor in model.state_dict().items()
-        if tensor.is_floating_point() and tensor.itemsize > 1 and tensor.numel() and not tensor.is_meta
-        if not all(extreme.isfinite() for extreme in tensor.aminmax())
-    ]
+    """Names of the weights that hold NaN or infinity, if quantised in a scale; those not loaded are passed by."""
+    return [name for name, tensor in model.state_dict().items() if not is_finite(tensor)]
 
 
 def _at_stored_input(cls, path, config, requested: dict, kwargs: dict) -> tuple[Any, dict]:
@@ -248,9 +266,10 @@ def _check_types(model: ViTCustomPreTrainedModel, header: Header, load_config: A
     """Raise RuntimeError for integers and complex numbers where weights belong: cast, they would be other weights."""
     prefix = f"{model.base_model_prefix}."
     weights = {name.removeprefix(prefix) for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    if load_config.is_quantized and load_config.hf_quantizer.pre_quantized:
+        weights -= {f"{name.removeprefix(prefix)}.weight" for name, _ in linear_layers(model)}
     odd = [f"{name} {dtype}" for name, (dtype, _) in header.items() if not dtype.startswith(("F", "BF"))]
-    odd = [text for text in odd if text.split()[0].removeprefix(prefix) in weights]
-    if odd and not load_config.is_quantized:
+    if odd := [text for text in odd if text.split()[0].removeprefix(prefix) in weights]:
         raise RuntimeError(
             f"Weights that are no floating-point numbers: {some(odd)}. If they are quantised, load them with the "
             "quantization_config that they were saved with."
@@ -263,7 +282,13 @@ def _check_fit(model: ViTCustomPreTrainedModel, info: Any, load_config: Any):
     prefix = f"{model.base_model_prefix}."
     own = {key: key.removeprefix(prefix) for key in info.missing_keys | info.unexpected_keys}
     # quantised weights come with scales of their own
-    foreign = {key for key in info.unexpected_keys if _ENCODER.match(own[key]) and not load_config.is_quantized}
+    layers = {name.removeprefix(prefix) for name, _ in linear_layers(model)} if load_config.is_quantized else set()
+    foreign = {key for key in info.unexpected_keys if _ENCODER.match(own[key]) and not _is_of(own[key], layers)}
+    if wrong_shapes := misshapen(model):
+        raise RuntimeError(
+            f"These quantised weights do not fit the configuration: {some(wrong_shapes, '; ')}. Load with the stored "
+            "configuration, or load the weights that were quantised."
+        )
     if not load_config.ignore_mismatched_sizes:
         promised = _promised_names(model, load_config) if info.missing_keys or foreign else set()
         wrong = {
@@ -277,8 +302,17 @@ def _check_fit(model: ViTCustomPreTrainedModel, info: Any, load_config: Any):
                 f"These weights do not fit the configuration. {listed}. Load with the stored configuration, or pass "
                 "ignore_mismatched_sizes=True to initialise anew what does not fit."
             )
+    if any(key.startswith(HEAD_PREFIX) for key in {*shapes, *info.missing_keys}):  # a bias belongs to its weight
+        for key in {key for key in model.state_dict() if key.startswith(HEAD_PREFIX)} - shapes.keys():
+            setattr(model.get_parameter(key), "_is_hf_initialized", False)  # noqa: B010 - mypy knows no such field
+            info.missing_keys.add(key)
     if new := [*shapes.values(), *sorted(info.missing_keys)]:
         logger.warning(f"NEWLY INITIALISED, train before use: {'; '.join(new)}.")
+
+
+def _is_of(key: str, layers: set[str]) -> bool:
+    """Whether a tensor belongs to one of the layers, such as the scale of its weight."""
+    return any(parent in layers for parent in accumulate(key.split("."), "{}.{}".format))
 
 
 def _promised_names(model: Any, load_config: Any) -> set[str]:

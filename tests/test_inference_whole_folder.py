@@ -2,11 +2,11 @@
 
 import pytest
 
-from modeling_vit_custom.inference.whole_folder import whole_folder
+from modeling_vit_custom.inference.outputs import new_folder
 
 
 def fill(output):
-    with whole_folder(output) as folder:
+    with new_folder(output) as folder:
         (folder / "config.json").write_text("{}")
         (folder / "model").write_text("weights")
         assert not output.exists() or not any(output.iterdir())
@@ -29,7 +29,7 @@ def test_it_takes_the_place_of_what_was_named(tmp_path, kind):
 
 
 def test_what_fails_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match="no"), whole_folder(tmp_path / "out") as folder:
+    with pytest.raises(RuntimeError, match="no"), new_folder(tmp_path / "out") as folder:
         (folder / "model").write_text("half")
         raise RuntimeError("no")
     assert not list(tmp_path.iterdir())

@@ -38,6 +38,8 @@ def export(source: str, output: str | Path, library: str, family: str | None = N
     check_new_folder(output, ConversionError, empty=not tensors_only)
     folder = Path(source).expanduser()
     config = _read_config(folder)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ConversionError(f"{source} is quantised: give the checkpoint that was, and quantise what comes out.")
     target = choose(LIBRARIES[library], config, family)
     model = _load(folder, config)
     processor = None if tensors_only else _read_processor(folder)

@@ -161,6 +161,8 @@ def reason_against(model: Any, processor: Any, embeddings: bool) -> str | None:
         return "only this package's own models have other engines"
     if embeddings:
         return "the other engines give logits alone"
+    if getattr(model.config, "quantization_config", None) is not None:
+        return "the other engines are for float32, this is quantised"
     if model.device.type not in ("cpu", "cuda") or model.dtype != torch.float32:
         return f"the other engines are for float32 on CPUs and CUDA, this is {model.dtype} on {model.device.type}"
     size = processor.crop_size if processor.do_center_crop else processor.size if processor.do_resize else {}

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from ..data.identity import changed, identify, read_identities, write_identities
 from ..data.raw import listed
+from ..quantized_vit_custom import plain_parts
 from .json_files import json_safe, write_json
 from .lock import take_lock
 from .outputs import check_replaceable
@@ -44,7 +45,8 @@ def fingerprint(model: PreTrainedModel, processor: Any, settings: Mapping[str, A
         digest.update(json.dumps(json_safe(kept), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for part in plain_parts(tensor):
+            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

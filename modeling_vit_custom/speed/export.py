@@ -93,6 +93,10 @@ def export(
     original, processor = load_classifier(source, device="cpu")
     if not isinstance(original, ViTCustomForImageClassification):
         raise ValueError(f"{source} is a {type(original).__name__}: only this package's own models are exported.")
+    if getattr(original.config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"{source} is quantised: export the checkpoint that was, --dtype int8 quantises what comes out."
+        )
     model: Any = original.float()
     if speed is not None:
         model = copy.deepcopy(original)

@@ -84,6 +84,11 @@ def _ours(name: str, options: Mapping[str, Any], model_class: type[ViTCustomPreT
             f"--model_name_or_path {name} cannot be used: {error}\nGive a folder or Hub name of ours, or a source that "
             "`vit-custom convert` reads: a file, a folder saved by transformers, timm:NAME, torchvision:NAME."
         ) from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise UsageError(
+            f"--model_name_or_path {name} is quantised, and a training changes weights that are numbers. Give the "
+            "checkpoint that was quantised; adapters beside quantised weights are peft's, in Python."
+        )
     load = model_class.from_pretrained
     return Pretrained(config, processor, lambda fields, **how: load(name, **fields, **options, **how), report)
 

@@ -9,6 +9,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..quantized_vit_custom import plain_parts
+
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """This process's part, sharing its memory."""
@@ -43,7 +45,8 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     sums = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         sums.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sums.update(whole(tensor).view(-1).view(torch.uint8).numpy().data)
+        for part in plain_parts(whole(tensor)):
+            sums.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
     return sums.hexdigest()
 
 
