@@ -161,7 +161,7 @@ def test_a_stranger_gets_no_file_and_no_address_of_the_machine(server, files, na
 
 def test_a_bomb_is_refused_and_many_at_once_are_answered(server, model, files, tmp_path):
     bomb = tmp_path / "bomb.png"
-    Image.new("1", (30_000, 30_000)).save(bomb)
+    Image.new("1", (20_000, 10_000)).save(bomb)
     assert "limit" in server.call("classify", server.upload(bomb))[0]["error"]
 
     def one(name: str) -> str:
