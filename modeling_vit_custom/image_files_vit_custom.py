@@ -12,7 +12,7 @@ from io import BytesIO
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .image_limits_vit_custom import ImageDecodingError, ImageLimits, check_size, report_once
 
@@ -51,7 +51,7 @@ _UNREAD_FORMATS = {
 }
 
 
-def open_image(source: str | os.PathLike | BinaryIO) -> Image.Image:
+def open_image(source: str | os.PathLike | BinaryIO) -> ImageFile.ImageFile:
     """Pillow's `Image.open` of FORMATS alone; raises what that raises, UnidentifiedImageError for another format."""
     return Image.open(source, formats=accepted_formats())
 
