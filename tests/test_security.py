@@ -53,7 +53,7 @@ def test_images_are_opened_in_one_place_and_as_listed_formats():
                 found.append(path.name)
                 assert ast.unparse(node.func) == "open_image" or "formats" in {word.arg for word in node.keywords}, path
     assert {"image_files_vit_custom.py", "secrets.py", "scan.py", "dataset.py", "auto.py"} <= set(found)
-    assert list(FORMATS) == demo.FORMATS
+    assert FORMATS == demo.FORMATS
 
 
 def test_every_suffix_that_was_readable_is():

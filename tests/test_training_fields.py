@@ -316,6 +316,8 @@ def test_the_model_alone_is_saved_and_the_best_is_left(digits, tmp_path):
     assert not list((tmp_path / "o").glob("checkpoint-*/optimizer*")), "the model alone"
     left, served = load_file(saved[best] / "model.safetensors"), load_file(tmp_path / "o" / "model.safetensors")
     assert all(torch.equal(left[name], served[name]) for name in left)
+    assert tiny_train(tmp_path / "o", *flags) == metrics, "a run that has ended is told again"
+    (tmp_path / "o" / "model.safetensors").unlink()  # as if it had been cut off before its end
     with pytest.raises(UsageError, match=r"no checkpoint can be continued from: .*scheduler.pt is missing"):
         tiny_train(tmp_path / "o", *flags)
 

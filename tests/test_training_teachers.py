@@ -127,7 +127,7 @@ def test_a_teacher_that_knows_more_classes_is_asked_for_the_datas(digits, teache
     trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
     assert "by name, 1 others are left out" in capsys.readouterr().out
     assert trainer.train_dataset.teacher([0]).shape == (1, 2)
-    assert trainer.train_dataset.teacher.rows.shape == (32, 3)
+    assert trainer.train_dataset.teacher.source.read(range(32))[0].shape == (32, 3)
 
 
 def test_pickled_code_is_not_run(digits, tmp_path):

@@ -79,9 +79,7 @@ CSS = """
   text-decoration: none; color: white; background: var(--color-accent); }
 """
 # As of the image processor.
-FORMATS = [
-    "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "QOI", "AVIF", "HEIF", "JXL",
-]  # fmt: skip
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "QOI", "AVIF", "HEIF", "JXL")
 EMPTY = '<div class="answer hint">The prediction appears here.</div>'
 
 
@@ -407,12 +405,8 @@ def launch(classifier: Classifier, host: str | None = None, port: int | None = N
     """Serves the page; returns what `gr.Blocks.launch` does. Without a host: this machine only, in a Space everyone."""
     import gradio as gr
 
-    theme = gr.themes.Soft(
-        primary_hue="teal",
-        neutral_hue="slate",
-        font=["system-ui", "sans-serif"],
-        font_mono=["ui-monospace", "monospace"],
-    )
+    fonts: Any = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    theme = gr.themes.Soft(primary_hue="teal", neutral_hue="slate", **fonts)
     page = build(classifier)
     return page.launch(
         server_name=host, server_port=port, share=False, ssr_mode=False, max_file_size=MAX_FILE_SIZE, allowed_paths=[],

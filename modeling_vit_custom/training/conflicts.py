@@ -39,7 +39,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "gradient_accumulation_steps": (1, MANY),
     "num_train_epochs": (1e-6, MANY),
     "max_steps": (1, MANY),
-    "learning_rate": (0, 1000),
+    "learning_rate": (0, 3e38),  # of float32
     "weight_decay": (0, 1000),
     "warmup_steps": (0, MANY),
     "adam_beta1": (0, 0.9999999),

@@ -145,7 +145,7 @@ class ViTTrainingArguments(TrainingArguments):
     num_train_epochs: float | None = flag(help="Passes over the data. Default: by method.")  # type: ignore[assignment]
     weight_decay: float | None = flag(help="Decay of weight matrices. Default: by method.")  # type: ignore[assignment]
     lr_scheduler_type: str = flag(
-        default="cosine", help="Learning rate schedule.", choices=[kind.value for kind in SchedulerType]
+        default="cosine", help=f"Learning rate schedule: {', '.join(kind.value for kind in SchedulerType)}."
     )
     warmup_steps: float = flag(default=0.1, help="Warm-up: steps, or below 1 a share of all steps.")
     per_device_train_batch_size: int = flag(default=32, help="Training batch of each process.")
