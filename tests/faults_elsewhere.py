@@ -83,13 +83,13 @@ def of_cache(when: str) -> Callable[[], None]:
                 die()
 
         def renamed(_: Any, target: Any, *__: Any) -> None:
-            if str(target).endswith(".npy"):
+            if Path(target).name.startswith("teacher-"):
                 die()
 
         if when == "half":
             around(distillation, "_of_all_sizes", after=count)
         else:
-            around(os, "replace", **{when: renamed})
+            around(Path, "rename", **{when: renamed})
 
     return prepare
 
@@ -234,14 +234,14 @@ class Command:
 
 
 def torn_text(name: str) -> Callable[[], None]:
-    """Dies in Path.write_text of a file of this name, which is then empty: as the system leaves it."""
+    """Dies in Path.write_bytes of a file of this name, which is then empty: as the system leaves it."""
 
     def check(path: Path, *_: Any, **__: Any) -> None:
         if path.name.startswith(name):
-            path.write_bytes(b"")
+            path.touch()
             die()
 
-    return lambda: around(Path, "write_text", before=check)
+    return lambda: around(Path, "write_bytes", before=check)
 
 
 def torn_tensors() -> None:
@@ -262,7 +262,7 @@ SPEEDS = ("speed_table", "--model", "speeds", "--data_dir", "digits", "--seconds
 COMMANDS = [
     Command(
         "convert", ("convert", "vit", "new"), "new",
-        (SAVED, PROCESSED, lambda: around(convert, "write_json", before=die)), ABSENT, ("conversion.json",),
+        (SAVED, PROCESSED, lambda: around(convert, "write_stamped", before=die)), ABSENT, ("conversion.json",),
     ),
     Command("convert, into an empty folder", ("convert", "vit", "empty"), "empty", (SAVED, PROCESSED), REFUSED,
             ("conversion.json",)),
@@ -279,6 +279,7 @@ COMMANDS = [
         (
             lambda: around(table, "write_json", before=die), lambda: around(table, "plot_speeds", before=die),
             lambda: around(table, "plot_speeds", after=die), lambda: around(table, "write_section", before=die),
+            lambda: around(table, "write_stamped", before=die),
             torn_text("speeds.json"), torn_text("config.json"), torn_text("README.md"),
         ),
         WHOLE, ("speeds.json", "speeds.png"),
