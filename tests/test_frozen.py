@@ -43,6 +43,12 @@ from modeling_vit_custom.inference.loading import load_classifier
 
 # Of the largest weight. AVX2 instead of AVX-512 makes 6e-8, an optimizer without its first moments 3e-3.
 WEIGHTS = 2e-5
+# What was not so, and what the card says now: no step had been chosen, and epochs were what was asked for.
+CORRECTED = {
+    "There is no test set: the validation images also chose the checkpoint, so their figures are somewhat too good.":
+        "There is no test set.",
+    "| epochs | 12 |": "| epochs | 12 epochs are asked for |",
+}  # fmt: skip
 WARNS = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 
@@ -151,7 +157,7 @@ def test_a_published_tree_is_verified_and_published_again_with_its_card(tmp_path
     finally:
         shutil.rmtree(staged)
     said, says = (said_of(card) for card in cards)
-    assert not [line for line in said if line not in says]
+    assert not [line for line in said if CORRECTED.get(line, line) not in says]
 
 
 def said_of(card: str) -> list[str]:
