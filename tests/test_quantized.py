@@ -114,7 +114,9 @@ def test_quantised_models_compute_about_the_same_and_are_saved_and_loaded(plain,
     assert quantised_layers(model) == linear > {"classifier"}
     expected = logits(load(plain), pixel_values)
     error = (logits(model, pixel_values) - expected).abs().max() / expected.std()
-    assert 0 < error < 0.3
+    without_vnni = not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    # there, sums of two products of 8 bits saturate at 16
+    assert 0 < error < (1 if without_vnni and kind is Int8DynamicActivationInt8WeightConfig else 0.3)
     assert torch.equal(logits(load(saved), pixel_values), logits(model, pixel_values))
 
 

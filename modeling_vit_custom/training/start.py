@@ -48,6 +48,7 @@ from .checkpoints import (
     unsealed_defect,
 )
 from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
+from .images import IMAGES
 from .lock import LOCK
 from .pretrained import Pretrained
 from .resuming import KEPT
@@ -263,7 +264,7 @@ def check_output_dir(output_dir: str | Path) -> None:
     for name, kind in there.items():
         if kind not in (None, KINDS[stat.S_IFDIR]):
             raise UsageError(f"--output_dir {path} holds {name}, which is {kind}: remove it, or name another folder.")
-    strangers = there.keys() - {LOCK}
+    strangers = there.keys() - {LOCK, IMAGES}  # of a run that was killed before its first record
     if strangers and not (path / RUN_FILE).is_file():
         raise UsageError(
             f"--output_dir {path} is not empty and holds no earlier run ({RUN_FILE} is missing): name a new folder."
