@@ -24,7 +24,7 @@ FLEX_ATTENTION = pytest.param(
     ),
 )
 
-# The kernel that torch 2.14 generates in a whole model on AMD CPUs with AVX-512 gives other numbers than eager attention
+# The kernel that torch 2.14 makes in a whole model on AMD CPUs with AVX-512 gives other numbers than eager attention
 # (logits 0.1 apart; alone, and with AVX2, it is right). Why is not known yet.
 WRONG_FLEX = torch.backends.cpu.get_cpu_capability() == "AVX512" and processor_name().startswith("AMD")
 FLEX_ATTENTION_AS_EAGER = pytest.param(
