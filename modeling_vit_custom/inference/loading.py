@@ -86,9 +86,10 @@ def load_classifier(
     if trust_remote_code:
         _check_code_origin(source, where)
     fields = stored_fields(source, **where)
-    if not folder.is_dir():
+    foreign = fields.get("model_type") != ViTCustomConfig.model_type
+    if foreign or not folder.is_dir():
         refuse_adapter(source, **where)
-    if fields.get("model_type") != ViTCustomConfig.model_type:
+    if foreign:
         of_model["config"] = _checked_config(source, fields, trust_remote_code, where)
     try:
         model, info = AutoModelForImageClassification.from_pretrained(
@@ -116,7 +117,6 @@ def _checked_config(source: str, fields: dict[str, Any], trust_remote_code: bool
 
     Raises ValueError where its values fetch something, or make another model than its weight files hold.
     """
-    refuse_adapter(source, **where)
     header = weights_header(source, **where)
     with contextlib.suppress(OSError):  # timm's folders store none
         check_processor_fields(source, ImageProcessingMixin.get_image_processor_dict(source, **where)[0])

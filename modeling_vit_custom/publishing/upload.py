@@ -26,6 +26,7 @@ from huggingface_hub.hf_api import GitCommitInfo, RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from ..data.raw import printable
+from ..inference.claims import sha256_of
 
 try:  # the client's own HTTP library, which has changed its name
     from httpx2 import TransportError
@@ -159,8 +160,7 @@ def _same(path: Path, remote: RepoFile) -> bool:
     if path.stat().st_size != remote.size:
         return False
     if remote.lfs is not None:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == remote.lfs.sha256
+        return sha256_of(path) == remote.lfs.sha256
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote.blob_id  # as git names it
 
