@@ -12,6 +12,7 @@ from tiny import ARCHITECTURES, TINY
 from transformers_suite import register_markers
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
+from modeling_vit_custom.data.cache_folders import COMPILERS, make_folders
 
 
 def pytest_configure(config):
@@ -34,8 +35,10 @@ def _seed():
 def _image_cache(tmp_path_factory):
     """Trainings keep their images here, and compilers their files, not in the home of whoever runs the tests."""
     os.environ["VIT_CUSTOM_CACHE"] = str(tmp_path_factory.mktemp("images"))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
-    os.environ.setdefault("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+    run = tmp_path_factory.getbasetemp()  # of this run; of one worker of it, in the folder of the run
+    run = run.parent if "PYTEST_XDIST_WORKER" in os.environ else run
+    for variable, name in COMPILERS.items():  # torch has written its default into them
+        os.environ[variable] = str(make_folders(run / name))
 
 
 @pytest.fixture(params=ARCHITECTURES.values(), ids=ARCHITECTURES.keys())

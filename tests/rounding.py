@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from modeling_vit_custom import ViTCustomConfig
-from modeling_vit_custom.inference.environment import processor_name
 
 # torch generates flex attention for CPUs with vector instructions alone.
 FLEX_ATTENTION = pytest.param(
@@ -22,17 +21,6 @@ FLEX_ATTENTION = pytest.param(
         torch.backends.cpu.get_cpu_capability() == "DEFAULT",
         reason="flex attention has no kernel for CPUs without AVX2 (or with ATEN_CPU_CAPABILITY=default)",
     ),
-)
-
-# The kernel that torch 2.14 makes in a whole model on AMD CPUs with AVX-512 gives other numbers than eager attention
-# (logits 0.1 apart; alone, and with AVX2, it is right). Why is not known yet.
-WRONG_FLEX = torch.backends.cpu.get_cpu_capability() == "AVX512" and processor_name().startswith("AMD")
-FLEX_ATTENTION_AS_EAGER = pytest.param(
-    "flex_attention",
-    marks=[
-        *FLEX_ATTENTION.marks,
-        pytest.mark.skipif(WRONG_FLEX, reason="torch's flex attention is wrong on AMD CPUs with AVX-512"),
-    ],
 )
 # OpenVINO chooses kernels by what the processor has, and crashes where its oneDNN may not use that.
 OPENVINO = pytest.mark.skipif(

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from rounding import FLEX_ATTENTION, FLEX_ATTENTION_AS_EAGER, assert_close_but_for_rounding
+from rounding import FLEX_ATTENTION, assert_close_but_for_rounding
 from tiny import ARCHITECTURES, TINY
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import ViTConfig
@@ -86,7 +86,7 @@ def test_a_classifier_leaves_out_tokens_that_nobody_reads(random_model, pixel_va
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("backend", [FLEX_ATTENTION_AS_EAGER])
+@pytest.mark.parametrize("backend", [FLEX_ATTENTION])
 def test_flex_forward_equals_eager(tiny_config, random_model, pixel_values, backend):
     model = random_model(tiny_config)
     expected = model(pixel_values).logits
@@ -95,7 +95,7 @@ def test_flex_forward_equals_eager(tiny_config, random_model, pixel_values, back
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("backend", ["sdpa", FLEX_ATTENTION_AS_EAGER])
+@pytest.mark.parametrize("backend", ["sdpa", FLEX_ATTENTION])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attentions_under_fast_backends_are_those_of_eager(random_model, pixel_values, backend, masked):
     config = ViTCustomConfig(**TINY, num_register_tokens=2, pooling="map")

@@ -8,8 +8,11 @@ keeps caches in the user's profile, nothing is checked.
 """
 
 import atexit
+import hashlib
 import logging
 import os
+import platform
+import re
 import shutil
 import stat
 import tempfile
@@ -80,16 +83,37 @@ def keep_compiled_code_private() -> None:
     """Have torch's and Triton's compilers keep what they compile, and load again, where nobody else can write.
 
     Call it before anything is compiled. A folder that the user has named by their variables stays if it is private.
+    Each processor has a folder of its own in either (see `processor_key`).
     """
+    own = processor_key()
     torchs_own = os.path.join(tempfile.gettempdir(), "torchinductor_")  # torch writes its default into the variable
     for variable, name in COMPILERS.items():
         given = os.environ.get(variable, "")
         if given and not given.startswith(torchs_own):
-            make_folders(Path(given).absolute())
-            if (fault := find_fault(Path(given).absolute(), modes=False)) is None:
+            folder = Path(given).absolute()
+            folder = make_folders(folder.parent if folder.name == own else folder)  # named so by a process above
+            if (fault := find_fault(folder, modes=False)) is None:
+                os.environ[variable] = str(make_folders(folder / own))
                 continue
-            logger.warning(f"{variable}={given} is not used: {fault}")
-        os.environ[variable] = str(make_folders(private_folder("compiled", name, modes=False)))
+            logger.warning(f"{variable}={folder} is not used: {fault}")
+        os.environ[variable] = str(make_folders(private_folder("compiled", name, modes=False) / own))
+
+
+@cache
+def processor_key() -> str:
+    """Return a name, such as AVX512-1f0c9a4be2, of the processor and of the instructions that torch uses of it.
+
+    torch 2.14 finds a compiled graph again by what is computed, and compiles it again for the processor at hand, but
+    the loops in it step by the vectors of the processor that made it: found by another one, of a cluster's shared home
+    or after ATEN_CPU_CAPABILITY was set, they store wrong numbers without a word.
+    """
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
+    known = re.findall(r"^(?:model name|flags|Features|CPU part)\s*: (.+)$", lines, re.MULTILINE)
+    machine = " ".join([platform.machine(), platform.processor(), *sorted(set(known))])
+    return f"{torch.backends.cpu.get_cpu_capability()}-{hashlib.sha256(machine.encode()).hexdigest()[:10]}"
 
 
 def _home() -> Path:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ..data.cache_folders import make_folders, private_folder, tighten
+from ..data.cache_folders import make_folders, private_folder, processor_key, tighten
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from .engines import build_engine, installed_engines
 from .environment import hardware, versions
@@ -235,8 +235,8 @@ def classifier(model: Any, run: Run) -> ExportedClassifier:
 
 def cache_folder(model: Any, processor: Any, batch_size: int) -> Path:
     """Of this model, these versions, this hardware and as many threads; nobody else can have changed what is in it."""
-    threads = {"threads": torch.get_num_threads(), "batch_size": batch_size}
-    name = fingerprint(model, processor, versions() | hardware(model.device) | threads)[:24]
+    timed_on = {"processor": processor_key(), "threads": torch.get_num_threads(), "batch_size": batch_size}
+    name = fingerprint(model, processor, versions() | hardware(model.device) | timed_on)[:24]
     return private_folder("engines", name)
 
 
