@@ -106,7 +106,7 @@ def test_the_whole_command_ends_on_time(digits, tmp_path):
     began = time.monotonic()
     flags = ("--max_minutes", 0.2, *FLAGS, *RATIO, "--learning_rate", 1e-3)
     metrics = tiny_train(tmp_path / "o", "--train_dir", digits, *flags)
-    assert 6 < time.monotonic() - began < 12.5
+    assert 6 < time.monotonic() - began < 15  # of 12, beside other tests
     assert json.loads((tmp_path / "o" / "training_args.json").read_text())["training"]["max_minutes"] == 0.2
     assert metrics["train"]["train_steps_per_second"] > 1
 

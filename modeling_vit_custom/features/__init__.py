@@ -1,0 +1,1 @@
+"""A frozen encoder's features, computed once, and the heads that are fitted to them."""
