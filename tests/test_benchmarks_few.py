@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from real_digits import write_class_folder
 from tiny import TINY
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomImageProcessor, ViTCustomModel
-from modeling_vit_custom.benchmarks import few, few_methods
+from modeling_vit_custom.benchmarks import few, few_methods, measured
 from modeling_vit_custom.benchmarks.command import main
 from modeling_vit_custom.benchmarks.few_data import Picture, draw, read_parts, subset, write_pictures
 from modeling_vit_custom.benchmarks.few_methods import Job, Ran, as_typed, last_lines
@@ -228,6 +230,17 @@ def test_all_that_a_command_starts_is_counted(tmp_path):
     assert ran.code == 3 and ran.stdout == "1\n"
     assert 0.4 < ran.used["cpu_seconds"] < 2 and ran.used["seconds"] > 0.3
     assert 2 < ran.used["memory_mb"] < 60, "its own peak, not the one of this process"
+
+
+def test_a_row_that_is_given_up_ends_its_command(tmp_path):
+    line = [sys.executable, measured.__file__, str(tmp_path / "used"), sys.executable, "-c"]
+    text = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    with subprocess.Popen([*line, text], stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGKILL and (tmp_path / "used").is_file()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 def test_a_command_is_told_as_a_user_would_type_it(tmp_path):

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,13 +47,14 @@ def run(command: list[str], folder: Path) -> Ran:
     environment = os.environ | {"VIT_CUSTOM_CACHE": str(folder / "cache")}
     files = {name: folder / name for name in ("stdout", "stderr", "used")}
     line = [sys.executable, "-S", str(Path(__file__).with_name("measured.py")), str(files["used"]), *command]
-    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment, "start_new_session": True}
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment}
     with files["stdout"].open("wb") as stdout, files["stderr"].open("wb") as stderr:
         process = subprocess.Popen(line, stdout=stdout, stderr=stderr, **streams)
         try:
             code = process.wait()
-        except BaseException:  # whatever ends this one ends all that it has started
-            os.killpg(process.pid, signal.SIGKILL)
+        except BaseException:
+            process.terminate()
+            process.wait()
             raise
     stdout_text, stderr_text, used = (file.read_text(encoding="utf-8", errors="replace") for file in files.values())
     return Ran(code, json.loads(used), stdout_text, stderr_text)

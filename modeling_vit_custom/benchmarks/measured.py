@@ -5,6 +5,7 @@ A process inherits the peak of memory of the one that starts it. This one is sma
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,10 +14,11 @@ import time
 def main(file: str, *command: str) -> int:
     """Returns the command's exit code; FILE gets CPU seconds of all its processes, wall seconds and the peak.
 
-    The peak of memory is that of the largest process.
+    The peak of memory is that of the largest process. Told to end, it ends the command.
     """
     began = time.perf_counter()
     process = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: process.kill())
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     figures = {
