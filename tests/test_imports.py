@@ -60,7 +60,7 @@ ROOT_MODULES = ("cli", "_startup", "_version")
 # Each sub-package and those it may import; the root they may all import.
 SUB_PACKAGES = {
     "audit": {"data", "inference", "pages"},
-    "benchmarks": {"data", "evaluation", "inference", "speed", "training"},
+    "benchmarks": {"conversion", "data", "evaluation", "inference", "speed", "training"},
     "conversion": {"inference"},
     "data": set(),
     "evaluation": {"data", "inference", "pages"},

@@ -4,12 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-BENCHMARKS = ("training", "ablation", "inference", "files", "scaling")
+BENCHMARKS = ("training", "ablation", "inference", "files", "scaling", "few")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark that the first argument names."""
-    from . import files, inference, scaling, training
+    from . import few, files, inference, scaling, training
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="benchmark", epilog="benchmark training --help shows its flags.")
@@ -17,4 +17,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = parser.parse_args(arguments[:1]).what
     if what in ("training", "ablation"):
         return training.main(arguments[1:], ablation=what == "ablation")
-    return {"inference": inference, "files": files, "scaling": scaling}[what].main(arguments[1:])
+    return {"inference": inference, "files": files, "scaling": scaling, "few": few}[what].main(arguments[1:])

@@ -1,0 +1,75 @@
+"""What a user of scikit-learn would write: features of a frozen encoder, and a classifier fitted to them.
+
+`python -m modeling_vit_custom.benchmarks.few_peers logistic_regression --train DIR --test DIR --checkpoint DIR`
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.datasets import ImageFolder
+
+from ..image_processing_vit_custom import ViTCustomImageProcessor
+from ..modeling_vit_custom import ViTCustomModel
+from ..pretrained_vit_custom import resize_input
+
+BATCH, FOLDS, NEIGHBOURS = 32, 5, (1, 3, 5, 10, 20)
+
+
+@torch.inference_mode()
+def features(folder: str, model: Any, processor: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled features [N, D] of the images of a folder, and their labels [N]."""
+    dataset, pooled = ImageFolder(folder), []
+    for begin in range(0, len(dataset), BATCH):
+        images = [dataset[i][0] for i in range(begin, min(begin + BATCH, len(dataset)))]
+        pooled.append(model(**processor(images, return_tensors="pt")).pooler_output)
+    return torch.cat(pooled).numpy(), np.array(dataset.targets)
+
+
+def logistic_regression(train: Any, labels: Any) -> tuple[Any, dict[str, Any]]:
+    """scikit-learn's own regularisation, the features as they are."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(max_iter=1000).fit(train, labels), {}
+
+
+def knn(train: Any, labels: Any) -> tuple[Any, dict[str, Any]]:
+    """The most alike by cosine; how many is chosen by cross-validation."""
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rarest = int(np.bincount(labels).min())
+    if rarest == 1:  # nothing to hold out
+        return KNeighborsClassifier(1, metric="cosine").fit(train, labels), {"n_neighbors": 1}
+    tried = {"n_neighbors": [k for k in NEIGHBOURS if k <= rarest]}
+    search = GridSearchCV(KNeighborsClassifier(metric="cosine"), tried, cv=min(FOLDS, rarest)).fit(train, labels)
+    return search, dict(search.best_params_)
+
+
+CLASSIFIERS: dict[str, Callable[[Any, Any], tuple[Any, dict[str, Any]]]] = {
+    "logistic_regression": logistic_regression,
+    "knn": knn,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints one line of JSON: the accuracy on the test folder, and what was chosen."""
+    parser = argparse.ArgumentParser(prog="few_peers")
+    parser.add_argument("classifier", choices=CLASSIFIERS)
+    parser.add_argument("--train", required=True, metavar="DIR", help="DIR/<class>/<image>")
+    parser.add_argument("--test", required=True, metavar="DIR", help="the same")
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a folder of ours")
+    parser.add_argument("--size", type=int, default=112, metavar="PIXELS", help="default: %(default)s")
+    args = parser.parse_args(argv)
+    model = ViTCustomModel.from_pretrained(args.checkpoint).eval()
+    processor = ViTCustomImageProcessor.from_pretrained(args.checkpoint)
+    resize_input(model, processor, args.size)
+    classifier, chosen = CLASSIFIERS[args.classifier](*features(args.train, model, processor))
+    print(json.dumps({"accuracy": classifier.score(*features(args.test, model, processor)), **chosen}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""timm's fine-tuning as a plain loop: its model, augmentation, optimizer with layer decay, and schedule.
+
+`few_timm train --train DIR --test DIR --checkpoint DIR --cpu_seconds S` fine-tunes a folder for timm until so many CPU
+seconds of the process are used, the test images included; `few_timm export --checkpoint DIR --size N --output DIR`
+writes such a folder from one of ours.
+
+Settings are those of timm's recipes for pre-trained Vision Transformers, as far as so few images allow: AdamW, layer
+decay 0.7, weight decay 0.05, RandAugment, random erasing, label smoothing 0.1, drop path 0.1, a cosine with warm-up;
+batches of 32, and a learning rate for such. No mixup.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from ..image_processing_vit_custom import ViTCustomImageProcessor
+from ..modeling_vit_custom import ViTCustomModel
+from ..pretrained_vit_custom import resize_input
+from .usage import cpu_seconds
+
+BATCH, RATE, DECAY, LAYER_DECAY, SMOOTHING, DROP_PATH, WARMUP = 32, 2e-4, 0.05, 0.7, 0.1, 0.1, 0.1
+TICKS = 10_000  # of the schedule, from its beginning to its end
+
+
+def export(checkpoint: str, size: int, output: str) -> int:
+    """Resizes a folder of ours and converts it for timm; returns the exit code of `convert`."""
+    from ..conversion.convert import main as convert
+
+    model = ViTCustomModel.from_pretrained(checkpoint)
+    processor = ViTCustomImageProcessor.from_pretrained(checkpoint)
+    resize_input(model, processor, size)
+    with tempfile.TemporaryDirectory() as resized:
+        model.save_pretrained(resized)
+        processor.save_pretrained(resized)
+        return convert([resized, output, "--to", "timm"])
+
+
+def fine_tune(train: str, test: str, checkpoint: str, seconds: float) -> dict[str, Any]:
+    """Trains until so many CPU seconds of this process are used; returns accuracy and steps."""
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+    from timm.loss import LabelSmoothingCrossEntropy
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import CosineLRScheduler
+
+    torch.manual_seed(0)
+    classes = len(ImageFolder(train).classes)
+    name = f"local-dir:{checkpoint}"
+    model: Any = timm.create_model(name, pretrained=True, num_classes=classes, drop_path_rate=DROP_PATH)
+    config = resolve_model_data_config(model)
+    plain = create_transform(**config, is_training=False)
+    augment = create_transform(**config, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.25)
+    dataset, unseen = ImageFolder(train, augment), DataLoader(ImageFolder(test, plain), BATCH)
+    batches = DataLoader(dataset, BATCH, shuffle=True, drop_last=len(dataset) >= BATCH)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=RATE, weight_decay=DECAY, layer_decay=LAYER_DECAY)
+    schedule = CosineLRScheduler(optimizer, TICKS, warmup_t=round(WARMUP * TICKS), t_in_epochs=False)
+    loss_of = LabelSmoothingCrossEntropy(SMOOTHING)
+
+    began = cpu_seconds()
+    right(model, *next(iter(unseen)))
+    end = seconds - (cpu_seconds() - began) * len(unseen)  # what the test images need is left to them
+    began = cpu_seconds()
+    steps = 0
+    for images, labels in endless(batches):
+        share = (cpu_seconds() - began) / max(end - began, math.ulp(1.0))
+        if share >= 1 and steps:
+            break
+        schedule.step_update(min(TICKS, round(share * TICKS)))
+        loss = loss_of(model.train()(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        steps += 1
+    total = sum(right(model, images, labels) for images, labels in unseen)
+    return {"accuracy": total / len(unseen.dataset), "steps": steps}  # type: ignore[arg-type]
+
+
+def endless(batches: DataLoader) -> Iterator[Any]:
+    while True:
+        yield from batches
+
+
+@torch.inference_mode()
+def right(model: Any, images: torch.Tensor, labels: torch.Tensor) -> int:
+    """How many of a batch are classified rightly."""
+    return int((model.eval()(images).argmax(1) == labels).sum())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints one line of JSON when it has trained."""
+    parser = argparse.ArgumentParser(prog="few_timm")
+    parser.add_argument("what", choices=["train", "export"])
+    parser.add_argument("--checkpoint", required=True, metavar="DIR")
+    parser.add_argument("--train", metavar="DIR", help="DIR/<class>/<image>")
+    parser.add_argument("--test", metavar="DIR", help="the same")
+    parser.add_argument("--cpu_seconds", type=float, default=600)
+    parser.add_argument("--size", type=int, default=112, metavar="PIXELS")
+    parser.add_argument("--output", metavar="DIR")
+    args = parser.parse_args(argv)
+    if args.what == "export":
+        return export(args.checkpoint, args.size, args.output)
+    print(json.dumps(fine_tune(args.train, args.test, args.checkpoint, args.cpu_seconds)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
