@@ -64,12 +64,13 @@ SUB_PACKAGES = {
     "conversion": {"inference"},
     "data": set(),
     "evaluation": {"data", "inference", "pages"},
+    "features": {"data", "inference"},
     "inference": {"data"},
     "pages": {"data", "inference"},
     "publishing": {"data", "evaluation", "inference", "serving", "speed"},
     "serving": {"data", "inference"},
     "speed": {"data", "evaluation", "inference"},
-    "training": {"audit", "conversion", "data", "evaluation", "inference", "pages", "publishing", "speed"},
+    "training": {"audit", "conversion", "data", "evaluation", "features", "inference", "pages", "publishing", "speed"},
 }
 
 

@@ -16,10 +16,12 @@ from .folders import find_split_folders, read_class_folder
 from .hub_datasets import load_dataset_splits
 from .labels import check_class_names, compare_class_sets, distinct_names, encode_labels, label_map, strata
 from .raw import DataError, RawSplit, listed, printable
-from .splits import draw_subset, draw_validation
+from .splits import draw_of_each, draw_subset, draw_validation
 from .tables import is_table, read_table
 
 logger = logging.getLogger(__name__)
+
+HELD_OUT = 0.15  # of train, for validation
 
 
 def load_splits(
@@ -28,7 +30,7 @@ def load_splits(
     test: str | Path | None = None,
     dataset_name: str | None = None,
     *,
-    train_val_split: float = 0.15,
+    train_val_split: float | None = HELD_OUT,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 0,
@@ -105,15 +107,17 @@ def read_split(
 
 def assemble(
     raw: Mapping[str, RawSplit],
-    train_val_split: float,
+    train_val_split: float | None,
     max_train_samples: int | None,
     max_eval_samples: int | None,
     seed: int,
+    shots: int | None = None,
 ) -> Splits:
     """One task and one label map over raw splits; labels become numbers, missing validation is drawn.
 
-    train_val_split: the fraction of train that becomes validation (seeded, stratified) when there is none.
-    max_eval_samples: caps validation and test each.
+    train_val_split: the fraction of train that becomes validation (seeded, stratified) when there is none; None: no
+        validation.
+    max_eval_samples: caps validation and test each.   shots: caps each class of train.
     Raises DataError for splits that do not go together.
     """
     raw = {split: raw[split] for split in ("train", "validation", "test") if split in raw}
@@ -126,21 +130,23 @@ def assemble(
     notes = [note for part in raw.values() for note in part.notes] + compare_class_sets(raw, id2label)
     splits = {split: Examples(part.images, part.names, encode_labels(part, id2label)) for split, part in raw.items()}
     notes += _check_targets_fit(splits, id2label, problem_type)
-    if "validation" not in splits:
+    if "validation" not in splits and train_val_split is not None:
         splits["train"], splits["validation"], note = _hold_out(
             splits["train"], id2label, problem_type, train_val_split, seed
         )
         notes.append(note)
     for split, limit in {
-        "train": max_train_samples,
+        "train": shots or max_train_samples,
         "validation": max_eval_samples,
         "test": max_eval_samples,
     }.items():
         if limit is not None and split in splits and limit < len(splits[split]):
-            chosen = draw_subset(strata(_labels(splits[split]), problem_type), limit, seed)
-            notes.append(f"{split}: {limit:,} of {len(splits[split]):,} examples, drawn with seed {seed}")
+            by_class = split == "train" and shots is not None
+            groups = strata(_labels(splits[split]), problem_type)
+            chosen = draw_of_each(groups, limit, seed) if by_class else draw_subset(groups, limit, seed)
+            notes.append(f"{split}: {len(chosen):,} of {len(splits[split]):,} examples, drawn with seed {seed}")
             splits[split] = splits[split].select(chosen.tolist())
-    return Splits(splits["train"], splits["validation"], splits.get("test"), problem_type, id2label, notes)
+    return Splits(splits["train"], splits.get("validation"), splits.get("test"), problem_type, id2label, notes)
 
 
 def _labels(examples: Examples) -> np.ndarray:

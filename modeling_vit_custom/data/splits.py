@@ -35,6 +35,12 @@ def draw_validation(strata: np.ndarray, fraction: float, seed: int) -> tuple[np.
     return np.setdiff1d(np.arange(len(strata)), validation), validation, uncovered
 
 
+def draw_of_each(strata: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """`size` ascending indices of every stratum, all of one that has no more; nested: more of them hold the fewer."""
+    rng = np.random.default_rng(seed)
+    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(strata == s))[:size] for s in np.unique(strata)]))
+
+
 def draw_subset(strata: np.ndarray, size: int, seed: int) -> np.ndarray:
     """`size` ascending indices in which every stratum has its share (largest remainders get the rest)."""
     if size < 1:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 RIDGE_STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-6, 5))  # of features that `Scaling` has scaled
-SHRINKAGES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.03)
+SHRINKAGES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.03, 0.01)
 ALIKE = 1e-10  # eigenvalues below this share of the largest are rounding
 
 
@@ -52,16 +52,23 @@ def leave_one_out_errors(scaled: torch.Tensor, targets: torch.Tensor, strengths:
 
     scaled [N, D] has mean 0; targets [N, K]. The hat matrix gives it without fitting N times (Allen 1974's PRESS).
     """
-    left, values, _ = spectrum(scaled)
-    centred = targets.double() - targets.double().mean(dim=0)
-    projected = left.T @ centred
-    errors = []
-    for strength in strengths:
-        kept = values / (values + strength)
-        leverage = left.square() @ kept + 1 / len(scaled)
-        residual = centred - left @ (kept[:, None] * projected)
-        errors.append((residual / (1 - leverage).clamp_min(1e-6)[:, None]).square().sum(dim=1).mean())
-    return torch.stack(errors)
+    decomposed, targets = spectrum(scaled), targets.double()
+    answers = (_without_each(decomposed, targets, strength) for strength in strengths)
+    return torch.stack([(targets - answer).square().sum(dim=1).mean() for answer in answers])
+
+
+def leave_one_out_answers(scaled: torch.Tensor, targets: torch.Tensor, strength: float) -> torch.Tensor:
+    """Return [N, K]: what ridge regression on all other examples answers for each one."""
+    return _without_each(spectrum(scaled), targets.double(), strength)
+
+
+def _without_each(decomposed: Sequence[torch.Tensor], targets: torch.Tensor, strength: float) -> torch.Tensor:
+    left, values, _ = decomposed
+    centred = targets - targets.mean(dim=0)
+    kept = values / (values + strength)
+    leverage = left.square() @ kept + 1 / len(targets)
+    residual = centred - left @ (kept[:, None] * (left.T @ centred))
+    return targets - residual / (1 - leverage).clamp_min(1e-6)[:, None]
 
 
 def fit_ridge(scaled: torch.Tensor, targets: torch.Tensor, strength: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,19 +5,22 @@ Shapes: N examples, D width of the features, K outputs (classes, labels or targe
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..data.labels import strata
+from ..data.splits import draw_subset
 from .closed_forms import (
     RIDGE_STRENGTHS,
     SHRINKAGES,
     Scaling,
     fit_discriminants,
     fit_ridge,
+    leave_one_out_answers,
     leave_one_out_errors,
 )
 from .logistic import STRENGTHS, fit_logistic
@@ -34,14 +37,16 @@ Name = TypeVar("Name")
 class Head:
     """weight [K, D], bias [K]: float64, of the features as they are.
 
-    kind, strength: of KINDS, and its penalty or shrinkage.   accuracy: of cross-validation; None where there is none.
+    kind, strength: of KINDS, and its penalty or shrinkage.
+    held_out: (indices [n], float64 [n, K]) what a head with the same settings gives for examples that it was not fitted
+    to; None where there are too few.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor
     kind: str
     strength: float
-    accuracy: float | None = None
+    held_out: tuple[np.ndarray, torch.Tensor] | None = None
 
     def __str__(self) -> str:
         what = "shrinkage" if self.kind in ("discriminant", "prototypes") else "L2 penalty"
@@ -75,50 +80,63 @@ def as_targets(labels: np.ndarray, outputs: int) -> torch.Tensor:
 
 
 def fit_head(
-    features: torch.Tensor, labels: np.ndarray, problem_type: str, outputs: int, kind: str | None = None, seed: int = 0
+    features: torch.Tensor,
+    labels: np.ndarray,
+    problem_type: str,
+    outputs: int,
+    kind: str | None = None,
+    seed: int = 0,
+    views: torch.Tensor | None = None,
 ) -> Head:
-    """Return the best head for features [N, D] of a task; `kind` leaves the choice to its strength.
+    """Return the best head for features [N, D] of a task; with a `kind`, only its strength is chosen.
 
     Single labels: logistic regression or a shrunken discriminant, by accuracy in repeated stratified cross-validation;
     multi-label: logistic regression, by its loss there; regression: ridge, by its leave-one-out error.
+    views: features [V·N, D] of V views of each example, to which the head is fitted in the end.
     """
     scaling = Scaling(features)
     scaled = scaling(features)
+    count = 1 if views is None else len(views) // len(features)
     if problem_type == REGRESSION:
         targets = as_targets(labels, outputs)
         spread = targets.std(dim=0, correction=0).clamp_min(1e-12)
         errors = leave_one_out_errors(scaled, targets / spread, RIDGE_STRENGTHS)
         strength = RIDGE_STRENGTHS[int(errors.argmin())]
-        return Head(*scaling.folded(*fit_ridge(scaled, targets, strength)), "ridge", strength)
+        held_out = np.arange(len(targets)), leave_one_out_answers(scaled, targets, strength)
+        if views is not None:
+            scaling = Scaling(views)
+            scaled, targets = scaling(views), targets.repeat(count, 1)
+        weight, bias = fit_ridge(scaled, targets, strength * count)
+        return Head(*scaling.folded(weight, bias), "ridge", strength, held_out)
     kinds = (kind,) if kind else ("logistic",) if problem_type == MULTI_LABEL else ("logistic", "discriminant")
     values = torch.as_tensor(np.asarray(labels))
     found = cross_validate(scaled, values, outputs, kinds, seed)
-    if found is None:
-        best, strength, temperature, accuracy = kinds[0], _middle(kinds[0]), 1.0, None
-    else:
-        best, strength, temperature, accuracy = found
-    weight, bias = next(_fits(best, scaled, values, outputs, (strength,)))
-    weight, bias = scaling.folded(weight / temperature, bias / temperature)
-    return Head(weight, bias, best, strength, accuracy if problem_type == SINGLE_LABEL else None)
+    unchosen: Any = (kinds[0], _middle(kinds[0]), 1.0, None)
+    best, strength, temperature, held_out = found or unchosen
+    if views is not None:
+        scaled, values = scaling(views), values.repeat(count, *(1,) * (values.ndim - 1))
+    penalty = strength * count if best == "logistic" else strength
+    weight, bias = next(_fits(best, scaled, values, outputs, (penalty,)))
+    return Head(*scaling.folded(weight / temperature, bias / temperature), best, strength, held_out)
 
 
 def cross_validate(
     scaled: torch.Tensor, labels: torch.Tensor, outputs: int, kinds: Sequence[str], seed: int
-) -> tuple[str, float, float, float] | None:
-    """Return (kind, strength, temperature, accuracy) of what answers best for examples that it was not fitted to.
+) -> tuple[str, float, float, tuple[np.ndarray, torch.Tensor]] | None:
+    """Return (kind, strength, temperature, `held_out` of `Head`) of the head that answers best for held-out examples.
 
     The temperature divides its logits so that their probabilities fit best. None where no class has two examples.
     """
-    strata = labels if labels.ndim == 1 else labels.to(torch.int64).argmax(dim=1)
-    chosen = _subset(strata.numpy(), seed)
-    scaled, labels, strata = scaled[chosen], labels[chosen], strata[chosen]
-    if int(torch.bincount(strata).max()) < 2:
+    groups = strata(labels.numpy(), SINGLE_LABEL if labels.ndim == 1 else MULTI_LABEL)
+    chosen = draw_subset(groups, LOOKED_AT, seed)
+    scaled, labels, groups = scaled[chosen], labels[chosen], groups[chosen]
+    if np.bincount(groups).max() < 2:
         return None
     candidates = [(kind, strength) for kind in kinds for strength in _strengths(kind)]
     repeats = next((times for most, times in REPEATS if len(scaled) <= most), 1)
     logits = torch.empty(len(candidates), repeats, len(scaled), outputs, dtype=torch.float64)
     for repeat in range(repeats):
-        for held_out in stratified_folds(strata.numpy(), FOLDS, seed + repeat):
+        for held_out in stratified_folds(groups, FOLDS, seed + repeat):
             rest = np.setdiff1d(np.arange(len(scaled)), held_out)
             fits = (fit for kind in kinds for fit in _fits(kind, scaled[rest], labels[rest], outputs, _strengths(kind)))
             for place, (weight, bias) in enumerate(fits):
@@ -131,19 +149,20 @@ def cross_validate(
         right = float((one.argmax(dim=1) == answers).double().mean()) if labels.ndim == 1 else 0.0
         scores.append((right, -loss, temperature))
     best = max(range(len(candidates)), key=lambda place: scores[place][:2])
-    return *candidates[best], scores[best][2], scores[best][0]
+    temperature = scores[best][2]
+    return *candidates[best], temperature, (chosen, logits[best, 0].clamp_min(-1e4) / temperature)
 
 
-def stratified_folds(strata: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
-    """Return the indices of each fold: every stratum is dealt out in turn, beginning where the one before ended."""
+def stratified_folds(groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
+    """Return the indices of each fold: every group is dealt out in turn, beginning where the one before ended."""
     rng = np.random.default_rng(seed)
-    order = np.concatenate([rng.permutation(np.flatnonzero(strata == stratum)) for stratum in np.unique(strata)])
+    order = np.concatenate([rng.permutation(np.flatnonzero(groups == group)) for group in np.unique(groups)])
     return [np.sort(part) for fold in range(folds) if len(part := order[fold::folds])]
 
 
 def nearest_neighbours(features: torch.Tensor, labels: np.ndarray, neighbours: int = 5) -> float:
     """Return the accuracy of k-NN by cosine on each example by all others: a yardstick for a fitted head."""
-    chosen = _subset(labels, 0)
+    chosen = draw_subset(labels, LOOKED_AT, 0)
     unit = F.normalize(features[chosen].float(), dim=1)
     classes = torch.as_tensor(labels)[chosen]
     right = 0
@@ -153,12 +172,6 @@ def nearest_neighbours(features: torch.Tensor, labels: np.ndarray, neighbours: i
         nearest = classes[alike.topk(min(neighbours, len(unit) - 1), dim=1).indices]
         right += int((nearest.mode(dim=1).values == classes[part]).sum())
     return right / len(unit)
-
-
-def _subset(strata: np.ndarray, seed: int) -> np.ndarray:
-    from ..data.splits import draw_subset
-
-    return draw_subset(strata, LOOKED_AT, seed)
 
 
 def _strengths(kind: str) -> tuple[float, ...]:

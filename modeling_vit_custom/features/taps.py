@@ -41,7 +41,9 @@ class Taps:
         last = config.num_hidden_layers
         first = last if config.pre_logits_size else last - last // 2
         self.blocks = range(last, first - 1, -1)
-        self._parts = [pooling for pooling in self.poolings if pooling != "cls_mean" or not set(SINGLE) <= {*self.poolings}]
+        halves = [pooling for pooling in SINGLE if pooling in self.poolings]
+        composed = {"cls_mean"} if len(halves) == 2 else set()
+        self._parts = [pooling for pooling in self.poolings if pooling not in {*halves, *composed}] + halves
         self._poolers = {pooling: _pooler(model, pooling) for pooling in self._parts}
         widths = [pooled_size(config, pooling) for pooling in self._parts]
         self._starts = dict(zip(self._parts, [sum(widths[:i]) for i in range(len(widths))], strict=True))
@@ -71,16 +73,16 @@ class Taps:
     def _watched(self) -> Iterator[dict[int, torch.Tensor]]:
         seen: dict[int, torch.Tensor] = {}
 
-        def pool(block: int, hidden_states: torch.Tensor) -> None:
+        def pool(block: int, hidden_states: torch.Tensor, sizes: torch.Tensor | None) -> None:
             normed = self.model.vit.layernorm(hidden_states)
-            pooled = [self.model.pre_logits(pooler(normed)) for pooler in self._poolers.values()]
+            pooled = [self.model.pre_logits(pooler(normed, sizes)) for pooler in self._poolers.values()]
             seen[block] = torch.cat(pooled, dim=1)
 
         with ExitStack() as handles:
             for block in self.blocks:
 
                 def keep(_module: nn.Module, _args: Any, output: Any, block: int = block) -> None:
-                    pool(block, output[0])
+                    pool(block, output[0], output[1].sizes)
 
                 handles.callback(self.model.vit.layers[block - 1].register_forward_hook(keep).remove)
             yield seen
@@ -88,14 +90,16 @@ class Taps:
 
 def narrowed(model: ViTCustomForImageClassification, tap: Tap) -> ViTCustomForImageClassification:
     """Return a model whose pooled vector is `tap` of `model`, with its weights; the head is new."""
-    config = type(model.config).from_dict(model.config.to_dict() | _fields(model.config, tap))
+    config: Any = type(model.config).from_dict(model.config.to_dict() | _fields(model.config, tap))
     config.dtype = model.config.dtype
     other = ViTCustomForImageClassification(config)
     wanted, have = other.state_dict(), model.state_dict()
     kept = {name: have[name] for name in wanted if not name.startswith("classifier.")}
     head = {name: tensor for name, tensor in wanted.items() if name.startswith("classifier.")}
     other.load_state_dict(kept | head)
-    return other.to(dtype=model.dtype, device=model.device).train(model.training)
+    module: nn.Module = other  # whose `to` transformers wraps
+    module.to(dtype=model.dtype, device=model.device)
+    return other.train(model.training)
 
 
 def pooled_size(config: Any, pooling: str) -> int:
@@ -105,10 +109,11 @@ def pooled_size(config: Any, pooling: str) -> int:
 
 def _fields(config: Any, tap: Tap) -> dict[str, Any]:
     merging = config.token_merging
+    by_block = isinstance(merging, Sequence) and not isinstance(merging, str)
     return {
         "pooling": tap.pooling,
         "num_hidden_layers": tap.block,
-        "token_merging": merging[: tap.block] if isinstance(merging, Sequence) and not isinstance(merging, str) else merging,
+        "token_merging": merging[: tap.block] if by_block else merging,
     }
 
 
@@ -121,8 +126,7 @@ def _poolings(config: Any) -> list[str]:
 
 
 def _pooler(model: ViTCustomForImageClassification, pooling: str) -> nn.Module:
-    config = model.config
-    if pooling == config.pooling:
+    config: Any = model.config
+    if pooling == config.pooling and model.vit.pooler is not None:
         return model.vit.pooler
-    fields = config.to_dict() | {"pooling": pooling}
-    return ViTCustomPooler(type(config).from_dict(fields))
+    return ViTCustomPooler(type(config).from_dict(config.to_dict() | {"pooling": pooling}))

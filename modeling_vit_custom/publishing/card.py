@@ -32,7 +32,9 @@ from .tasks import CLASSIFICATION, Task, task_of
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 FEATURES = "features"
-SPLITS = ("validation", "test")
+SPLITS = ("cross_validation", "validation", "test")  # the last that there is counts most
+# Rows of the recipe that say nothing of a head that was fitted.
+OF_STEPS = ("loss", "batch", "optimiser", "learning rate", "schedule", "warm-up", "weight decay", "label smoothing")
 METRICS_FILE, RUN_FILE = "metrics.json", "training_args.json"
 USED = (METRICS_FILE, RUN_FILE, "conversion.json", SPEEDS, "golden.json")  # what the card says is taken from
 MAX_ROWS = 100  # a longer table of classes is left to metrics.json
@@ -200,8 +202,13 @@ def sentence(model: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     }[model["task"]]
     parameters, last = results["parameters"], results["last"]
     size = f" of {parameters / 1e6:.2g} million parameters" if parameters else ""
-    right = results["headline"] and f" and got {results['headline']} of {results['splits'][last]:,} {last} images right"
+    right = results["headline"] and f" and got {results['headline']} of {results['splits'][last]:,} {shown(last)} right"
     return f"A Vision Transformer{size} that {does}{right or ''}."
+
+
+def shown(split: str) -> str:
+    """The images of a split, as they are called in a sentence."""
+    return "images in cross-validation" if split == "cross_validation" else f"{split} images"
 
 
 def result_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,6 +221,7 @@ def result_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "splits": splits,
         "last": last,
+        "last_images": last and shown(last),
         "headline": None if accuracy is None else f"{accuracy:.1%}",
         "results": {title(name): [figure(name, metrics[split], n) for split, n in splits.items()] for name in names},
         "per_label": rows if len(rows) <= MAX_ROWS else [],
@@ -238,6 +246,7 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
     environment, train = run.get("environment", {}), metrics.get("train", {})
     precision = next((name for name in ("bf16", "fp16") if training.get(name)), "float32" if training else None)
     device, cores, course = environment.get("device"), environment.get("cpu_cores"), course_rows(training, train)
+    fitted = train.get("fitted")
     rows = {
         "started from": f"random weights, variant {model['variant']}"
         if "variant" in model
@@ -245,6 +254,8 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
         "settings of the source": model.get("source_config"),
         "configuration": model.get("config_overrides"),
         "method": model.get("method"),
+        "features": fitted and f"{fitted['pooling']} of block {fitted['block']}, computed once",
+        "head": fitted and f"{fitted['head']}, strength {fitted['strength']:g}, chosen by cross-validation",
         "training images": train.get("n", data.get("examples")),
         "augmentation": data.get("augmentation"),
         "further augmentation": ", ".join(
@@ -274,6 +285,8 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
         "sittings": course["sittings"],
         "versions": ", ".join(f"{name} {environment[name]}" for name in VERSIONS if name in environment),
     }
+    if model.get("method") == "fitted_head":
+        rows = {name: value for name, value in rows.items() if name not in OF_STEPS}
     return {name: number(value) for name, value in rows.items() if value not in (None, "")}
 
 

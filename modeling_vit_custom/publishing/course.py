@@ -73,7 +73,7 @@ def _batch(settings: Mapping[str, Any]) -> str | None:
 def time_taken(train: Mapping[str, Any]) -> str | None:
     """Of all sittings; of earlier versions, which timed the last alone, that it is so."""
     sittings = train.get("sittings")
-    if sittings is None:
+    if not sittings:
         seconds = train.get("seconds")
         return seconds and f"{seconds:,.0f} s{' after the last resumption' if train.get('resumed') else ''}"
     known = [sitting["seconds"] for sitting in sittings if sitting["seconds"] is not None]

@@ -12,6 +12,7 @@ from transformers import HfArgumentParser
 from transformers.trainer_utils import SaveStrategy
 
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..data.sources import HELD_OUT
 from ..evaluation.metrics import TOP_K
 from .augment import VIEW_SCALE
 from .conflicts import check_ranges, conflicts, try_parts
@@ -65,6 +66,7 @@ METHOD_DEFAULTS = {
     "linear_probe": {"learning_rate": 1e-3, "num_train_epochs": 20.0, "weight_decay": 0.0},
     "lora": {"learning_rate": 1e-3, "num_train_epochs": 10.0, "weight_decay": 0.0},
     "head_then_full": {"learning_rate": 5e-5, "num_train_epochs": 5.0, "weight_decay": 0.05},
+    "fitted_head": {},  # nothing is trained in steps
 }
 # What validation measures besides the loss, and whether more of it is better; the first says which model is the best.
 METRICS = {
@@ -81,7 +83,7 @@ def complete_arguments(
 
     Raises UsageError before anything has been read or written.
     """
-    check_ranges(data_args, training_args)
+    check_ranges(model_args, data_args, training_args)
     check_streaming(model_args.method, data_args, training_args)
     for wrong, message in conflicts(model_args, data_args, training_args):
         if wrong:
@@ -92,8 +94,11 @@ def complete_arguments(
         if getattr(training_args, name) is None:
             setattr(training_args, name, value)
     try_parts(training_args)
+    if data_args.train_val_split is None and model_args.method != "fitted_head":
+        data_args.train_val_split = HELD_OUT
     if data_args.augmentation == "auto":
-        data_args.augmentation = "none" if model_args.method == "linear_probe" else "standard"
+        frozen = model_args.method in ("linear_probe", "fitted_head") and model_args.feature_views == 1
+        data_args.augmentation = "none" if frozen else "standard"
     if data_args.view_size is not None and (VIEW_SCALE[data_args.augmentation] == 1 or len(data_args.view_size) > 2):
         raise UsageError(
             f"--view_size {data_args.view_size} with --augmentation {data_args.augmentation}: give one number or two, "

@@ -1,6 +1,7 @@
 """Flags that cannot be or do not go together: ranges of numbers, rows of (wrong, message), and parts that are tried."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "early_stopping_patience": (0, 1_000_000),
     "max_minutes": (0.01, 1_000_000),
     "max_train_samples": (1, MANY),
+    "shots": (1, MANY),
+    "feature_views": (1, 1000),
     "max_eval_samples": (1, MANY),
     # of transformers
     "per_device_train_batch_size": (1, MANY),
@@ -64,6 +67,15 @@ RANGES: dict[str, tuple[float, float]] = {
 # What of accelerate's configuration decides which images a process gets, and how often.
 SPLITTING = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "use_configured_state")
 LOW_RANK = ("galore", "apollo")  # optimizers that train the layers they are told
+
+
+# What fitted_head, which makes no steps, has no use for.
+OF_STEPS = (
+    "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "warmup_steps", "lr_scheduler_type", "optim",
+    "muon", "layer_decay", "ema_decay", "loss",
+    "class_weights", "label_smoothing_factor", "teacher", "max_minutes", "early_stopping_patience", "mixup", "cutmix",
+    "random_erasing", "auto_augment", "balanced_sampling", "progressive_resizing", "patch_drop_rate", "drop_path_rate",
+)  # fmt: skip
 
 
 def check_ranges(*groups: Any) -> None:
@@ -104,6 +116,19 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
         (
             m.image_size is not None and not 1 <= len(m.image_size) <= 2,
             f"--image_size takes one number or two, not {m.image_size}.",
+        ),
+        (
+            m.method == "fitted_head" and given(OF_STEPS, m, d, t),
+            f"--{', --'.join(given(OF_STEPS, m, d, t))}: --method fitted_head makes no steps, leave it out or choose "
+            "another method.",
+        ),
+        (
+            m.method != "fitted_head" and (m.head is not None or m.feature_views != 1),
+            "--head and --feature_views are for --method fitted_head.",
+        ),
+        (
+            d.shots is not None and d.max_train_samples is not None,
+            "--shots and --max_train_samples both say how many images: leave one of them out.",
         ),
         (
             t.muon and m.method in ("linear_probe", "lora"),
@@ -148,6 +173,16 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
             "measured: leave it out; --gradient_accumulation_steps gives larger steps.",
         ),
     ]
+
+
+def given(names: Iterable[str], *groups: Any) -> list[str]:
+    """The flags of these that have another value than their default."""
+    found = []
+    for name in names:
+        group = next(group for group in groups if hasattr(group, name))
+        if getattr(group, name) != group.__dataclass_fields__[name].default:
+            found.append(name)
+    return found
 
 
 def checkpointing_kwargs(t: ViTTrainingArguments) -> dict[str, Any]:

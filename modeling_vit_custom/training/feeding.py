@@ -15,7 +15,7 @@ from ..data.dataset import ImageDataset
 from ..data.examples import SINGLE_LABEL, Splits
 from ..data.raw import printable
 from ..data.stream import StreamedViews, stream_of
-from ..data.views import PixelValues, ViewMaker, eval_views, larger_views
+from ..data.views import DecodedViews, PixelValues, ViewMaker, eval_views, larger_views
 from ..inference.environment import available_cores
 from .augment import AUGMENTATIONS, POLICIES, VIEW_SCALE, BatchAugmentation, GrowingSize, Policy
 from .distillation import DistillationLoss, distil
@@ -70,6 +70,17 @@ def prepare_feed(
         loss=loss,
         balanced=data_args.balanced_sampling,
     )
+
+
+def plain_feed(config: Any, processor: Any, splits: Splits) -> Feed:
+    """Images as evaluation sees them, of a model that is not trained; nothing is decoded before it is asked for."""
+    views = {
+        split: ImageDataset(examples, DecodedViews(examples, eval_views(processor, config)))
+        for split, examples in (("train", splits.train), ("validation", splits.validation))
+        if examples is not None
+    }
+    nothing = BatchAugmentation(None, config.image_hw, PixelValues(processor))
+    return Feed(views["train"], views.get("validation"), nothing, None, False)
 
 
 def prepare_views(

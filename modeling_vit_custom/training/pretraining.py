@@ -19,6 +19,7 @@ from ..audit.gate import audit_before_training, told
 from ..data.dataset import check_readable, collate
 from ..data.examples import Splits
 from ..data.raw import printable
+from ..data.sources import HELD_OUT
 from ..data.unlabelled import assemble_unlabelled, read_unlabelled
 from ..data.views import PixelValues
 from ..embeddings_vit_custom import masked_pixels
@@ -70,7 +71,8 @@ SCRATCH = {"learning_rate": 1e-3, "num_train_epochs": 100.0, "weight_decay": 0.0
 FROM_CHECKPOINT = {"learning_rate": 1e-4, "num_train_epochs": 20.0, "weight_decay": 0.05}
 # Flags of the groups shared with `train` that mean nothing without labels, or would change what is to be painted.
 ONLY_IN_TRAIN = (
-    "method", "ignore_mismatched_sizes", "test_dir", "label_column_name", "label_separator", "problem_type",
+    "method", "head", "feature_views", "shots", "ignore_mismatched_sizes", "test_dir", "label_column_name",
+    "label_separator", "problem_type",
     "random_erasing", "mixup", "cutmix", "mix_probability", "balanced_sampling", "loss", "class_weights",
     "label_smoothing_factor", "push_to_hub", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "streaming",
     "shuffle_buffer", "patch_drop_rate", "progressive_resizing", "teacher", "teacher_weights", "teacher_config",
@@ -171,7 +173,7 @@ def load_unlabelled(data_args: DataArguments, training_args: ViTTrainingArgument
         follow_links=data_args.follow_links,
     )
     limits = (data_args.max_train_samples, data_args.max_eval_samples)
-    splits = assemble_unlabelled(raw, data_args.train_val_split, *limits, training_args.seed)
+    splits = assemble_unlabelled(raw, data_args.train_val_split or HELD_OUT, *limits, training_args.seed)
     splits.findings.extend(audit_before_training(raw, data_args.audit, tolerated=("leak",)))
     return splits
 

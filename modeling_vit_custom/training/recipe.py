@@ -5,10 +5,12 @@ Shapes: N examples, C classes.
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.trainer_utils import IntervalStrategy
 
 from ..audit.gate import told
 from ..data.dataset import ImageDataset, check_readable, collate
@@ -21,12 +23,14 @@ from ..evaluation.metrics import trainer_metrics
 from ..evaluation.plots import panels, plot_confusion_matrix, plot_training_history
 from ..inference.json_files import json_safe
 from ..inference.processes import Processes
+from ..publishing.card import SPLITS
 from .adapters import add_adapters
 from .args import choose_best_metric, complete_arguments, parse_args
 from .budget import time_budget
 from .exits import exit_code
-from .feeding import Feed, prepare_feed
+from .feeding import Feed, choose_workers, plain_feed, prepare_feed
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
+from .floor import CROSS_VALIDATION, build_floor
 from .heads import fit_head
 from .images import check_images
 from .lock import run_lock
@@ -77,6 +81,8 @@ def _train(
     if (metrics := ended_run(training_args, run)) is not None:
         check_images(training_args, splits, training_args.output_dir, record=False)
         return told_again(training_args, metrics)
+    if model_args.method == "fitted_head":
+        return fit(model, processor, splits, model_args, data_args, training_args, run, conversion)
     checkpoint = find_start(training_args, run)
     check_images(training_args, splits, None if checkpoint is None else Path(checkpoint).parent)
     feed = prepare_feed(model.config, processor, splits, data_args, training_args, teacher)
@@ -91,8 +97,45 @@ def _train(
         note = fit_head(trainer, ImageDataset(splits.train, views), feed.validation)
         if trainer.is_world_process_zero():
             print(note, flush=True)
-    fitted = trainer.train(resume_from_checkpoint=checkpoint)
-    return finish(trainer, splits, fitted.metrics, processor)
+    fitted = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    fitted.pop("total_flos", None)
+    happened = what_happened(trainer, len(splits.train))
+    if trainer.is_world_process_zero():
+        print(trainer.throughput.sentence(), flush=True)
+    return finish(trainer, splits, {**fitted, **happened, **trainer.throughput.overall()}, processor)
+
+
+def fit(
+    model: Any,
+    processor: Any,
+    splits: Splits,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: ViTTrainingArguments,
+    run: dict[str, Any],
+    conversion: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The whole of `--method fitted_head`, from an encoder to metrics.json: nothing is trained in steps."""
+    began = time.perf_counter()
+    check_images(training_args, splits, None)
+    floor = build_floor(model, processor, splits, model_args, data_args, training_args)
+    training_args.eval_strategy = training_args.save_strategy = IntervalStrategy.NO
+    training_args.load_best_model_at_end = False
+    choose_workers(training_args, cached=False)
+    feed = plain_feed(floor.model.config, processor, splits)
+    trainer = build_trainer(floor.model, processor, splits, model_args, feed, training_args)
+    if trainer.is_world_process_zero():
+        print(*map(printable, floor.notes), sep="\n", flush=True)
+        begin_records(training_args.output_dir, run, conversion)
+    fitted = {
+        "n": len(splits.train),
+        "seconds": round(time.perf_counter() - began, 3),
+        "images": floor.record["views"] * len(splits.train),
+        "fitted": floor.record,
+        "sittings": [],
+    }
+    measured = {} if floor.held_out is None or splits.validation is not None else {CROSS_VALIDATION: floor.held_out}
+    return finish(trainer, replace(splits, train=floor.examples or splits.train), fitted, processor, measured)
 
 
 def build_trainer(
@@ -129,32 +172,38 @@ def build_trainer(
     )
 
 
-def finish(trainer: ViTCustomTrainer, splits: Splits, fitted: dict[str, Any], processor: Any) -> dict[str, Any]:
-    """Saves the best model, measures it on validation and (once) test, draws the pictures; returns metrics.json."""
-    happened = what_happened(trainer, len(splits.train))
+def finish(
+    trainer: ViTCustomTrainer,
+    splits: Splits,
+    train: dict[str, Any],
+    processor: Any,
+    known: dict[str, Evaluation] | None = None,
+) -> dict[str, Any]:
+    """Saves the best model, measures it on validation and (once) test, draws the pictures; returns metrics.json.
+
+    train: what that says of the training.   known: what has been measured before, by split.
+    """
     trainer.save_model()
     measured = {"validation": splits.validation, "test": splits.test}
-    results = {
+    results = (known or {}) | {
         split: measure(trainer, examples, splits, processor)
         for split, examples in measured.items()
         if examples is not None
     }
-    fitted.pop("total_flos", None)
-    last = "test" if "test" in results else "validation"
+    last = next(reversed(results), None)
     metrics = {
         "problem_type": splits.problem_type,
-        "train": {**fitted, **happened, **trainer.throughput.overall()},
+        "train": train,
         **{split: {"n": len(result.names), **result.metrics} for split, result in results.items()},
         "best": {"metric": trainer.args.metric_for_best_model, "step": trainer.state.best_global_step},
         "parameters": trainer.served_parameters(),
-        "per_label": {"split": last, "rows": json_safe(results[last].per_label)},
+        **({"per_label": {"split": last, "rows": json_safe(results[last].per_label)}} if last else {}),
     }
     if trainer.is_world_process_zero():
-        print(trainer.throughput.sentence(), flush=True)
         output_dir = Path(str(trainer.args.output_dir))
         if panels(trainer.state.log_history):  # a short run may have logged nothing
             plot_training_history(trainer.state.log_history, output_dir / "training.png")
-        if (confusion := results[last].confusion) is not None:
+        if last and (confusion := results[last].confusion) is not None:
             names = [splits.id2label[i] for i in range(len(splits.id2label))]
             plot_confusion_matrix(confusion, names, output_dir / "confusion_matrix.png")
         metrics = end_records(output_dir, metrics)
@@ -182,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         model_args, data_args, training_args = parse_args(argv)
         metrics = train(model_args, data_args, training_args)
-        for split in ("validation", "test"):
+        for split in SPLITS:
             if split in metrics and training_args.process_index == 0:
                 print(split, *(f"{name} {number(value)}" for name, value in metrics[split].items()), sep="  ")
 

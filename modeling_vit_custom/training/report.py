@@ -22,7 +22,7 @@ from ..evaluation.page import sections, tiles
 from ..inference.claims import STAMP, check_claims
 from ..pages import page
 from ..pages.charts import Chart, Series, line_chart
-from ..publishing.card import FILES, model_facts, recipe_rows, result_facts, sentence
+from ..publishing.card import FILES, model_facts, recipe_rows, result_facts, sentence, shown
 from .start import RUN_FILE
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def report_content(
     if metrics:
         check_claims(output_dir, (RUN_FILE,), {"metrics.json": metrics})
     last = figures["last"]
-    examples = {"validation": splits.validation, "test": splits.test}
+    examples = {"cross_validation": splits.train, "validation": splits.validation, "test": splits.test}
     result = sections(results[last], examples[last]) if last else None  # type: ignore[arg-type]
     content = {
         "name": output_dir.resolve().name,
@@ -119,7 +119,7 @@ def _final_tiles(metrics: Mapping[str, Any], last: str) -> list[tuple[str, str, 
     scores = {name: value for name, value in metrics[last].items() if name != "n"}
     n, train = metrics[last]["n"], metrics["train"]
     first = tiles(scores, n)[0]
-    on = f"on {n:,} {last} images"
+    on = f"on {n:,} {shown(last)}"
     return [
         (first[0], first[1], f"{on}, {first[2]}" if first[2] else on),
         _time_tile(train),
@@ -130,6 +130,8 @@ def _final_tiles(metrics: Mapping[str, Any], last: str) -> list[tuple[str, str, 
 
 def _time_tile(train: Mapping[str, Any]) -> tuple[str, str, str]:
     sittings, seconds = train["sittings"], train["seconds"]
+    if "fitted" in train:
+        return "features and head", duration(seconds), ""
     count = f"{len(sittings)} sittings"
     if seconds is None:  # the first was of an earlier version, which kept no time
         return "training time", duration(sittings[-1]["seconds"]), f"in the last of {count}"

@@ -63,7 +63,7 @@ DESCRIBED = ("examples", "labels", "fingerprint", "teacher", "masks")  # what a 
 # What of DataArguments changes the images that are trained on; of these only what was asked for is recorded.
 RECORDED = (
     "view_size", "auto_augment", "random_erasing", "mixup", "cutmix", "mix_probability", "balanced_sampling",
-    "progressive_resizing", "streaming", "shuffle_buffer",
+    "progressive_resizing", "streaming", "shuffle_buffer", "shots",
 )  # fmt: skip
 
 
@@ -90,6 +90,7 @@ def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> 
         data_args.max_train_samples,
         data_args.max_eval_samples,
         training_args.seed,
+        data_args.shots,
     )
     splits.findings.extend(audit_before_training(raw, data_args.audit))
     return splits

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.examples import SINGLE_LABEL, Splits
 from ..data.raw import DataError
-from ..data.sources import assemble, read_split
+from ..data.sources import HELD_OUT, assemble, read_split
 from ..data.streamed_splits import held_in_memory, hold_out_fronts, read_streamed_splits
 from .flags import DataArguments, UsageError, ViTTrainingArguments
 
@@ -24,11 +24,13 @@ def check_streaming(method: str, data_args: DataArguments, training_args: ViTTra
             "--balanced_sampling needs all images at hand, which --streaming has not: --class_weights balanced weighs "
             "the classes instead."
         )
-    if method == "head_then_full":
+    if method in ("head_then_full", "fitted_head"):
         raise UsageError(
-            "--method head_then_full fits the head to all images at once, which --streaming has not: train with "
+            f"--method {method} fits the head to all images at once, which --streaming has not: train with "
             "--method linear_probe first, then start from its output."
         )
+    if data_args.shots is not None:
+        raise UsageError("--shots draws of all images, which --streaming has not: --max_train_samples takes the first.")
     if training_args.teacher is not None:
         raise UsageError("--teacher looks at all images first, which --streaming has not: leave one of them out.")
     if data_args.shuffle_buffer < 1:
@@ -58,7 +60,7 @@ def load_streamed(data_args: DataArguments, seed: int) -> Splits:
             raw[split] = read_split(path, split, data_args.follow_links, columns)
     limit = data_args.max_eval_samples
     if "validation" not in raw:
-        raw["train"], raw["validation"] = hold_out_fronts(raw["train"], data_args.train_val_split, limit)
+        raw["train"], raw["validation"] = hold_out_fronts(raw["train"], data_args.train_val_split or HELD_OUT, limit)
     splits = held_in_memory(assemble(raw, data_args.train_val_split, data_args.max_train_samples, limit, seed))
     splits.notes.append("the images of a stream are not audited: nobody looked for repeated or mislabelled ones")
     if splits.problem_type == SINGLE_LABEL:

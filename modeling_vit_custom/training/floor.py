@@ -1,0 +1,129 @@
+"""`--method fitted_head`: features computed once, the best head for them, and an ordinary model of ours made of both.
+
+Shapes: N examples, K outputs.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.dataset import DRAWS
+from ..data.draws import example_keys, uniform
+from ..data.examples import Examples, Splits
+from ..data.views import DecodedViews, PixelValues, eval_views
+from ..evaluation.evaluate import Evaluation, score_outputs
+from ..features.fitted import Fitted, fit, with_head
+from ..features.store import open_features
+from ..features.taps import Taps
+from ..inference.processes import Processes
+from ..modeling_vit_custom import ViTCustomForImageClassification
+from .augment import AUGMENTATIONS, BatchAugmentation
+from .feeding import train_views
+from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
+
+CROSS_VALIDATION = "cross_validation"  # in metrics.json, where no images were set aside for validation
+
+
+@dataclass(frozen=True)
+class Floor:
+    """model: with the fitted head.   notes: for the screen.   record: for metrics.json.
+
+    examples, held_out: the training examples that were answered by heads which were not fitted to them, and how well.
+    """
+
+    model: ViTCustomForImageClassification
+    notes: list[str]
+    record: dict[str, Any]
+    examples: Examples | None
+    held_out: Evaluation | None
+
+
+def build_floor(
+    model: ViTCustomForImageClassification,
+    processor: Any,
+    splits: Splits,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: ViTTrainingArguments,
+) -> Floor:
+    """Fit the head in the first process, on features that all processes compute; return the same in each of them.
+
+    Raises UsageError for a head that does not fit the task, DataError for images that cannot be read.
+    """
+    kinds = {"regression": ("ridge",), "multi_label_classification": ("logistic",)}
+    allowed = kinds.get(splits.problem_type, ("logistic", "discriminant", "prototypes"))
+    if model_args.head not in (None, *allowed):
+        raise UsageError(f"--head {model_args.head}: {splits.problem_type} has {', '.join(allowed)}.")
+    processes = Processes(training_args.process_index, training_args.world_size)
+    net: Any = model
+    net.to(training_args.device).eval()
+    began = time.perf_counter()
+    features, where = open_features(
+        Taps(model),
+        splits.train,
+        Views(model, processor, splits.train, data_args, training_args.seed),
+        processor,
+        model_args.feature_views,
+        f"{data_args.augmentation}, seed {training_args.seed}" if model_args.feature_views > 1 else "",
+        data_args.image_cache,
+        training_args.eval_batch_size,
+        processes,
+        training_args.local_process_index == 0 and not training_args.disable_tqdm,
+    )
+    seconds = time.perf_counter() - began
+    outputs = len(splits.id2label)
+
+    def fitted_head() -> Fitted:
+        assert features is not None
+        labels = np.asarray(splits.train.labels)
+        options = (model_args.head, model_args.feature_views, training_args.seed)
+        return fit(features, labels, splits.problem_type, outputs, *options)
+
+    fitted: Fitted = processes.from_first(fitted_head)
+    count = model_args.feature_views * len(splits.train)
+    notes = [f"train: features of {count:,} views in {seconds:.1f} s, {where}", *fitted.sentences()]
+    record = {**fitted.record(), "features_seconds": round(seconds, 2), "views": model_args.feature_views}
+    examples = held_out = None
+    if fitted.head.held_out is not None:
+        indices, logits = fitted.head.held_out
+        examples = splits.train.select(indices.tolist())
+        held_out = score_outputs(
+            logits.float().numpy(),
+            np.asarray(examples.labels),
+            list(examples.names),
+            splits.problem_type,
+            splits.id2label,
+        )
+    return Floor(with_head(model, fitted), notes, record, examples, held_out)
+
+
+class Views:
+    """The pixel values of the training images: as evaluation sees them in view 0, augmented in all further ones."""
+
+    def __init__(
+        self,
+        model: ViTCustomForImageClassification,
+        processor: Any,
+        examples: Examples,
+        data_args: DataArguments,
+        seed: int,
+    ):
+        config: Any = model.config
+        self.seed, self.device = seed, model.device
+        self.plain = DecodedViews(examples, eval_views(processor, config))
+        self.larger = DecodedViews(examples, train_views(config, processor, data_args))
+        self.to_pixel_values = PixelValues(processor)
+        self.augment = BatchAugmentation(AUGMENTATIONS[data_args.augmentation], config.image_hw, self.to_pixel_values)
+
+    @torch.inference_mode()
+    def __call__(self, indices: Sequence[int], view: int) -> torch.Tensor:
+        """[B] positions → float32 [B, C, h, w]."""
+        if view == 0:
+            return self.to_pixel_values(self.plain(indices).to(self.device))
+        draws = torch.from_numpy(uniform(example_keys(self.seed, view, indices), DRAWS))
+        views = self.larger(indices).to(self.device)
+        return self.augment(views, torch.zeros(len(views)), draws.to(self.device))[0]
