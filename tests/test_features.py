@@ -404,6 +404,7 @@ def test_shots_take_so_many_of_each_class(digits, base, tmp_path):
         (("--learning_rate", 0.1, "--mixup", 0.2), "--learning_rate, --mixup: --method fitted_head makes no steps"),
         (("--head", "ridge"), "--head ridge: single_label_classification has logistic, discriminant, prototypes"),
         (("--shots", 2, "--max_train_samples", 5), "--shots and --max_train_samples"),
+        (("--train_val_split", 0.3), "--train_val_split holds images out"),
         (("--shots", 0), "--shots 0: give a number from 1"),
         (("--method", "full", "--feature_views", 2), "--head and --feature_views are for --method fitted_head"),
     ],

@@ -21,8 +21,6 @@ from .tables import is_table, read_table
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT = 0.15  # of train, for validation
-
 
 def load_splits(
     train: str | Path | None = None,
@@ -30,7 +28,7 @@ def load_splits(
     test: str | Path | None = None,
     dataset_name: str | None = None,
     *,
-    train_val_split: float | None = HELD_OUT,
+    train_val_split: float | None = 0.15,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 0,

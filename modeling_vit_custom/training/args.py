@@ -12,7 +12,6 @@ from transformers import HfArgumentParser
 from transformers.trainer_utils import SaveStrategy
 
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from ..data.sources import HELD_OUT
 from ..evaluation.metrics import TOP_K
 from .augment import VIEW_SCALE
 from .conflicts import check_ranges, conflicts, try_parts
@@ -94,8 +93,8 @@ def complete_arguments(
         if getattr(training_args, name) is None:
             setattr(training_args, name, value)
     try_parts(training_args)
-    if data_args.train_val_split is None and model_args.method != "fitted_head":
-        data_args.train_val_split = HELD_OUT
+    if model_args.method == "fitted_head":
+        data_args.train_val_split = None
     if data_args.augmentation == "auto":
         frozen = model_args.method in ("linear_probe", "fitted_head") and model_args.feature_views == 1
         data_args.augmentation = "none" if frozen else "standard"

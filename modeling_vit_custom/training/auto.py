@@ -11,7 +11,6 @@ import torch
 import yaml
 
 from ..data.examples import SINGLE_LABEL, Splits
-from ..data.sources import HELD_OUT
 from ..image_decoding_vit_custom import decode_image
 from ..image_files_vit_custom import open_image
 from ..inference.environment import available_cores
@@ -33,8 +32,7 @@ def auto_recipe(argv: list[str], parse: Callable[[list[str]], Any]) -> str:
         return told(kept.read_text(encoding="utf-8"), training_args, f"as chosen before, in {kept}")
     if data_args.streaming:
         raise UsageError("--recipe auto looks at the images, which --streaming has not at hand: name a recipe.")
-    held_out = data_args.train_val_split or HELD_OUT
-    splits = load_data(replace(data_args, audit="off", train_val_split=held_out), training_args)
+    splits = load_data(replace(data_args, audit="off"), training_args)
     pretrained = None if model_args.model_name_or_path is None else open_checkpoint(model_args)
     checkpoint = None if pretrained is None else Checkpoint(parameters_of(pretrained.config), pretrained.config)
     given = {word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")}

@@ -123,6 +123,11 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
             "another method.",
         ),
         (
+            m.method == "fitted_head" and given(["train_val_split"], d),
+            "--train_val_split holds images out, where --method fitted_head cross-validates: give --validation_dir to "
+            "measure it on images of your own.",
+        ),
+        (
             m.method != "fitted_head" and (m.head is not None or m.feature_views != 1),
             "--head and --feature_views are for --method fitted_head.",
         ),

@@ -105,9 +105,10 @@ class DataArguments:
     )
     label_separator: str = flag(default="|", help="What separates several labels in one cell.")
     problem_type: str | None = flag(help="Read off the label column if not given.", choices=PROBLEM_TYPES)
-    train_val_split: float | None = flag(
-        help="Share of train held out if there is no validation set. Default: 0.15; for --method fitted_head none, "
-        "which is measured by cross-validation."
+    train_val_split: float | None = flag(  # None: nothing is held out
+        default=0.15,
+        help="Share of train held out if there is no validation set; of a head that is only fitted, which "
+        "cross-validation measures, nothing is.",
     )
     shots: int | None = flag(help="Train on so many examples of each class.")
     max_train_samples: int | None = flag(help="Train on so many examples, stratified.")

@@ -19,7 +19,6 @@ from ..audit.gate import audit_before_training, told
 from ..data.dataset import check_readable, collate
 from ..data.examples import Splits
 from ..data.raw import printable
-from ..data.sources import HELD_OUT
 from ..data.unlabelled import assemble_unlabelled, read_unlabelled
 from ..data.views import PixelValues
 from ..embeddings_vit_custom import masked_pixels
@@ -173,7 +172,8 @@ def load_unlabelled(data_args: DataArguments, training_args: ViTTrainingArgument
         follow_links=data_args.follow_links,
     )
     limits = (data_args.max_train_samples, data_args.max_eval_samples)
-    splits = assemble_unlabelled(raw, data_args.train_val_split or HELD_OUT, *limits, training_args.seed)
+    assert data_args.train_val_split is not None  # but for fitted_head, which is for labels
+    splits = assemble_unlabelled(raw, data_args.train_val_split, *limits, training_args.seed)
     splits.findings.extend(audit_before_training(raw, data_args.audit, tolerated=("leak",)))
     return splits
 

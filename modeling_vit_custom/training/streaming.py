@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.examples import SINGLE_LABEL, Splits
 from ..data.raw import DataError
-from ..data.sources import HELD_OUT, assemble, read_split
+from ..data.sources import assemble, read_split
 from ..data.streamed_splits import held_in_memory, hold_out_fronts, read_streamed_splits
 from .flags import DataArguments, UsageError, ViTTrainingArguments
 
@@ -60,7 +60,8 @@ def load_streamed(data_args: DataArguments, seed: int) -> Splits:
             raw[split] = read_split(path, split, data_args.follow_links, columns)
     limit = data_args.max_eval_samples
     if "validation" not in raw:
-        raw["train"], raw["validation"] = hold_out_fronts(raw["train"], data_args.train_val_split or HELD_OUT, limit)
+        assert data_args.train_val_split is not None  # but for fitted_head, which no stream has
+        raw["train"], raw["validation"] = hold_out_fronts(raw["train"], data_args.train_val_split, limit)
     splits = held_in_memory(assemble(raw, data_args.train_val_split, data_args.max_train_samples, limit, seed))
     splits.notes.append("the images of a stream are not audited: nobody looked for repeated or mislabelled ones")
     if splits.problem_type == SINGLE_LABEL:
