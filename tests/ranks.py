@@ -32,11 +32,19 @@ def places(processes: int, nodes: int = 1) -> list[dict[str, str]]:
     ]
 
 
-def fork(work: Callable[..., None], environments: Sequence[dict[str, str]], *arguments: Any) -> list[int]:
-    """The exit codes of work(environment, *arguments) in one process for each environment."""
+def fork(
+    work: Callable[..., None], environments: Sequence[dict[str, str]], *arguments: Any, method: str = "fork"
+) -> list[int]:
+    """The exit codes of work(environment, *arguments) in one process for each environment.
+
+    method: "forkserver" where this process may have computed gradients: torch refuses to in forks of such a one.
+    """
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["tiny_training"])
     started = []
     for environment in environments:
-        started.append(multiprocessing.get_context("fork").Process(target=_child, args=(work, environment, *arguments)))
+        started.append(context.Process(target=_child, args=(work, environment, *arguments)))
         started[-1].start()
     for process in started:
         process.join(200)

@@ -82,10 +82,11 @@ def test_two_processes(digits, tmp_path):  # noqa: F811
         "whole": (), "machines": ("--log_on_each_node", "false"), "own": ("--average_tokens_across_devices", "false"),
         "dropping": ("--dataloader_drop_last", "true"),
     }  # fmt: skip
+    torch.ones(1, requires_grad=True).sum().backward()  # as other tests of this process do
     seen = {}
     for name, more in changes.items():
         (folder := tmp_path / name).mkdir()
-        codes = fork(_seen, places(2, nodes=2), folder, digits, (*flags, *more))
+        codes = fork(_seen, places(2, nodes=2), folder, digits, (*flags, *more), method="forkserver")
         assert codes == [0, 0], (folder / "log1").read_text()[-3000:]
         seen[name] = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
     first, second = seen["whole"]
