@@ -5,8 +5,9 @@ from typing import Any
 
 from modeling_vit_custom.training.args import choose_best_metric, complete_arguments, parse_args
 from modeling_vit_custom.training.feeding import prepare_feed
+from modeling_vit_custom.training.finishing import build_trainer
 from modeling_vit_custom.training.pretrained import open_checkpoint
-from modeling_vit_custom.training.recipe import build_trainer, train
+from modeling_vit_custom.training.recipe import train
 from modeling_vit_custom.training.start import build_model, load_data
 from modeling_vit_custom.training.teachers import open_teacher
 

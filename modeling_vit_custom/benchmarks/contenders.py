@@ -26,7 +26,7 @@ from ..inference.forward import LogitsOf
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..training.args import complete_arguments, parse_args, recipe_flags
 from ..training.feeding import prepare_feed
-from ..training.recipe import build_trainer
+from ..training.finishing import build_trainer
 from ..training.start import build_model, load_data
 from .peers import Shape
 

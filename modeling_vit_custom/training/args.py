@@ -66,6 +66,7 @@ METHOD_DEFAULTS = {
     "lora": {"learning_rate": 1e-3, "num_train_epochs": 10.0, "weight_decay": 0.0},
     "head_then_full": {"learning_rate": 5e-5, "num_train_epochs": 5.0, "weight_decay": 0.05},
     "fitted_head": {},  # nothing is trained in steps
+    "search": {},  # it chooses them
 }
 # What validation measures besides the loss, and whether more of it is better; the first says which model is the best.
 METRICS = {
@@ -93,10 +94,11 @@ def complete_arguments(
         if getattr(training_args, name) is None:
             setattr(training_args, name, value)
     try_parts(training_args)
-    if model_args.method == "fitted_head":
+    if model_args.method in ("fitted_head", "search"):
         data_args.train_val_split = None
     if data_args.augmentation == "auto":
-        frozen = model_args.method in ("linear_probe", "fitted_head") and model_args.feature_views == 1
+        plain = model_args.method == "fitted_head" and model_args.feature_views == 1
+        frozen = plain or model_args.method == "linear_probe"
         data_args.augmentation = "none" if frozen else "standard"
     if data_args.view_size is not None and (VIEW_SCALE[data_args.augmentation] == 1 or len(data_args.view_size) > 2):
         raise UsageError(

@@ -69,13 +69,17 @@ SPLITTING = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_
 LOW_RANK = ("galore", "apollo")  # optimizers that train the layers they are told
 
 
-# What fitted_head, which makes no steps, has no use for.
+# What is for training in steps: fitted_head makes none, and search chooses them.
 OF_STEPS = (
     "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "warmup_steps", "lr_scheduler_type", "optim",
-    "muon", "layer_decay", "ema_decay", "loss",
-    "class_weights", "label_smoothing_factor", "teacher", "max_minutes", "early_stopping_patience", "mixup", "cutmix",
-    "random_erasing", "auto_augment", "balanced_sampling", "progressive_resizing", "patch_drop_rate", "drop_path_rate",
+    "muon", "layer_decay", "ema_decay", "teacher", "early_stopping_patience", "mixup", "cutmix", "balanced_sampling",
+    "progressive_resizing",
 )  # fmt: skip
+ALSO_OF_STEPS = (
+    "loss", "class_weights", "label_smoothing_factor", "max_minutes", "random_erasing", "auto_augment",
+    "patch_drop_rate", "drop_path_rate",
+)  # fmt: skip
+WITHOUT_STEPS = {"fitted_head": (*OF_STEPS, *ALSO_OF_STEPS), "search": OF_STEPS}
 
 
 def check_ranges(*groups: Any) -> None:
@@ -98,6 +102,7 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
     whole = AcceleratorConfig()
     split = [name for name in SPLITTING if getattr(accelerator, name) != getattr(whole, name)]
     accumulation = accelerator.gradient_accumulation_kwargs or {}
+    idle = given(WITHOUT_STEPS.get(m.method, ()), m, d, t)
     return [
         (
             (m.model_name_or_path is None) == (m.variant is None),
@@ -118,18 +123,18 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
             f"--image_size takes one number or two, not {m.image_size}.",
         ),
         (
-            m.method == "fitted_head" and given(OF_STEPS, m, d, t),
-            f"--{', --'.join(given(OF_STEPS, m, d, t))}: --method fitted_head makes no steps, leave it out or choose "
-            "another method.",
+            idle,
+            f"--{', --'.join(idle)}: --method {m.method} {'chooses' if m.method == 'search' else 'makes no'} steps, "
+            "leave it out or choose another method.",
         ),
         (
-            m.method == "fitted_head" and given(["train_val_split"], d),
-            "--train_val_split holds images out, where --method fitted_head cross-validates: give --validation_dir to "
+            m.method in WITHOUT_STEPS and given(["train_val_split"], d),
+            f"--train_val_split holds images out, where --method {m.method} cross-validates: give --validation_dir to "
             "measure it on images of your own.",
         ),
         (
-            m.method != "fitted_head" and (m.head is not None or m.feature_views != 1),
-            "--head and --feature_views are for --method fitted_head.",
+            m.method not in WITHOUT_STEPS and (m.head is not None or m.feature_views != 1),
+            "--head and --feature_views are for --method fitted_head and search.",
         ),
         (
             d.shots is not None and d.max_train_samples is not None,

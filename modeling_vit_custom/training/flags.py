@@ -20,7 +20,7 @@ from .augment import AUGMENTATIONS, POLICIES
 from .loss import LOSSES
 from .trainer_fields import refusal
 
-METHODS = ("full", "linear_probe", "lora", "head_then_full", "fitted_head")
+METHODS = ("full", "linear_probe", "lora", "head_then_full", "fitted_head", "search")
 CLASS_WEIGHTS = ("none", "balanced")
 DISTILLATIONS = ("soft", "hard", "none")
 HUB_STRATEGIES = ("end", "every_save")
@@ -49,7 +49,8 @@ class ModelArguments:
         default="full",
         help="Train everything (full), the head alone (linear_probe), adapters and the head (lora), everything "
         "after the head was fitted to the frozen features (head_then_full), or nothing but that fit, on features that "
-        "are computed once (fitted_head: seconds for some hundred images).",
+        "are computed once (fitted_head: seconds for some hundred images); or that fit, then fine-tuning from there "
+        "where held-out images say that it is better (search).",
         choices=METHODS,
     )
     head: str | None = flag(

@@ -4,7 +4,7 @@ Shapes: N examples, K outputs.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from ..data.examples import Examples, Splits
 from ..data.views import DecodedViews, PixelValues, eval_views
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..features.fitted import Fitted, fit, with_head
-from ..features.store import open_features
+from ..features.selection import Head, fit_head
+from ..features.store import Features, open_features
 from ..features.taps import Taps
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
@@ -25,6 +26,7 @@ from .augment import AUGMENTATIONS, BatchAugmentation
 from .feeding import train_views
 from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
 
+TIMED = 32  # images
 CROSS_VALIDATION = "cross_validation"  # in metrics.json, where no images were set aside for validation
 
 
@@ -33,6 +35,7 @@ class Floor:
     """model: with the fitted head.   notes: for the screen.   record: for metrics.json.
 
     examples, held_out: the training examples that were answered by heads which were not fitted to them, and how well.
+    features: in the first process alone.   pace: seconds of an image through the encoder.
     """
 
     model: ViTCustomForImageClassification
@@ -40,6 +43,16 @@ class Floor:
     record: dict[str, Any]
     examples: Examples | None
     held_out: Evaluation | None
+    fitted: Fitted
+    features: Features | None
+    pace: float
+
+    def refit(self, indices: np.ndarray, splits: Splits, seed: int) -> Head:
+        """Return the same kind of head on the same features, fitted to some of the examples; in the first process."""
+        assert self.features is not None
+        labels, kind = np.asarray(splits.train.labels)[indices], self.fitted.head.kind
+        rows = self.features.of(self.fitted.tap, indices.tolist())
+        return fit_head(rows, labels, splits.problem_type, len(splits.id2label), kind, seed)
 
 
 def build_floor(
@@ -62,10 +75,11 @@ def build_floor(
     net: Any = model
     net.to(training_args.device).eval()
     began = time.perf_counter()
+    taps, views = Taps(model), Views(model, processor, splits.train, data_args, training_args.seed)
     features, where = open_features(
-        Taps(model),
+        taps,
         splits.train,
-        Views(model, processor, splits.train, data_args, training_args.seed),
+        views,
         processor,
         model_args.feature_views,
         f"{data_args.augmentation}, seed {training_args.seed}" if model_args.feature_views > 1 else "",
@@ -75,6 +89,7 @@ def build_floor(
         training_args.local_process_index == 0 and not training_args.disable_tqdm,
     )
     seconds = time.perf_counter() - began
+    pace = processes.from_first(lambda: seconds_of_an_image(taps, views, len(splits.train)))
     outputs = len(splits.id2label)
 
     def fitted_head() -> Fitted:
@@ -98,7 +113,15 @@ def build_floor(
             splits.problem_type,
             splits.id2label,
         )
-    return Floor(with_head(model, fitted), notes, record, examples, held_out)
+    return Floor(with_head(model, fitted), notes, record, examples, held_out, fitted, features, pace)
+
+
+def seconds_of_an_image(taps: Taps, views: Callable[[Sequence[int], int], torch.Tensor], examples: int) -> float:
+    """Return what one takes, from a batch of those that there are: features that were found say nothing of it."""
+    indices = list(range(min(examples, TIMED)))
+    began = time.perf_counter()
+    taps(views(indices, 0).to(taps.model.device, taps.model.dtype)).cpu()
+    return (time.perf_counter() - began) / len(indices)
 
 
 class Views:

@@ -24,7 +24,7 @@ def check_streaming(method: str, data_args: DataArguments, training_args: ViTTra
             "--balanced_sampling needs all images at hand, which --streaming has not: --class_weights balanced weighs "
             "the classes instead."
         )
-    if method in ("head_then_full", "fitted_head"):
+    if method in ("head_then_full", "fitted_head", "search"):
         raise UsageError(
             f"--method {method} fits the head to all images at once, which --streaming has not: train with "
             "--method linear_probe first, then start from its output."

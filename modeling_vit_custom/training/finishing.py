@@ -1,0 +1,108 @@
+"""The Trainer of a run, and what is left of it in its folder: the model, its figures, pictures and records."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.dataset import ImageDataset, collate
+from ..data.examples import Examples, Splits
+from ..data.views import DecodedViews, eval_views
+from ..evaluation.evaluate import Evaluation, score_outputs
+from ..evaluation.metrics import trainer_metrics
+from ..evaluation.plots import panels, plot_confusion_matrix, plot_training_history
+from ..inference.json_files import json_safe
+from .adapters import add_adapters
+from .budget import time_budget
+from .feeding import Feed
+from .flags import ModelArguments, ViTTrainingArguments
+from .records import end_records
+from .report import write_report
+from .trainer import ViTCustomTrainer
+
+
+def build_trainer(
+    model,
+    processor,
+    splits: Splits,
+    model_args: ModelArguments,
+    feed: Feed,
+    training_args: ViTTrainingArguments,
+    began: float | None = None,
+) -> ViTCustomTrainer:
+    """The Trainer for a model and its data; what the method does not train is frozen. began: for --max_minutes."""
+    frozen = None
+    if model_args.method == "linear_probe":
+        frozen = model.vit.requires_grad_(False)
+    elif model_args.method == "lora":
+        lora = model_args
+        add_adapters(model, lora.lora_rank, lora.lora_alpha, lora.lora_dropout, lora.lora_targets)
+    sizes = [0 if examples is None else len(examples) for examples in (splits.validation, splits.test)]
+    return ViTCustomTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=feed.train,
+        eval_dataset=feed.validation,
+        augmentation=feed.augmentation,
+        to_pixel_values=feed.augmentation.to_pixel_values,
+        balanced=feed.balanced,
+        compute_loss_func=feed.loss,
+        data_collator=collate,
+        processing_class=processor,
+        compute_metrics=trainer_metrics(splits.problem_type, splits.id2label),
+        frozen=frozen,
+        budget=time_budget(training_args, sizes[0], sizes[1], began),
+    )
+
+
+def finish(
+    trainer: ViTCustomTrainer,
+    splits: Splits,
+    train: dict[str, Any],
+    processor: Any,
+    known: dict[str, Evaluation] | None = None,
+) -> dict[str, Any]:
+    """Saves the best model, measures it on validation and (once) test, draws the pictures; returns metrics.json.
+
+    train: what that says of the training.   known: what has been measured before, by split.
+    """
+    trainer.save_model()
+    measured = {"validation": splits.validation, "test": splits.test}
+    results = (known or {}) | {
+        split: measure(trainer, examples, splits, processor)
+        for split, examples in measured.items()
+        if examples is not None
+    }
+    last = next(reversed(results), None)
+    metrics = {
+        "problem_type": splits.problem_type,
+        "train": train,
+        **{split: {"n": len(result.names), **result.metrics} for split, result in results.items()},
+        "best": {"metric": trainer.args.metric_for_best_model, "step": trainer.state.best_global_step},
+        "parameters": trainer.served_parameters(),
+        **({"per_label": {"split": last, "rows": json_safe(results[last].per_label)}} if last else {}),
+    }
+    if trainer.is_world_process_zero():
+        output_dir = Path(str(trainer.args.output_dir))
+        if panels(trainer.state.log_history):  # a short run may have logged nothing
+            plot_training_history(trainer.state.log_history, output_dir / "training.png")
+        if last and (confusion := results[last].confusion) is not None:
+            names = [splits.id2label[i] for i in range(len(splits.id2label))]
+            plot_confusion_matrix(confusion, names, output_dir / "confusion_matrix.png")
+        metrics = end_records(output_dir, metrics)
+        write_report(output_dir, trainer.state, splits, metrics, results)
+    metrics = trainer.processes.from_first(lambda: metrics)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def measure(trainer: ViTCustomTrainer, examples: Examples, splits: Splits, processor: Any) -> Evaluation:
+    """The model on one split, spread over all processes."""
+    model: Any = trainer.model
+    dataset: Any = trainer.eval_dataset  # of which the views may be cached
+    if examples is not splits.validation:
+        dataset = ImageDataset(examples, DecodedViews(examples, eval_views(processor, model.config)))
+    output = trainer.predict(dataset)
+    logits, labels = np.asarray(output.predictions), np.asarray(examples.labels)
+    return score_outputs(logits, labels, list(examples.names), splits.problem_type, splits.id2label)
