@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from real_digits import write_class_folder
+from safetensors.torch import load_file
 from tiny_training import tiny_train
 
 from modeling_vit_custom import ViTCustomForImageClassification
@@ -14,7 +15,8 @@ from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LA
 from modeling_vit_custom.inference.claims import check_claims
 from modeling_vit_custom.training import search as searching
 from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.search import Setting, Trial, decide, freeze_below, plan, scores
+from modeling_vit_custom.training.search import Setting, Trial, decide, freeze_below, plan, read_outcome, scores
+from modeling_vit_custom.training.trainer import ViTCustomTrainer
 
 SEARCH = ("--method", "search", "--augmentation", "light")
 
@@ -166,6 +168,31 @@ def test_each_image_is_answered_by_a_model_that_had_not_seen_it(digits, base, tm
     monkeypatch.setattr(searching, "BUDGET", 40.0)
     tiny_train(tmp_path / "o", "--train_dir", digits / "train", *SEARCH, model=base)
     assert len(seen) >= 4 and seen[0] | seen[1] == set(range(48))
+
+
+def test_a_fine_tuning_that_was_cut_off_goes_on_without_another_search(digits, base, tmp_path, monkeypatch):
+    gained(monkeypatch, True)
+    flags = ("--train_dir", digits / "train", *SEARCH, "--logging_steps", 1)
+    whole = tiny_train(tmp_path / "whole", *flags, model=base)
+    real = ViTCustomTrainer.training_step
+
+    def cut_off(trainer, *args, **kwargs):
+        if trainer.state.global_step == 8 and str(tmp_path / "cut") == str(trainer.args.output_dir):
+            raise KeyboardInterrupt
+        return real(trainer, *args, **kwargs)
+
+    setting = Setting(**whole["train"]["search"]["kept"])
+    monkeypatch.setattr("modeling_vit_custom.training.fitting.plan", lambda *_: ([setting], 1.0))  # as timed before
+    monkeypatch.setattr(ViTCustomTrainer, "training_step", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_train(tmp_path / "cut", *flags, model=base)
+    monkeypatch.setattr(ViTCustomTrainer, "training_step", real)
+    monkeypatch.setattr("modeling_vit_custom.training.fitting.search", None)  # not called again
+    metrics = tiny_train(tmp_path / "cut", *flags, model=base)
+    assert metrics["train"]["resumed"] and metrics["train"]["search"] == read_outcome(tmp_path / "cut").record
+    assert metrics["cross_validation"] == whole["cross_validation"]
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_it_chooses_the_rate_itself(digits, base, tmp_path):

@@ -11,14 +11,25 @@ from ..data.examples import Splits
 from ..data.raw import printable
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..inference.processes import Processes
-from .feeding import choose_workers, plain_feed, prepare_feed
+from .feeding import Feed, choose_workers, plain_feed, prepare_feed
 from .finishing import build_trainer, finish
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
 from .floor import CROSS_VALIDATION, Floor, build_floor
 from .images import check_images
 from .records import begin_records, what_happened
 from .report import ReportCallback
-from .search import answers_of, freeze_below, of_setting, plan, search, selected, trial_arguments
+from .search import (
+    Outcome,
+    answers_of,
+    freeze_below,
+    of_setting,
+    plan,
+    read_outcome,
+    search,
+    selected,
+    trial_arguments,
+    write_outcome,
+)
 from .start import find_start
 
 
@@ -63,36 +74,13 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
     checkpoint = find_start(args, story.run)
     check_images(args, splits, None if checkpoint is None else args.output_dir)
     floor = story.floor()
-    layers, kept = len(story.model.vit.layers), len(floor.model.vit.layers)
-    left = None if args.max_minutes is None else 60 * args.max_minutes - (time.monotonic() - story.began)
-    settings, seconds = plan(layers, kept, floor.pace, len(splits.train), left, args.on_accelerator)
-    if not settings:
-        story.say(f"no fine-tuning: {seconds:.0f} s are too few for it; --max_minutes gives more")
-        return _finish_with(story, floor, began)
     feed = prepare_feed(floor.model.config, story.processor, replace(splits, validation=None), story.data_args, args)
-
-    def tune(net: Any, setting: Any, positions: np.ndarray) -> Any:
-        freeze_below(net, setting.blocks)
-        part = selected(feed, positions)
-        with trial_arguments(args, setting, len(positions)) as own:
-            trainer = build_trainer(net, story.processor, splits, story.model_args, part, own)
-            trainer.train()
-        return trainer
-
-    outcome = search(
-        story.model,
-        splits,
-        floor,
-        settings,
-        tune,
-        lambda trainer, examples: answers_of(trainer, examples, story.processor),
-        args.seed,
-        processes,
-        story.say,
-    )
+    outcome = None if checkpoint is None else processes.from_first(lambda: read_outcome(args.output_dir))
+    if outcome is None:
+        outcome = _searched(story, floor, feed, processes)
+    if outcome is None:
+        return _finish_with(story, floor, began)
     story.say(*outcome.notes)
-    if args.max_minutes is None:
-        story.say(f"the search was given {seconds:.0f} s; --max_minutes lets it try more, and train longer")
     measured = {CROSS_VALIDATION: _measured(outcome.logits, splits)}
     if outcome.setting is None:
         return _finish_fitted(story, floor, began, measured, splits, search=outcome.record)
@@ -102,6 +90,7 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
     trainer.add_callback(ReportCallback(splits))
     if trainer.is_world_process_zero():
         begin_records(own.output_dir, story.run, story.conversion, None if checkpoint else "")
+        write_outcome(own.output_dir, outcome)
     fitted = trainer.train(resume_from_checkpoint=checkpoint).metrics
     fitted.pop("total_flos", None)
     train = {
@@ -115,6 +104,41 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
 
 
 METHODS_OF_FITTING = {"fitted_head": fit, "search": fit_and_tune}
+
+
+def _searched(story: Story, floor: Floor, feed: Feed, processes: Processes) -> Outcome | None:
+    """What the settings that there is time for came to; None where there is too little for one."""
+    args, splits = story.training_args, story.splits
+    left = None if args.max_minutes is None else 60 * args.max_minutes - (time.monotonic() - story.began)
+    layers, kept = len(story.model.vit.layers), len(floor.model.vit.layers)
+    settings, seconds = processes.from_first(
+        lambda: plan(layers, kept, floor.pace, len(splits.train), left, args.on_accelerator)
+    )
+    if not settings:
+        story.say(f"no fine-tuning: {seconds:.0f} s are too few for it; --max_minutes gives more")
+        return None
+    if args.max_minutes is None:
+        story.say(f"fine-tuning is given {seconds:.0f} s; --max_minutes lets it try more, and train longer")
+
+    def tune(net: Any, setting: Any, positions: np.ndarray) -> Any:
+        freeze_below(net, setting.blocks)
+        part = selected(feed, positions)
+        with trial_arguments(args, setting, len(positions)) as own:
+            trainer = build_trainer(net, story.processor, splits, story.model_args, part, own)
+            trainer.train()
+        return trainer
+
+    return search(
+        story.model,
+        splits,
+        floor,
+        settings,
+        tune,
+        lambda trainer, examples: answers_of(trainer, examples, story.processor),
+        args.seed,
+        processes,
+        story.say,
+    )
 
 
 def _finish_with(story: Story, floor: Floor, began: float) -> dict[str, Any]:

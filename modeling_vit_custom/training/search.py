@@ -9,11 +9,14 @@ Shapes: N examples, K outputs.
 """
 
 import copy
+import io
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,12 +31,14 @@ from ..data.views import DecodedViews, eval_views
 from ..evaluation.figures import duration
 from ..features.fitted import with_head
 from ..features.selection import stratified_folds
+from ..inference.outputs import write_whole
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from .feeding import Feed
 from .flags import ViTTrainingArguments
 from .floor import Floor
 
+OUTCOME = "search.npz"  # of the output folder; it is not published
 FOLDS = 2
 BUDGET = 10.0  # times the seconds of all features that a search may take without --max_minutes
 LONGEST = 600.0  # seconds of it on a CPU
@@ -162,6 +167,25 @@ def decide(trials: Sequence[Trial], fitted: np.ndarray, labels: np.ndarray, spli
             "kept": asdict(best.setting) if better else None,
         },
     )
+
+
+def write_outcome(folder: str, outcome: Outcome) -> None:
+    """Keep it in the run's folder, so that a fine-tuning that was cut off goes on without another search."""
+    record = np.frombuffer(json.dumps({"notes": outcome.notes, **outcome.record}).encode(), np.uint8)
+    file = io.BytesIO()
+    np.savez(file, logits=outcome.logits, record=record)
+    write_whole(Path(folder) / OUTCOME, file.getvalue())
+
+
+def read_outcome(folder: str) -> Outcome | None:
+    """Return what was kept there; None where there is nothing that can be read."""
+    try:
+        with np.load(Path(folder) / OUTCOME, allow_pickle=False) as file:
+            logits, record = file["logits"], json.loads(file["record"].tobytes())
+    except (OSError, ValueError, KeyError):
+        return None
+    notes, kept = record.pop("notes"), record["kept"]
+    return Outcome(None if kept is None else Setting(**kept), logits, notes, record)
 
 
 def scores(logits: np.ndarray, labels: np.ndarray, problem_type: str) -> np.ndarray:
