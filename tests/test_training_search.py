@@ -13,6 +13,7 @@ from tiny_training import tiny_train
 from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples, Splits
 from modeling_vit_custom.inference.claims import check_claims
+from modeling_vit_custom.publishing.card import recipe_rows
 from modeling_vit_custom.training import search as searching
 from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.search import Setting, Trial, decide, freeze_below, plan, read_outcome, scores
@@ -140,6 +141,8 @@ def test_the_better_one_is_left_as_an_ordinary_model(digits, base, tmp_path, cap
     check_claims(tmp_path / "o")
     model = ViTCustomForImageClassification.from_pretrained(tmp_path / "o")
     assert model.config.pooling == metrics["train"]["fitted"]["pooling"]
+    rows = recipe_rows(json.loads((tmp_path / "o" / "training_args.json").read_text()), metrics)
+    assert ("last 2 blocks" in rows["fine-tuning"]) == better and "learning rate" not in rows
     recorded = json.loads((tmp_path / "o" / "training_args.json").read_text())["training"]
     assert recorded["learning_rate"] is None and recorded["num_train_epochs"] is None  # what was asked for
     assert tiny_train(tmp_path / "o", *flags, model=base) == metrics

@@ -256,6 +256,7 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
         "method": model.get("method"),
         "features": fitted and f"{fitted['pooling']} of block {fitted['block']}, computed once",
         "head": fitted and f"{fitted['head']}, strength {fitted['strength']:g}, chosen by cross-validation",
+        "fine-tuning": _fine_tuning(train.get("search")),
         "training images": train.get("n", data.get("examples")),
         "augmentation": data.get("augmentation"),
         "further augmentation": ", ".join(
@@ -285,9 +286,19 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
         "sittings": course["sittings"],
         "versions": ", ".join(f"{name} {environment[name]}" for name in VERSIONS if name in environment),
     }
-    if model.get("method") == "fitted_head":
+    if model.get("method") in ("fitted_head", "search"):
         rows = {name: value for name, value in rows.items() if name not in OF_STEPS}
     return {name: number(value) for name, value in rows.items() if value not in (None, "")}
+
+
+def _fine_tuning(search: Mapping[str, Any] | None) -> str | None:
+    """What a search came to: the setting by which the model was fine-tuned, or that none was better."""
+    if search is None:
+        return None
+    kept, gain = search["kept"], f"{search['gain']:+.3f} in score on held-out images"
+    if kept is None:
+        return f"tried in {len(search['trials'])} settings, not better than the fitted head ({gain})"
+    return f"last {kept['blocks']} blocks, learning rate {kept['learning_rate']:g}, from the fitted head ({gain})"
 
 
 def warm_up(steps: float | None) -> str | None:
