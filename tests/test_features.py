@@ -301,6 +301,9 @@ def test_features_are_computed_once(encoder, tmp_path):
         encoder.vit.layers[0].mlp.fc1.weight[0, 0] += 1
     open_features(taps, data, calls, Processor(), views=2, **options)
     assert len(calls.asked) == 3 * 14
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DataError, match=r"--image_cache .*file cannot hold the features"):
+        open_features(taps, data, calls, Processor(), image_cache=str(tmp_path / "file"))
     alone, note = open_features(taps, data, calls, Processor(), image_cache="off")
     assert len(calls.asked) == 3 * 14 + 7 and "this run alone" in note and alone.of(tap).shape[0] == 7
 

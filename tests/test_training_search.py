@@ -168,9 +168,8 @@ def test_each_image_is_answered_by_a_model_that_had_not_seen_it(digits, base, tm
         return real(model, splits, floor, settings, noted, answered, *rest)
 
     monkeypatch.setattr("modeling_vit_custom.training.fitting.search", watched)
-    monkeypatch.setattr(searching, "BUDGET", 40.0)
     tiny_train(tmp_path / "o", "--train_dir", digits / "train", *SEARCH, model=base)
-    assert len(seen) >= 4 and seen[0] | seen[1] == set(range(48))
+    assert len(seen) >= 2 and seen[0] | seen[1] == set(range(48))
 
 
 def test_a_fine_tuning_that_was_cut_off_goes_on_without_another_search(digits, base, tmp_path, monkeypatch):

@@ -97,9 +97,12 @@ def open_features(
         limit = room_in(root, image_cache)
         rows, how = find_or_build(root / f"features-{key_hash(key)}", NAME, key, shape, np.float32, build, limit, None)
     except OSError as error:
-        if asked or image_cache != AUTO:
-            raise DataError(f"--image_cache {root} cannot hold the features: {error}. Name another, or off.") from error
-        return _of_this_run(taps, compute, shape, count, processes), f"not kept: {error}"
+        if not asked and image_cache == AUTO:
+            return _of_this_run(taps, compute, shape, count, processes), f"not kept: {error}"
+        refusal = DataError(f"--image_cache {root} cannot hold the features: {error}. Name another, or off.")
+        if not asked:
+            processes.from_first(partial(_refuse, refusal))  # in all of them: the others wait
+        raise refusal from error
     if not asked:
         processes.from_first(list)  # none is missing
     return Features(taps, rows, count), f"{'kept' if how == 'built' else how} in {rows.folder}, which may be removed"
@@ -115,6 +118,10 @@ def _key(taps: Taps, examples: Examples, processor: Any, views: dict[str, Any]) 
         "images": images_fingerprint(examples.images),
         "libraries": libraries | {"modeling_vit_custom": __version__},
     }
+
+
+def _refuse(error: Exception) -> None:
+    raise error
 
 
 def _of_this_run(taps: Taps, compute: Any, shape: tuple[int, int], count: int, processes: Processes) -> Features | None:

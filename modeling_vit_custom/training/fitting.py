@@ -47,6 +47,11 @@ class Story:
     conversion: dict[str, Any] | None
     began: float
 
+    @property
+    def left(self) -> float:
+        """Seconds of --max_minutes."""
+        return 60 * float(self.training_args.max_minutes or 0) - (time.monotonic() - self.began)
+
     def say(self, *lines: str) -> None:
         if self.training_args.process_index == 0:
             print(*map(printable, lines), sep="\n", flush=True)
@@ -86,7 +91,9 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
         return _finish_fitted(story, floor, began, measured, splits, search=outcome.record)
     freeze_below(floor.model, outcome.setting.blocks)
     own = of_setting(args, outcome.setting, len(splits.train))
-    trainer = build_trainer(floor.model, story.processor, splits, story.model_args, feed, own)
+    if args.max_minutes is not None and processes.from_first(lambda: story.left < outcome.record["seconds_of_best"]):
+        own.max_minutes = args.max_minutes  # as many passes as the rest of the time allows, fewer than were tried
+    trainer = build_trainer(floor.model, story.processor, splits, story.model_args, feed, own, story.began)
     trainer.add_callback(ReportCallback(splits))
     if trainer.is_world_process_zero():
         begin_records(own.output_dir, story.run, story.conversion, None if checkpoint else "")
@@ -109,7 +116,7 @@ METHODS_OF_FITTING = {"fitted_head": fit, "search": fit_and_tune}
 def _searched(story: Story, floor: Floor, feed: Feed, processes: Processes) -> Outcome | None:
     """What the settings that there is time for came to; None where there is too little for one."""
     args, splits = story.training_args, story.splits
-    left = None if args.max_minutes is None else 60 * args.max_minutes - (time.monotonic() - story.began)
+    left = None if args.max_minutes is None else story.left
     layers, kept = len(story.model.vit.layers), len(floor.model.vit.layers)
     settings, seconds = processes.from_first(
         lambda: plan(layers, kept, floor.pace, len(splits.train), left, args.on_accelerator)
@@ -137,6 +144,7 @@ def _searched(story: Story, floor: Floor, feed: Feed, processes: Processes) -> O
         lambda trainer, examples: answers_of(trainer, examples, story.processor),
         args.seed,
         processes,
+        time.monotonic() + seconds,
         story.say,
     )
 

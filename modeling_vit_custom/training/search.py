@@ -113,18 +113,23 @@ def search(
     answers: Callable[[Any, Examples], np.ndarray],
     seed: int,
     processes: Processes,
+    until: float,
     progress: Callable[[str], None] = print,
 ) -> Outcome:
     """Try the settings and compare the best one with the fitted head, example by example.
 
+    until: by `time.monotonic()`, when the last fine-tuning should have ended: what would go beyond is not tried.
     tune: (a model, a setting, positions of the examples to learn) → a Trainer that has trained it.
     answers: (that Trainer, examples) → logits [n, K].
     """
     labels = np.asarray(splits.train.labels)
     folds = processes.from_first(lambda: stratified_folds(strata(labels, splits.problem_type), FOLDS, seed))
     heads, fitted = processes.from_first(lambda: _fitted_in_folds(floor, labels, splits, folds, seed))
-    trials = []
+    trials: list[Trial] = []
     for setting in settings:
+        if trials and processes.from_first(lambda: time.monotonic() + 2 * trials[-1].seconds > until):
+            progress(f"not tried, for want of time: {setting}")
+            continue
         began = time.perf_counter()
         logits = np.empty_like(fitted)
         for head, held_out in zip(heads, folds, strict=True):
@@ -162,6 +167,7 @@ def decide(trials: Sequence[Trial], fitted: np.ndarray, labels: np.ndarray, spli
                 }
                 for trial in trials
             ],
+            "seconds_of_best": round(best.seconds, 1),
             "gain": float(gains.mean()),
             "standard_error": error,
             "kept": asdict(best.setting) if better else None,
