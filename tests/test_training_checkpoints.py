@@ -202,9 +202,9 @@ def test_a_moved_run_finds_its_best_and_a_lost_best_is_said(run, digits, tmp_pat
 
 
 def test_metrics_that_are_no_numbers_become_null(digits, tmp_path, monkeypatch):
-    from modeling_vit_custom.training import recipe
+    from modeling_vit_custom.training import finishing
 
-    monkeypatch.setattr(recipe, "trainer_metrics", lambda *_: lambda _: {"accuracy": 0.5, "odd": float("nan")})
+    monkeypatch.setattr(finishing, "trainer_metrics", lambda *_: lambda _: {"accuracy": 0.5, "odd": float("nan")})
     tiny_train(tmp_path / "o", "--train_dir", digits, "--max_steps", 2, *BY_STEP)
     path = tmp_path / "o" / "checkpoint-2"
     assert '"eval_odd": null' in (path / "trainer_state.json").read_text() and checkpoint_defect(path) is None

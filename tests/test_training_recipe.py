@@ -109,12 +109,12 @@ def test_best_model_by_validation_is_the_one_saved(trained):
 
 
 def test_test_set_is_read_once_at_the_end(folder, tmp_path, monkeypatch):
-    from modeling_vit_custom.training import recipe
+    from modeling_vit_custom.training import finishing
 
     measured = []
-    whole = recipe.measure
+    whole = finishing.measure
     monkeypatch.setattr(
-        recipe,
+        finishing,
         "measure",
         lambda trainer, examples, *rest: (
             measured.append((trainer.state.epoch, Path(examples.names[0]).parts[-3])) or whole(trainer, examples, *rest)

@@ -18,6 +18,7 @@ from PIL import Image
 from ..data.folders import readable_suffixes
 from ..data.mnist5k import write_mnist5k
 from ..data.raw import DataError
+from ..image_files_vit_custom import open_image
 
 MNIST5K = "mnist5k"
 FASHION = ("t_shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot")
@@ -49,7 +50,8 @@ class Picture:
 
     @property
     def grey(self) -> bool:
-        return Image.open(io.BytesIO(self.encoded())).mode in ("1", "L", "I;16")
+        with open_image(io.BytesIO(self.encoded())) as image:
+            return image.mode in ("1", "L", "I;16")
 
 
 Parts = tuple[list[Picture], list[Picture]]
@@ -117,7 +119,8 @@ def read_bccd(folder: Path, part: str) -> Iterator[Picture]:
     lists = ("test",) if part == "test" else ("train", "val")
     files = [path for name in lists if (path := folder / "ImageSets" / "Main" / f"{name}.txt").is_file()]
     for stem in sorted({word for file in files for word in file.read_text().split()}):
-        photograph = np.asarray(Image.open(folder / "JPEGImages" / f"{stem}.jpg").convert("RGB"))
+        with open_image(folder / "JPEGImages" / f"{stem}.jpg") as image:
+            photograph = np.asarray(image.convert("RGB"))
         for label, box in _boxes(folder / "Annotations" / f"{stem}.xml"):
             left, top, right, bottom = (max(0, edge) for edge in box)
             cell = photograph[top:bottom, left:right]

@@ -97,7 +97,7 @@ def complete_arguments(
     if model_args.method in ("fitted_head", "search"):
         data_args.train_val_split = None
     if data_args.augmentation == "auto":
-        plain = model_args.method == "fitted_head" and model_args.feature_views == 1
+        plain = model_args.method == "fitted_head" and model_args.feature_views in (None, 1)
         frozen = plain or model_args.method == "linear_probe"
         data_args.augmentation = "none" if frozen else "standard"
     if data_args.view_size is not None and (VIEW_SCALE[data_args.augmentation] == 1 or len(data_args.view_size) > 2):

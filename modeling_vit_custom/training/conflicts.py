@@ -133,7 +133,7 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
             "measure it on images of your own.",
         ),
         (
-            m.method not in WITHOUT_STEPS and (m.head is not None or m.feature_views != 1),
+            m.method not in WITHOUT_STEPS and (m.head is not None or m.feature_views is not None),
             "--head and --feature_views are for --method fitted_head and search.",
         ),
         (

@@ -56,8 +56,8 @@ class ModelArguments:
     head: str | None = flag(
         help="Which head fitted_head fits. Default: the best in cross-validation; ridge for regression.", choices=KINDS
     )
-    feature_views: int = flag(
-        default=1, help="Of so many views of each image, augmented but for the first, fitted_head takes the features."
+    feature_views: int | None = flag(
+        help="Of so many views of each image, augmented but for the first, fitted_head takes the features. Default: 1."
     )
     image_size: list[int] | None = flag(
         help="Input size in pixels, to which a checkpoint is resampled: one number, or height width."

@@ -76,13 +76,14 @@ def build_floor(
     net.to(training_args.device).eval()
     began = time.perf_counter()
     taps, views = Taps(model), Views(model, processor, splits.train, data_args, training_args.seed)
+    count = model_args.feature_views or 1
     features, where = open_features(
         taps,
         splits.train,
         views,
         processor,
-        model_args.feature_views,
-        f"{data_args.augmentation}, seed {training_args.seed}" if model_args.feature_views > 1 else "",
+        count,
+        f"{data_args.augmentation}, seed {training_args.seed}" if count > 1 else "",
         data_args.image_cache,
         training_args.eval_batch_size,
         processes,
@@ -95,13 +96,12 @@ def build_floor(
     def fitted_head() -> Fitted:
         assert features is not None
         labels = np.asarray(splits.train.labels)
-        options = (model_args.head, model_args.feature_views, training_args.seed)
+        options = (model_args.head, count, training_args.seed)
         return fit(features, labels, splits.problem_type, outputs, *options)
 
     fitted: Fitted = processes.from_first(fitted_head)
-    count = model_args.feature_views * len(splits.train)
-    notes = [f"train: features of {count:,} views in {seconds:.1f} s, {where}", *fitted.sentences()]
-    record = {**fitted.record(), "features_seconds": round(seconds, 2), "views": model_args.feature_views}
+    notes = [f"train: features of {count * len(splits.train):,} views in {seconds:.1f} s, {where}", *fitted.sentences()]
+    record = {**fitted.record(), "features_seconds": round(seconds, 2), "views": count}
     examples = held_out = None
     if fitted.head.held_out is not None:
         indices, logits = fitted.head.held_out
