@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -148,6 +149,18 @@ def test_an_adapter_beside_another_librarys_model_is_refused(folder):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else", "peft_type": "LORA"}')
     with pytest.raises(ValueError, match="names another model to load"):
         load_classifier(str(folder), device="cpu")
+
+
+def test_nesting_is_refused_whatever_pythons_own_limit_is(folder):
+    """Libraries raise it for their own sake, and then 900 levels are none too many."""
+    path, before = folder / "config.json", sys.getrecursionlimit()
+    path.write_text(path.read_text().replace("{", '{"deep": ' + "[" * 900 + "1" + "]" * 900 + ",", 1))
+    sys.setrecursionlimit(20_000)
+    try:
+        with pytest.raises(ValueError, match="nested too deeply"):
+            load_classifier(str(folder), device="cpu")
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def test_the_demo_shows_no_other_librarys_model(folder):

@@ -44,6 +44,7 @@ _LARGEST_NUMBER = 2**24  # no field of an image model is larger
 _LARGEST_IMAGE = 8192  # of an image processor, in pixels, as of ours
 _MAX_PARAMETERS = 30_000_000_000
 _NEW_PARAMETERS = 2**20  # what a model may have that its files lack, before that becomes an error of its own
+_DEEPEST = 50  # parts within parts of a configuration
 _DTYPES = {f"{prefix}{name}" for prefix in ("", "torch.") for name in ("float16", "bfloat16", "float32", "float64")}
 
 
@@ -250,16 +251,21 @@ def _check_timm(source: Any, fields: Mapping[str, Any]) -> None:
         refuse("model_args", arguments, f"{source}: must describe the model, without {', '.join(sources)}")
 
 
-def _values(fields: Any, path: str = "", name: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(path, name of the innermost key, value) of every plain value, and of the sum of every list of whole numbers."""
+def _values(fields: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
+    """(path, name of the innermost key, value) of every plain value, and of the sum of every list of whole numbers.
+
+    Raises RecursionError beyond _DEEPEST, whatever Python's own limit is just now.
+    """
+    if depth > _DEEPEST:
+        raise RecursionError
     if isinstance(fields, Mapping):
         for key, value in fields.items():
-            yield from _values(value, f"{path}.{key}" if path else str(key), str(key))
+            yield from _values(value, f"{path}.{key}" if path else str(key), str(key), depth + 1)
     elif isinstance(fields, list | tuple):
         if fields and all(isinstance(value, int) for value in fields) and _COUNTS.fullmatch(name):
             yield path, name, sum(fields)
         for value in fields:
-            yield from _values(value, path, name)
+            yield from _values(value, path, name, depth + 1)
     else:
         yield path, name, fields
 
