@@ -417,6 +417,14 @@ def test_what_it_has_no_use_for_is_refused(digits, base, tmp_path, flags, said):
         tiny_train(tmp_path / "o", "--train_dir", digits / "train", *FITTED, *flags, model=base)
 
 
+def test_a_run_that_has_not_ended_is_not_written_over(digits, base, tmp_path):
+    flags = ("--train_dir", digits / "train")
+    tiny_train(tmp_path / "o", *flags, "--num_train_epochs", 1, model=base)
+    (tmp_path / "o" / "metrics.json").unlink()
+    with pytest.raises(UsageError, match=r"holds a run with other settings .*method"):
+        tiny_train(tmp_path / "o", *flags, *FITTED, model=base)
+
+
 def test_validation_images_that_are_given_measure_it(digits, base, tmp_path):
     metrics = tiny_train(
         tmp_path / "o", "--train_dir", digits / "train", "--validation_dir", digits / "test", *FITTED, model=base

@@ -67,6 +67,7 @@ class Story:
 def fit(story: Story) -> dict[str, Any]:
     """`--method fitted_head`, from an encoder to metrics.json: nothing is trained in steps."""
     began = time.perf_counter()
+    find_start(story.training_args, story.run)  # refuses the folder of another run that has not ended
     check_images(story.training_args, story.splits, None)
     return _finish_with(story, story.floor(), began)
 
