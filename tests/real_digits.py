@@ -78,3 +78,13 @@ def write_tars(root: Path, counts: Sequence[int]) -> Path:
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
     return root
+
+
+def write_train_and_test(folder: Path, train: int, test: int) -> Path:
+    """FOLDER/{train,test}/<class>/…, so many of each of three digits; no image is in both."""
+    write_class_folder(folder / "train", dict.fromkeys("012", train + test))
+    for path in (folder / "train").glob("*/*.png"):
+        if int(path.stem) >= train:
+            (folder / "test" / path.parent.name).mkdir(parents=True, exist_ok=True)
+            path.rename(folder / "test" / path.parent.name / path.name)
+    return folder

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from real_digits import write_class_folder
+from real_digits import write_train_and_test
 from rounding import assert_close_but_for_rounding
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -358,13 +358,7 @@ def test_processes_share_the_images(encoder, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_class_folder(folder / "train", {"0": 21, "1": 21, "2": 21})
-    for path in (folder / "train").glob("*/*.png"):
-        if int(path.stem) >= 12:
-            (folder / "test" / path.parent.name).mkdir(parents=True, exist_ok=True)
-            path.rename(folder / "test" / path.parent.name / path.name)
-    return folder
+    return write_train_and_test(tmp_path_factory.mktemp("data"), train=12, test=9)
 
 
 @pytest.fixture(scope="module")

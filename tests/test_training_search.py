@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from real_digits import write_class_folder
+from real_digits import write_train_and_test
 from safetensors.torch import load_file
 from tiny_training import tiny_train
 
@@ -24,13 +24,7 @@ SEARCH = ("--method", "search", "--augmentation", "light")
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_class_folder(folder / "train", {"0": 30, "1": 30, "2": 30})
-    for path in (folder / "train").glob("*/*.png"):
-        if int(path.stem) >= 16:
-            (folder / "test" / path.parent.name).mkdir(parents=True, exist_ok=True)
-            path.rename(folder / "test" / path.parent.name / path.name)
-    return folder
+    return write_train_and_test(tmp_path_factory.mktemp("data"), train=16, test=14)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,11 @@ from .closed_forms import (
 from .logistic import STRENGTHS, fit_logistic
 
 KINDS = ("logistic", "discriminant", "prototypes", "ridge")
+KINDS_OF = {
+    SINGLE_LABEL: ("logistic", "discriminant", "prototypes"),
+    MULTI_LABEL: ("logistic",),
+    REGRESSION: ("ridge",),
+}
 FOLDS = 5
 REPEATS = ((200, 4), (1000, 2))  # (up to so many examples, times that the folds are drawn); otherwise once
 LOOKED_AT = 20_000  # examples that selection reads at most

@@ -16,7 +16,7 @@ from .adapters import add_adapters
 from .budget import time_budget
 from .feeding import Feed
 from .flags import ModelArguments, ViTTrainingArguments
-from .records import end_records
+from .records import end_records, what_happened
 from .report import write_report
 from .trainer import ViTCustomTrainer
 
@@ -53,6 +53,13 @@ def build_trainer(
         frozen=frozen,
         budget=time_budget(training_args, sizes[0], sizes[1], began),
     )
+
+
+def train_to_the_end(trainer: ViTCustomTrainer, checkpoint: str | None, images: int) -> dict[str, Any]:
+    """Trains from a checkpoint on, or from the start; returns metrics.json's "train". images: in the training data."""
+    fitted = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    fitted.pop("total_flos", None)
+    return {**fitted, **what_happened(trainer, images), **trainer.throughput.overall()}
 
 
 def finish(

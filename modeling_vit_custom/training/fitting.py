@@ -12,11 +12,11 @@ from ..data.raw import printable
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..inference.processes import Processes
 from .feeding import Feed, choose_workers, plain_feed, prepare_feed
-from .finishing import build_trainer, finish
+from .finishing import build_trainer, finish, train_to_the_end
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
 from .floor import CROSS_VALIDATION, Floor, build_floor
 from .images import check_images
-from .records import begin_records, what_happened
+from .records import begin_records
 from .report import ReportCallback
 from .search import (
     Outcome,
@@ -99,15 +99,8 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         begin_records(own.output_dir, story.run, story.conversion, None if checkpoint else "")
         write_outcome(own.output_dir, outcome)
-    fitted = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    fitted.pop("total_flos", None)
-    train = {
-        **fitted,
-        **what_happened(trainer, len(splits.train)),
-        **trainer.throughput.overall(),
-        "fitted": floor.record,
-        "search": outcome.record,
-    }
+    train = train_to_the_end(trainer, checkpoint, len(splits.train))
+    train |= {"fitted": floor.record, "search": outcome.record}
     return finish(trainer, splits, train, story.processor, measured)
 
 
@@ -120,7 +113,7 @@ def _searched(story: Story, floor: Floor, feed: Feed, processes: Processes) -> O
     left = None if args.max_minutes is None else story.left
     layers, kept = len(story.model.vit.layers), len(floor.model.vit.layers)
     settings, seconds = processes.from_first(
-        lambda: plan(layers, kept, floor.pace, len(splits.train), left, args.on_accelerator)
+        lambda: plan(layers, kept, floor.pace(), len(splits.train), left, args.on_accelerator)
     )
     if not settings:
         story.say(f"no fine-tuning: {seconds:.0f} s are too few for it; --max_minutes gives more")

@@ -6,6 +6,7 @@ Shapes: N examples, K outputs.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..data.examples import Examples, Splits
 from ..data.views import DecodedViews, PixelValues, eval_views
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..features.fitted import Fitted, fit, with_head
-from ..features.selection import Head, fit_head
+from ..features.selection import KINDS_OF, Head, fit_head
 from ..features.store import Features, open_features
 from ..features.taps import Taps
 from ..inference.processes import Processes
@@ -35,7 +36,7 @@ class Floor:
     """model: with the fitted head.   notes: for the screen.   record: for metrics.json.
 
     examples, held_out: the training examples that were answered by heads which were not fitted to them, and how well.
-    features: in the first process alone.   pace: seconds of an image through the encoder.
+    features: in the first process alone.   pace: measures the seconds of an image through the encoder.
     """
 
     model: ViTCustomForImageClassification
@@ -45,7 +46,7 @@ class Floor:
     held_out: Evaluation | None
     fitted: Fitted
     features: Features | None
-    pace: float
+    pace: Callable[[], float]
 
     def refit(self, indices: np.ndarray, splits: Splits, seed: int) -> Head:
         """Return the same kind of head on the same features, fitted to some of the examples; in the first process."""
@@ -67,8 +68,7 @@ def build_floor(
 
     Raises UsageError for a head that does not fit the task, DataError for images that cannot be read.
     """
-    kinds = {"regression": ("ridge",), "multi_label_classification": ("logistic",)}
-    allowed = kinds.get(splits.problem_type, ("logistic", "discriminant", "prototypes"))
+    allowed = KINDS_OF[splits.problem_type]
     if model_args.head not in (None, *allowed):
         raise UsageError(f"--head {model_args.head}: {splits.problem_type} has {', '.join(allowed)}.")
     processes = Processes(training_args.process_index, training_args.world_size)
@@ -90,7 +90,7 @@ def build_floor(
         training_args.local_process_index == 0 and not training_args.disable_tqdm,
     )
     seconds = time.perf_counter() - began
-    pace = processes.from_first(lambda: seconds_of_an_image(taps, views, len(splits.train)))
+    pace = partial(seconds_of_an_image, taps, views, len(splits.train))
     outputs = len(splits.id2label)
 
     def fitted_head() -> Fitted:

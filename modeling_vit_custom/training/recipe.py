@@ -19,14 +19,14 @@ from ..publishing.card import SPLITS
 from .args import choose_best_metric, complete_arguments, parse_args
 from .exits import exit_code
 from .feeding import prepare_feed
-from .finishing import build_trainer, finish
+from .finishing import build_trainer, finish, train_to_the_end
 from .fitting import METHODS_OF_FITTING, Story
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
 from .heads import fit_head
 from .images import check_images
 from .lock import run_lock
 from .pretrained import open_checkpoint
-from .records import begin_records, told_again, what_happened
+from .records import begin_records, told_again
 from .report import ReportCallback
 from .start import build_model, check_output_dir, describe_run, ended_run, find_start, load_data
 from .teachers import open_teacher
@@ -88,12 +88,10 @@ def _train(
         note = fit_head(trainer, ImageDataset(splits.train, views), feed.validation)
         if trainer.is_world_process_zero():
             print(note, flush=True)
-    fitted = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    fitted.pop("total_flos", None)
-    happened = what_happened(trainer, len(splits.train))
+    train = train_to_the_end(trainer, checkpoint, len(splits.train))
     if trainer.is_world_process_zero():
         print(trainer.throughput.sentence(), flush=True)
-    return finish(trainer, splits, {**fitted, **happened, **trainer.throughput.overall()}, processor)
+    return finish(trainer, splits, train, processor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
