@@ -1,5 +1,7 @@
 """Features computed once are those of an ordinary model, and the heads fitted to them those of scikit-learn."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples
 from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.splits import draw_of_each
-from modeling_vit_custom.features import store
+from modeling_vit_custom.features import fitted, store
 from modeling_vit_custom.features.closed_forms import (
     Scaling,
     fit_discriminants,
@@ -32,7 +34,7 @@ from modeling_vit_custom.features.selection import (
     nearest_neighbours,
     stratified_folds,
 )
-from modeling_vit_custom.features.store import open_features
+from modeling_vit_custom.features.store import Features, open_features
 from modeling_vit_custom.features.taps import Tap, Taps, narrowed
 from modeling_vit_custom.inference.processes import Processes
 from modeling_vit_custom.training.flags import UsageError
@@ -395,15 +397,58 @@ def test_shots_take_so_many_of_each_class(digits, base, tmp_path):
     assert set(few) < set(more) and len(few) == 4 and len(more) == 6
 
 
+def test_a_share_is_held_out_where_it_is_asked_for(digits, base, tmp_path):
+    metrics = tiny_train(tmp_path / "o", "--train_dir", digits / "train", *FITTED, "--train_val_split", 0.25, model=base)
+    assert metrics["train"]["n"] + metrics["validation"]["n"] == 36 and metrics["validation"]["n"] == 9
+    assert "cross_validation" not in metrics
+
+
+def test_folds_answer_each_image_by_a_head_that_has_not_seen_it(digits, base, tmp_path, capsys, monkeypatch):
+    asked, real = [], fitted.fit
+
+    def watched(features, labels, *args):
+        asked.append(args[-1])
+        return real(features, labels, *args)
+
+    monkeypatch.setattr("modeling_vit_custom.training.folds.fit", watched)
+    flags = ("--train_dir", digits / "train", *FITTED, "--folds", 4)
+    metrics = tiny_train(tmp_path / "o", *flags, model=base)
+    assert metrics["cross_validation"]["n"] == 36
+    right = round(36 * metrics["cross_validation"]["accuracy"])
+    printed = capsys.readouterr().out
+    assert f"4 folds: accuracy {right / 36:.1%} (" in printed and "of 36 images that no model had seen" in printed
+    assert len(asked) == 4 and all(len(indices) == 27 for indices in asked)
+    assert sorted(np.concatenate([np.setdiff1d(np.arange(36), indices) for indices in asked])) == [*range(36)]
+    plain = tiny_train(tmp_path / "p", *flags[:-2], model=base)
+    assert metrics["train"]["fitted"] | {"fit_seconds": 0} == plain["train"]["fitted"] | {"fit_seconds": 0}
+
+
+def test_a_head_fitted_to_some_is_that_of_a_smaller_data_set(digits, base, tmp_path):
+    """Guards --folds: what is held out has no part in any choice."""
+    rows = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    rows[:, 0] += labels_of(40) * 2
+    taps = SimpleNamespace(taps=[Tap(1, "cls")], columns=lambda tap: slice(0, 8))
+    some = np.arange(0, 40, 2)
+    whole, part = Features(taps, rows, 40), Features(taps, rows[some], 20)
+    one = fitted.fit(whole, labels_of(40), SINGLE_LABEL, 2, indices=some)
+    other = fitted.fit(part, labels_of(40)[some], SINGLE_LABEL, 2)
+    assert torch.equal(one.head.weight, other.head.weight) and one.head.kind == other.head.kind
+
+
+def labels_of(count: int) -> np.ndarray:
+    return np.arange(count) // 3 % 2
+
+
 @pytest.mark.parametrize(
     "flags,said",
     [
         (("--learning_rate", 0.1, "--mixup", 0.2), "--learning_rate, --mixup: --method fitted_head makes no steps"),
         (("--head", "ridge"), "--head ridge: single_label_classification has logistic, discriminant, prototypes"),
         (("--shots", 2, "--max_train_samples", 5), "--shots and --max_train_samples"),
-        (("--train_val_split", 0.3), "--train_val_split holds images out"),
+        (("--folds", 1), "--folds 1: give a number from 2"),
+        (("--method", "lora", "--folds", 5), "--folds: for --method fitted_head and search, not for lora"),
         (("--shots", 0), "--shots 0: give a number from 1"),
-        (("--method", "full", "--feature_views", 2), "--head and --feature_views are for --method fitted_head"),
+        (("--method", "full", "--feature_views", 2), "--feature_views: for --method fitted_head and search, not for full"),
     ],
 )
 def test_what_it_has_no_use_for_is_refused(digits, base, tmp_path, flags, said):

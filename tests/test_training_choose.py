@@ -14,9 +14,9 @@ from modeling_vit_custom.training.choose import Checkpoint, Facts, choose, opera
 from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.recipe import train
 
-DIGITS = Facts(images=3_600, rarest=360, side=28, grey=True, single_label=True, minutes=None, cores=2)
+DIGITS = Facts(images=3_600, side=28, grey=True, single_label=True, minutes=None, cores=2)
 PHOTOS = Facts(
-    images=100_000, rarest=500, side=375, grey=False, single_label=True, minutes=600, cores=16, accelerator="cuda",
+    images=100_000, side=375, grey=False, single_label=True, minutes=600, cores=16, accelerator="cuda",
     memory=80 * 2**30,
 )  # fmt: skip
 BASE = Checkpoint(86_000_000, ViTCustomConfig.from_variant("b/16"))
@@ -42,9 +42,13 @@ def chosen(facts: Facts, **changes) -> dict:
         (PHOTOS, {"images": 10**7, "minutes": 10}, {"variant": "ti/16", "augmentation": "none", "eval_steps": 0.1}),
         (PHOTOS, {"checkpoint": BASE}, {"method": "full", "layer_decay": 0.75}),
         (PHOTOS, {"checkpoint": BASE, "memory": 2 * 2**30}, {"method": "lora"}),
-        (PHOTOS, {"checkpoint": BASE, "rarest": 5}, {"method": "linear_probe"}),
-        (PHOTOS, {"checkpoint": BASE, "images": 2_000}, {"method": "head_then_full"}),
+        (PHOTOS, {"checkpoint": BASE, "images": 2_000}, {"method": "search", "learning_rate": None}),
+        (PHOTOS, {"checkpoint": BASE, "images": 2_000, "memory": 2 * 2**30}, {"method": "lora"}),
+        (PHOTOS, {"checkpoint": BASE, "images": 2_000, "in_steps": True}, {"method": "head_then_full"}),
+        (PHOTOS, {"checkpoint": BASE, "images": 2_000, "method": "linear_probe"}, {"method": "linear_probe"}),
         (PHOTOS, {"checkpoint": BASE, "accelerator": None, "cores": 2, "images": 1_000, "minutes": 10},
+         {"image_size": 128, "method": "search"}),
+        (PHOTOS, {"checkpoint": BASE, "accelerator": None, "cores": 2, "images": 9_000, "minutes": 1, "in_steps": True},
          {"image_size": 128, "method": "linear_probe"}),
     ],
 )  # fmt: skip

@@ -67,20 +67,25 @@ def fit(
     kind: str | None = None,
     views: int = 1,
     seed: int = 0,
+    indices: np.ndarray | None = None,
 ) -> Fitted:
-    """Choose features and head by cross-validation on these examples alone, and fit the head to all of them."""
+    """Choose features and head by cross-validation on these examples alone, and fit the head to all of them.
+
+    indices: which of the examples these are; None: all.   labels: of all.
+    """
     began = time.perf_counter()
-    labels = np.asarray(labels)
+    chosen = np.arange(features.count) if indices is None else indices
+    labels = np.asarray(labels)[chosen]
     looked_at = draw_subset(strata(labels, problem_type), LOOKED_AT, seed)
     own = features.taps.taps[0]
     with _threads_for(len(labels)):
         tap, errors = choose_features(
-            features.taps.taps, lambda tap: features.of(tap, looked_at.tolist()), labels[looked_at], outputs
+            features.taps.taps, lambda tap: features.of(tap, chosen[looked_at].tolist()), labels[looked_at], outputs
         )
         if errors[own] - errors[tap] < LIKE_THE_FIRST:
             tap = own
-        rows = features.of(tap)
-        augmented = features.of(tap, views=views) if views > 1 else None
+        rows = features.of(tap, chosen.tolist())
+        augmented = features.of(tap, chosen.tolist(), views) if views > 1 else None
         head = fit_head(rows, labels, problem_type, outputs, kind, seed, augmented)
         alone = problem_type != SINGLE_LABEL or len(labels) < 2
         neighbours = None if alone else nearest_neighbours(rows, labels)

@@ -298,7 +298,8 @@ def _fine_tuning(search: Mapping[str, Any] | None) -> str | None:
     kept, gain = search["kept"], f"{search['gain']:+.3f} in score on held-out images"
     if kept is None:
         return f"tried in {len(search['trials'])} settings, not better than the fitted head ({gain})"
-    return f"last {kept['blocks']} blocks, learning rate {kept['learning_rate']:g}, from the fitted head ({gain})"
+    what = f"adapters of rank {kept['rank']}" if kept.get("rank") else f"last {kept['blocks']} blocks"
+    return f"{what}, learning rate {kept['learning_rate']:g}, from the fitted head ({gain})"
 
 
 def warm_up(steps: float | None) -> str | None:

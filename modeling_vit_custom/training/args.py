@@ -14,8 +14,9 @@ from transformers.trainer_utils import SaveStrategy
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..evaluation.metrics import TOP_K
 from .augment import VIEW_SCALE
-from .conflicts import check_ranges, conflicts, try_parts
+from .conflicts import WITHOUT_STEPS, check_ranges, conflicts, try_parts
 from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
+from .method import choose_method
 from .streaming import check_streaming
 
 EXAMPLES = """examples:
@@ -68,6 +69,7 @@ METHOD_DEFAULTS = {
     "fitted_head": {},  # nothing is trained in steps
     "search": {},  # it chooses them
 }
+VALIDATION = 0.15  # share of the training images, of methods that do not cross-validate
 # What validation measures besides the loss, and whether more of it is better; the first says which model is the best.
 METRICS = {
     SINGLE_LABEL: {"accuracy": True, f"top{TOP_K}_accuracy": True, "macro_f1": True, "ece": False},
@@ -84,6 +86,8 @@ def complete_arguments(
     Raises UsageError before anything has been read or written.
     """
     check_ranges(model_args, data_args, training_args)
+    if model_args.method is None:
+        model_args.method = choose_method(model_args, data_args, training_args)
     check_streaming(model_args.method, data_args, training_args)
     for wrong, message in conflicts(model_args, data_args, training_args):
         if wrong:
@@ -94,13 +98,14 @@ def complete_arguments(
         if getattr(training_args, name) is None:
             setattr(training_args, name, value)
     try_parts(training_args)
-    if model_args.method in ("fitted_head", "search"):
-        data_args.train_val_split = None
-    if data_args.augmentation == "auto":
+    if data_args.train_val_split is None and model_args.method not in WITHOUT_STEPS:
+        data_args.train_val_split = VALIDATION
+    if data_args.augmentation == "auto" and model_args.method != "search":  # which tries several
         plain = model_args.method == "fitted_head" and model_args.feature_views in (None, 1)
         frozen = plain or model_args.method == "linear_probe"
         data_args.augmentation = "none" if frozen else "standard"
-    if data_args.view_size is not None and (VIEW_SCALE[data_args.augmentation] == 1 or len(data_args.view_size) > 2):
+    whole = VIEW_SCALE.get(data_args.augmentation) == 1
+    if data_args.view_size is not None and (whole or len(data_args.view_size) > 2):
         raise UsageError(
             f"--view_size {data_args.view_size} with --augmentation {data_args.augmentation}: give one number or two, "
             "for an augmentation that cuts crops (standard)."

@@ -1,22 +1,21 @@
 """`--recipe auto` for a command line: looks at the data, the hardware and the checkpoint, and has `choose` choose."""
 
-import os
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
 from ..data.examples import SINGLE_LABEL, Splits
-from ..image_decoding_vit_custom import decode_image
-from ..image_files_vit_custom import open_image
 from ..inference.environment import available_cores
 from ..modeling_vit_custom import ViTCustomForImageClassification
-from .choose import LOOKED_AT, Checkpoint, Choice, Facts, choose
+from .choose import Checkpoint, Choice, Facts, choose
 from .flags import UsageError, ViTTrainingArguments
+from .looks import looks_of
+from .method import SAY_HOW
 from .pretrained import open_checkpoint
 from .start import RECIPE_FILE, load_data
 
@@ -34,9 +33,10 @@ def auto_recipe(argv: list[str], parse: Callable[[list[str]], Any]) -> str:
         raise UsageError("--recipe auto looks at the images, which --streaming has not at hand: name a recipe.")
     splits = load_data(replace(data_args, audit="off"), training_args)
     pretrained = None if model_args.model_name_or_path is None else open_checkpoint(model_args)
-    checkpoint = None if pretrained is None else Checkpoint(parameters_of(pretrained.config), pretrained.config)
+    checkpoint = None if pretrained is None else checkpoint_of(pretrained.config, model_args.image_size)
     given = {word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")}
-    choices = choose(facts_of(splits, training_args.max_minutes, checkpoint))
+    facts = facts_of(splits, training_args.max_minutes, checkpoint)
+    choices = choose(replace(facts, method=model_args.method, in_steps=bool(given & {*SAY_HOW})))
     return told(as_recipe([c for c in choices if c.flag not in given]), training_args, "chosen by --recipe auto")
 
 
@@ -47,41 +47,32 @@ def told(recipe: str, training_args: ViTTrainingArguments, title: str) -> str:
     return recipe
 
 
-def parameters_of(config: Any) -> int:
+def checkpoint_of(config: Any, image_size: Sequence[int] | None) -> Checkpoint:
+    """What a checkpoint is, at the size that was asked for, if one was."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in ViTCustomForImageClassification(config).parameters())
+        model = ViTCustomForImageClassification(config)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+    if image_size is not None:
+        config = copy.deepcopy(config)
+        config.image_size = image_size[0] if len(image_size) == 1 else list(image_size)
+    return Checkpoint(parameters, config)
 
 
 def facts_of(splits: Splits, minutes: float | None, checkpoint: Checkpoint | None) -> Facts:
     """What the rules look at; of the images so many are opened that it takes no time."""
-    some = np.linspace(0, len(splits.train) - 1, min(LOOKED_AT, len(splits.train))).astype(int)
-    opened = [shape_of(splits.train.images[i], splits.train.names[i]) for i in some]
-    labels = np.asarray(splits.train.labels)
-    single = splits.problem_type == SINGLE_LABEL
+    side, grey = looks_of(splits.train)
     on = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return Facts(
         images=len(splits.train),
-        rarest=int(np.bincount(labels, minlength=len(splits.id2label)).min()) if single else len(splits.train),
-        side=int(np.median([min(size) for size, _ in opened])),
-        grey=all(grey for _, grey in opened),
-        single_label=single,
+        side=side,
+        grey=grey,
+        single_label=splits.problem_type == SINGLE_LABEL,
         minutes=minutes,
         cores=available_cores(),
         accelerator=None if on is None else str(on),
         memory=torch.cuda.get_device_properties(0).total_memory if on is not None and on.type == "cuda" else 0,
         checkpoint=checkpoint,
     )
-
-
-def shape_of(source: Any, name: str) -> tuple[tuple[int, int], bool]:
-    """((height, width), whether it is grey)"""
-    if isinstance(source, (str, os.PathLike)):
-        with open_image(source) as image:
-            if image.mode in ("1", "L", "I;16", "F"):
-                return (image.height, image.width), True
-    pixels = decode_image(source, name=name)
-    grey = pixels.shape[0] == 1 or bool((pixels == pixels[:1]).all())
-    return (int(pixels.shape[-2]), int(pixels.shape[-1])), grey
 
 
 def as_recipe(choices: Sequence[Choice]) -> str:

@@ -4,10 +4,11 @@ Shapes: B batch, C channels, S x S' the views' size, h x w the model's, K random
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import Trainer
@@ -33,6 +34,7 @@ class BatchTrainer(Trainer):
     """
 
     args: ViTTrainingArguments
+    bfloat16 = False  # whether steps compute in it, where the arguments do not ask for it; validation does not
 
     def __init__(
         self,
@@ -124,7 +126,9 @@ class BatchTrainer(Trainer):
         self.compute_loss_func = training_loss if model.training else None
         if "teacher" in inputs:
             self.compute_loss_func = partial(training_loss, teacher=inputs.pop("teacher"))  # type: ignore[arg-type]
+        low = self.bfloat16 and model.training
         try:
-            return super().compute_loss(model, inputs, *args, **kwargs)
+            with torch.autocast(self.args.device.type, torch.bfloat16) if low else nullcontext():
+                return super().compute_loss(model, inputs, *args, **kwargs)
         finally:
             self.compute_loss_func = training_loss

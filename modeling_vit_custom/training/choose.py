@@ -2,7 +2,7 @@
 
 It is a recipe like any other: flags that are given win, and OUTPUT_DIR/recipe.yaml keeps it, to be read, changed, used
 again, and kept to when the run goes on. Its rules are of thumb, from the runs in README's table and those of
-`recipes/`; they try nothing out.
+`recipes/`; they try nothing out, but from a checkpoint they leave the choice to `--method search`, which does.
 """
 
 from collections.abc import Iterator
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..configuration_vit_custom import ViTCustomConfig
+from .conflicts import WITHOUT_STEPS
+from .looks import LOOKED_AT
 
-LOOKED_AT = 200  # images whose size and colours are read
 # Training speed that is counted on, in floating point operations a second, of a core and of an accelerator.
 CORE, ACCELERATOR = 15e9, 20e12
 MINUTES = {False: 30.0, True: 240.0}  # that are counted on without --max_minutes; on an accelerator?
-FEW, SOME, MANY = 20, 5_000, 20_000  # images: of a class, of all classes
+SOME, MANY = 5_000, 20_000  # images
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Facts:
-    """images: for training.   rarest: images of the smallest class.   side: pixels, the median of the shorter sides.
+    """images: for training.   side: pixels, the median of the shorter sides.   grey: whether no image has colours.
 
-    grey: whether no image has colours.   minutes: None if they were not given.   memory: bytes of the accelerator.
+    minutes: None if they were not given.   memory: bytes of the accelerator.   method: that was given.
+    in_steps: whether flags were given that say how to train in steps.
     """
 
     images: int
-    rarest: int
     side: int
     grey: bool
     single_label: bool
@@ -43,6 +44,8 @@ class Facts:
     accelerator: str | None = None
     memory: int = 0
     checkpoint: Checkpoint | None = None
+    method: str | None = None
+    in_steps: bool = False
 
     @property
     def time(self) -> float:
@@ -146,8 +149,10 @@ def _from_checkpoint(facts: Facts, checkpoint: Checkpoint) -> Iterator[Choice]:
         why = f"{facts.time:g} minutes are about {passes:.1f} passes at {config.image_hw[0]} pixels"
         yield Choice("image_size", shrunk, f"{why}: smaller images cost less, and positions are resampled")
         passes *= (config.image_hw[0] * config.image_hw[1]) / shrunk**2
-    method, why = _method(facts, checkpoint, passes)
+    method, why = (facts.method, "asked for") if facts.method else _method(facts, checkpoint, passes)
     yield Choice("method", method, why)
+    if method in WITHOUT_STEPS:
+        return
     if method in ("full", "head_then_full"):
         yield Choice("layer_decay", 0.75, "early layers are general and change least")
         yield Choice("learning_rate", 1e-4, "of the last layers; before the decay by depth")
@@ -161,14 +166,13 @@ def _from_checkpoint(facts: Facts, checkpoint: Checkpoint) -> Iterator[Choice]:
 
 
 def _method(facts: Facts, checkpoint: Checkpoint, passes: float) -> tuple[str, str]:
-    if facts.rarest < FEW:
-        return "linear_probe", f"a class has {facts.rarest} images: more than a head would be learnt by heart"
+    state = 20 * checkpoint.parameters  # bytes of weights, gradients, Adam's two, and activations
+    if facts.memory and state > facts.memory / 2:
+        return "lora", f"{checkpoint.parameters:,} parameters with gradients and Adam's state fill the accelerator"
+    if not facts.in_steps and facts.images < MANY:
+        return "search", f"{facts.images:,} images: a head fitted to features, and fine-tuned where that is better"
     if passes < 1:
         return "linear_probe", f"the time is about {passes:.1f} passes: not enough to train everything"
-    if (
-        facts.memory and 20 * checkpoint.parameters > facts.memory / 2
-    ):  # weights, gradients, Adam's two, and activations
-        return "lora", f"{checkpoint.parameters:,} parameters with gradients and Adam's state fill the accelerator"
     if facts.images < SOME:
         return "head_then_full", f"{facts.images:,} images: a head fitted first keeps the features from being spoilt"
     return "full", f"{facts.images:,} images are enough to train everything"

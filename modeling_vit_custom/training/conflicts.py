@@ -34,6 +34,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "max_minutes": (0.01, 1_000_000),
     "max_train_samples": (1, MANY),
     "shots": (1, MANY),
+    "folds": (2, 1000),
     "feature_views": (1, 1000),
     "max_eval_samples": (1, MANY),
     # of transformers
@@ -102,7 +103,7 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
     whole = AcceleratorConfig()
     split = [name for name in SPLITTING if getattr(accelerator, name) != getattr(whole, name)]
     accumulation = accelerator.gradient_accumulation_kwargs or {}
-    idle = given(WITHOUT_STEPS.get(m.method, ()), m, d, t)
+    idle = given(WITHOUT_STEPS.get(str(m.method), ()), m, d, t)
     return [
         (
             (m.model_name_or_path is None) == (m.variant is None),
@@ -128,13 +129,8 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
             "leave it out or choose another method.",
         ),
         (
-            m.method in WITHOUT_STEPS and given(["train_val_split"], d),
-            f"--train_val_split holds images out, where --method {m.method} cross-validates: give --validation_dir to "
-            "measure it on images of your own.",
-        ),
-        (
-            m.method not in WITHOUT_STEPS and (m.head is not None or m.feature_views is not None),
-            "--head and --feature_views are for --method fitted_head and search.",
+            m.method not in WITHOUT_STEPS and (idle := given(("head", "feature_views", "folds"), m, d)),
+            f"--{', --'.join(idle)}: for --method fitted_head and search, not for {m.method}.",
         ),
         (
             d.shots is not None and d.max_train_samples is not None,

@@ -1,5 +1,6 @@
 """The Trainer of a run, and what is left of it in its folder: the model, its figures, pictures and records."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,12 @@ def finish(
     train: dict[str, Any],
     processor: Any,
     known: dict[str, Evaluation] | None = None,
+    compare: Callable[[Evaluation], tuple[dict[str, Any], str]] | None = None,
 ) -> dict[str, Any]:
     """Saves the best model, measures it on validation and (once) test, draws the pictures; returns metrics.json.
 
     train: what that says of the training.   known: what has been measured before, by split.
+    compare: with another model on the validation images; what metrics.json holds of it, and a sentence.
     """
     trainer.save_model()
     measured = {"validation": splits.validation, "test": splits.test}
@@ -80,6 +83,10 @@ def finish(
         for split, examples in measured.items()
         if examples is not None
     }
+    if compare is not None:
+        train["fitted_head"], sentence = compare(results["validation"])
+        if trainer.is_world_process_zero():
+            print(sentence, flush=True)
     last = next(reversed(results), None)
     metrics = {
         "problem_type": splits.problem_type,

@@ -5,32 +5,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from transformers.trainer_utils import IntervalStrategy
 
 from ..data.examples import Splits
 from ..data.raw import printable
 from ..evaluation.evaluate import Evaluation, score_outputs
+from ..evaluation.figures import duration, figure, title
 from ..inference.processes import Processes
-from .feeding import Feed, choose_workers, plain_feed, prepare_feed
-from .finishing import build_trainer, finish, train_to_the_end
+from .finishing import finish, train_to_the_end
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
 from .floor import CROSS_VALIDATION, Floor, build_floor
+from .folds import answers_in_folds
 from .images import check_images
+from .planning import Setting, augmentations_for, computes_faster_in_bfloat16, parts_of, plan
 from .records import begin_records
 from .report import ReportCallback
-from .search import (
-    Outcome,
-    answers_of,
-    freeze_below,
-    of_setting,
-    plan,
-    read_outcome,
-    search,
-    selected,
-    trial_arguments,
-    write_outcome,
-)
+from .search import Outcome, read_outcome, search, write_outcome
 from .start import find_start
+from .trials import Tuner, cost_of, of_setting
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,14 @@ class Story:
         """Seconds of --max_minutes."""
         return 60 * float(self.training_args.max_minutes or 0) - (time.monotonic() - self.began)
 
+    @property
+    def processes(self) -> Processes:
+        return Processes(self.training_args.process_index, self.training_args.world_size)
+
+    @property
+    def tuner(self) -> Tuner:
+        return Tuner(self.processor, self.splits, self.model_args, self.data_args, self.training_args)
+
     def say(self, *lines: str) -> None:
         if self.training_args.process_index == 0:
             print(*map(printable, lines), sep="\n", flush=True)
@@ -69,32 +68,37 @@ def fit(story: Story) -> dict[str, Any]:
     began = time.perf_counter()
     find_start(story.training_args, story.run)  # refuses the folder of another run that has not ended
     check_images(story.training_args, story.splits, None)
-    return _finish_with(story, story.floor(), began)
+    return _finish_with(story, story.floor(), story.tuner, story.processes, began)
 
 
 def fit_and_tune(story: Story) -> dict[str, Any]:
-    """`--method search`: the fitted head, settings tried in folds, and the better of both on all images."""
+    """`--method search`: the fitted head, settings tried on images held out, and the better of both on all images."""
     began = time.perf_counter()
     args, splits = story.training_args, story.splits
-    processes = Processes(args.process_index, args.world_size)
     checkpoint = find_start(args, story.run)
     check_images(args, splits, None if checkpoint is None else args.output_dir)
     floor = story.floor()
-    feed = prepare_feed(floor.model.config, story.processor, replace(splits, validation=None), story.data_args, args)
-    outcome = None if checkpoint is None else processes.from_first(lambda: read_outcome(args.output_dir))
+    tuner, processes = story.tuner, story.processes
+    outcome = None if checkpoint is None else story.processes.from_first(lambda: read_outcome(args.output_dir))
     if outcome is None:
-        outcome = _searched(story, floor, feed, processes)
+        outcome = _searched(story, floor, tuner, processes)
+        if outcome is not None:
+            story.say(*outcome.notes)
+            logits = _in_folds(story, floor, outcome.setting, tuner, processes)
+            if logits is not None:
+                outcome = replace(outcome, asked=np.arange(len(logits)), logits=logits)
     if outcome is None:
-        return _finish_with(story, floor, began)
-    story.say(*outcome.notes)
-    measured = {CROSS_VALIDATION: _measured(outcome.logits, splits)}
-    if outcome.setting is None:
+        return _finish_with(story, floor, tuner, processes, began)
+    held_out = splits.validation is None or story.data_args.folds
+    measured = {CROSS_VALIDATION: _measured(outcome.asked, outcome.logits, splits)} if held_out else {}
+    setting = outcome.setting
+    if setting is None:
         return _finish_fitted(story, floor, began, measured, splits, search=outcome.record)
-    freeze_below(floor.model, outcome.setting.blocks)
-    own = of_setting(args, outcome.setting, len(splits.train))
+    feed = tuner.feed(floor.model.config, setting.augmentation)  # which chooses how many processes load it
+    own = of_setting(args, setting, len(splits.train))
     if args.max_minutes is not None and processes.from_first(lambda: story.left < outcome.record["seconds_of_best"]):
         own.max_minutes = args.max_minutes  # as many passes as the rest of the time allows, fewer than were tried
-    trainer = build_trainer(floor.model, story.processor, splits, story.model_args, feed, own, story.began)
+    trainer = tuner.trainer(floor.model, setting, feed, own, story.began)
     trainer.add_callback(ReportCallback(splits))
     if trainer.is_world_process_zero():
         begin_records(own.output_dir, story.run, story.conversion, None if checkpoint else "")
@@ -107,35 +111,33 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
 METHODS_OF_FITTING = {"fitted_head": fit, "search": fit_and_tune}
 
 
-def _searched(story: Story, floor: Floor, feed: Feed, processes: Processes) -> Outcome | None:
+def _searched(story: Story, floor: Floor, tuner: Tuner, processes: Processes) -> Outcome | None:
     """What the settings that there is time for came to; None where there is too little for one."""
     args, splits = story.training_args, story.splits
     left = None if args.max_minutes is None else story.left
-    layers, kept = len(story.model.vit.layers), len(floor.model.vit.layers)
-    settings, seconds = processes.from_first(
-        lambda: plan(layers, kept, floor.pace(), len(splits.train), left, args.on_accelerator)
-    )
+    parts = parts_of(splits, args.seed)
+    augmentations = augmentations_for(story.data_args.augmentation, splits.train)
+
+    def planned() -> tuple[list[Setting], float]:
+        faster = computes_faster_in_bfloat16(args.device)
+        cost = cost_of(floor.model, floor.pace(), faster, args.world_size)
+        count, layers = len(splits.train), len(floor.model.vit.layers)
+        return plan(layers, cost, count, parts, left, augmentations, args.on_accelerator, story.data_args.folds or 1)
+
+    settings, seconds = processes.from_first(planned)
     if not settings:
         story.say(f"no fine-tuning: {seconds:.0f} s are too few for it; --max_minutes gives more")
         return None
     if args.max_minutes is None:
-        story.say(f"fine-tuning is given {seconds:.0f} s; --max_minutes lets it try more, and train longer")
-
-    def tune(net: Any, setting: Any, positions: np.ndarray) -> Any:
-        freeze_below(net, setting.blocks)
-        part = selected(feed, positions)
-        with trial_arguments(args, setting, len(positions)) as own:
-            trainer = build_trainer(net, story.processor, splits, story.model_args, part, own)
-            trainer.train()
-        return trainer
-
+        story.say(f"fine-tuning is given {duration(seconds)}; --max_minutes lets it try more, and train longer")
     return search(
         story.model,
         splits,
         floor,
         settings,
-        tune,
-        lambda trainer, examples: answers_of(trainer, examples, story.processor),
+        parts,
+        tuner.tune,
+        tuner.answers,
         args.seed,
         processes,
         time.monotonic() + seconds,
@@ -143,23 +145,38 @@ def _searched(story: Story, floor: Floor, feed: Feed, processes: Processes) -> O
     )
 
 
-def _finish_with(story: Story, floor: Floor, began: float) -> dict[str, Any]:
-    measured = {} if floor.held_out is None else {CROSS_VALIDATION: floor.held_out}
-    examples = floor.examples or story.splits.train
-    return _finish_fitted(story, floor, began, measured, replace(story.splits, train=examples))
+def _in_folds(
+    story: Story, floor: Floor, setting: Setting | None, tuner: Tuner, processes: Processes
+) -> np.ndarray | None:
+    """What --folds comes to: logits of all training examples; None where it was not asked for."""
+    if (folds := story.data_args.folds) is None:
+        return None
+    logits = answers_in_folds(story.model, floor, setting, story.splits, tuner, folds, processes, story.say)
+    everything = np.arange(len(logits))
+    metrics, n = _measured(everything, logits, story.splits).metrics, len(logits)
+    main = next(iter(metrics))
+    story.say(f"{folds} folds: {title(main).lower()} {figure(main, metrics, n)} of {n:,} images that no model had seen")
+    return logits
+
+
+def _finish_with(story: Story, floor: Floor, tuner: Tuner, processes: Processes, began: float) -> dict[str, Any]:
+    """Finishes with the fitted head, where no fine-tuning was tried."""
+    splits = story.splits
+    if (logits := _in_folds(story, floor, None, tuner, processes)) is not None:
+        measured = {CROSS_VALIDATION: _measured(np.arange(len(logits)), logits, splits)}
+    elif splits.validation is None and floor.held_out is not None and floor.examples is not None:
+        measured, splits = {CROSS_VALIDATION: floor.held_out}, replace(splits, train=floor.examples)
+    else:
+        measured = {}
+    return _finish_fitted(story, floor, began, measured, splits)
 
 
 def _finish_fitted(
     story: Story, floor: Floor, began: float, measured: dict[str, Evaluation], splits: Splits, **more: Any
 ) -> dict[str, Any]:
-    args = story.training_args
-    args.eval_strategy = args.save_strategy = IntervalStrategy.NO
-    args.load_best_model_at_end = False
-    choose_workers(args, cached=False)
-    feed = plain_feed(floor.model.config, story.processor, splits)
-    trainer = build_trainer(floor.model, story.processor, splits, story.model_args, feed, args)
+    trainer = replace(story.tuner, splits=splits).untrained(floor.model, publishes=True)
     if trainer.is_world_process_zero():
-        begin_records(args.output_dir, story.run, story.conversion)
+        begin_records(trainer.args.output_dir, story.run, story.conversion)
     train = {
         "n": len(story.splits.train),
         "seconds": round(time.perf_counter() - began, 3),
@@ -168,11 +185,10 @@ def _finish_fitted(
         "sittings": [],
         **more,
     }
-    known = {} if splits.validation is not None and not more else measured
-    return finish(trainer, splits, train, story.processor, known)
+    return finish(trainer, splits, train, story.processor, measured)
 
 
-def _measured(logits: np.ndarray, splits: Splits) -> Evaluation:
-    examples = splits.train
+def _measured(asked: np.ndarray, logits: np.ndarray, splits: Splits) -> Evaluation:
+    examples = splits.train.select(asked.tolist())
     names, labels = list(examples.names), np.asarray(examples.labels)
     return score_outputs(logits, labels, names, splits.problem_type, splits.id2label)

@@ -45,12 +45,12 @@ class ModelArguments:
         help='What such a source does not say of itself: "image_size=224,num_attention_heads=6", "family=…".'
     )
     variant: str | None = flag(help='Start from random weights: a named size, such as "micro/4".')
-    method: str = flag(
-        default="full",
-        help="Train everything (full), the head alone (linear_probe), adapters and the head (lora), everything "
-        "after the head was fitted to the frozen features (head_then_full), or nothing but that fit, on features that "
-        "are computed once (fitted_head: seconds for some hundred images); or that fit, then fine-tuning from there "
-        "where held-out images say that it is better (search).",
+    method: str | None = flag(
+        help="Fit the head to features that are computed once, then fine-tune from there by what held-out images say "
+        "is best, if anything is better (search); nothing but that fit (fitted_head: seconds for some hundred images); "
+        "train everything (full), the head alone (linear_probe), adapters and the head (lora), or everything after the "
+        "head was fitted (head_then_full). Default: search from a checkpoint, full from random weights or where flags "
+        "such as --learning_rate or --num_train_epochs say how to train.",
         choices=METHODS,
     )
     head: str | None = flag(
@@ -106,12 +106,15 @@ class DataArguments:
     )
     label_separator: str = flag(default="|", help="What separates several labels in one cell.")
     problem_type: str | None = flag(help="Read off the label column if not given.", choices=PROBLEM_TYPES)
-    train_val_split: float | None = flag(  # None: nothing is held out
-        default=0.15,
-        help="Share of train held out if there is no validation set; of a head that is only fitted, which "
-        "cross-validation measures, nothing is.",
+    train_val_split: float | None = flag(
+        help="Share of train held out if there is no validation set. Default: 0.15; none for fitted_head and search, "
+        "which cross-validation measures.",
     )
     shots: int | None = flag(help="Train on so many examples of each class.")
+    folds: int | None = flag(
+        help="Have each training image answered by a model that has not seen it, in so many folds, such as 5: an "
+        "accuracy from all of them, for search and fitted_head."
+    )
     max_train_samples: int | None = flag(help="Train on so many examples, stratified.")
     max_eval_samples: int | None = flag(help="Validate and test on so many examples each.")
     augmentation: str = flag(

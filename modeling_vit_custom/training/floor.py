@@ -5,7 +5,7 @@ Shapes: N examples, K outputs.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..evaluation.evaluate import Evaluation, score_outputs
 from ..features.fitted import Fitted, fit, with_head
 from ..features.selection import KINDS_OF, Head, fit_head
 from ..features.store import Features, open_features
-from ..features.taps import Taps
+from ..features.taps import Tap, Taps
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from .augment import AUGMENTATIONS, BatchAugmentation
@@ -54,6 +54,12 @@ class Floor:
         labels, kind = np.asarray(splits.train.labels)[indices], self.fitted.head.kind
         rows = self.features.of(self.fitted.tap, indices.tolist())
         return fit_head(rows, labels, splits.problem_type, len(splits.id2label), kind, seed)
+
+    def answers(self, tap: Tap, head: Head, indices: np.ndarray) -> np.ndarray:
+        """Return float32 [n, K]: what a head answers to some of the examples; in the first process."""
+        assert self.features is not None
+        features = self.features.of(tap, indices.tolist()).double()
+        return (features @ head.weight.T + head.bias).float().clamp_min(-1e4).numpy()
 
 
 def build_floor(
@@ -137,10 +143,13 @@ class Views:
     ):
         config: Any = model.config
         self.seed, self.device = seed, model.device
+        if data_args.augmentation == "auto":
+            data_args = replace(data_args, augmentation="standard")
         self.plain = DecodedViews(examples, eval_views(processor, config))
         self.larger = DecodedViews(examples, train_views(config, processor, data_args))
         self.to_pixel_values = PixelValues(processor)
-        self.augment = BatchAugmentation(AUGMENTATIONS[data_args.augmentation], config.image_hw, self.to_pixel_values)
+        geometry = AUGMENTATIONS[data_args.augmentation]
+        self.augment = BatchAugmentation(geometry, config.image_hw, self.to_pixel_values)
 
     @torch.inference_mode()
     def __call__(self, indices: Sequence[int], view: int) -> torch.Tensor:

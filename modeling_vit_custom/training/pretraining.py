@@ -70,7 +70,7 @@ SCRATCH = {"learning_rate": 1e-3, "num_train_epochs": 100.0, "weight_decay": 0.0
 FROM_CHECKPOINT = {"learning_rate": 1e-4, "num_train_epochs": 20.0, "weight_decay": 0.05}
 # Flags of the groups shared with `train` that mean nothing without labels, or would change what is to be painted.
 ONLY_IN_TRAIN = (
-    "method", "head", "feature_views", "shots", "ignore_mismatched_sizes", "test_dir", "label_column_name",
+    "method", "head", "feature_views", "shots", "folds", "ignore_mismatched_sizes", "test_dir", "label_column_name",
     "label_separator", "problem_type",
     "random_erasing", "mixup", "cutmix", "mix_probability", "balanced_sampling", "loss", "class_weights",
     "label_smoothing_factor", "push_to_hub", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "streaming",
@@ -154,6 +154,7 @@ def complete_pretraining_arguments(
     for name, value in (SCRATCH if model_args.variant is not None else FROM_CHECKPOINT).items():
         if getattr(training_args, name) is None:
             setattr(training_args, name, value)
+    model_args.method = "full"
     complete_arguments(model_args, data_args, training_args)
 
 
@@ -172,7 +173,7 @@ def load_unlabelled(data_args: DataArguments, training_args: ViTTrainingArgument
         follow_links=data_args.follow_links,
     )
     limits = (data_args.max_train_samples, data_args.max_eval_samples)
-    assert data_args.train_val_split is not None  # but for fitted_head, which is for labels
+    assert data_args.train_val_split is not None  # complete_arguments has set it
     splits = assemble_unlabelled(raw, data_args.train_val_split, *limits, training_args.seed)
     splits.findings.extend(audit_before_training(raw, data_args.audit, tolerated=("leak",)))
     return splits

@@ -17,6 +17,7 @@ from ..evaluation.figures import number
 from ..inference.processes import Processes
 from ..publishing.card import SPLITS
 from .args import choose_best_metric, complete_arguments, parse_args
+from .compared import yardstick_for
 from .exits import exit_code
 from .feeding import prepare_feed
 from .finishing import build_trainer, finish, train_to_the_end
@@ -76,6 +77,7 @@ def _train(
         return METHODS_OF_FITTING[model_args.method](story)
     checkpoint = find_start(training_args, run)
     check_images(training_args, splits, None if checkpoint is None else Path(checkpoint).parent)
+    yardstick = yardstick_for(model, processor, splits, model_args, data_args, training_args)
     feed = prepare_feed(model.config, processor, splits, data_args, training_args, teacher)
     del teacher
     trainer = build_trainer(model, processor, splits, model_args, feed, training_args, began)
@@ -91,7 +93,7 @@ def _train(
     train = train_to_the_end(trainer, checkpoint, len(splits.train))
     if trainer.is_world_process_zero():
         print(trainer.throughput.sentence(), flush=True)
-    return finish(trainer, splits, train, processor)
+    return finish(trainer, splits, train, processor, compare=None if yardstick is None else yardstick.compare)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -63,7 +63,7 @@ DESCRIBED = ("examples", "labels", "fingerprint", "teacher", "masks")  # what a 
 # What of DataArguments changes the images that are trained on; of these only what was asked for is recorded.
 RECORDED = (
     "view_size", "auto_augment", "random_erasing", "mixup", "cutmix", "mix_probability", "balanced_sampling",
-    "progressive_resizing", "streaming", "shuffle_buffer", "shots",
+    "progressive_resizing", "streaming", "shuffle_buffer", "shots", "folds",
 )  # fmt: skip
 
 

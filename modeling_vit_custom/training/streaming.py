@@ -60,7 +60,7 @@ def load_streamed(data_args: DataArguments, seed: int) -> Splits:
             raw[split] = read_split(path, split, data_args.follow_links, columns)
     limit = data_args.max_eval_samples
     if "validation" not in raw:
-        assert data_args.train_val_split is not None  # but for fitted_head, which no stream has
+        assert data_args.train_val_split is not None  # complete_arguments has set it
         raw["train"], raw["validation"] = hold_out_fronts(raw["train"], data_args.train_val_split, limit)
     splits = held_in_memory(assemble(raw, data_args.train_val_split, data_args.max_train_samples, limit, seed))
     splits.notes.append("the images of a stream are not audited: nobody looked for repeated or mislabelled ones")

@@ -1,0 +1,55 @@
+"""`--folds K`: every training image is answered by a model that has not seen it, all that is chosen being chosen anew.
+
+But for the setting of a fine-tuning: that is the one which `search` has found with all images.
+
+Shapes: N examples, K outputs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..data.examples import Splits
+from ..data.labels import strata
+from ..features.fitted import Fitted, fit, with_head
+from ..features.selection import stratified_folds
+from ..inference.processes import Processes
+from ..modeling_vit_custom import ViTCustomForImageClassification
+from .floor import Floor
+from .planning import Setting
+from .trials import Tuner
+
+
+def answers_in_folds(
+    model: ViTCustomForImageClassification,
+    floor: Floor,
+    setting: Setting | None,
+    splits: Splits,
+    tuner: Tuner,
+    folds: int,
+    processes: Processes,
+    progress: Callable[[str], None],
+) -> np.ndarray:
+    """Return float32 [N, K]: of each training example, by a head fitted to the other folds, fine-tuned by a setting."""
+    labels, seed = np.asarray(splits.train.labels), tuner.training_args.seed
+    logits = np.empty((len(labels), len(splits.id2label)), np.float32)
+
+    def fitted_to(indices: np.ndarray) -> Fitted:
+        assert floor.features is not None
+        kind, views = tuner.model_args.head, floor.record["views"]
+        return fit(floor.features, labels, splits.problem_type, logits.shape[1], kind, views, seed, indices)
+
+    dealt = stratified_folds(strata(labels, splits.problem_type), folds, seed)
+    for number, held_out in enumerate(dealt, 1):
+        rest = np.setdiff1d(np.arange(len(labels)), held_out)
+        fitted = processes.from_first(lambda rest=rest: fitted_to(rest))
+        if setting is None:
+            logits[held_out] = processes.from_first(
+                lambda fitted=fitted, held_out=held_out: floor.answers(fitted.tap, fitted.head, held_out)
+            )
+        else:
+            trained: Any = tuner.tune(with_head(model, fitted), setting, rest)
+            logits[held_out] = tuner.answers(trained, splits.train.select(held_out.tolist()))
+        progress(f"fold {number} of {len(dealt)}: {len(held_out):,} images answered, {fitted.tap}, {fitted.head}")
+    return logits
