@@ -1,26 +1,29 @@
 """Fine-tuning goes on from the fitted head, is tried on images it has not seen, and is kept only if it is better."""
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ranks import fork, log_to, places
 from real_digits import write_train_and_test
 from safetensors.torch import load_file
-from tiny_training import tiny_train
+from tiny_training import command, tiny_train
 
 from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples, Splits
 from modeling_vit_custom.inference.claims import check_claims
 from modeling_vit_custom.publishing.card import recipe_rows
-from modeling_vit_custom.training import planning
+from modeling_vit_custom.training import planning, recipe
 from modeling_vit_custom.training import search as searching
 from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.planning import Cost, Part, Setting, parts_of, plan
 from modeling_vit_custom.training.search import Trial, decide, read_outcome, scores
-from modeling_vit_custom.training.trials import freeze_below
 from modeling_vit_custom.training.trainer import ViTCustomTrainer
+from modeling_vit_custom.training.trials import freeze_below
 
 SEARCH = ("--method", "search", "--augmentation", "light", "--max_minutes", 1)
 
@@ -227,3 +230,29 @@ def test_a_fine_tuning_that_was_cut_off_goes_on_without_another_search(short, di
 def test_it_chooses_the_rate_itself(digits, base, tmp_path):
     with pytest.raises(UsageError, match="--learning_rate: --method search chooses steps"):
         tiny_train(tmp_path / "o", "--train_dir", digits / "train", *SEARCH, "--learning_rate", 0.1, model=base)
+
+
+def in_a_process(environment, folder, flags, model):
+    """What each of several processes does; at module level, where they can find it."""
+    log_to(f"{folder}.log{environment.get('RANK', '0')}")
+    planning.SETTINGS, planning.MOST_PASSES = planning.SETTINGS[:2], 3.0
+    sys.exit(recipe.main(command(Path(folder), *flags, model=model)))
+
+
+@pytest.mark.slow
+def test_two_processes_choose_and_keep_the_same(digits, base, tmp_path):
+    flags = ["--train_dir", digits / "train", "--test_dir", digits / "test", *SEARCH, "--folds", 3, "--image_cache"]
+    metrics = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        whole = [*flags, "off", "--per_device_train_batch_size", 8 // processes]
+        codes = fork(in_a_process, places(processes), str(folder), whole, base, method="forkserver")
+        assert codes == [0] * processes, Path(f"{folder}.log0").read_text()
+        metrics.append(json.loads((folder / "metrics.json").read_text()))
+    one, two = metrics
+    for name in ("block", "pooling", "head", "strength"):
+        assert one["train"]["fitted"][name] == two["train"]["fitted"][name]
+    assert one["test"]["n"] == two["test"]["n"] == 42 and two["cross_validation"]["n"] == 48
+    assert len(one["train"]["search"]["trials"]) == len(two["train"]["search"]["trials"]) == 2
+    assert abs(one["train"]["search"]["gain"] - two["train"]["search"]["gain"]) <= 2 / 48  # by rounding alone
+    check_claims(tmp_path / "2")

@@ -23,8 +23,11 @@ EXAMPLES = """examples:
   # real MNIST digits, from scratch, minutes on two CPU cores
   python scripts/train.py mnist5k --output_dir out/mnist5k
 
-  # your own folder DIR/<class>/*.jpg: a linear probe of a checkpoint, then all of it
-  python scripts/train.py --train_dir photos --model_name_or_path CHECKPOINT --method linear_probe --output_dir out/p
+  # your own folder DIR/<class>/*.jpg and a checkpoint: the best head, fine-tuned where that is better; that head alone
+  python scripts/train.py --train_dir photos --model_name_or_path CHECKPOINT --output_dir out/p
+  python scripts/train.py --train_dir photos --model_name_or_path CHECKPOINT --method fitted_head --output_dir out/h
+
+  # all of it fine-tuned, as you say how
   python scripts/train.py --train_dir photos --model_name_or_path CHECKPOINT --output_dir out/f --num_train_epochs 10
 
   # the same from another library's weights, converted first
