@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def test_settings_are_compared_on_all_images_in_turn_or_on_enough_of_them():
     few = parts_of(splits_of(np.arange(100) % 2), 0)
     assert sorted(np.concatenate([part.asked for part in few])) == [*range(100)]
     assert all(not {*part.asked} & {*part.learned} and len(part.learned) == 50 for part in few)
+    assert parts_of(splits_of(np.arange(7), outputs=7), 0) == []
     many = splits_of(np.arange(planning.ENOUGH * 5) % 2)
     (part,) = parts_of(many, 0)
     assert len(part.asked) == planning.ENOUGH and not {*part.asked} & {*part.learned}
@@ -230,6 +232,16 @@ def test_a_fine_tuning_that_was_cut_off_goes_on_without_another_search(short, di
 def test_it_chooses_the_rate_itself(digits, base, tmp_path):
     with pytest.raises(UsageError, match="--learning_rate: --method search chooses steps"):
         tiny_train(tmp_path / "o", "--train_dir", digits / "train", *SEARCH, "--learning_rate", 0.1, model=base)
+
+
+@pytest.mark.slow
+def test_the_whole_command_ends_on_time(digits, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "MOST_PASSES", 1e9)
+    flags = ("--train_dir", digits / "train", "--test_dir", digits / "test", *SEARCH[:-1], 0.5)
+    began = time.monotonic()
+    metrics = tiny_train(tmp_path / "o", *flags, model=base)
+    assert 12 < time.monotonic() - began < 33
+    assert metrics["train"]["search"]["trials"]
 
 
 def in_a_process(environment, folder, flags, model):

@@ -11,6 +11,7 @@ from ..data.raw import printable
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..evaluation.figures import duration, figure, title
 from ..inference.processes import Processes
+from .budget import CLOSING
 from .finishing import finish, train_to_the_end
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
 from .floor import CROSS_VALIDATION, Floor, build_floor
@@ -38,10 +39,11 @@ class Story:
     conversion: dict[str, Any] | None
     began: float
 
-    @property
-    def left(self) -> float:
-        """Seconds of --max_minutes."""
-        return 60 * float(self.training_args.max_minutes or 0) - (time.monotonic() - self.began)
+    def left(self, floor: Floor) -> float:
+        """Seconds of --max_minutes, but for those in which the images that are measured at the end are looked at."""
+        ends = sum(len(examples) for examples in (self.splits.validation, self.splits.test) if examples is not None)
+        closing = CLOSING + floor.pace * ends / self.training_args.world_size
+        return 60 * float(self.training_args.max_minutes or 0) - (time.monotonic() - self.began) - closing
 
     @property
     def processes(self) -> Processes:
@@ -96,7 +98,9 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
         return _finish_fitted(story, floor, began, measured, splits, search=outcome.record)
     feed = tuner.feed(floor.model.config, setting.augmentation)  # which chooses how many processes load it
     own = of_setting(args, setting, len(splits.train))
-    if args.max_minutes is not None and processes.from_first(lambda: story.left < outcome.record["seconds_of_best"]):
+    if args.max_minutes is not None and processes.from_first(
+        lambda: story.left(floor) < outcome.record["seconds_of_last"]
+    ):
         own.max_minutes = args.max_minutes  # as many passes as the rest of the time allows, fewer than were tried
     trainer = tuner.trainer(floor.model, setting, feed, own, story.began)
     trainer.add_callback(ReportCallback(splits))
@@ -114,13 +118,15 @@ METHODS_OF_FITTING = {"fitted_head": fit, "search": fit_and_tune}
 def _searched(story: Story, floor: Floor, tuner: Tuner, processes: Processes) -> Outcome | None:
     """What the settings that there is time for came to; None where there is too little for one."""
     args, splits = story.training_args, story.splits
-    left = None if args.max_minutes is None else story.left
-    parts = parts_of(splits, args.seed)
+    if not (parts := parts_of(splits, args.seed)):
+        story.say("no fine-tuning: no class has two images, of which one could tell whether it is better")
+        return None
     augmentations = augmentations_for(story.data_args.augmentation, splits.train)
 
     def planned() -> tuple[list[Setting], float]:
+        left = None if args.max_minutes is None else story.left(floor)
         faster = computes_faster_in_bfloat16(args.device)
-        cost = cost_of(floor.model, floor.pace(), faster, args.world_size)
+        cost = cost_of(floor.model, floor.pace, faster, args.world_size)
         count, layers = len(splits.train), len(floor.model.vit.layers)
         return plan(layers, cost, count, parts, left, augmentations, args.on_accelerator, story.data_args.folds or 1)
 

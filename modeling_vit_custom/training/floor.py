@@ -6,7 +6,7 @@ Shapes: N examples, K outputs.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Floor:
     """model: with the fitted head.   notes: for the screen.   record: for metrics.json.
 
     examples, held_out: the training examples that were answered by heads which were not fitted to them, and how well.
-    features: in the first process alone.   pace: measures the seconds of an image through the encoder.
+    features: in the first process alone.   timed: measures `pace`.
     """
 
     model: ViTCustomForImageClassification
@@ -46,7 +46,12 @@ class Floor:
     held_out: Evaluation | None
     fitted: Fitted
     features: Features | None
-    pace: Callable[[], float]
+    timed: Callable[[], float]
+
+    @cached_property
+    def pace(self) -> float:
+        """Seconds in which an image is decoded and goes through the encoder."""
+        return self.timed()
 
     def refit(self, indices: np.ndarray, splits: Splits, seed: int) -> Head:
         """Return the same kind of head on the same features, fitted to some of the examples; in the first process."""

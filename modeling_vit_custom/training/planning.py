@@ -39,7 +39,9 @@ class Setting:
     rank: int = 0
 
     def __str__(self) -> str:
-        what = f"adapters of rank {self.rank}" if self.rank else f"the last {self.blocks} blocks"
+        what = "the last block" if self.blocks == 1 else f"the last {self.blocks} blocks"
+        if self.rank:
+            what = f"adapters of rank {self.rank}"
         return (
             f"fine-tuning {what} (learning rate {self.learning_rate:g}, {self.augmentation} augmentation, "
             f"{self.epochs:.1f} passes)"
@@ -70,7 +72,7 @@ class Part:
 
 def parts_of(splits: Splits, seed: int) -> list[Part]:
     """Return how settings are compared: by the validation images or by a share of the training images if these are
-    enough, else by all training images in turn.
+    enough, else by all training images in turn; not at all where no class has an image to spare.
     """
     groups = strata(np.asarray(splits.train.labels), splits.problem_type)
     if splits.validation is not None and len(splits.validation) >= ENOUGH:
@@ -78,6 +80,8 @@ def parts_of(splits: Splits, seed: int) -> list[Part]:
     if HELD_OUT * len(groups) >= ENOUGH:
         learned, asked, _ = draw_validation(groups, HELD_OUT, seed)
         return [Part(learned, asked)]
+    if np.bincount(groups).max() < FOLDS:
+        return []
     everything = np.arange(len(groups))
     return [Part(np.setdiff1d(everything, asked), asked) for asked in stratified_folds(groups, FOLDS, seed)]
 

@@ -104,7 +104,12 @@ def search(
         logits = np.concatenate([trials[best].logits, rest.logits])
         trials[best] = replace(trials[best], logits=logits, seconds=trials[best].seconds + rest.seconds)
     asked = np.concatenate([part.asked for part in parts])
-    return decide(trials, best, np.concatenate(fitted), asked, np.concatenate(labels), splits, str(floor.fitted.head))
+    outcome = decide(
+        trials, best, np.concatenate(fitted), asked, np.concatenate(labels), splits, str(floor.fitted.head)
+    )
+    each = trials[best].seconds / sum(len(part.learned) for part in parts)
+    outcome.record["seconds_of_last"] = round(each * len(splits.train), 1)
+    return outcome
 
 
 def decide(
@@ -139,7 +144,6 @@ def decide(
                 }
                 for each in trials
             ],
-            "seconds_of_best": round(trial.seconds, 1),
             "gain": gain.mean,
             "standard_error": gain.error,
             "kept": trial.setting.record() if better else None,
