@@ -52,7 +52,7 @@ def test_images_are_opened_in_one_place_and_as_listed_formats():
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open", "open_image"):
                 found.append(path.name)
                 assert ast.unparse(node.func) == "open_image" or "formats" in {word.arg for word in node.keywords}, path
-    assert {"image_files_vit_custom.py", "secrets.py", "scan.py", "dataset.py", "auto.py"} <= set(found)
+    assert {"image_files_vit_custom.py", "secrets.py", "scan.py", "dataset.py", "looks.py"} <= set(found)
     assert FORMATS == demo.FORMATS
 
 

@@ -32,8 +32,10 @@ def completed(*flags: str):
 def test_defaults_follow_the_method():
     _, data, scratch = completed("--variant", "nano/4")
     assert scratch.learning_rate == 1e-3 and data.augmentation == "standard"
-    _, _, full = completed("--model_name_or_path", "x")
+    _, _, full = completed("--model_name_or_path", "x", "--method", "full")
     assert full.learning_rate == 5e-5 and full.num_train_epochs == 5
+    _, data, search = completed("--model_name_or_path", "x")
+    assert search.learning_rate is None and search.num_train_epochs is None and data.augmentation == "auto"
     _, data, probe = completed("--model_name_or_path", "x", "--method", "linear_probe")
     assert probe.weight_decay == 0 and data.augmentation == "none"
     _, data, own = completed("--variant", "nano/4", "--learning_rate", "0.5", "--augmentation", "light")

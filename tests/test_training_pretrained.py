@@ -84,7 +84,8 @@ def test_the_same_labels_keep_the_head_and_every_number(vit, digits, tmp_path):
 
 def test_other_labels_get_a_new_head_on_the_same_features(vit, tmp_path):
     data = write_class_folder(tmp_path / "d", {"0": 6, "1": 6, "8": 6})
-    trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", data, model=starting_from(vit))
+    model = starting_from(vit, "--method", "full")
+    trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", data, model=model)
     assert any("NEW HEAD" in note and "knows 2 label(s) (1, 0)" in note for note in splits.notes)
     assert trainer.model.classifier.out_features == 3
     stored = load_file(vit / "model.safetensors")

@@ -188,6 +188,7 @@ def test_metrics_are_those_of_the_saved_model(pretrained, folder):
     model = AutoModelForMaskedImageModeling.from_pretrained(output_dir, trust_remote_code=True).eval()
     processor = AutoImageProcessor.from_pretrained(output_dir, trust_remote_code=True)
     groups = parse_pretraining_args(flags_of(output_dir, "--train_dir", folder))
+    pretraining.complete_pretraining_arguments(*groups[1:])
     names = pretraining.load_unlabelled(groups[2], groups[3]).validation.names
     images = masked_images(folder, None)
     losses, yardsticks = [], []

@@ -236,7 +236,8 @@ def test_same_labels_in_another_order_keep_head_and_ids(trained, tmp_path, folde
 def test_other_labels_get_a_new_head_said_loudly(trained, tmp_path, classes):
     """As many labels with other names would fit the stored head, and be wrong."""
     data = write_class_folder(tmp_path / "d", classes)
-    trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", data, model=from_checkpoint(trained[0]))
+    model = from_checkpoint(trained[0], "--method", "full")
+    trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", data, model=model)
     assert any("NEW HEAD" in note for note in splits.notes)
     head = trainer.model.classifier
     assert head.weight.shape[0] == len(classes) and trainer.model.config.id2label == splits.id2label

@@ -68,9 +68,8 @@ def test_the_average_is_evaluated_and_saved(digits, tmp_path):
             saved = load_file(tmp_path / "o" / "checkpoint-4" / SERVED)
             torch.testing.assert_close({name: saved[name] for name in expected}, expected, atol=1e-6, rtol=0)
     losses = {e["step"]: e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e}
-    served, _ = tiny_trainer(
-        tmp_path / "e", "--train_dir", digits, model=["--model_name_or_path", str(tmp_path / "o" / "checkpoint-4")]
-    )
+    checkpoint = ["--model_name_or_path", str(tmp_path / "o" / "checkpoint-4"), "--method", "full"]
+    served, _ = tiny_trainer(tmp_path / "e", "--train_dir", digits, model=checkpoint)
     assert losses[4] == pytest.approx(served.evaluate()["eval_loss"], abs=1e-6)
     assert losses[4] != {e["step"]: e["eval_loss"] for e in plain.state.log_history if "eval_loss" in e}[4]
 

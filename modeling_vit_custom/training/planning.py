@@ -87,7 +87,14 @@ def parts_of(splits: Splits, seed: int) -> list[Part]:
 
 
 # (share of the blocks, learning rate, rank of adapters, which of the augmentations): the most likely ones first
-SETTINGS = ((1.0, 1e-4, 0, 0), (1.0, 3e-4, 0, 0), (1.0, 1e-4, 0, 1), (2 / 3, 1e-4, 0, 0), (1.0, 1e-3, 8, 0))
+SETTINGS = (
+    (1.0, 2e-4, 0, 0),
+    (1.0, 2e-4, 0, 1),
+    (1.0, 1e-4, 0, 0),
+    (1.0, 4e-4, 0, 0),
+    (2 / 3, 2e-4, 0, 0),
+    (1.0, 1e-3, 8, 0),
+)
 
 
 @dataclass(frozen=True)
