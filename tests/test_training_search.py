@@ -22,11 +22,12 @@ from modeling_vit_custom.training import planning, recipe
 from modeling_vit_custom.training import search as searching
 from modeling_vit_custom.training.flags import UsageError
 from modeling_vit_custom.training.planning import Cost, Part, Setting, parts_of, plan
-from modeling_vit_custom.training.search import Trial, decide, read_outcome, scores
+from modeling_vit_custom.training.scores import scores
+from modeling_vit_custom.training.search import Trial, decide
 from modeling_vit_custom.training.trainer import ViTCustomTrainer
-from modeling_vit_custom.training.trials import freeze_below
+from modeling_vit_custom.training.trials import Tuner, freeze_below
 
-SEARCH = ("--method", "search", "--augmentation", "light", "--max_minutes", 1)
+SEARCH = ("--method", "search", "--augmentation", "light", "--max_minutes", 9)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +145,7 @@ def test_what_is_below_is_frozen(tiny_config, random_model):
 @pytest.fixture
 def short(monkeypatch):
     """Few settings and passes, however much time there is."""
-    monkeypatch.setattr(planning, "SETTINGS", planning.SETTINGS[:2])
+    monkeypatch.setattr(planning, "SETTINGS", planning.SETTINGS[:3:2])
     monkeypatch.setattr(planning, "MOST_PASSES", 3.0)
 
 
@@ -215,18 +216,48 @@ def test_a_fine_tuning_that_was_cut_off_goes_on_without_another_search(short, di
             raise KeyboardInterrupt
         return real(trainer, *args, **kwargs)
 
-    setting = Setting(**whole["train"]["search"]["kept"])
-    monkeypatch.setattr("modeling_vit_custom.training.fitting.plan", lambda *_: ([setting], 1.0))  # as timed before
     monkeypatch.setattr(ViTCustomTrainer, "training_step", cut_off)
     with pytest.raises(KeyboardInterrupt):
         tiny_train(tmp_path / "cut", *flags, model=base)
     monkeypatch.setattr(ViTCustomTrainer, "training_step", real)
-    monkeypatch.setattr("modeling_vit_custom.training.fitting.search", None)  # not called again
+    monkeypatch.setattr(Tuner, "tune", None)  # not called again
     metrics = tiny_train(tmp_path / "cut", *flags, model=base)
-    assert metrics["train"]["resumed"] and metrics["train"]["search"] == read_outcome(tmp_path / "cut").record
+    assert metrics["train"]["resumed"]
+    assert untimed(metrics["train"]["search"]) == untimed(whole["train"]["search"])
     assert metrics["cross_validation"] == whole["cross_validation"]
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def untimed(search: dict) -> dict:
+    trials = [{**trial, "seconds": 0} for trial in search["trials"]]
+    return {**search, "trials": trials, "seconds_of_last": 0}
+
+
+def test_a_search_that_was_cut_off_repeats_no_training(short, digits, base, tmp_path, monkeypatch):
+    """In another sitting, with as much time: what was planned and answered is kept, and what was not is made."""
+    flags = ("--train_dir", digits / "train", *SEARCH, "--folds", 3)
+    whole = tiny_train(tmp_path / "whole", *flags, model=base)
+    tuned, real = [], Tuner.tune
+
+    def cut_off(tuner, net, setting, positions):
+        tuned.append((str(setting), len(positions)))
+        if len(tuned) == 4:
+            raise KeyboardInterrupt
+        return real(tuner, net, setting, positions)
+
+    gained(monkeypatch, True)
+    monkeypatch.setattr(Tuner, "tune", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_train(tmp_path / "cut", *flags, model=base)
+    assert [count for _, count in tuned] == [24, 24, 24, 32]  # two settings, the other half, the first fold
+    monkeypatch.setattr(planning, "MOST_PASSES", 7.0)  # what would be planned now
+    metrics = tiny_train(tmp_path / "cut", *flags, model=base)
+    assert [count for _, count in tuned[4:]] == [32, 32, 32] and tuned[4] == tuned[3]
+    assert [trial["epochs"] for trial in metrics["train"]["search"]["trials"]] == [3.0, 3.0]
+    assert [t["score"] for t in whole["train"]["search"]["trials"]] != [] and metrics["cross_validation"]["n"] == 48
+    tiny_train(tmp_path / "cut", *flags[:-2], "--resume_from_checkpoint", "false", model=base)
+    assert len(tuned) == 10 and "7.0 passes" in tuned[-1][0]
 
 
 def test_it_chooses_the_rate_itself(digits, base, tmp_path):
@@ -247,7 +278,7 @@ def test_the_whole_command_ends_on_time(digits, base, tmp_path, monkeypatch):
 def in_a_process(environment, folder, flags, model):
     """What each of several processes does; at module level, where they can find it."""
     log_to(f"{folder}.log{environment.get('RANK', '0')}")
-    planning.SETTINGS, planning.MOST_PASSES = planning.SETTINGS[:2], 3.0
+    planning.SETTINGS, planning.MOST_PASSES = planning.SETTINGS[:3:2], 3.0
     sys.exit(recipe.main(command(Path(folder), *flags, model=model)))
 
 

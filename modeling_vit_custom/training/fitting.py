@@ -11,16 +11,19 @@ from ..data.raw import printable
 from ..evaluation.evaluate import Evaluation, score_outputs
 from ..evaluation.figures import duration, figure, title
 from ..inference.processes import Processes
+from ..inference.resume import fingerprint
 from .budget import CLOSING
 from .finishing import finish, train_to_the_end
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
 from .floor import CROSS_VALIDATION, Floor, build_floor
 from .folds import answers_in_folds
 from .images import check_images
+from .kept_answers import KeptAnswers
 from .planning import Setting, augmentations_for, computes_faster_in_bfloat16, parts_of, plan
 from .records import begin_records
 from .report import ReportCallback
-from .search import Outcome, read_outcome, search, write_outcome
+from .search import Outcome, search
+from .settings import CHANGEABLE
 from .start import find_start
 from .trials import Tuner, cost_of, of_setting
 
@@ -53,6 +56,15 @@ class Story:
     def tuner(self) -> Tuner:
         return Tuner(self.processor, self.splits, self.model_args, self.data_args, self.training_args)
 
+    def kept_answers(self) -> KeptAnswers:
+        """What this very run has come to before, if it may go on."""
+        weights: Any = self.model.vit
+        settings = {name: value for name, value in self.run["training"].items() if name not in CHANGEABLE}
+        run = {"model": self.run["model"], "data": self.run["data"], "training": settings}
+        run["encoder"] = fingerprint(weights, self.processor, {"size": list(self.model.config.image_hw)})
+        fresh = (self.training_args.resume_from_checkpoint or "").lower() == "false"
+        return KeptAnswers(self.training_args.output_dir, run, self.processes, fresh)
+
     def say(self, *lines: str) -> None:
         if self.training_args.process_index == 0:
             print(*map(printable, lines), sep="\n", flush=True)
@@ -70,7 +82,7 @@ def fit(story: Story) -> dict[str, Any]:
     began = time.perf_counter()
     find_start(story.training_args, story.run)  # refuses the folder of another run that has not ended
     check_images(story.training_args, story.splits, None)
-    return _finish_with(story, story.floor(), story.tuner, story.processes, began)
+    return _finish_with(story, story.floor(), story.tuner, story.kept_answers(), began)
 
 
 def fit_and_tune(story: Story) -> dict[str, Any]:
@@ -80,17 +92,13 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
     checkpoint = find_start(args, story.run)
     check_images(args, splits, None if checkpoint is None else args.output_dir)
     floor = story.floor()
-    tuner, processes = story.tuner, story.processes
-    outcome = None if checkpoint is None else story.processes.from_first(lambda: read_outcome(args.output_dir))
+    tuner, kept = story.tuner, story.kept_answers()
+    outcome = _searched(story, floor, tuner, kept)
     if outcome is None:
-        outcome = _searched(story, floor, tuner, processes)
-        if outcome is not None:
-            story.say(*outcome.notes)
-            logits = _in_folds(story, floor, outcome.setting, tuner, processes)
-            if logits is not None:
-                outcome = replace(outcome, asked=np.arange(len(logits)), logits=logits)
-    if outcome is None:
-        return _finish_with(story, floor, tuner, processes, began)
+        return _finish_with(story, floor, tuner, kept, began)
+    story.say(*outcome.notes)
+    if (logits := _in_folds(story, floor, outcome.setting, tuner, kept)) is not None:
+        outcome = replace(outcome, asked=np.arange(len(logits)), logits=logits)
     held_out = splits.validation is None or story.data_args.folds
     measured = {CROSS_VALIDATION: _measured(outcome.asked, outcome.logits, splits)} if held_out else {}
     setting = outcome.setting
@@ -98,7 +106,7 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
         return _finish_fitted(story, floor, began, measured, splits, search=outcome.record)
     feed = tuner.feed(floor.model.config, setting.augmentation)  # which chooses how many processes load it
     own = of_setting(args, setting, len(splits.train))
-    if args.max_minutes is not None and processes.from_first(
+    if args.max_minutes is not None and kept.processes.from_first(
         lambda: story.left(floor) < outcome.record["seconds_of_last"]
     ):
         own.max_minutes = args.max_minutes  # as many passes as the rest of the time allows, fewer than were tried
@@ -106,7 +114,6 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
     trainer.add_callback(ReportCallback(splits))
     if trainer.is_world_process_zero():
         begin_records(own.output_dir, story.run, story.conversion, None if checkpoint else "")
-        write_outcome(own.output_dir, outcome)
     train = train_to_the_end(trainer, checkpoint, len(splits.train))
     train |= {"fitted": floor.record, "search": outcome.record}
     return finish(trainer, splits, train, story.processor, measured)
@@ -115,7 +122,7 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
 METHODS_OF_FITTING = {"fitted_head": fit, "search": fit_and_tune}
 
 
-def _searched(story: Story, floor: Floor, tuner: Tuner, processes: Processes) -> Outcome | None:
+def _searched(story: Story, floor: Floor, tuner: Tuner, kept: KeptAnswers) -> Outcome | None:
     """What the settings that there is time for came to; None where there is too little for one."""
     args, splits = story.training_args, story.splits
     if not (parts := parts_of(splits, args.seed)):
@@ -123,14 +130,17 @@ def _searched(story: Story, floor: Floor, tuner: Tuner, processes: Processes) ->
         return None
     augmentations = augmentations_for(story.data_args.augmentation, splits.train)
 
-    def planned() -> tuple[list[Setting], float]:
+    def planned() -> tuple[list[dict[str, Any]], float]:
         left = None if args.max_minutes is None else story.left(floor)
         faster = computes_faster_in_bfloat16(args.device)
         cost = cost_of(floor.model, floor.pace, faster, args.world_size)
         count, layers = len(splits.train), len(floor.model.vit.layers)
-        return plan(layers, cost, count, parts, left, augmentations, args.on_accelerator, story.data_args.folds or 1)
+        folds = story.data_args.folds or 1
+        found, seconds = plan(layers, cost, count, parts, left, augmentations, args.on_accelerator, folds)
+        return [setting.record() for setting in found], seconds
 
-    settings, seconds = processes.from_first(planned)
+    records, seconds = kept.decided("plan", planned)
+    settings = [Setting(**record) for record in records]
     if not settings:
         story.say(f"no fine-tuning: {seconds:.0f} s are too few for it; --max_minutes gives more")
         return None
@@ -145,19 +155,19 @@ def _searched(story: Story, floor: Floor, tuner: Tuner, processes: Processes) ->
         tuner.tune,
         tuner.answers,
         args.seed,
-        processes,
+        kept,
         time.monotonic() + seconds,
         story.say,
     )
 
 
 def _in_folds(
-    story: Story, floor: Floor, setting: Setting | None, tuner: Tuner, processes: Processes
+    story: Story, floor: Floor, setting: Setting | None, tuner: Tuner, kept: KeptAnswers
 ) -> np.ndarray | None:
     """What --folds comes to: logits of all training examples; None where it was not asked for."""
     if (folds := story.data_args.folds) is None:
         return None
-    logits = answers_in_folds(story.model, floor, setting, story.splits, tuner, folds, processes, story.say)
+    logits = answers_in_folds(story.model, floor, setting, story.splits, tuner, folds, kept, story.say)
     everything = np.arange(len(logits))
     metrics, n = _measured(everything, logits, story.splits).metrics, len(logits)
     main = next(iter(metrics))
@@ -165,10 +175,10 @@ def _in_folds(
     return logits
 
 
-def _finish_with(story: Story, floor: Floor, tuner: Tuner, processes: Processes, began: float) -> dict[str, Any]:
+def _finish_with(story: Story, floor: Floor, tuner: Tuner, kept: KeptAnswers, began: float) -> dict[str, Any]:
     """Finishes with the fitted head, where no fine-tuning was tried."""
     splits = story.splits
-    if (logits := _in_folds(story, floor, None, tuner, processes)) is not None:
+    if (logits := _in_folds(story, floor, None, tuner, kept)) is not None:
         measured = {CROSS_VALIDATION: _measured(np.arange(len(logits)), logits, splits)}
     elif splits.validation is None and floor.held_out is not None and floor.examples is not None:
         measured, splits = {CROSS_VALIDATION: floor.held_out}, replace(splits, train=floor.examples)

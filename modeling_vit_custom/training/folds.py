@@ -6,7 +6,6 @@ Shapes: N examples, K outputs.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,9 @@ from ..data.examples import Splits
 from ..data.labels import strata
 from ..features.fitted import Fitted, fit, with_head
 from ..features.selection import stratified_folds
-from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from .floor import Floor
+from .kept_answers import KeptAnswers
 from .planning import Setting
 from .trials import Tuner
 
@@ -28,10 +27,11 @@ def answers_in_folds(
     splits: Splits,
     tuner: Tuner,
     folds: int,
-    processes: Processes,
+    kept: KeptAnswers,
     progress: Callable[[str], None],
 ) -> np.ndarray:
     """Return float32 [N, K]: of each training example, by a head fitted to the other folds, fine-tuned by a setting."""
+    processes = kept.processes
     labels, seed = np.asarray(splits.train.labels), tuner.training_args.seed
     logits = np.empty((len(labels), len(splits.id2label)), np.float32)
 
@@ -49,7 +49,11 @@ def answers_in_folds(
                 lambda fitted=fitted, held_out=held_out: floor.answers(fitted.tap, fitted.head, held_out)
             )
         else:
-            trained: Any = tuner.tune(with_head(model, fitted), setting, rest)
-            logits[held_out] = tuner.answers(trained, splits.train.select(held_out.tolist()))
+
+            def answer(fitted: Fitted = fitted, rest: np.ndarray = rest, held_out: np.ndarray = held_out) -> np.ndarray:
+                trainer = tuner.tune(with_head(model, fitted), setting, rest)
+                return tuner.answers(trainer, splits.train.select(held_out.tolist()))
+
+            logits[held_out], _ = kept.answered(f"fold {number}: {setting}", answer)
         progress(f"fold {number} of {len(dealt)}: {len(held_out):,} images answered, {fitted.tap}, {fitted.head}")
     return logits

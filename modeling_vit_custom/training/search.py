@@ -7,12 +7,9 @@ its answers are the better ones; else the fitted head is kept.
 Shapes: N examples that are asked, K outputs.
 """
 
-import io
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +18,14 @@ from ..data.examples import Examples, Splits
 from ..evaluation.figures import duration
 from ..features.fitted import with_head
 from ..features.selection import Head
-from ..inference.outputs import write_whole
 from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from .floor import Floor
+from .kept_answers import KeptAnswers
 from .planning import Part, Setting
 from .scores import gain_of, scores, told
 
-OUTCOME = "search.npz"  # of the output folder; it is not published
-CLEARLY = (
-    0.5  # standard errors by which fine-tuning has to be better; learning fewer images than in the end, it says less
-)
+CLEARLY = 0.5  # standard errors by which fine-tuning has to be better; on all images it gains more than on some
 
 
 @dataclass(frozen=True)
@@ -67,26 +61,30 @@ def search(
     tune: Callable[[ViTCustomForImageClassification, Setting, np.ndarray], Any],
     answers: Callable[[Any, Examples], np.ndarray],
     seed: int,
-    processes: Processes,
+    kept: KeptAnswers,
     until: float,
     progress: Callable[[str], None] = print,
 ) -> Outcome:
     """Try the settings on the first part, the best one on the others, and compare it with the fitted head.
 
+    kept: answers of before are not asked for again.
     until: by `time.monotonic()`, when the last fine-tuning should have ended: what would go beyond is not tried.
     tune: (a model, a setting, positions of the examples to learn) → a Trainer that has trained it.
     answers: (that Trainer or a model, examples) → logits [n, K].
     """
     labels = [np.asarray(part.examples(splits).labels) for part in parts]
+    processes = kept.processes
     heads = processes.from_first(lambda: [floor.refit(part.learned, splits, seed) for part in parts])
     fitted = [_answers_of_head(floor, *of, splits, answers, processes) for of in zip(heads, parts, strict=True)]
 
-    def tried(setting: Setting, which: Sequence[int]) -> Trial:
-        began, logits = time.perf_counter(), []
-        for part, head in ((parts[at], heads[at]) for at in which):
+    def tried(setting: Setting, at: int) -> tuple[np.ndarray, float]:
+        part, head = parts[at], heads[at]
+
+        def answer() -> np.ndarray:
             trainer = tune(with_head(model, replace(floor.fitted, head=head)), setting, part.learned)
-            logits.append(answers(trainer, part.examples(splits)))
-        return Trial(setting, np.concatenate(logits), time.perf_counter() - began)
+            return answers(trainer, part.examples(splits))
+
+        return kept.answered(f"part {at + 1}: {setting}", answer)
 
     def told_of(logits: np.ndarray) -> str:
         return told(logits, labels[0], splits.problem_type)
@@ -95,16 +93,17 @@ def search(
     trials: list[Trial] = []
     share = (len(splits.train) + sum(len(part.learned) for part in parts[1:])) / len(parts[0].learned)
     for setting in settings:
-        if trials and processes.from_first(lambda: time.monotonic() + (1 + share) * trials[-1].seconds > until):
+        late = lambda: time.monotonic() + (1 + share) * trials[-1].seconds > until  # noqa: E731
+        if trials and kept.decided(f"late: {setting}", late):
             progress(f"not tried, for want of time: {setting}")
             continue
-        trials.append(tried(setting, [0]))
+        trials.append(Trial(setting, *tried(setting, 0)))
         progress(f"{setting}: {told_of(trials[-1].logits)}, {duration(trials[-1].seconds)}")
     best = max(range(len(trials)), key=lambda at: scores(trials[at].logits, labels[0], splits.problem_type).mean())
-    if others := range(1, len(parts)):
-        rest = tried(trials[best].setting, others)
-        logits = np.concatenate([trials[best].logits, rest.logits])
-        trials[best] = replace(trials[best], logits=logits, seconds=trials[best].seconds + rest.seconds)
+    for at in range(1, len(parts)):
+        logits, seconds = tried(trials[best].setting, at)
+        logits = np.concatenate([trials[best].logits, logits])
+        trials[best] = replace(trials[best], logits=logits, seconds=trials[best].seconds + seconds)
     asked = np.concatenate([part.asked for part in parts])
     outcome = decide(
         trials, best, np.concatenate(fitted), asked, np.concatenate(labels), splits, str(floor.fitted.head)
@@ -151,25 +150,6 @@ def decide(
             "kept": trial.setting.record() if better else None,
         },
     )
-
-
-def write_outcome(folder: str, outcome: Outcome) -> None:
-    """Keep it in the run's folder, so that a fine-tuning that was cut off goes on without another search."""
-    record = np.frombuffer(json.dumps({"notes": outcome.notes, **outcome.record}).encode(), np.uint8)
-    file = io.BytesIO()
-    np.savez(file, asked=outcome.asked, logits=outcome.logits, record=record)
-    write_whole(Path(folder) / OUTCOME, file.getvalue())
-
-
-def read_outcome(folder: str) -> Outcome | None:
-    """Return what was kept there; None where there is nothing that can be read."""
-    try:
-        with np.load(Path(folder) / OUTCOME, allow_pickle=False) as file:
-            asked, logits, record = file["asked"], file["logits"], json.loads(file["record"].tobytes())
-    except (OSError, ValueError, KeyError):
-        return None
-    notes, kept = record.pop("notes"), record["kept"]
-    return Outcome(None if kept is None else Setting(**kept), asked, logits, notes, record)
 
 
 def _answers_of_head(

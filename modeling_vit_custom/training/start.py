@@ -49,6 +49,7 @@ from .checkpoints import (
 )
 from .flags import DataArguments, ModelArguments, UsageError, ViTTrainingArguments
 from .images import IMAGES
+from .kept_answers import FILE as KEPT_ANSWERS
 from .lock import LOCK
 from .pretrained import Pretrained
 from .resuming import KEPT
@@ -265,7 +266,7 @@ def check_output_dir(output_dir: str | Path) -> None:
     for name, kind in there.items():
         if kind not in (None, KINDS[stat.S_IFDIR]):
             raise UsageError(f"--output_dir {path} holds {name}, which is {kind}: remove it, or name another folder.")
-    strangers = there.keys() - {LOCK, IMAGES}  # of a run that was killed before its first record
+    strangers = there.keys() - {LOCK, IMAGES, KEPT_ANSWERS}  # of a run that was killed before its first record
     if strangers and not (path / RUN_FILE).is_file():
         raise UsageError(
             f"--output_dir {path} is not empty and holds no earlier run ({RUN_FILE} is missing): name a new folder."
