@@ -8,6 +8,7 @@ from real_digits import write_train_and_test
 from safetensors.torch import load_file
 from tiny_training import QUICK, tiny_train
 
+from modeling_vit_custom.training import planning
 from modeling_vit_custom.training.args import complete_arguments, parse_args
 from modeling_vit_custom.training.flags import UsageError
 
@@ -69,6 +70,26 @@ def test_the_default_is_a_search(digits, base, tmp_path, capsys):
     assert "nothing is trained" in capsys.readouterr().out
     with pytest.raises(UsageError, match=r"--method search there, full now"):
         tiny_train(tmp_path / "o", *flags, "--num_train_epochs", 2, model=base)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multi_label_classification", "regression"])
+def test_other_tasks_are_searched_too(digits, base, tmp_path, capsys, monkeypatch, task):
+    monkeypatch.setattr(planning, "SETTINGS", planning.SETTINGS[:1])
+    monkeypatch.setattr(planning, "MOST_PASSES", 2.0)
+    rows = ["image,label"]
+    for at, path in enumerate(sorted((digits / "train").rglob("*.png"))):
+        digit = int(path.parent.name)
+        tags = f"d{digit}|odd" if at % 2 else f"d{digit}"
+        rows.append(f"{path.relative_to(digits)},{digit / 2 if task == 'regression' else tags}")
+    (digits / f"{task}.csv").write_text("\n".join(rows))
+    flags = ("--train_dir", digits / f"{task}.csv", "--problem_type", task, "--max_minutes", 9, "--folds", 2)
+    metrics = tiny_train(tmp_path / "o", *flags, model=base)
+    assert metrics["problem_type"] == task and metrics["cross_validation"]["n"] == 48
+    assert metrics["train"]["fitted"]["head"] == ("ridge" if task == "regression" else "logistic")
+    assert len(metrics["train"]["search"]["trials"]) == 1
+    printed = capsys.readouterr().out
+    assert "in the score on 48 held-out images" in printed and "2 folds: " in printed
 
 
 def test_a_run_that_was_begun_in_full_goes_on_so(digits, base, tmp_path):
