@@ -20,6 +20,7 @@ from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.splits import draw_of_each
 from modeling_vit_custom.features import fitted, store
 from modeling_vit_custom.features.closed_forms import (
+    NEVER,
     Scaling,
     fit_discriminants,
     fit_ridge,
@@ -131,10 +132,13 @@ def test_full_shrinkage_is_the_nearest_prototype():
 def test_one_example_a_class_and_a_class_without_any():
     scaled = torch.eye(3, dtype=torch.float64)
     ((weight, bias),) = fit_discriminants(scaled, torch.tensor([0, 1, 3]), 4, (0.5,))
-    assert torch.equal((scaled @ weight.T + bias).argmax(1), torch.tensor([0, 1, 3])) and bias[2] == -torch.inf
+    assert torch.equal((scaled @ weight.T + bias).argmax(1), torch.tensor([0, 1, 3])) and bias[2] == NEVER
     head = fit_head(scaled.float(), np.array([0, 1, 3]), SINGLE_LABEL, 4)
     assert head.held_out is None and head.kind == "logistic"
     assert torch.equal((scaled @ head.weight.T + head.bias).argmax(1), torch.tensor([0, 1, 3]))
+    features, labels = clusters(30, 6)
+    head = fit_head(features, labels, SINGLE_LABEL, 4, "discriminant")
+    assert head.bias.isfinite().all() and (features.double() @ head.weight.T + head.bias)[:, 3].max() < -100
 
 
 # ---------- logistic regression

@@ -1,9 +1,11 @@
 """Which method trains where none is named, and what a full fine-tuning is compared with."""
 
 import json
+import shutil
 
 import pytest
 import torch
+import yaml
 from real_digits import write_train_and_test
 from safetensors.torch import load_file
 from tiny_training import QUICK, tiny_train
@@ -11,6 +13,7 @@ from tiny_training import QUICK, tiny_train
 from modeling_vit_custom.training import planning
 from modeling_vit_custom.training.args import complete_arguments, parse_args
 from modeling_vit_custom.training.flags import UsageError
+from modeling_vit_custom.training.recipe import train
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,21 @@ def test_other_tasks_are_searched_too(digits, base, tmp_path, capsys, monkeypatc
     assert len(metrics["train"]["search"]["trials"]) == 1
     printed = capsys.readouterr().out
     assert "in the score on 48 held-out images" in printed and "2 folds: " in printed
+
+
+def test_auto_chooses_it_whatever_the_rarest_class_and_keeps_what_it_chose(digits, base, tmp_path, capsys):
+    data = tmp_path / "d"
+    shutil.copytree(digits / "train", data)
+    for path in sorted((data / "1").iterdir())[1:]:
+        path.unlink()
+    words = ["auto", "--output_dir", tmp_path / "o", *base, *QUICK, "--train_dir", data]
+    for _ in range(2):
+        groups = parse_args([*map(str, words)])
+        metrics = train(*groups)
+        assert groups[0].method == "search" and metrics["train"]["fitted"]["head"]
+    assert yaml.safe_load((tmp_path / "o" / "recipe.yaml").read_text())["method"] == "search"
+    printed = capsys.readouterr().out
+    assert "as chosen before" in printed and "nothing is trained" in printed
 
 
 def test_a_run_that_was_begun_in_full_goes_on_so(digits, base, tmp_path):

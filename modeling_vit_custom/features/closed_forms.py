@@ -9,6 +9,7 @@ import torch
 
 RIDGE_STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-6, 5))  # of features that `Scaling` has scaled
 SHRINKAGES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.03, 0.01)
+NEVER = -1e4  # a logit that is never the highest; half precision holds it
 ALIKE = 1e-10  # eigenvalues below this share of the largest are rounding
 
 
@@ -85,7 +86,7 @@ def fit_discriminants(
     """Yield weight [K, D] and bias [K] of linear discriminant analysis for each shrinkage (Friedman 1989).
 
     The covariance within classes is blended with its mean variance: at 1 what is left are class prototypes, nearest by
-    Euclidean distance. A class without examples gets no chance.
+    Euclidean distance. A class without examples gets no chance, by a number that can be stored and trained on.
     """
     counts = torch.bincount(labels, minlength=classes).double()
     sums = torch.zeros(classes, scaled.shape[1], dtype=scaled.dtype).index_add_(0, labels, scaled)
@@ -93,7 +94,7 @@ def fit_discriminants(
     within = scaled - means[labels]
     freedom = max(1, len(labels) - int((counts > 0).sum()))
     variance = float(within.square().sum()) / freedom / scaled.shape[1] or 1.0  # of one example a class: none
-    prior = (counts / counts.sum()).log()
+    prior = (counts / counts.sum()).log().clamp_min(NEVER)
     _, values, right = spectrum(within) if bool((within != 0).any()) else (None, torch.zeros(0), torch.zeros(0))
     projected = means @ right if len(values) else None
     for shrinkage in shrinkages:

@@ -15,6 +15,7 @@ from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..data.labels import strata
 from ..data.splits import draw_subset
 from .closed_forms import (
+    NEVER,
     RIDGE_STRENGTHS,
     SHRINKAGES,
     Scaling,
@@ -146,7 +147,7 @@ def cross_validate(
             fits = (fit for kind in kinds for fit in _fits(kind, scaled[rest], labels[rest], outputs, _strengths(kind)))
             for place, (weight, bias) in enumerate(fits):
                 logits[place, repeat, held_out] = F.linear(scaled[held_out], weight, bias)
-    flat = logits.flatten(1, 2).nan_to_num(neginf=-1e4).clamp_min(-1e4)
+    flat = logits.flatten(1, 2).clamp_min(NEVER)
     answers = labels.repeat(repeats, *(1,) * (labels.ndim - 1))
     scores = []
     for one in flat:
@@ -155,7 +156,7 @@ def cross_validate(
         scores.append((right, -loss, temperature))
     best = max(range(len(candidates)), key=lambda place: scores[place][:2])
     temperature = scores[best][2]
-    return *candidates[best], temperature, (chosen, logits[best, 0].clamp_min(-1e4) / temperature)
+    return *candidates[best], temperature, (chosen, logits[best, 0].clamp_min(NEVER) / temperature)
 
 
 def stratified_folds(groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:

@@ -69,6 +69,11 @@ class Story:
         if self.training_args.process_index == 0:
             print(*map(printable, lines), sep="\n", flush=True)
 
+    def begin_records(self, checkpoint: str | None = None) -> None:
+        if self.processes.is_first:
+            recipe = self.model_args.chosen_recipe or (None if checkpoint else "")
+            begin_records(self.training_args.output_dir, self.run, self.conversion, recipe)
+
     def floor(self) -> Floor:
         floor = build_floor(
             self.model, self.processor, self.splits, self.model_args, self.data_args, self.training_args
@@ -112,8 +117,7 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
         own.max_minutes = args.max_minutes  # as many passes as the rest of the time allows, fewer than were tried
     trainer = tuner.trainer(floor.model, setting, feed, own, story.began)
     trainer.add_callback(ReportCallback(splits))
-    if trainer.is_world_process_zero():
-        begin_records(own.output_dir, story.run, story.conversion, None if checkpoint else "")
+    story.begin_records(checkpoint)
     train = train_to_the_end(trainer, checkpoint, len(splits.train))
     train |= {"fitted": floor.record, "search": outcome.record}
     return finish(trainer, splits, train, story.processor, measured)
@@ -191,8 +195,7 @@ def _finish_fitted(
     story: Story, floor: Floor, began: float, measured: dict[str, Evaluation], splits: Splits, **more: Any
 ) -> dict[str, Any]:
     trainer = replace(story.tuner, splits=splits).untrained(floor.model, publishes=True)
-    if trainer.is_world_process_zero():
-        begin_records(trainer.args.output_dir, story.run, story.conversion)
+    story.begin_records()
     train = {
         "n": len(story.splits.train),
         "seconds": round(time.perf_counter() - began, 3),
