@@ -95,6 +95,7 @@ def test_other_tasks_are_searched_too(digits, base, tmp_path, capsys, monkeypatc
     assert "in the score on 48 held-out images" in printed and "2 folds: " in printed
 
 
+@pytest.mark.slow
 def test_auto_chooses_it_whatever_the_rarest_class_and_keeps_what_it_chose(digits, base, tmp_path, capsys):
     data = tmp_path / "d"
     shutil.copytree(digits / "train", data)

@@ -110,9 +110,9 @@ def answering(labels: np.ndarray, wrong: int) -> np.ndarray:
 def test_fine_tuning_is_kept_if_it_is_better_by_more_than_chance(wrong, kept):
     labels = np.arange(100) % 2
     setting, worse = Setting(2, 1e-4, 3.0, "light"), Setting(1, 1e-4, 3.0, "light")
-    trials = [Trial(worse, answering(labels, 45)[:50], 1.0), Trial(setting, answering(labels, wrong), 1.0)]
+    trials = [Trial(setting, answering(labels, wrong), 1.0), Trial(worse, answering(labels, 45)[:50], 1.0)]
     everything = np.arange(100)
-    outcome = decide(trials, 1, answering(labels, 30), everything, labels, splits_of(labels), "logistic")
+    outcome = decide(trials, answering(labels, 30), everything, labels, splits_of(labels), "logistic")
     assert (outcome.setting == setting) == kept and (outcome.setting is None) != kept
     expected = answering(labels, wrong if kept else 30)
     np.testing.assert_array_equal(outcome.logits, expected)
@@ -153,10 +153,10 @@ def gained(monkeypatch, better: bool) -> None:
     """Makes the held-out images say so, whatever they would have said."""
     real = searching.decide
 
-    def decided(trials, best, fitted, asked, labels, *rest):
+    def decided(trials, fitted, asked, labels, *rest):
         answers = np.eye(3, dtype=np.float32)[labels]
         trials = [replace(trial, logits=answers if better else -answers) for trial in trials]
-        return real(trials, best, fitted, asked, labels, *rest)
+        return real(trials, fitted, asked, labels, *rest)
 
     monkeypatch.setattr(searching, "decide", decided)
 
@@ -182,6 +182,7 @@ def test_the_better_one_is_left_as_an_ordinary_model(short, digits, base, tmp_pa
     assert "nothing is trained" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_each_image_is_answered_by_a_model_that_had_not_seen_it(short, digits, base, tmp_path, monkeypatch):
     seen, real = [], searching.search
 
@@ -234,6 +235,7 @@ def untimed(search: dict) -> dict:
     return {**search, "trials": trials, "seconds_of_last": 0}
 
 
+@pytest.mark.slow
 def test_a_search_that_was_cut_off_repeats_no_training(short, digits, base, tmp_path, monkeypatch):
     """In another sitting, with as much time: what was planned and answered is kept, and what was not is made."""
     flags = ("--train_dir", digits / "train", *SEARCH, "--folds", 3)
@@ -258,6 +260,19 @@ def test_a_search_that_was_cut_off_repeats_no_training(short, digits, base, tmp_
     assert [t["score"] for t in whole["train"]["search"]["trials"]] != [] and metrics["cross_validation"]["n"] == 48
     tiny_train(tmp_path / "cut", *flags[:-2], "--resume_from_checkpoint", "false", model=base)
     assert len(tuned) == 10 and "7.0 passes" in tuned[-1][0]
+
+
+@pytest.mark.slow
+def test_a_setting_that_diverges_is_left_out(short, digits, base, tmp_path, capsys, monkeypatch):
+    high = (1.0, 1e30, 0, 0)
+    monkeypatch.setattr(planning, "SETTINGS", (high, *planning.SETTINGS[:1]))
+    flags = ("--train_dir", digits / "train", *SEARCH)
+    metrics = tiny_train(tmp_path / "o", *flags, model=base)
+    assert [trial["learning_rate"] for trial in metrics["train"]["search"]["trials"]] == [2e-4]
+    assert "diverged, left out" in capsys.readouterr().out
+    monkeypatch.setattr(planning, "SETTINGS", (high,))
+    metrics = tiny_train(tmp_path / "p", *flags, model=base)
+    assert "search" not in metrics["train"] and metrics["cross_validation"]["n"] == 48
 
 
 def test_it_chooses_the_rate_itself(digits, base, tmp_path):

@@ -64,9 +64,10 @@ def search(
     kept: KeptAnswers,
     until: float,
     progress: Callable[[str], None] = print,
-) -> Outcome:
+) -> Outcome | None:
     """Try the settings on the first part, the best one on the others, and compare it with the fitted head.
 
+    None where all have diverged.
     kept: answers of before are not asked for again.
     until: by `time.monotonic()`, when the last fine-tuning should have ended: what would go beyond is not tried.
     tune: (a model, a setting, positions of the examples to learn) → a Trainer that has trained it.
@@ -77,14 +78,20 @@ def search(
     heads = processes.from_first(lambda: [floor.refit(part.learned, splits, seed) for part in parts])
     fitted = [_answers_of_head(floor, *of, splits, answers, processes) for of in zip(heads, parts, strict=True)]
 
-    def tried(setting: Setting, at: int) -> tuple[np.ndarray, float]:
-        part, head = parts[at], heads[at]
+    def tried(setting: Setting, at: int) -> tuple[np.ndarray, float] | None:
+        part, head, name = parts[at], heads[at], f"part {at + 1}: {setting}"
 
         def answer() -> np.ndarray:
             trainer = tune(with_head(model, replace(floor.fitted, head=head)), setting, part.learned)
             return answers(trainer, part.examples(splits))
 
-        return kept.answered(f"part {at + 1}: {setting}", answer)
+        if name not in kept.decisions:
+            try:
+                return kept.answered(name, answer)
+            except FloatingPointError:
+                kept.decided(name, lambda: "diverged")
+        progress(f"{setting}: diverged, left out")
+        return None
 
     def told_of(logits: np.ndarray) -> str:
         return told(logits, labels[0], splits.problem_type)
@@ -97,33 +104,34 @@ def search(
         if trials and kept.decided(f"late: {setting}", late):
             progress(f"not tried, for want of time: {setting}")
             continue
-        trials.append(Trial(setting, *tried(setting, 0)))
-        progress(f"{setting}: {told_of(trials[-1].logits)}, {duration(trials[-1].seconds)}")
-    best = max(range(len(trials)), key=lambda at: scores(trials[at].logits, labels[0], splits.problem_type).mean())
-    for at in range(1, len(parts)):
-        logits, seconds = tried(trials[best].setting, at)
-        logits = np.concatenate([trials[best].logits, logits])
-        trials[best] = replace(trials[best], logits=logits, seconds=trials[best].seconds + seconds)
+        if (found := tried(setting, 0)) is not None:
+            trials.append(Trial(setting, *found))
+            progress(f"{setting}: {told_of(found[0])}, {duration(found[1])}")
+    trials.sort(key=lambda trial: -scores(trial.logits, labels[0], splits.problem_type).mean())
+    for at in range(1, len(parts) if trials else 0):
+        if (found := tried(trials[0].setting, at)) is None:
+            return None
+        logits = np.concatenate([trials[0].logits, found[0]])
+        trials[0] = replace(trials[0], logits=logits, seconds=trials[0].seconds + found[1])
+    if not trials:
+        return None
     asked = np.concatenate([part.asked for part in parts])
-    outcome = decide(
-        trials, best, np.concatenate(fitted), asked, np.concatenate(labels), splits, str(floor.fitted.head)
-    )
-    each = trials[best].seconds / sum(len(part.learned) for part in parts)
+    outcome = decide(trials, np.concatenate(fitted), asked, np.concatenate(labels), splits, str(floor.fitted.head))
+    each = trials[0].seconds / sum(len(part.learned) for part in parts)
     outcome.record["seconds_of_last"] = round(each * len(splits.train), 1)
     return outcome
 
 
 def decide(
     trials: Sequence[Trial],
-    best: int,
     fitted: np.ndarray,
     asked: np.ndarray,
     labels: np.ndarray,
     splits: Splits,
     head: str,
 ) -> Outcome:
-    """Keep the best setting if its answers are better than the fitted heads' to the same examples; else those."""
-    trial, task = trials[best], splits.problem_type
+    """Keep the first setting, the best, if its answers to the same examples are better than the fitted heads'."""
+    trial, task = trials[0], splits.problem_type
     gain = gain_of(trial.logits, fitted, labels, task)
     better = gain.mean > max(CLEARLY * gain.error, 0.0)
     return Outcome(
