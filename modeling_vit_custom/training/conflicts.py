@@ -103,6 +103,7 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
     whole = AcceleratorConfig()
     split = [name for name in SPLITTING if getattr(accelerator, name) != getattr(whole, name)]
     accumulation = accelerator.gradient_accumulation_kwargs or {}
+    of_heads = given(("head", "feature_views", "folds"), m, d)
     idle = given(WITHOUT_STEPS.get(str(m.method), ()), m, d, t)
     return [
         (
@@ -129,8 +130,8 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
             "leave it out or choose another method.",
         ),
         (
-            m.method not in WITHOUT_STEPS and (idle := given(("head", "feature_views", "folds"), m, d)),
-            f"--{', --'.join(idle)}: for --method fitted_head and search, not for {m.method}.",
+            m.method not in WITHOUT_STEPS and of_heads,
+            f"--{', --'.join(of_heads)}: for --method fitted_head and search, not for {m.method}.",
         ),
         (
             d.shots is not None and d.max_train_samples is not None,
