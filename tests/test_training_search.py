@@ -74,6 +74,18 @@ def test_more_time_tries_more_settings_and_trains_longer():
     assert len({*settings}) == len(settings)
 
 
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch):
+    cpu = torch.device("cpu")
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False)
+    assert not planning.computes_faster_in_bfloat16(cpu)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert planning.computes_faster_in_bfloat16(cpu) and not planning.computes_faster_in_bfloat16(torch.device("meta"))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not planning.computes_faster_in_bfloat16(cpu)
+
+
 def test_settings_are_compared_on_all_images_in_turn_or_on_enough_of_them():
     few = parts_of(splits_of(np.arange(100) % 2), 0)
     assert sorted(np.concatenate([part.asked for part in few])) == [*range(100)]

@@ -1,5 +1,6 @@
 """What `--method search` tries, on which images, and for how long: a plan of trainings that fit a time."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -168,10 +169,11 @@ def augmentations_for(asked: str, examples: Examples) -> list[str]:
 
 
 def computes_faster_in_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies matrices of bfloat16 by instructions of its own."""
+    """Whether the processor multiplies matrices of bfloat16 by instructions of its own, and may use them."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 does not know
+    held_back = any(name in os.environ for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"))
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16")) and not held_back
