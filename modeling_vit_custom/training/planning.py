@@ -1,7 +1,7 @@
 """What `--method search` tries, on which images, and for how long: a plan of trainings that fit a time."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -174,6 +174,6 @@ def computes_faster_in_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 does not know
+    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 does not know
     held_back = any(name in os.environ for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"))
     return bool(has.get("avx512_bf16") or has.get("amx_bf16")) and not held_back
