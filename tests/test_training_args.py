@@ -140,4 +140,4 @@ def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit):
         parse_args(["--help"])
     text = capsys.readouterr().out
-    assert "--method linear_probe" in text and "accelerate launch" in text and "mnist5k" in text
+    assert "--method fitted_head" in text and "accelerate launch" in text and "mnist5k" in text
