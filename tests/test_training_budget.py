@@ -80,6 +80,15 @@ def test_a_hurried_end_is_an_end(digits, tmp_path):
     assert again.state.global_step == last, "it has ended"
 
 
+def test_a_hurried_end_without_validation(digits, tmp_path):
+    """As the last fine-tuning of a search has it."""
+    flags = ("--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false")
+    trainer, budget = timed_trainer(tmp_path / "o", digits, Hands(lambda n: 0.1 if n < 80 else 1.0), 20, *flags)
+    trainer.eval_dataset = None
+    trainer.train()
+    assert budget.used() < 20 and 80 < trainer.state.global_step == trainer.state.max_steps
+
+
 def test_a_run_that_goes_on_keeps_to_the_plan_bit_for_bit(digits, tmp_path):
     whole, _ = timed_trainer(tmp_path / "o", digits, Hands(), 15, *RATIO, "--save_total_limit", 9)
     whole.train()

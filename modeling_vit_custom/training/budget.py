@@ -99,7 +99,8 @@ class TimeBudget(TrainerCallback, ExportableState):
             self.next_look = step + max(1, int(1 / pace))
             if over:
                 self.plan[-1] = (step, 1.0)
-                control.should_training_stop = control.should_evaluate = control.should_save = True
+                control.should_training_stop = control.should_save = True
+                control.should_evaluate = args.eval_strategy != "no"
                 self._tell(args, state)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
