@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from tiny import TINY
-from tiny_training import tiny_train
+from tiny_training import tiny_checkpoint, tiny_train
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples
@@ -369,9 +369,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(digits, tmp_path_factory):
-    output_dir = tmp_path_factory.mktemp("base") / "o"
-    tiny_train(output_dir, "--train_dir", digits / "train", "--num_train_epochs", 1)
-    return ["--model_name_or_path", str(output_dir)]
+    return tiny_checkpoint(tmp_path_factory.mktemp("base") / "o", digits / "train")
 
 
 FITTED = ("--method", "fitted_head", "--augmentation", "auto")

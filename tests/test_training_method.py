@@ -8,7 +8,7 @@ import torch
 import yaml
 from real_digits import write_train_and_test
 from safetensors.torch import load_file
-from tiny_training import QUICK, tiny_train
+from tiny_training import QUICK, tiny_checkpoint, tiny_train
 
 from modeling_vit_custom.training import planning
 from modeling_vit_custom.training.args import complete_arguments, parse_args
@@ -23,9 +23,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(digits, tmp_path_factory):
-    output_dir = tmp_path_factory.mktemp("base") / "o"
-    tiny_train(output_dir, "--train_dir", digits / "train", "--num_train_epochs", 1)
-    return ["--model_name_or_path", str(output_dir)]
+    return tiny_checkpoint(tmp_path_factory.mktemp("base") / "o", digits / "train")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from ranks import fork, log_to, places
 from real_digits import write_train_and_test
 from safetensors.torch import load_file
-from tiny_training import command, tiny_train
+from tiny_training import command, tiny_checkpoint, tiny_train
 
 from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples, Splits
@@ -37,9 +37,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(digits, tmp_path_factory):
-    output_dir = tmp_path_factory.mktemp("base") / "o"
-    tiny_train(output_dir, "--train_dir", digits / "train", "--num_train_epochs", 1)
-    return ["--model_name_or_path", str(output_dir)]
+    return tiny_checkpoint(tmp_path_factory.mktemp("base") / "o", digits / "train")
 
 
 # ---------- what there is time for

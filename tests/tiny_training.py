@@ -27,6 +27,12 @@ def tiny_train(output_dir: Path, *flags: Any, model: list[str] | None = None) ->
     return train(*parse_args(command(output_dir, *flags, model=model)))
 
 
+def tiny_checkpoint(output_dir: Path, train_dir: Path) -> list[str]:
+    """The flags that start from the tiny model after one pass over some images."""
+    tiny_train(output_dir, "--train_dir", train_dir, "--num_train_epochs", 1)
+    return ["--model_name_or_path", str(output_dir)]
+
+
 def tiny_trainer(output_dir: Path, *flags: Any, model: list[str] | None = None):
     """(the Trainer that `train` would use, its splits), before it has trained."""
     model_args, data_args, training_args = parse_args(command(output_dir, *flags, model=model))

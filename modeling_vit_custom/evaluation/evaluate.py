@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from ..data.examples import MULTI_LABEL, REGRESSION, Examples
+from ..data.examples import MULTI_LABEL, REGRESSION, Examples, Splits
 from ..data.options import add_table_options, table_options
 from ..data.raw import listed, printable
 from ..data.sources import load_eval_examples
@@ -73,6 +73,12 @@ class Evaluation:
             "notes": self.notes,
             "versions": versions(),
         }
+
+
+def score_examples(logits: np.ndarray, examples: Examples, splits: Splits) -> Evaluation:
+    """As `score_outputs`, of logits [N, C] for examples of these splits."""
+    labels = np.asarray(examples.labels)
+    return score_outputs(logits, labels, list(examples.names), splits.problem_type, splits.id2label)
 
 
 def score_outputs(

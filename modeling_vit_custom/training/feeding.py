@@ -12,7 +12,7 @@ import torch
 
 from ..data.cache import CachedViews, open_views
 from ..data.dataset import ImageDataset
-from ..data.examples import SINGLE_LABEL, Splits
+from ..data.examples import SINGLE_LABEL, Examples, Splits
 from ..data.raw import printable
 from ..data.stream import StreamedViews, stream_of
 from ..data.views import DecodedViews, PixelValues, ViewMaker, eval_views, larger_views
@@ -72,10 +72,15 @@ def prepare_feed(
     )
 
 
+def as_evaluated(examples: Examples, processor: Any, config: Any) -> ImageDataset:
+    """Images as evaluation sees them, each decoded when it is asked for."""
+    return ImageDataset(examples, DecodedViews(examples, eval_views(processor, config)))
+
+
 def plain_feed(config: Any, processor: Any, splits: Splits) -> Feed:
     """Images as evaluation sees them, of a model that is not trained; nothing is decoded before it is asked for."""
     views = {
-        split: ImageDataset(examples, DecodedViews(examples, eval_views(processor, config)))
+        split: as_evaluated(examples, processor, config)
         for split, examples in (("train", splits.train), ("validation", splits.validation))
         if examples is not None
     }

@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from ..data.dataset import ImageDataset, collate
+from ..data.dataset import collate
 from ..data.examples import Examples, Splits
-from ..data.views import DecodedViews, eval_views
-from ..evaluation.evaluate import Evaluation, score_outputs
+from ..evaluation.evaluate import Evaluation, score_examples
 from ..evaluation.metrics import trainer_metrics
 from ..evaluation.plots import panels, plot_confusion_matrix, plot_training_history
 from ..inference.json_files import json_safe
 from .adapters import add_adapters
 from .budget import time_budget
-from .feeding import Feed
+from .feeding import Feed, as_evaluated
 from .flags import ModelArguments, ViTTrainingArguments
 from .records import end_records, what_happened
 from .report import write_report
@@ -116,7 +115,6 @@ def measure(trainer: ViTCustomTrainer, examples: Examples, splits: Splits, proce
     model: Any = trainer.model
     dataset: Any = trainer.eval_dataset  # of which the views may be cached
     if examples is not splits.validation:
-        dataset = ImageDataset(examples, DecodedViews(examples, eval_views(processor, model.config)))
+        dataset = as_evaluated(examples, processor, model.config)
     output = trainer.predict(dataset)
-    logits, labels = np.asarray(output.predictions), np.asarray(examples.labels)
-    return score_outputs(logits, labels, list(examples.names), splits.problem_type, splits.id2label)
+    return score_examples(np.asarray(output.predictions), examples, splits)

@@ -2,13 +2,14 @@
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..data.examples import Splits
 from ..data.raw import printable
-from ..evaluation.evaluate import Evaluation, score_outputs
+from ..evaluation.evaluate import Evaluation, score_examples
 from ..evaluation.figures import duration, figure, title
 from ..inference.processes import Processes
 from ..inference.resume import fingerprint
@@ -52,11 +53,12 @@ class Story:
     def processes(self) -> Processes:
         return Processes(self.training_args.process_index, self.training_args.world_size)
 
-    @property
+    @cached_property
     def tuner(self) -> Tuner:
         return Tuner(self.processor, self.splits, self.model_args, self.data_args, self.training_args)
 
-    def kept_answers(self) -> KeptAnswers:
+    @cached_property
+    def kept(self) -> KeptAnswers:
         """What this very run has come to before, if it may go on."""
         weights: Any = self.model.vit
         settings = {name: value for name, value in self.run["training"].items() if name not in CHANGEABLE}
@@ -87,7 +89,7 @@ def fit(story: Story) -> dict[str, Any]:
     began = time.perf_counter()
     find_start(story.training_args, story.run)  # refuses the folder of another run that has not ended
     check_images(story.training_args, story.splits, None)
-    return _finish_with(story, story.floor(), story.tuner, story.kept_answers(), began)
+    return _finish_with(story, story.floor(), began)
 
 
 def fit_and_tune(story: Story) -> dict[str, Any]:
@@ -97,25 +99,24 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
     checkpoint = find_start(args, story.run)
     check_images(args, splits, None if checkpoint is None else args.output_dir)
     floor = story.floor()
-    tuner, kept = story.tuner, story.kept_answers()
-    outcome = _searched(story, floor, tuner, kept)
+    outcome = _searched(story, floor)
     if outcome is None:
-        return _finish_with(story, floor, tuner, kept, began)
+        return _finish_with(story, floor, began)
     story.say(*outcome.notes)
-    if (logits := _in_folds(story, floor, outcome.setting, tuner, kept)) is not None:
+    if (logits := _in_folds(story, floor, outcome.setting)) is not None:
         outcome = replace(outcome, asked=np.arange(len(logits)), logits=logits)
     held_out = splits.validation is None or story.data_args.folds
     measured = {CROSS_VALIDATION: _measured(outcome.asked, outcome.logits, splits)} if held_out else {}
     setting = outcome.setting
     if setting is None:
         return _finish_fitted(story, floor, began, measured, splits, search=outcome.record)
-    feed = tuner.feed(floor.model.config, setting.augmentation)  # which chooses how many processes load it
+    feed = story.tuner.feed(floor.model.config, setting.augmentation)  # which chooses how many processes load it
     own = of_setting(args, setting, len(splits.train))
-    if args.max_minutes is not None and kept.processes.from_first(
+    if args.max_minutes is not None and story.processes.from_first(
         lambda: story.left(floor) < outcome.record["seconds_of_last"]
     ):
         own.max_minutes = args.max_minutes  # as many passes as the rest of the time allows, fewer than were tried
-    trainer = tuner.trainer(floor.model, setting, feed, own, story.began)
+    trainer = story.tuner.trainer(floor.model, setting, feed, own, story.began)
     trainer.add_callback(ReportCallback(splits))
     story.begin_records(checkpoint)
     train = train_to_the_end(trainer, checkpoint, len(splits.train))
@@ -126,7 +127,7 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
 METHODS_OF_FITTING = {"fitted_head": fit, "search": fit_and_tune}
 
 
-def _searched(story: Story, floor: Floor, tuner: Tuner, kept: KeptAnswers) -> Outcome | None:
+def _searched(story: Story, floor: Floor) -> Outcome | None:
     """What the settings that there is time for came to; None where there is too little for one."""
     args, splits = story.training_args, story.splits
     if not (parts := parts_of(splits, args.seed)):
@@ -143,7 +144,7 @@ def _searched(story: Story, floor: Floor, tuner: Tuner, kept: KeptAnswers) -> Ou
         found, seconds = plan(layers, cost, count, parts, left, augmentations, args.on_accelerator, folds)
         return [setting.record() for setting in found], seconds
 
-    records, seconds = kept.decided("plan", planned)
+    records, seconds = story.kept.decided("plan", planned)
     settings = [Setting(**record) for record in records]
     if not settings:
         story.say(f"no fine-tuning: {seconds:.0f} s are too few for it; --max_minutes gives more")
@@ -156,22 +157,21 @@ def _searched(story: Story, floor: Floor, tuner: Tuner, kept: KeptAnswers) -> Ou
         floor,
         settings,
         parts,
-        tuner.tune,
-        tuner.answers,
+        story.tuner.tune,
+        story.tuner.answers,
         args.seed,
-        kept,
+        story.kept,
         time.monotonic() + seconds,
         story.say,
     )
 
 
-def _in_folds(
-    story: Story, floor: Floor, setting: Setting | None, tuner: Tuner, kept: KeptAnswers
-) -> np.ndarray | None:
+def _in_folds(story: Story, floor: Floor, setting: Setting | None) -> np.ndarray | None:
     """What --folds comes to: logits of all training examples; None where it was not asked for."""
     if (folds := story.data_args.folds) is None:
         return None
-    logits = answers_in_folds(story.model, floor, setting, story.splits, tuner, folds, kept, story.say)
+    kept = None if setting is None else story.kept
+    logits = answers_in_folds(story.model, floor, setting, story.tuner, folds, story.processes, kept, story.say)
     everything = np.arange(len(logits))
     metrics, n = _measured(everything, logits, story.splits).metrics, len(logits)
     main = next(iter(metrics))
@@ -179,10 +179,10 @@ def _in_folds(
     return logits
 
 
-def _finish_with(story: Story, floor: Floor, tuner: Tuner, kept: KeptAnswers, began: float) -> dict[str, Any]:
+def _finish_with(story: Story, floor: Floor, began: float) -> dict[str, Any]:
     """Finishes with the fitted head, where no fine-tuning was tried."""
     splits = story.splits
-    if (logits := _in_folds(story, floor, None, tuner, kept)) is not None:
+    if (logits := _in_folds(story, floor, None)) is not None:
         measured = {CROSS_VALIDATION: _measured(np.arange(len(logits)), logits, splits)}
     elif splits.validation is None and floor.held_out is not None and floor.examples is not None:
         measured, splits = {CROSS_VALIDATION: floor.held_out}, replace(splits, train=floor.examples)
@@ -208,6 +208,4 @@ def _finish_fitted(
 
 
 def _measured(asked: np.ndarray, logits: np.ndarray, splits: Splits) -> Evaluation:
-    examples = splits.train.select(asked.tolist())
-    names, labels = list(examples.names), np.asarray(examples.labels)
-    return score_outputs(logits, labels, names, splits.problem_type, splits.id2label)
+    return score_examples(logits, splits.train.select(asked.tolist()), splits)

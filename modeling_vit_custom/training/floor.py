@@ -16,7 +16,7 @@ from ..data.dataset import DRAWS
 from ..data.draws import example_keys, uniform
 from ..data.examples import Examples, Splits
 from ..data.views import DecodedViews, PixelValues, eval_views
-from ..evaluation.evaluate import Evaluation, score_outputs
+from ..evaluation.evaluate import Evaluation, score_examples
 from ..features.fitted import Fitted, fit, with_head
 from ..features.selection import KINDS_OF, Head, fit_head
 from ..features.store import Features, open_features
@@ -117,13 +117,7 @@ def build_floor(
     if fitted.head.held_out is not None:
         indices, logits = fitted.head.held_out
         examples = splits.train.select(indices.tolist())
-        held_out = score_outputs(
-            logits.float().numpy(),
-            np.asarray(examples.labels),
-            list(examples.names),
-            splits.problem_type,
-            splits.id2label,
-        )
+        held_out = score_examples(logits.float().numpy(), examples, splits)
     return Floor(with_head(model, fitted), notes, record, examples, held_out, fitted, features, pace)
 
 

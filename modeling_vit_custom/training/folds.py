@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..data.examples import Splits
 from ..data.labels import strata
 from ..features.fitted import Fitted, fit, with_head
 from ..features.selection import stratified_folds
+from ..inference.processes import Processes
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from .floor import Floor
 from .kept_answers import KeptAnswers
@@ -24,14 +24,17 @@ def answers_in_folds(
     model: ViTCustomForImageClassification,
     floor: Floor,
     setting: Setting | None,
-    splits: Splits,
     tuner: Tuner,
     folds: int,
-    kept: KeptAnswers,
+    processes: Processes,
+    kept: KeptAnswers | None,
     progress: Callable[[str], None],
 ) -> np.ndarray:
-    """Return float32 [N, K]: of each training example, by a head fitted to the other folds, fine-tuned by a setting."""
-    processes = kept.processes
+    """Return float32 [N, K]: of each training example, by a head fitted to the other folds, fine-tuned by a setting.
+
+    kept: answers of before, for a setting.
+    """
+    splits = tuner.splits
     labels, seed = np.asarray(splits.train.labels), tuner.training_args.seed
     logits = np.empty((len(labels), len(splits.id2label)), np.float32)
 
@@ -44,7 +47,7 @@ def answers_in_folds(
     for number, held_out in enumerate(dealt, 1):
         rest = np.setdiff1d(np.arange(len(labels)), held_out)
         fitted = processes.from_first(lambda rest=rest: fitted_to(rest))
-        if setting is None:
+        if setting is None or kept is None:
             logits[held_out] = processes.from_first(
                 lambda fitted=fitted, held_out=held_out: floor.answers(fitted.tap, fitted.head, held_out)
             )

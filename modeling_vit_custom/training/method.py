@@ -8,8 +8,8 @@ from pathlib import Path
 from ..inference.claims import read_record
 from .conflicts import OF_STEPS, given
 from .flags import METHODS, DataArguments, ModelArguments, ViTTrainingArguments
+from .settings import RUN_FILE
 
-RECORD = "training_args.json"
 # Who gives one of these has a training in mind, or a model whose weights are not all trained yet.
 SAY_HOW = (
     *OF_STEPS, "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "config_overrides",
@@ -28,5 +28,5 @@ def choose_method(model_args: ModelArguments, data_args: DataArguments, training
         return "full"
     begun = None
     if (training_args.resume_from_checkpoint or "true").lower() != "false":
-        begun = read_record(Path(training_args.output_dir) / RECORD).get("model", {}).get("method")
+        begun = read_record(Path(training_args.output_dir) / RUN_FILE).get("model", {}).get("method")
     return begun if begun in METHODS else "search"

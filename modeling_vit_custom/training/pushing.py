@@ -12,7 +12,7 @@ from ..conversion.convert import REPORT
 from ..inference.claims import read_record, write_stamped
 from ..publishing.upload import PublishError, Repository, check_installed, explained, upload_folder
 from .flags import UsageError, ViTTrainingArguments
-from .start import RUN_FILE
+from .settings import RUN_FILE
 
 logger = logging.getLogger(__name__)
 

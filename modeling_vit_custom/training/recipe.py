@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..audit.gate import told
-from ..data.dataset import ImageDataset, check_readable
+from ..data.dataset import check_readable
 from ..data.raw import printable
-from ..data.views import DecodedViews, eval_views
 from ..evaluation.evaluate import data_fingerprint
 from ..evaluation.figures import number
 from ..inference.processes import Processes
@@ -19,7 +18,7 @@ from ..publishing.card import SPLITS
 from .args import choose_best_metric, complete_arguments, parse_args
 from .compared import yardstick_for
 from .exits import exit_code
-from .feeding import prepare_feed
+from .feeding import as_evaluated, prepare_feed
 from .finishing import build_trainer, finish, train_to_the_end
 from .fitting import METHODS_OF_FITTING, Story
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
@@ -86,8 +85,7 @@ def _train(
         recipe = model_args.chosen_recipe or (None if checkpoint else "")
         begin_records(training_args.output_dir, run, conversion, recipe)
     if model_args.method == "head_then_full" and checkpoint is None:
-        views = DecodedViews(splits.train, eval_views(processor, model.config))
-        note = fit_head(trainer, ImageDataset(splits.train, views), feed.validation)
+        note = fit_head(trainer, as_evaluated(splits.train, processor, model.config), feed.validation)
         if trainer.is_world_process_zero():
             print(note, flush=True)
     train = train_to_the_end(trainer, checkpoint, len(splits.train))

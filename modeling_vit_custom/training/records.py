@@ -14,8 +14,9 @@ from ..inference.json_files import write_json, write_whole
 from ..inference.processes import Processes
 from .flags import ViTTrainingArguments
 from .pushing import Pusher
+from .settings import RUN_FILE
 from .sittings import total
-from .start import ANOTHER, METRICS, RECIPE_FILE, RUN_FILE
+from .start import ANOTHER, METRICS, RECIPE_FILE
 
 
 def begin_records(

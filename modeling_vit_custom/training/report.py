@@ -23,7 +23,7 @@ from ..inference.claims import STAMP, check_claims
 from ..pages import page
 from ..pages.charts import Chart, Series, line_chart
 from ..publishing.card import FILES, model_facts, recipe_rows, result_facts, sentence, shown
-from .start import RUN_FILE
+from .settings import RUN_FILE
 
 logger = logging.getLogger(__name__)
 

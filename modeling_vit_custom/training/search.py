@@ -107,14 +107,14 @@ def search(
         if (found := tried(setting, 0)) is not None:
             trials.append(Trial(setting, *found))
             progress(f"{setting}: {told_of(found[0])}, {duration(found[1])}")
+    if not trials:
+        return None
     trials.sort(key=lambda trial: -scores(trial.logits, labels[0], splits.problem_type).mean())
-    for at in range(1, len(parts) if trials else 0):
+    for at in range(1, len(parts)):
         if (found := tried(trials[0].setting, at)) is None:
             return None
         logits = np.concatenate([trials[0].logits, found[0]])
         trials[0] = replace(trials[0], logits=logits, seconds=trials[0].seconds + found[1])
-    if not trials:
-        return None
     asked = np.concatenate([part.asked for part in parts])
     outcome = decide(trials, np.concatenate(fitted), asked, np.concatenate(labels), splits, str(floor.fitted.head))
     each = trials[0].seconds / sum(len(part.learned) for part in parts)

@@ -10,6 +10,7 @@ from typing import Any
 
 from .flags import ViTTrainingArguments
 
+RUN_FILE = "training_args.json"  # of the output folder: where they are recorded
 # What of TrainingArguments describes a run and may be published; paths, names and tokens are not among it.
 PUBLISHED = (
     "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "lr_scheduler_type", "lr_scheduler_kwargs",

@@ -53,12 +53,12 @@ from .kept_answers import FILE as KEPT_ANSWERS
 from .lock import LOCK
 from .pretrained import Pretrained
 from .resuming import KEPT
-from .settings import changes, goes_on, noted_changes, refused_changes, settings_of
+from .settings import RUN_FILE, changes, goes_on, noted_changes, refused_changes, settings_of
 from .streaming import load_streamed
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE, RECIPE_FILE, METRICS = "training_args.json", "recipe.yaml", "metrics.json"  # of the output folder
+RECIPE_FILE, METRICS = "recipe.yaml", "metrics.json"  # of the output folder
 ANOTHER = "Name another --output_dir, or pass --resume_from_checkpoint false to train anew in this one"
 DESCRIBED = ("examples", "labels", "fingerprint", "teacher", "masks")  # what a run records that is no flag's value
 # What of DataArguments changes the images that are trained on; of these only what was asked for is recorded.

@@ -14,10 +14,9 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..data.dataset import ImageDataset
 from ..data.examples import Examples, Splits
-from ..data.views import DecodedViews, eval_views
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from .augment import VIEW_SCALE
-from .feeding import Feed, choose_workers, plain_feed, prepare_feed
+from .feeding import Feed, as_evaluated, choose_workers, plain_feed, prepare_feed
 from .finishing import build_trainer
 from .flags import DataArguments, ModelArguments, ViTTrainingArguments
 from .planning import Cost, Setting
@@ -80,7 +79,7 @@ class Tuner:
         """Return a Trainer that measures a model as it is, and may publish it."""
         args: Any = copy.copy(self.training_args)
         if not publishes:
-            args.push_to_hub, args.report_to, args.disable_tqdm = False, [], True
+            untold(args)
         args.eval_strategy = args.save_strategy = IntervalStrategy.NO
         args.load_best_model_at_end, args.max_minutes = False, None
         choose_workers(args, cached=False)
@@ -90,9 +89,9 @@ class Tuner:
     def answers(self, trained: Any, examples: Examples) -> np.ndarray:
         """Return logits [n, K] of images as evaluation sees them, by a Trainer's model or by one that needs none."""
         trainer = trained if isinstance(trained, ViTCustomTrainer) else self.untrained(trained)
-        views = DecodedViews(examples, eval_views(self.processor, trainer.net.config))
+        dataset = as_evaluated(examples, self.processor, trainer.net.config)
         with torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=trainer.bfloat16):
-            return np.asarray(trainer.predict(ImageDataset(examples, views)).predictions)
+            return np.asarray(trainer.predict(dataset).predictions)
 
 
 def cost_of(model: ViTCustomForImageClassification, features: float, bfloat16: bool, processes: int) -> Cost:
@@ -117,12 +116,17 @@ def cost_of(model: ViTCustomForImageClassification, features: float, bfloat16: b
     return Cost(OVERHEAD * learned / share, answered / share, features / processes, bfloat16)
 
 
+def untold(args: Any) -> None:
+    """Neither shown, nor drawn, nor published."""
+    args.report_to, args.disable_tqdm, args.push_to_hub = [], True, False
+
+
 @contextmanager
 def arguments_of_trial(training_args: ViTTrainingArguments, setting: Setting, examples: int) -> Iterator[Any]:
     """Yield the arguments of one fine-tuning, of which nothing is kept on disk; their folder goes afterwards."""
     args = of_setting(training_args, setting, examples)
     args.save_strategy = args.logging_strategy = IntervalStrategy.NO
-    args.report_to, args.disable_tqdm, args.push_to_hub = [], True, False
+    untold(args)
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder
         yield args
