@@ -35,13 +35,7 @@ from .image_arrays_vit_custom import (
 )
 from .image_download_vit_custom import download_image, is_url, without_secrets
 from .image_files_vit_custom import read_bytes, read_file, read_pillow
-from .image_limits_vit_custom import (
-    DEFAULT_LIMITS,
-    ImageDecodingError,
-    ImageLimits,
-    check_size,
-    report_unusual_size,
-)
+from .image_limits_vit_custom import DEFAULT_LIMITS, ImageDecodingError, ImageLimits, check_size, report_unusual_size
 
 logger = logging.getLogger(__name__)
 

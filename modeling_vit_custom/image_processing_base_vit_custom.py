@@ -16,13 +16,7 @@ from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
-from .image_decoding_vit_custom import (
-    check_background,
-    check_channel_order,
-    check_on_error,
-    decode_each,
-    decode_image,
-)
+from .image_decoding_vit_custom import check_background, check_channel_order, check_on_error, decode_each, decode_image
 from .image_limits_vit_custom import DEFAULT_LIMITS, ImageDecodingError, ImageLimits
 from .image_resizing_vit_custom import check_resizing, crop_corner, is_own, resize_own, target_size
 

@@ -18,14 +18,7 @@ from .configuration_vit_custom import Size, ViTCustomConfig
 from .foreign_vit_custom import refuse_foreign_files
 from .layers_vit_custom import LayerScale
 from .pipeline_vit_custom import ViTCustomImageClassificationPipeline
-from .quantized_vit_custom import (
-    is_finite,
-    keep_new_layers_plain,
-    linear_layers,
-    misshapen,
-    renew_misfits,
-    shapes_of,
-)
+from .quantized_vit_custom import is_finite, keep_new_layers_plain, linear_layers, misshapen, renew_misfits, shapes_of
 from .speeds_vit_custom import choose_speed
 from .weight_files_vit_custom import Header, check_weight_map, read_headers, some
 

@@ -4,7 +4,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.audit.audit import main as audit_data
+    from modeling_vit_custom.commands.audit_data import main as audit_data
 
     return audit_data(argv)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.benchmarks.command import main as benchmark
+    from modeling_vit_custom.commands.benchmark import main as benchmark
 
     return benchmark(argv)
 

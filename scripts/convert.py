@@ -4,7 +4,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.conversion.convert import main as convert
+    from modeling_vit_custom.commands.convert import main as convert
 
     return convert(argv)
 

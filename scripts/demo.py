@@ -4,7 +4,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.serving.demo import main as demo
+    from modeling_vit_custom.commands.demo import main as demo
 
     return demo(argv)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.evaluation.evaluate import main as evaluate
+    from modeling_vit_custom.commands.evaluate import main as evaluate
 
     return evaluate(argv)
 

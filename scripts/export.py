@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.speed.export import main as export
+    from modeling_vit_custom.commands.export import main as export
 
     return export(argv)
 

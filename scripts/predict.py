@@ -7,7 +7,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.inference.predict import main as predict
+    from modeling_vit_custom.commands.predict import main as predict
 
     return predict(argv)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.training.pretraining import main as pretrain
+    from modeling_vit_custom.commands.pretrain import main as pretrain
 
     return pretrain(argv)
 

@@ -4,7 +4,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.publishing.publish import main as publish
+    from modeling_vit_custom.commands.publish import main as publish
 
     return publish(argv)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.training.quickstart import main as quickstart
+    from modeling_vit_custom.commands.quickstart import main as quickstart
 
     return quickstart(argv)
 

@@ -4,7 +4,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.serving.server import main as serve
+    from modeling_vit_custom.commands.serve import main as serve
 
     return serve(argv)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.speed.table import main as speed_table
+    from modeling_vit_custom.commands.speed_table import main as speed_table
 
     return speed_table(argv)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.training.recipe import main as train
+    from modeling_vit_custom.commands.train import main as train
 
     return train(argv)
 

@@ -4,7 +4,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.publishing.verify import main as verify
+    from modeling_vit_custom.commands.verify import main as verify
 
     return verify(argv)
 

@@ -12,7 +12,7 @@ from tiny import ARCHITECTURES, TINY
 from transformers_suite import register_markers
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
-from modeling_vit_custom.data.cache_folders import COMPILERS, make_folders
+from modeling_vit_custom.common.cache_folders import COMPILERS, make_folders
 
 
 def pytest_configure(config):

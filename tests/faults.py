@@ -32,12 +32,15 @@ from tiny_training import TINY, command
 from transformers import modeling_utils
 from transformers.trainer_callback import TrainerState
 
+from modeling_vit_custom.commands.train import main as train_command
+from modeling_vit_custom.common.claims import ClaimError, check_claims
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
-from modeling_vit_custom.inference.claims import ClaimError, check_claims
-from modeling_vit_custom.training import checkpoints, recipe, resuming
-from modeling_vit_custom.training.batches import BatchTrainer
-from modeling_vit_custom.training.checkpoints import MANIFEST, UNFINISHED, numbered
+from modeling_vit_custom.training.checkpointing import checkpoints
+from modeling_vit_custom.training.checkpointing.checkpoints import MANIFEST, UNFINISHED, numbered
+from modeling_vit_custom.training.runs import train as recipe
+from modeling_vit_custom.training.trainer import resuming
+from modeling_vit_custom.training.trainer.batches import BatchTrainer
 
 MODEL = ["--variant", "nano/4", "--image_size", "8", "--config_overrides", f"{TINY},attention_probs_dropout_prob=0.1"]
 # 6 steps an epoch; saved mid-epoch (2, 4, 8, 10, 14) and where epochs end (6, 12); logged across checkpoints.
@@ -133,7 +136,7 @@ def half_removed(path: Path) -> None:
 
 def start_second_run(trainer: Any) -> None:
     """The same command, in a process beside this one; this one then dies."""
-    second = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(recipe.main(sys.argv)))
+    second = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(train_command(sys.argv)))
     second.start()
     second.join()
     print(f"the second run ended with {second.exitcode}", flush=True)
@@ -325,7 +328,7 @@ def _child(
     if prepare is not None and int(rank or 0) == victim:
         prepare()
     sys.argv = command(Path(output_dir), *flags, model=MODEL)
-    sys.exit(recipe.main(sys.argv))
+    sys.exit(train_command(sys.argv))
 
 
 @dataclass

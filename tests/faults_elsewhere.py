@@ -31,7 +31,10 @@ from modeling_vit_custom.conversion import convert, export_timm
 from modeling_vit_custom.conversion import export as convert_to
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 from modeling_vit_custom.speed import export, table
-from modeling_vit_custom.training import distillation, pretraining, resuming, weights
+from modeling_vit_custom.training.objectives import distillation
+from modeling_vit_custom.training.runs import pretrain as pretraining
+from modeling_vit_custom.training.trainer import ema_lora as weights
+from modeling_vit_custom.training.trainer import resuming
 
 PLAIN = str(FROZEN / "models" / "plain")
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from modeling_vit_custom.inference.fresh_process import run_fresh
+from modeling_vit_custom.common.fresh_process import run_fresh
 
 
 def run_without_package(code: str, folder: Path, *arguments: object) -> str:

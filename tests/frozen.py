@@ -24,10 +24,10 @@ from transformers import AutoImageProcessor
 
 from modeling_vit_custom.cli import COMMANDS
 from modeling_vit_custom.cli import main as vit_custom
-from modeling_vit_custom.training.flags import DataArguments, ModelArguments, ViTTrainingArguments
-from modeling_vit_custom.training.pretraining import PretrainingArguments
-from modeling_vit_custom.training.pretraining import main as pretrain
-from modeling_vit_custom.training.recipe import main as train
+from modeling_vit_custom.commands.pretrain import main as pretrain
+from modeling_vit_custom.commands.train import main as train
+from modeling_vit_custom.training.arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
+from modeling_vit_custom.training.runs.pretrain import PretrainingArguments
 
 ROOT = Path(__file__).parents[1]
 FROZEN = Path(__file__).parent / "golden" / "frozen-0.1.0"
@@ -206,7 +206,7 @@ def parser_of(command: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def commands() -> list[list[str]]:
-    from modeling_vit_custom.benchmarks.command import BENCHMARKS
+    from modeling_vit_custom.commands.benchmark import BENCHMARKS
 
     return [*([name] for name in COMMANDS), *(["benchmark", what] for what in BENCHMARKS)]
 

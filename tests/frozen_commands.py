@@ -20,7 +20,7 @@ from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.serving.app import Service
 from modeling_vit_custom.serving.limits import Limits
 from modeling_vit_custom.serving.server import http_server
-from modeling_vit_custom.training.args import recipe_names
+from modeling_vit_custom.training.arguments.recipes import recipe_names
 
 # ---------- exit codes: what each command is given, in a folder with `plain`, `digits` and what `prepare` adds
 

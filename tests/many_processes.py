@@ -19,8 +19,8 @@ from real_digits import write_class_folder
 from safetensors.torch import load_file
 from tiny_training import command
 
-from modeling_vit_custom.training import recipe
-from modeling_vit_custom.training.checkpoints import numbered
+from modeling_vit_custom.commands.train import main as train_command
+from modeling_vit_custom.training.checkpointing.checkpoints import numbered
 
 CLEAN = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=24,initializer_range=0.2"
 SCRATCH = ["--variant", "nano/4", "--image_size", "8", "--config_overrides", CLEAN]
@@ -55,7 +55,7 @@ def _train(environment: dict[str, str], run: str, flags: Sequence, model: list[s
     log_to(f"{run}.log{environment.get('RANK', '')}")
     if "ACCELERATE_USE_FSDP" in environment:
         allow_fsdp_on_cpu()
-    sys.exit(recipe.main(command(Path(run), *flags, model=model)))
+    sys.exit(train_command(command(Path(run), *flags, model=model)))
 
 
 @dataclass

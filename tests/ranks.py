@@ -90,6 +90,6 @@ def allow_fsdp_on_cpu() -> None:
 
 if __name__ == "__main__":  # as a script under a launcher: `train` that may shard on CPUs
     allow_fsdp_on_cpu()
-    from modeling_vit_custom.training.recipe import main
+    from modeling_vit_custom.commands.train import main
 
     sys.exit(main())

@@ -21,16 +21,16 @@ from saved_models import save_ours, save_resnet
 from tiny_training import tiny_train, tiny_trainer
 
 from modeling_vit_custom import ViTCustomImageProcessor
+from modeling_vit_custom.commands.evaluate import main as evaluate
+from modeling_vit_custom.commands.predict import main as predict
+from modeling_vit_custom.common.errors import DataError, UsageError
+from modeling_vit_custom.common.text import printable
 from modeling_vit_custom.data.folders import read_class_folder
 from modeling_vit_custom.data.hub_datasets import load_dataset_splits
-from modeling_vit_custom.data.raw import DataError, printable
 from modeling_vit_custom.data.sources import load_splits
 from modeling_vit_custom.data.streamed_splits import read_streamed_splits
 from modeling_vit_custom.data.unlabelled import read_unlabelled
-from modeling_vit_custom.evaluation.evaluate import main as evaluate
-from modeling_vit_custom.inference.predict import main as predict
-from modeling_vit_custom.training.checkpoints import seal
-from modeling_vit_custom.training.flags import UsageError
+from modeling_vit_custom.training.checkpointing.checkpoints import seal
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07"
 

@@ -14,13 +14,15 @@ from PIL import Image
 from real_digits import write_class_folder
 from torch.utils.data import get_worker_info
 
-from modeling_vit_custom.audit.audit import audit, main, text_report
+from modeling_vit_custom.audit.audit import audit, text_report
 from modeling_vit_custom.audit.duplicates import duplicate_findings
 from modeling_vit_custom.audit.files import imagefolder_splits, unloaded_findings
 from modeling_vit_custom.audit.findings import ERROR, NOTE, SPLITS, WARNING, Catalogue
 from modeling_vit_custom.audit.gate import audit_before_training
 from modeling_vit_custom.audit.scan import scan_images
-from modeling_vit_custom.data.raw import DataError, visible
+from modeling_vit_custom.commands.audit_data import main
+from modeling_vit_custom.common.errors import DataError
+from modeling_vit_custom.common.text import visible
 from modeling_vit_custom.data.sources import read_splits
 
 

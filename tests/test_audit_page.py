@@ -8,7 +8,8 @@ from html_pages import HOSTILE, Tags, drop_policy, look
 from PIL import Image
 
 from modeling_vit_custom.audit import page
-from modeling_vit_custom.audit.audit import audit, main
+from modeling_vit_custom.audit.audit import audit
+from modeling_vit_custom.commands.audit_data import main
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from tiny_training import command, tiny_train
 
 from modeling_vit_custom.audit.duplicates import same_bytes
 from modeling_vit_custom.audit.gate import audit_before_training, told
-from modeling_vit_custom.data.raw import DataError
+from modeling_vit_custom.commands.train import main
+from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.sources import read_splits
-from modeling_vit_custom.training.recipe import main
 
 
 @pytest.fixture

@@ -9,12 +9,14 @@ from real_digits import write_class_folder
 
 from modeling_vit_custom.benchmarks import contenders, training
 from modeling_vit_custom.benchmarks.cold_start import cold_starts
-from modeling_vit_custom.benchmarks.command import main
 from modeling_vit_custom.benchmarks.contenders import CONTENDERS, Task, our_model, timm_model
 from modeling_vit_custom.benchmarks.inference import compare, table
 from modeling_vit_custom.benchmarks.peers import Shape
-from modeling_vit_custom.inference.engines import ENGINES, Engine
-from modeling_vit_custom.training.args import complete_arguments, parse_args, recipe_flags
+from modeling_vit_custom.commands.benchmark import main
+from modeling_vit_custom.commands.training_flags import parse_args
+from modeling_vit_custom.engines.registry import ENGINES, Engine
+from modeling_vit_custom.training.arguments.completion import complete_arguments
+from modeling_vit_custom.training.arguments.recipes import recipe_flags
 
 
 @pytest.fixture(scope="module")

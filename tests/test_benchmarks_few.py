@@ -16,10 +16,10 @@ from tiny import TINY
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomImageProcessor, ViTCustomModel
 from modeling_vit_custom.benchmarks import few, few_methods, measured
-from modeling_vit_custom.benchmarks.command import main
 from modeling_vit_custom.benchmarks.few_data import Picture, draw, read_parts, subset, write_pictures
 from modeling_vit_custom.benchmarks.few_methods import Job, Ran, as_typed, last_lines
 from modeling_vit_custom.benchmarks.few_table import table
+from modeling_vit_custom.commands.benchmark import main
 
 USED = {"cpu_seconds": 90.0, "seconds": 120.0, "memory_mb": 500.0}
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from saved_models import save_ours
 
 from modeling_vit_custom import ViTCustomForImageClassification
-from modeling_vit_custom.inference.claims import (
+from modeling_vit_custom.common.claims import (
     ClaimError,
     check_claims,
     digest_of,
@@ -24,8 +24,8 @@ from modeling_vit_custom.inference.claims import (
     weights_digest,
     write_stamped,
 )
-from modeling_vit_custom.inference.json_files import write_json
-from modeling_vit_custom.training.records import begin_records, end_records
+from modeling_vit_custom.common.json_files import write_json
+from modeling_vit_custom.training.runs.records import begin_records, end_records
 
 
 @pytest.fixture(scope="module")

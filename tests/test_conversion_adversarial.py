@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from modeling_vit_custom import ViTCustomForImageClassification, ViTCustomModel
-from modeling_vit_custom.conversion.convert import main
+from modeling_vit_custom.commands.convert import main
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 HEADS = ("--num_attention_heads", "4")

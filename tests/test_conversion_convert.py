@@ -16,8 +16,9 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from modeling_vit_custom.commands.convert import main
 from modeling_vit_custom.conversion import check
-from modeling_vit_custom.conversion.convert import convert, main
+from modeling_vit_custom.conversion.convert import convert
 from modeling_vit_custom.conversion.engine import ConversionError
 
 

@@ -17,7 +17,8 @@ from modeling_vit_custom import (
     ViTCustomImageProcessor,
     ViTCustomModel,
 )
-from modeling_vit_custom.conversion.convert import convert, main
+from modeling_vit_custom.commands.convert import main
+from modeling_vit_custom.conversion.convert import convert
 from modeling_vit_custom.conversion.engine import ConversionError
 from modeling_vit_custom.conversion.export import LIBRARIES, compare, export
 from modeling_vit_custom.conversion.target import choose

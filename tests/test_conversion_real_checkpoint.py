@@ -12,7 +12,7 @@ from real_dinov2 import FEATURES, onnx_model, write_dinov2_folder
 from transformers import BitImageProcessor, Dinov2Model
 
 from modeling_vit_custom import ViTCustomImageProcessor, ViTCustomModel
-from modeling_vit_custom.conversion.convert import main
+from modeling_vit_custom.commands.convert import main
 
 pytestmark = pytest.mark.slow
 

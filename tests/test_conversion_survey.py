@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from modeling_vit_custom.conversion.convert import main
+from modeling_vit_custom.commands.convert import main
 from modeling_vit_custom.conversion.survey import refusal, timm_names
 
 # a name of each kind that is refused, and the reason

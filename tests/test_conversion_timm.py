@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from modeling_vit_custom.commands.convert import main
 from modeling_vit_custom.conversion.build import build
-from modeling_vit_custom.conversion.convert import convert, main
+from modeling_vit_custom.conversion.convert import convert
 from modeling_vit_custom.conversion.engine import ConversionError, write
 from modeling_vit_custom.conversion.export_timm import TARGETS
 from modeling_vit_custom.conversion.family import Source

@@ -17,6 +17,7 @@ from PIL import Image as PillowImage
 from real_digits import digit_image, write_digit
 from sklearn.datasets import load_sample_image
 
+from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
 from modeling_vit_custom.data import cache
 from modeling_vit_custom.data.cache import CachedViews, open_views
@@ -24,7 +25,6 @@ from modeling_vit_custom.data.dataset import ImageDataset
 from modeling_vit_custom.data.examples import Examples
 from modeling_vit_custom.data.fingerprint import cache_key
 from modeling_vit_custom.data.hub_datasets import DatasetImages
-from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.views import DecodedViews, ViewMaker, eval_views
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 

@@ -15,8 +15,8 @@ from real_digits import write_class_folder
 from saved_models import save_ours
 from tiny_training import tiny_trainer
 
-from modeling_vit_custom.data import cache_folders
-from modeling_vit_custom.data.cache_folders import (
+from modeling_vit_custom.common import cache_folders
+from modeling_vit_custom.common.cache_folders import (
     COMPILERS,
     cache_root,
     find_fault,
@@ -26,9 +26,9 @@ from modeling_vit_custom.data.cache_folders import (
     processor_key,
     tighten,
 )
-from modeling_vit_custom.inference.engines import ENGINES, Engine, build_engine, kept
-from modeling_vit_custom.inference.fastest import CHOICE, Way, cache_folder, fastest
-from modeling_vit_custom.inference.json_files import write_json
+from modeling_vit_custom.common.json_files import write_json
+from modeling_vit_custom.engines.fastest import CHOICE, Way, cache_folder, fastest
+from modeling_vit_custom.engines.registry import ENGINES, Engine, build_engine, kept
 from modeling_vit_custom.inference.loading import load_classifier
 
 ROOT = os.geteuid() == 0
@@ -208,7 +208,7 @@ def test_torchs_default_below_tmp_is_replaced(compilers, monkeypatch):
 FLEX = """
 import torch
 from torch.nn.attention.flex_attention import flex_attention
-from modeling_vit_custom.data.cache_folders import keep_compiled_code_private
+from modeling_vit_custom.common.cache_folders import keep_compiled_code_private
 keep_compiled_code_private()
 torch.manual_seed(0)
 query, key, value = torch.randn(3, 2, 4, 13, 8)

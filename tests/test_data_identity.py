@@ -14,18 +14,19 @@ from real_digits import encoded_digit, write_class_folder, write_digit, write_sh
 from saved_models import save_ours
 from tiny_training import command, tiny_train
 
+from modeling_vit_custom.commands.predict import main as predict
+from modeling_vit_custom.commands.pretrain import main as pretrain
+from modeling_vit_custom.commands.training_flags import parse_args
+from modeling_vit_custom.common.errors import UsageError
+from modeling_vit_custom.common.model_files import IMAGES
 from modeling_vit_custom.data import identity
 from modeling_vit_custom.data.examples import LazySelection
 from modeling_vit_custom.data.fingerprint import images_fingerprint
 from modeling_vit_custom.data.identity import changed, identify, read_identities, write_identities
 from modeling_vit_custom.data.sources import read_splits
-from modeling_vit_custom.inference.predict import main as predict
 from modeling_vit_custom.publishing.staging import plan_staging
-from modeling_vit_custom.training.args import parse_args
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.images import IMAGES, check_images
-from modeling_vit_custom.training.pretraining import main as pretrain
-from modeling_vit_custom.training.start import load_data
+from modeling_vit_custom.training.checkpointing.images import check_images
+from modeling_vit_custom.training.runs.data_loading import load_data
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def look(output_dir: Path, data: Path, run: Path | None = None) -> None:
     """What a training does about its images before it begins, or goes on."""
     _, data_args, training_args = parse_args(command(output_dir, "--train_dir", data, "--audit", "off"))
     output_dir.mkdir(exist_ok=True)
-    check_images(training_args, load_data(data_args, training_args), run)
+    check_images(output_dir, load_data(data_args, training_args), run, training_args.processes)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from modeling_vit_custom.data.labels import check_class_names, natural_sorted, plan_head, strata
-from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.splits import draw_subset, draw_validation
 
 

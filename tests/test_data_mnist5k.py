@@ -9,10 +9,10 @@ from PIL import Image
 from real_digits import write_class_folder
 
 from modeling_vit_custom.audit.gate import audit_before_training
+from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.dataset import check_readable
 from modeling_vit_custom.data.examples import Examples
 from modeling_vit_custom.data.mnist5k import mnist5k_files, write_mnist5k
-from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.sources import load_splits, read_splits
 
 

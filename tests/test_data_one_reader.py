@@ -17,16 +17,17 @@ import pytest
 from real_digits import encoded_digit, write_digit
 from saved_models import save_ours
 
-from modeling_vit_custom.audit.audit import main as audit_data
+from modeling_vit_custom.commands.audit_data import main as audit_data
+from modeling_vit_custom.commands.evaluate import main as evaluate
+from modeling_vit_custom.commands.export import main as export
+from modeling_vit_custom.commands.speed_table import main as speed_table
+from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from modeling_vit_custom.data.labels import label_map
-from modeling_vit_custom.data.raw import DataError, RawSplit
+from modeling_vit_custom.data.raw import RawSplit
 from modeling_vit_custom.data.sources import load_eval_examples, read_splits
 from modeling_vit_custom.data.streamed_splits import read_streamed_splits
 from modeling_vit_custom.data.unlabelled import read_unlabelled
-from modeling_vit_custom.evaluation.evaluate import main as evaluate
-from modeling_vit_custom.speed.export import main as export
-from modeling_vit_custom.speed.table import main as speed_table
 
 # What a label column may hold: each of these is what a reader that guesses types would change.
 TEXTS = {

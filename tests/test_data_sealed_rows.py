@@ -12,10 +12,10 @@ from faults import small_disk
 from test_data_cache import MAKER, PROCESSOR, Counting, digits, folder_of
 from torch.utils.data import DataLoader
 
+from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data import cache
 from modeling_vit_custom.data.cache import CachedViews, open_views
 from modeling_vit_custom.data.dataset import ImageDataset, collate
-from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.sealed_rows import SealedRows, find_or_build
 from modeling_vit_custom.data.views import DecodedViews, ViewMaker
 

@@ -11,8 +11,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from real_digits import digit_image, write_class_folder, write_digit
 
+from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.sources import load_eval_examples, load_splits, with_label_ids
 
 

@@ -11,8 +11,8 @@ from datasets.iterable_dataset import IterableDataset
 from datasets.packaged_modules.parquet.parquet import Parquet
 from real_digits import encoded_digit, write_class_folder, write_shards, write_tars
 
+from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, Examples
-from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.stream import Row, StreamedViews, shuffled, stream_of
 from modeling_vit_custom.data.streamed_splits import hold_out_fronts, read_streamed_splits
 

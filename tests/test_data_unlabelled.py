@@ -7,7 +7,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 from real_digits import digit_image, write_class_folder, write_digit
 
 from modeling_vit_custom.audit.gate import audit_before_training
-from modeling_vit_custom.data.raw import DataError
+from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.unlabelled import assemble_unlabelled, read_unlabelled
 
 

@@ -6,9 +6,9 @@ import torch
 from real_digits import digit_image
 from sklearn.datasets import load_sample_image
 
+from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
 from modeling_vit_custom.data.draws import example_keys, uniform
-from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.views import PixelValues, ViewMaker, eval_views, larger_views
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 

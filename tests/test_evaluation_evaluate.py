@@ -16,9 +16,11 @@ from saved_models import save_ours, save_transformers_vit
 from sklearn import metrics as sk
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from modeling_vit_custom.commands.evaluate import main
+from modeling_vit_custom.common.claims import sha256_of, weights_digest
 from modeling_vit_custom.data.examples import Examples
-from modeling_vit_custom.evaluation.evaluate import data_fingerprint, evaluate_model, main, score_outputs
-from modeling_vit_custom.inference.claims import sha256_of, weights_digest
+from modeling_vit_custom.evaluation.evaluate import data_fingerprint, evaluate_model
+from modeling_vit_custom.evaluation.result import score_outputs
 from modeling_vit_custom.inference.loading import load_classifier
 
 ROOT = Path(__file__).parents[1]

@@ -5,8 +5,9 @@ import pytest
 from scipy.special import expit, softmax
 
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from modeling_vit_custom.evaluation.history import newest_scores, panels
-from modeling_vit_custom.evaluation.mistakes import Mistake, confused_pairs, worst_mistakes
+from modeling_vit_custom.evaluation.mistakes import Mistake, worst_mistakes
+from modeling_vit_custom.reporting.confusion import confused_pairs
+from modeling_vit_custom.reporting.history import newest_scores, panels
 
 NAMES = {0: "cat", 1: "dog", 2: "owl"}
 

@@ -9,9 +9,10 @@ from html_pages import HOSTILE, Tags, drop_policy, look
 from real_digits import write_class_folder, write_digit
 from saved_models import save_ours
 
+from modeling_vit_custom.commands.evaluate import main
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples
 from modeling_vit_custom.evaluation import page
-from modeling_vit_custom.evaluation.evaluate import main, score_outputs
+from modeling_vit_custom.evaluation.result import score_outputs
 
 CONTEXT = {"model": "outputs/<b>model", "data": "photos", "device": "cpu", "seconds": 61.5}
 

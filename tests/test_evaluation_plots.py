@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_vit_custom.evaluation.plots import plot_confusion_matrix, plot_training_history
+from modeling_vit_custom.reporting.confusion import plot_confusion_matrix
+from modeling_vit_custom.reporting.plots import plot_training_history
 
 
 def size_of(path):

@@ -15,8 +15,9 @@ from tiny import TINY
 from tiny_training import tiny_checkpoint, tiny_train
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
+from modeling_vit_custom.common.errors import DataError, UsageError
+from modeling_vit_custom.common.processes import Processes
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples
-from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.splits import draw_of_each
 from modeling_vit_custom.features import fitted, store
 from modeling_vit_custom.features.closed_forms import (
@@ -37,8 +38,6 @@ from modeling_vit_custom.features.selection import (
 )
 from modeling_vit_custom.features.store import Features, open_features
 from modeling_vit_custom.features.taps import Tap, Taps, narrowed
-from modeling_vit_custom.inference.processes import Processes
-from modeling_vit_custom.training.flags import UsageError
 
 
 def clusters(count: int, width: int, classes: int = 3, apart: float = 1.0) -> tuple[torch.Tensor, np.ndarray]:
@@ -414,7 +413,7 @@ def test_folds_answer_each_image_by_a_head_that_has_not_seen_it(digits, base, tm
         asked.append(args[-1])
         return real(features, labels, *args)
 
-    monkeypatch.setattr("modeling_vit_custom.training.folds.fit", watched)
+    monkeypatch.setattr("modeling_vit_custom.training.search.folds.fit", watched)
     flags = ("--train_dir", digits / "train", *FITTED, "--folds", 4)
     metrics = tiny_train(tmp_path / "o", *flags, model=base)
     assert metrics["cross_validation"]["n"] == 36

@@ -19,10 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom.cli import main as vit_custom
-from modeling_vit_custom.inference import fastest as choosing
-from modeling_vit_custom.inference.fastest import EXACT, fastest
+from modeling_vit_custom.engines import fastest as choosing
+from modeling_vit_custom.engines.fastest import EXACT, fastest
 from modeling_vit_custom.inference.loading import load_classifier
-from modeling_vit_custom.training.muon import orthogonal
+from modeling_vit_custom.training.optimization.muon import orthogonal
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from modeling_vit_custom.inference import allocator
+from modeling_vit_custom.common import allocator
 
 SCRIPT = """
 import resource, torch
-from modeling_vit_custom.inference.allocator import keep_freed_memory, return_freed_memory
+from modeling_vit_custom.common.allocator import keep_freed_memory, return_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

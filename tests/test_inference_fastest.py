@@ -14,15 +14,15 @@ from tiny import TINY
 
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom.attention_vit_custom import ViTCustomAttention
-from modeling_vit_custom.inference import engines as engine_table
-from modeling_vit_custom.inference import fastest as choosing
-from modeling_vit_custom.inference.engines import Engine, build_engine, installed_engines
-from modeling_vit_custom.inference.exported import FILES
-from modeling_vit_custom.inference.fastest import CHOICE, EXACT, Way, build, cache_folder, classifier, fastest
-from modeling_vit_custom.inference.forward import LogitsOf
+from modeling_vit_custom.commands.predict import main as predict
+from modeling_vit_custom.engines import fastest as choosing
+from modeling_vit_custom.engines import registry as engine_table
+from modeling_vit_custom.engines.exported import FILES
+from modeling_vit_custom.engines.fastest import CHOICE, EXACT, Way, build, cache_folder, classifier, fastest
+from modeling_vit_custom.engines.logits import LogitsOf
+from modeling_vit_custom.engines.registry import Engine, build_engine, installed_engines
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.inference.predict import example_batch
-from modeling_vit_custom.inference.predict import main as predict
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 MANY = 10**9  # images, of which a quarter of the time is enough to choose
@@ -208,7 +208,7 @@ def test_signals_arrive_after_files_were_closed_in_any_order(tmp_path, loaded, i
     script = (
         "import signal, sys\n"
         "from pathlib import Path\n"
-        "from modeling_vit_custom.inference.exported import open_openvino\n"
+        "from modeling_vit_custom.engines.exported import open_openvino\n"
         "one, other = (open_openvino(Path(sys.argv[1])) for _ in range(2))\n"
         "del one\n"
         "del other\n"

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from modeling_vit_custom import ViTCustomConfig
+from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.conversion.build import build
 from modeling_vit_custom.conversion.check import compare
 from modeling_vit_custom.conversion.convert import convert
@@ -35,8 +36,7 @@ from modeling_vit_custom.conversion.sources import open_source
 from modeling_vit_custom.inference import foreign
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.serving.demo import refuse_other_code
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.teacher_sources import read_state, teacher_of
+from modeling_vit_custom.training.objectives.teacher_loading import read_state, teacher_of
 
 KERNELS = {
     "public": {"attn_implementation": "someone/kernel"},

@@ -9,8 +9,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from modeling_vit_custom import ViTCustomImageProcessor
+from modeling_vit_custom.engines.exported import in_parts_of
 from modeling_vit_custom.inference import forward
-from modeling_vit_custom.inference.exported import in_parts_of
 from modeling_vit_custom.inference.forward import PreparedImages, read_ahead, stacked
 
 

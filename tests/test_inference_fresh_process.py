@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fresh_process import run_without_package
 
-from modeling_vit_custom.inference.fresh_process import FreshProcessError, check_hidden, run_fresh
+from modeling_vit_custom.common.fresh_process import FreshProcessError, check_hidden, run_fresh
 
 ROOT = str(Path(__file__).parents[1])
 

@@ -14,20 +14,20 @@ from audit_folders import write_clean
 from real_digits import write_class_folder, write_digit
 from saved_models import save_ours
 
-from modeling_vit_custom.audit.audit import main as audit_data
-from modeling_vit_custom.benchmarks.scaling import main as benchmark_scaling
-from modeling_vit_custom.conversion.convert import main as convert
-from modeling_vit_custom.evaluation.evaluate import main as evaluate
-from modeling_vit_custom.inference import lock
-from modeling_vit_custom.inference.json_files import write_json
-from modeling_vit_custom.inference.outputs import OutputError, check_new_folder, new_folder
-from modeling_vit_custom.inference.predict import main as predict
+from modeling_vit_custom.commands.audit_data import main as audit_data
+from modeling_vit_custom.commands.benchmark_scaling import main as benchmark_scaling
+from modeling_vit_custom.commands.convert import main as convert
+from modeling_vit_custom.commands.evaluate import main as evaluate
+from modeling_vit_custom.commands.export import main as export
+from modeling_vit_custom.commands.predict import main as predict
+from modeling_vit_custom.common import lock
+from modeling_vit_custom.common.errors import UsageError
+from modeling_vit_custom.common.json_files import write_json
+from modeling_vit_custom.common.outputs import OutputError, check_new_folder, new_folder
 from modeling_vit_custom.inference.resume import ResumableLines
 from modeling_vit_custom.publishing.staging import StagingError, stage
-from modeling_vit_custom.speed.export import main as export
 from modeling_vit_custom.speed.section import write_section
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.start import check_output_dir
+from modeling_vit_custom.training.checkpointing.continuing import check_output_dir
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ from sklearn.datasets import load_sample_images
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from modeling_vit_custom import ViTCustomModel
-from modeling_vit_custom.inference.predict import find_images, main, predict
+from modeling_vit_custom.commands.predict import main
+from modeling_vit_custom.inference.predict import find_images, predict
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "predict.py"

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from saved_models import save_ours
 
-from modeling_vit_custom.inference.json_files import json_safe, readable_json, write_json
+from modeling_vit_custom.common.fingerprint import fingerprint
+from modeling_vit_custom.common.json_files import json_safe, readable_json, write_json
 from modeling_vit_custom.inference.loading import load_classifier
-from modeling_vit_custom.inference.resume import ResumableLines, ResumeError, fingerprint
+from modeling_vit_custom.inference.resume import ResumableLines, ResumeError
 
 IDENTITY = {"model": "m", "top_k": 5, "fingerprint": "abc"}
 

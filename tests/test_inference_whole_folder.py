@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_vit_custom.inference.outputs import new_folder
+from modeling_vit_custom.common.outputs import new_folder
 
 
 def fill(output):

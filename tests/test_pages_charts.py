@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from modeling_vit_custom.pages.charts import (
+from modeling_vit_custom.reporting.charts import (
     BOTTOM,
     BUCKETS,
     LEFT,

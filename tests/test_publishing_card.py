@@ -12,7 +12,8 @@ from real_digits import write_class_folder, write_digit
 from saved_models import save_ours
 from tiny_training import tiny_train
 
-from modeling_vit_custom.publishing.card import figure, write_card
+from modeling_vit_custom.publishing.card import write_card
+from modeling_vit_custom.reporting.formatting import figure
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from modeling_vit_custom.inference.claims import write_stamped
+from modeling_vit_custom.common.claims import write_stamped
 from modeling_vit_custom.publishing.checks import check_folder, fresh_checks
 
 # Assembled, so that no scanner takes this file for a leak.

@@ -18,10 +18,10 @@ from test_publishing_card import HOSTILE, Page
 from transformers import AutoImageProcessor, Dinov2Model
 
 from modeling_vit_custom.cli import main
+from modeling_vit_custom.common.model_files import CONVERSION as REPORT
 from modeling_vit_custom.conversion.convert import convert
 from modeling_vit_custom.publishing.card import write_card
 from modeling_vit_custom.publishing.checks import check_folder
-from modeling_vit_custom.publishing.converted import REPORT
 from modeling_vit_custom.publishing.golden import GoldenError, compare_golden, read_golden, write_golden
 from modeling_vit_custom.publishing.publish import Origin, find_origin, publish
 from modeling_vit_custom.publishing.staging import stage

@@ -24,7 +24,7 @@ from modeling_vit_custom.publishing.golden import (
     write_golden,
 )
 from modeling_vit_custom.publishing.secrets import scan_secrets
-from modeling_vit_custom.publishing.tasks import CLASSIFICATION
+from modeling_vit_custom.tasks.hub import CLASSIFICATION
 
 TASK = json.loads(CLASSIFICATION.for_process())
 PIPELINE = "golden images, pipeline"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from modeling_vit_custom.publishing.verify import MAX_BYTES, MAX_FILES, check_listing, main
+from modeling_vit_custom.commands.verify import main
+from modeling_vit_custom.publishing.verify import MAX_BYTES, MAX_FILES, check_listing
 
 
 @pytest.fixture

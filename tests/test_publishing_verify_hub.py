@@ -7,8 +7,8 @@ import pytest
 from hub_server import point_client_at, running_hub
 from huggingface_hub.utils import disable_progress_bars
 
+from modeling_vit_custom.commands.verify import main
 from modeling_vit_custom.publishing.upload import upload_folder
-from modeling_vit_custom.publishing.verify import main
 
 # the client sends a file the way that its own HTTP library deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")

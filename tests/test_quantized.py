@@ -20,20 +20,19 @@ from modeling_vit_custom import (
     ViTCustomForMaskedImageModeling,
     ViTCustomModel,
 )
+from modeling_vit_custom.common.errors import UsageError
+from modeling_vit_custom.common.fingerprint import digest, fingerprint
 from modeling_vit_custom.conversion.engine import ConversionError
 from modeling_vit_custom.conversion.export import export as convert_to
+from modeling_vit_custom.engines.fastest import reason_against
+from modeling_vit_custom.engines.logits import LogitsOf
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
-from modeling_vit_custom.inference.fastest import reason_against
-from modeling_vit_custom.inference.forward import LogitsOf
 from modeling_vit_custom.inference.loading import load_classifier
-from modeling_vit_custom.inference.resume import fingerprint
 from modeling_vit_custom.pretrained_vit_custom import nonfinite_weights
 from modeling_vit_custom.publishing.checks import check_folder
 from modeling_vit_custom.quantized_vit_custom import is_finite, is_ordinary
 from modeling_vit_custom.speed.export import export
-from modeling_vit_custom.training.flags import ModelArguments, UsageError
-from modeling_vit_custom.training.pretrained import open_checkpoint
-from modeling_vit_custom.training.shards import digest
+from modeling_vit_custom.training.initialization.start_checkpoint import Start, open_checkpoint
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # asked by peft
@@ -276,7 +275,7 @@ def test_token_logits_of_a_quantised_head(tmp_path, random_model, pixel_values):
 
 def test_what_needs_numbers_says_so(int8, tmp_path):
     with pytest.raises(UsageError, match="is quantised, and a training changes weights that are numbers"):
-        open_checkpoint(ModelArguments(model_name_or_path=str(int8)))
+        open_checkpoint(Start(checkpoint=str(int8)))
     with pytest.raises(ConversionError, match="is quantised: give the checkpoint that was"):
         convert_to(str(int8), tmp_path / "o", "hf")
     with pytest.raises(ValueError, match="is quantised: export the checkpoint that was"):

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from saved_models import save_ours, save_transformers_vit
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from modeling_vit_custom.commands.demo import main as demo_command
 from modeling_vit_custom.publishing.space import write_space
 from modeling_vit_custom.serving import demo
 
@@ -264,9 +265,9 @@ def test_the_csv_holds_the_rows_and_runs_nothing():
 
 
 def test_a_hub_id_needs_the_commit_whose_code_will_run(model, tmp_path, monkeypatch, capsys):
-    assert demo.main(["--model", "someone/digits"]) == 2
+    assert demo_command(["--model", "someone/digits"]) == 2
     assert "--revision" in capsys.readouterr().err
-    assert demo.main(["--model", "someone/digits", "--revision", "main"]) == 2
+    assert demo_command(["--model", "someone/digits", "--revision", "main"]) == 2
     snapshot = tmp_path / "models--someone--digits" / "snapshots" / COMMIT
     shutil.copytree(model, snapshot)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -275,7 +276,7 @@ def test_a_hub_id_needs_the_commit_whose_code_will_run(model, tmp_path, monkeypa
 
 
 def test_models_it_cannot_serve_are_refused(tmp_path, capsys):
-    assert demo.main(["--model", str(save_transformers_vit(tmp_path / "vit"))]) == 2
+    assert demo_command(["--model", str(save_transformers_vit(tmp_path / "vit"))]) == 2
     assert "no decode()" in capsys.readouterr().err
 
 
@@ -286,7 +287,7 @@ def test_code_of_another_repository_is_refused(model, tmp_path, capsys, file):
     name, target = next(iter(stored["auto_map"].items()))
     stored["auto_map"][name] = {"pil": "eve/code--a.B"} if isinstance(target, dict) else "eve/code--a.B"
     (folder / file).write_text(json.dumps(stored))
-    assert demo.main(["--model", str(folder)]) == 2
+    assert demo_command(["--model", str(folder)]) == 2
     assert "auto_map names eve/code--a.B, code of another repository" in capsys.readouterr().err
 
 
@@ -296,11 +297,11 @@ def test_a_damaged_model_is_refused_in_one_line(model, tmp_path, capsys):
     save_file(
         weights | {"classifier.bias": weights["classifier.bias"] / 0}, folder / "model.safetensors", {"format": "pt"}
     )
-    assert demo.main(["--model", str(folder)]) == 2
+    assert demo_command(["--model", str(folder)]) == 2
     assert "NaN or infinite weights: classifier.bias" in capsys.readouterr().err
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_size": "16"}))
-    assert demo.main(["--model", str(folder)]) == 2
+    assert demo_command(["--model", str(folder)]) == 2
     assert "hidden_size" in capsys.readouterr().err
 
 

@@ -34,10 +34,11 @@ from serving_load import (
     serving,
 )
 
+from modeling_vit_custom.commands.serve import main
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.serving.app import Service
 from modeling_vit_custom.serving.limits import Limits
-from modeling_vit_custom.serving.server import http_server, main, public_name
+from modeling_vit_custom.serving.server import http_server, public_name
 
 LIMITS = {"max_body_mb": MAX_BODY / 1e6, "timeout_s": 5, "batch_timeout_ms": 20}
 

@@ -12,13 +12,14 @@ from saved_models import save_ours
 from tiny import ARCHITECTURES
 from transformers import pipeline
 
-from modeling_vit_custom.evaluation.evaluate import main as evaluate
-from modeling_vit_custom.inference.claims import digest_of, weights_digest
-from modeling_vit_custom.inference.exported import file_bytes, file_digest, load_exported
+from modeling_vit_custom.commands.evaluate import main as evaluate
+from modeling_vit_custom.commands.export import main
+from modeling_vit_custom.commands.predict import main as predict
+from modeling_vit_custom.common.claims import digest_of, weights_digest
+from modeling_vit_custom.engines.exported import file_bytes, file_digest, load_exported
 from modeling_vit_custom.inference.loading import load_classifier
-from modeling_vit_custom.inference.predict import main as predict
 from modeling_vit_custom.speed import export as exporting
-from modeling_vit_custom.speed.export import ExportError, Wanted, export, main
+from modeling_vit_custom.speed.export import ExportError, Wanted, export
 
 FORMATS = ["onnx", "torch_export", "openvino"]
 pytestmark = [

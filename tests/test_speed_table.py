@@ -11,11 +11,12 @@ from real_digits import write_class_folder
 from saved_models import save_ours, save_transformers_vit
 
 from modeling_vit_custom import ViTCustomForImageClassification, ViTCustomImageProcessor
-from modeling_vit_custom.inference.claims import ClaimError, check_claims
+from modeling_vit_custom.commands.speed_table import main
+from modeling_vit_custom.common.claims import ClaimError, check_claims
 from modeling_vit_custom.speed import table as speed_table
 from modeling_vit_custom.speed.options import Option, options
 from modeling_vit_custom.speed.section import section, table
-from modeling_vit_custom.speed.table import front, main, named_speeds, paired_difference, store
+from modeling_vit_custom.speed.table import front, named_speeds, paired_difference, store
 
 
 def rows(*pairs):
@@ -104,7 +105,7 @@ def test_a_checkpoint_in_half_precision_is_compared_with_its_float32(tmp_path, m
     seen = []
     monkeypatch.setattr(speed_table, "measure", lambda model, *others: seen.append(model.dtype) or rows((1.0, 0.9)))
     monkeypatch.setattr(speed_table, "store", lambda folder, report: None)
-    monkeypatch.setattr(speed_table, "table", lambda report: "")
+    monkeypatch.setattr("modeling_vit_custom.commands.speed_table.table", lambda report: "")
     assert main(["--model", str(folder), "--data_dir", str(tmp_path / "test")]) == 0
     assert seen == [torch.float32]
 

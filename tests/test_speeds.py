@@ -12,7 +12,7 @@ from tiny_training import tiny_trainer
 from transformers import AutoModelForImageClassification, pipeline
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
-from modeling_vit_custom.inference.predict import main as predict
+from modeling_vit_custom.commands.predict import main as predict
 from modeling_vit_custom.interpolation_vit_custom import shrink_images
 
 SPEEDS = {"1.5x": {"token_merging": 2, "shrink_to": None}, "2x": {"token_merging": None, "shrink_to": [16, 24]}}

@@ -5,19 +5,13 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
+from modeling_vit_custom.commands.training_flags import parse_args
+from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from modeling_vit_custom.evaluation.metrics import compute_metrics
-from modeling_vit_custom.training.args import (
-    METRICS,
-    RECIPES,
-    choose_best_metric,
-    complete_arguments,
-    field_values,
-    parse_args,
-    recipe_flags,
-    recipe_names,
-)
-from modeling_vit_custom.training.flags import UsageError
+from modeling_vit_custom.training.arguments.completion import VALIDATION_METRICS, choose_best_metric, complete_arguments
+from modeling_vit_custom.training.arguments.recipes import RECIPES, recipe_flags, recipe_names
+from modeling_vit_custom.training.arguments.values import field_values
 
 BASE = ["--output_dir", "out", "--train_dir", "photos"]
 PUSH = [*BASE, "--variant", "nano/4", "--push_to_hub", "true"]
@@ -85,7 +79,7 @@ def test_the_best_is_the_best(problem_type, labels):
     names = dict(enumerate("abcdef"))
     good = np.eye(6) * (1 if problem_type == REGRESSION else 9)
     good, bad = (compute_metrics(logits, labels, problem_type, names) for logits in (good, 1 - good))
-    assert good.keys() == METRICS[problem_type].keys()
+    assert good.keys() == VALIDATION_METRICS[problem_type].keys()
     for metric in good:
         _, _, args = completed("--variant", "nano/4", "--metric_for_best_model", f"eval_{metric}")
         choose_best_metric(args, problem_type, 6)
@@ -97,7 +91,7 @@ def test_the_best_is_the_best(problem_type, labels):
             choose_best_metric(completed(*asked)[2], problem_type, 6)
     _, _, args = completed("--variant", "nano/4")
     choose_best_metric(args, problem_type, 6)
-    assert args.metric_for_best_model == next(iter(METRICS[problem_type]))
+    assert args.metric_for_best_model == next(iter(VALIDATION_METRICS[problem_type]))
     _, _, args = completed("--variant", "nano/4", "--metric_for_best_model", "loss")
     choose_best_metric(args, problem_type, 6)
     assert not args.greater_is_better

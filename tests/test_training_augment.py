@@ -18,8 +18,8 @@ from modeling_vit_custom.data.examples import Examples
 from modeling_vit_custom.data.sources import load_splits
 from modeling_vit_custom.data.views import DecodedViews, PixelValues, eval_views, larger_views
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
-from modeling_vit_custom.training import augment
-from modeling_vit_custom.training.augment import (
+from modeling_vit_custom.training.inputs import augmentation as augment
+from modeling_vit_custom.training.inputs.augmentation import (
     AUGMENTATIONS,
     POLICIES,
     BatchAugmentation,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from modeling_vit_custom.training.average import WeightAverage
+from modeling_vit_custom.training.optimization.ema import WeightAverage
 
 
 def test_the_average_is_that_of_its_definition():

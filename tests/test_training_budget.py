@@ -9,9 +9,9 @@ from real_digits import write_class_folder
 from tiny_training import tiny_train, tiny_trainer
 from transformers import TrainerCallback
 
-from modeling_vit_custom.inference.processes import Processes
-from modeling_vit_custom.training.budget import PROBE, TimeBudget
-from modeling_vit_custom.training.flags import UsageError
+from modeling_vit_custom.common.errors import UsageError
+from modeling_vit_custom.common.processes import Processes
+from modeling_vit_custom.training.optimization.time_budget import PROBE, TimeBudget
 
 FLAGS = ("--logging_steps", 1, "--eval_strategy", "steps", "--save_strategy", "steps", "--learning_rate", 1e-2)
 RATIO = ("--eval_steps", 0.25, "--save_steps", 0.25)

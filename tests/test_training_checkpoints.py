@@ -11,8 +11,9 @@ from real_digits import write_class_folder
 from safetensors.torch import save_file
 from tiny_training import tiny_train
 
-from modeling_vit_custom.training import checkpoints, disk, resuming
-from modeling_vit_custom.training.checkpoints import (
+from modeling_vit_custom.common.errors import UsageError
+from modeling_vit_custom.training.checkpointing import checkpoints, disk
+from modeling_vit_custom.training.checkpointing.checkpoints import (
     MANIFEST,
     UNFINISHED,
     CheckpointError,
@@ -24,7 +25,7 @@ from modeling_vit_custom.training.checkpoints import (
     rotate,
     seal,
 )
-from modeling_vit_custom.training.flags import UsageError
+from modeling_vit_custom.training.trainer import resuming
 
 
 def write_checkpoint(path: Path, sealed: bool = True) -> Path:
@@ -202,9 +203,9 @@ def test_a_moved_run_finds_its_best_and_a_lost_best_is_said(run, digits, tmp_pat
 
 
 def test_metrics_that_are_no_numbers_become_null(digits, tmp_path, monkeypatch):
-    from modeling_vit_custom.training import finishing
+    from modeling_vit_custom.training.trainer import assembly
 
-    monkeypatch.setattr(finishing, "trainer_metrics", lambda *_: lambda _: {"accuracy": 0.5, "odd": float("nan")})
+    monkeypatch.setattr(assembly, "trainer_metrics", lambda *_: lambda _: {"accuracy": 0.5, "odd": float("nan")})
     tiny_train(tmp_path / "o", "--train_dir", digits, "--max_steps", 2, *BY_STEP)
     path = tmp_path / "o" / "checkpoint-2"
     assert '"eval_odd": null' in (path / "trainer_state.json").read_text() and checkpoint_defect(path) is None

@@ -8,11 +8,12 @@ from real_digits import write_class_folder
 from sklearn.datasets import load_sample_image
 from tiny_training import QUICK
 
+from modeling_vit_custom.commands.training_flags import parse_args
+from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
-from modeling_vit_custom.training.args import complete_arguments, parse_args
-from modeling_vit_custom.training.choose import Checkpoint, Facts, choose, operations
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.recipe import train
+from modeling_vit_custom.training.arguments.completion import complete_arguments
+from modeling_vit_custom.training.runs.auto_choice import Checkpoint, Facts, choose, operations
+from modeling_vit_custom.training.runs.train import train
 
 DIGITS = Facts(images=3_600, side=28, grey=True, single_label=True, minutes=None, cores=2)
 PHOTOS = Facts(

@@ -14,15 +14,14 @@ from test_training_equivalence import EVERYTHING, launch, run
 from tiny_training import TINY, tiny_train, tiny_trainer
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
+from modeling_vit_custom.common.errors import DataError, UsageError
+from modeling_vit_custom.common.model_files import WEIGHTS
 from modeling_vit_custom.data.mnist5k import write_mnist5k
-from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.sealed_rows import find_or_build
-from modeling_vit_custom.training import distillation
-from modeling_vit_custom.training.distillation import DistillationLoss, TeacherLogits
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.loss import ClassificationLoss
-from modeling_vit_custom.training.mixing import Mix
-from modeling_vit_custom.training.weights import SERVED
+from modeling_vit_custom.training.inputs.mixing import Mix
+from modeling_vit_custom.training.objectives import distillation
+from modeling_vit_custom.training.objectives.distillation import DistillationLoss, TeacherLogits
+from modeling_vit_custom.training.objectives.loss import ClassificationLoss
 
 WITH_TOKEN = f"{TINY},pooling=cls_register,use_cls_token=true,num_register_tokens=1"
 TOKEN = ["--distillation", "hard", "--config_overrides", WITH_TOKEN]
@@ -305,7 +304,7 @@ def test_resuming_gives_the_same_model_bit_for_bit(digits, teachers, tmp_path, k
     shutil.copy(tmp_path / "whole" / "training_args.json", cut)
     shutil.copytree(tmp_path / "whole" / "checkpoint-4", cut / "checkpoint-4")
     assert tiny_train(cut, *flags)["train"]["resumed"]
-    last = [load_file(path / "checkpoint-12" / SERVED) for path in (tmp_path / "whole", cut)]
+    last = [load_file(path / "checkpoint-12" / WEIGHTS) for path in (tmp_path / "whole", cut)]
     assert all(torch.equal(value, last[1][name]) for name, value in last[0].items())
     other = write_other_weights(tmp_path / "w.pth", flags)
     prepared = [str(flag).replace("crop_pct=0.875", "crop_pct=1") for flag in flags]
@@ -326,7 +325,7 @@ def test_both_heads_learn_by_the_token_and_what_is_saved_is_plain(digits, teache
     trainer, _ = tiny_trainer(tmp_path / "s", *flags)
     before = trainer.model.classifier.weight.detach().clone()
     metrics = tiny_train(tmp_path / "o", *flags, "--num_train_epochs", 4)
-    after = load_file(tmp_path / "o" / SERVED)
+    after = load_file(tmp_path / "o" / WEIGHTS)
     assert all((half != 0).all() for half in (after["classifier.weight"] - before).chunk(2, dim=1))
     assert metrics["validation"]["accuracy"] > 0.8
     assert trainer.model.state_dict().keys() == after.keys()
@@ -339,7 +338,7 @@ def test_adapters_learn_from_a_teacher(digits, teachers, tmp_path):
     tiny_train(tmp_path / "base", *flags)
     model = ["--model_name_or_path", str(tmp_path / "base"), "--method", "lora", "--lora_rank", "2"]
     tiny_train(tmp_path / "o", *flags, *teachers("timm")[2], "--ema_decay", 0.5, model=model)
-    base, tuned = load_file(tmp_path / "base" / SERVED), load_file(tmp_path / "o" / SERVED)
+    base, tuned = load_file(tmp_path / "base" / WEIGHTS), load_file(tmp_path / "o" / WEIGHTS)
     assert base.keys() == tuned.keys()
     assert not torch.equal(base["vit.layers.0.mlp.fc1.weight"], tuned["vit.layers.0.mlp.fc1.weight"])
 

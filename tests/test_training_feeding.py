@@ -11,14 +11,14 @@ from real_digits import write_class_folder
 from tiny_training import tiny_train, tiny_trainer
 from transformers import pipeline
 
+from modeling_vit_custom.commands.training_flags import parse_args
+from modeling_vit_custom.common.errors import DataError, UsageError
 from modeling_vit_custom.data.dataset import DRAWS
-from modeling_vit_custom.data.raw import DataError
-from modeling_vit_custom.training.args import complete_arguments, parse_args
-from modeling_vit_custom.training.augment import AUGMENTATIONS, BatchAugmentation
-from modeling_vit_custom.training.feeding import FEW_WORKERS, MAX_WORKERS, choose_workers
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.mixing import Mix, RandomErasing
-from modeling_vit_custom.training.throughput import Throughput
+from modeling_vit_custom.training.arguments.completion import complete_arguments
+from modeling_vit_custom.training.inputs.augmentation import AUGMENTATIONS, BatchAugmentation
+from modeling_vit_custom.training.inputs.mixing import Mix, RandomErasing
+from modeling_vit_custom.training.trainer.assembly import FEW_WORKERS, MAX_WORKERS, choose_workers
+from modeling_vit_custom.training.trainer.throughput import Throughput
 
 
 @pytest.fixture(scope="module")

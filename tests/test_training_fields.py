@@ -16,10 +16,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import EvalLoopContainer
 from transformers.utils import logging
 
-from modeling_vit_custom.training import recipe
-from modeling_vit_custom.training.checkpoints import numbered
-from modeling_vit_custom.training.flags import UsageError, ViTTrainingArguments
-from modeling_vit_custom.training.trainer_fields import FIELDS, Refused, Works
+from modeling_vit_custom.commands.train import main as train_command
+from modeling_vit_custom.common.errors import UsageError
+from modeling_vit_custom.training.arguments.flags import ViTTrainingArguments
+from modeling_vit_custom.training.arguments.trainer_fields import FIELDS, Refused, Works
+from modeling_vit_custom.training.checkpointing.checkpoints import numbered
 
 INSTALLED = {field.name: field for field in fields(TrainingArguments)}
 # What other tests observe.
@@ -183,7 +184,7 @@ def test_values_that_break_a_training_are_refused_before_it(digits, tmp_path, fl
 
 def test_a_refused_flag_is_a_sentence_and_an_exit_code(digits, tmp_path, capsys):
     asked = command(tmp_path / "o", "--train_dir", digits, "--prediction_loss_only", "true")
-    assert recipe.main(asked) == 2 and not (tmp_path / "o").exists()
+    assert train_command(asked) == 2 and not (tmp_path / "o").exists()
     assert "train: --prediction_loss_only True would leave no predictions" in capsys.readouterr().err
 
 

@@ -7,10 +7,10 @@ from real_digits import write_class_folder
 from sklearn.linear_model import LogisticRegression, Ridge
 from tiny_training import tiny_train, tiny_trainer
 
+from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.data.dataset import ImageDataset
 from modeling_vit_custom.data.views import DecodedViews, eval_views
-from modeling_vit_custom.training import heads
-from modeling_vit_custom.training.flags import UsageError
+from modeling_vit_custom.training.initialization import linear_head as heads
 
 SHORT = ("--num_train_epochs", 1, "--save_strategy", "epoch")
 

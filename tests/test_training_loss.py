@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_vit_custom.training.loss import ClassificationLoss, balanced_weights
+from modeling_vit_custom.training.objectives.loss import ClassificationLoss, balanced_weights
 
 LOGITS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 3, 1, 1, 2, 0])

@@ -10,10 +10,11 @@ from real_digits import write_train_and_test
 from safetensors.torch import load_file
 from tiny_training import QUICK, tiny_checkpoint, tiny_train
 
-from modeling_vit_custom.training import planning
-from modeling_vit_custom.training.args import complete_arguments, parse_args
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.recipe import train
+from modeling_vit_custom.commands.training_flags import parse_args
+from modeling_vit_custom.common.errors import UsageError
+from modeling_vit_custom.training.arguments.completion import complete_arguments
+from modeling_vit_custom.training.runs.train import train
+from modeling_vit_custom.training.search import planning
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_full_fine_tuning_is_compared_with_the_fitted_head_and_is_not_changed_by
     assert beside["gain"] == pytest.approx(gain) and beside["pooling"]
     assert f"the fitted head alone: accuracy {beside['metrics']['accuracy']:.4f}" in printed
     assert ("--method fitted_head takes seconds" in printed) == (gain <= 0)
-    monkeypatch.setattr("modeling_vit_custom.training.recipe.yardstick_for", lambda *_: None)
+    monkeypatch.setattr("modeling_vit_custom.training.runs.train.yardstick_for", lambda *_: None)
     without = tiny_train(tmp_path / "p", *flags, model=base)
     assert "fitted_head" not in without["train"] and without["validation"] == metrics["validation"]
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("o", "p"))

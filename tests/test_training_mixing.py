@@ -9,7 +9,7 @@ from scipy.stats import beta, kstest
 
 from modeling_vit_custom.data.dataset import DRAWS
 from modeling_vit_custom.data.draws import example_keys, uniform
-from modeling_vit_custom.training.mixing import Mix, RandomErasing
+from modeling_vit_custom.training.inputs.mixing import Mix, RandomErasing
 
 H, W, CLASSES = 20, 30, 5
 

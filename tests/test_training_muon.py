@@ -7,10 +7,11 @@ import torch
 from real_digits import write_class_folder
 from tiny_training import command, tiny_trainer
 
-from modeling_vit_custom.training.args import complete_arguments, parse_args
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.muon import orthogonal, with_muon
-from modeling_vit_custom.training.optim import block_matrices
+from modeling_vit_custom.commands.training_flags import parse_args
+from modeling_vit_custom.common.errors import UsageError
+from modeling_vit_custom.training.arguments.completion import complete_arguments
+from modeling_vit_custom.training.optimization.muon import orthogonal, with_muon
+from modeling_vit_custom.training.optimization.parameter_groups import block_matrices
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])

@@ -7,7 +7,11 @@ from tiny_training import tiny_trainer
 
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
 from modeling_vit_custom.modeling_vit_custom import ViTCustomForImageClassification, ViTCustomForMaskedImageModeling
-from modeling_vit_custom.training.optim import decay_learning_rates, decay_parameter_names, depth_of
+from modeling_vit_custom.training.optimization.parameter_groups import (
+    decay_learning_rates,
+    decay_parameter_names,
+    depth_of,
+)
 
 TINY = {
     "hidden_size": 16,

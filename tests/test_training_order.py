@@ -5,7 +5,7 @@ import torch
 
 from modeling_vit_custom.data.dataset import ImageDataset
 from modeling_vit_custom.data.examples import Examples
-from modeling_vit_custom.training.order import TrainingOrder
+from modeling_vit_custom.training.inputs.order import TrainingOrder
 
 LABELS = np.repeat([0, 1, 3], [70, 20, 10])
 

@@ -17,10 +17,10 @@ from tiny_training import command, tiny_train, tiny_trainer
 from transformers import AutoModelForImageClassification, Dinov2Model, ViTForImageClassification
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification, ViTCustomImageProcessor
+from modeling_vit_custom.commands.train import main
+from modeling_vit_custom.common.claims import weights_digest
+from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.conversion.convert import convert
-from modeling_vit_custom.inference.claims import weights_digest
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.recipe import main
 
 
 @pytest.fixture(scope="module")

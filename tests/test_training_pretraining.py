@@ -15,20 +15,23 @@ from tiny_training import QUICK, TINY, tiny_train
 from transformers import AutoImageProcessor, AutoModelForMaskedImageModeling
 
 from modeling_vit_custom import ViTCustomConfig
+from modeling_vit_custom.commands.pretrain import main, parse_pretraining_args
+from modeling_vit_custom.commands.training_flags import parse_args
+from modeling_vit_custom.common.claims import check_claims
+from modeling_vit_custom.common.errors import DataError, UsageError
 from modeling_vit_custom.conversion.convert import convert
-from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.views import DecodedViews, eval_views
-from modeling_vit_custom.inference.claims import check_claims
-from modeling_vit_custom.training import pretraining
-from modeling_vit_custom.training.args import complete_arguments, parse_args
-from modeling_vit_custom.training.checkpoints import numbered
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.masking import MaskedImages, PatchMasks
-from modeling_vit_custom.training.pretrained import open_checkpoint
-from modeling_vit_custom.training.pretraining import main, parse_pretraining_args, pretrain
-from modeling_vit_custom.training.reconstruction import mean_colour_loss, reconstructions
-from modeling_vit_custom.training.resuming import ResumingTrainer
-from modeling_vit_custom.training.start import build_model, load_data
+from modeling_vit_custom.training.arguments.completion import complete_arguments
+from modeling_vit_custom.training.checkpointing.checkpoints import numbered
+from modeling_vit_custom.training.initialization.build import build_model
+from modeling_vit_custom.training.initialization.start_checkpoint import open_checkpoint
+from modeling_vit_custom.training.objectives.masking import MaskedImages, PatchMasks
+from modeling_vit_custom.training.objectives.reconstruction import mean_colour_loss, reconstructions
+from modeling_vit_custom.training.runs import pretrain as pretraining
+from modeling_vit_custom.training.runs.data_loading import load_data
+from modeling_vit_custom.training.runs.pretrain import pretrain
+from modeling_vit_custom.training.trainer.assembly import start_of
+from modeling_vit_custom.training.trainer.resuming import ResumingTrainer
 
 MODEL = ["--variant", "nano/4", "--image_size", "16", "--config_overrides", TINY]
 STEPS = ("--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2)
@@ -95,7 +98,7 @@ def masked_images(folder: Path, seed: int | None) -> MaskedImages:
     groups = parse_pretraining_args(flags_of(folder / "x", "--train_dir", folder))
     pretraining.complete_pretraining_arguments(*groups[1:])
     splits = pretraining.load_unlabelled(groups[2], groups[3])
-    model, processor = pretraining.build_masked_model(groups[1], None, splits, 0)
+    model, processor = pretraining.build_masked_model(start_of(groups[1]), None, splits, 0)
     views = DecodedViews(splits.train, eval_views(processor, model.config))
     return MaskedImages(PatchMasks.for_model(model.config, 0.6), splits.train, views, seed)
 
@@ -282,7 +285,8 @@ def start_of_training(output_dir: Path, *flags) -> tuple:
     """(model, splits) with which `train` would take its first step."""
     model_args, data_args, training_args = parse_args(["--output_dir", str(output_dir), *QUICK, *map(str, flags)])
     complete_arguments(model_args, data_args, training_args)
-    model, _, splits = build_model(model_args, open_checkpoint(model_args), load_data(data_args, training_args), 0)
+    start = start_of(model_args)
+    model, _, splits = build_model(start, open_checkpoint(start), load_data(data_args, training_args), 0)
     return model, splits
 
 
@@ -331,8 +335,8 @@ def masked_model_from(checkpoint: Path, output_dir: Path, folder: Path) -> tuple
     )
     pretraining.complete_pretraining_arguments(*groups[1:])
     splits = pretraining.load_unlabelled(groups[2], groups[3])
-    loaded = open_checkpoint(groups[1], pretraining.ViTCustomForMaskedImageModeling)
-    model, _ = pretraining.build_masked_model(groups[1], loaded, splits, 0)
+    loaded = open_checkpoint(start_of(groups[1]), pretraining.ViTCustomForMaskedImageModeling)
+    model, _ = pretraining.build_masked_model(start_of(groups[1]), loaded, splits, 0)
     return model.state_dict(), splits.notes, groups[3]
 
 

@@ -8,11 +8,11 @@ from huggingface_hub.utils import disable_progress_bars
 from real_digits import write_class_folder
 from tiny_training import command, tiny_train
 
+from modeling_vit_custom.commands.train import main
+from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.publishing import upload
 from modeling_vit_custom.publishing.checks import check_folder
 from modeling_vit_custom.publishing.upload import Repository
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.recipe import main
 
 # the client sends a file the way that its own HTTP library deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")

@@ -4,8 +4,8 @@ import pytest
 from real_digits import write_class_folder
 from tiny_training import tiny_train
 
-from modeling_vit_custom.inference.fresh_process import FreshProcessError
-from modeling_vit_custom.training.quickstart import main, serve_fresh
+from modeling_vit_custom.commands.quickstart import main, serve_fresh
+from modeling_vit_custom.common.fresh_process import FreshProcessError
 
 
 @pytest.fixture(scope="module")

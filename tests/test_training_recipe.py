@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 from tiny_training import TINY_MODEL, command, tiny_train, tiny_trainer
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
+from modeling_vit_custom.commands.train import main
+from modeling_vit_custom.common.errors import DataError, UsageError
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from modeling_vit_custom.data.raw import DataError
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.recipe import main
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +108,7 @@ def test_best_model_by_validation_is_the_one_saved(trained):
 
 
 def test_test_set_is_read_once_at_the_end(folder, tmp_path, monkeypatch):
-    from modeling_vit_custom.training import finishing
+    from modeling_vit_custom.training.runs import finishing
 
     measured = []
     whole = finishing.measure

@@ -10,13 +10,13 @@ from real_digits import write_class_folder
 from tiny_training import command, tiny_train, tiny_trainer
 from transformers import TrainerState
 
-from modeling_vit_custom.inference.claims import ClaimError, check_claims, weights_digest
+from modeling_vit_custom.commands.train import main
+from modeling_vit_custom.common.claims import ClaimError, check_claims, weights_digest
+from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.publishing.card import write_card
-from modeling_vit_custom.training.checkpoints import MANIFEST, seal
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.recipe import main
-from modeling_vit_custom.training.resuming import KEPT, ResumingTrainer
-from modeling_vit_custom.training.settings import goes_on, refused_changes
+from modeling_vit_custom.training.checkpointing.changes import goes_on, refused_changes
+from modeling_vit_custom.training.checkpointing.checkpoints import KEPT, MANIFEST, seal
+from modeling_vit_custom.training.trainer.resuming import ResumingTrainer
 
 STEPS = ("--eval_strategy", "steps", "--save_strategy", "steps", "--logging_steps", 1)
 TWO = (*STEPS, "--eval_steps", 2, "--save_steps", 2, "--max_steps", 4, "--save_total_limit", 9)

@@ -12,12 +12,12 @@ from real_digits import write_class_folder, write_digit
 from tiny_training import tiny_train
 from transformers import TrainerState
 
+from modeling_vit_custom.commands.training_flags import parse_args
+from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.data.examples import Examples, Splits
-from modeling_vit_custom.evaluation.figures import figure, title
-from modeling_vit_custom.pages import page
-from modeling_vit_custom.training import report
-from modeling_vit_custom.training.args import parse_args
-from modeling_vit_custom.training.flags import UsageError
+from modeling_vit_custom.reporting import page
+from modeling_vit_custom.reporting.formatting import figure, title
+from modeling_vit_custom.training.runs import report
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ from real_digits import write_class_folder
 from tiny_training import tiny_train, tiny_trainer
 from torch.utils.data import Dataset
 
-from modeling_vit_custom.inference.processes import Processes
-from modeling_vit_custom.training.checkpoints import CheckpointError, checkpoint_defect, numbered
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.lock import LOCK, run_lock
+from modeling_vit_custom.common.errors import UsageError
+from modeling_vit_custom.common.model_files import LOCK
+from modeling_vit_custom.common.processes import Processes
+from modeling_vit_custom.training.checkpointing.checkpoints import CheckpointError, checkpoint_defect, numbered
+from modeling_vit_custom.training.checkpointing.run_lock import run_lock
 
 SHORT = ("--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2)
 

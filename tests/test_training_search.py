@@ -15,17 +15,18 @@ from safetensors.torch import load_file
 from tiny_training import command, tiny_checkpoint, tiny_train
 
 from modeling_vit_custom import ViTCustomForImageClassification
+from modeling_vit_custom.commands.train import main as train_command
+from modeling_vit_custom.common.claims import check_claims
+from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples, Splits
-from modeling_vit_custom.inference.claims import check_claims
-from modeling_vit_custom.publishing.card import recipe_rows
-from modeling_vit_custom.training import planning, recipe
-from modeling_vit_custom.training import search as searching
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.planning import Cost, Part, Setting, parts_of, plan
-from modeling_vit_custom.training.scores import scores
-from modeling_vit_custom.training.search import Trial, decide
-from modeling_vit_custom.training.trainer import ViTCustomTrainer
-from modeling_vit_custom.training.trials import Tuner, freeze_below
+from modeling_vit_custom.reporting.facts import recipe_rows
+from modeling_vit_custom.training.search import planning
+from modeling_vit_custom.training.search import search as searching
+from modeling_vit_custom.training.search.planning import Cost, Part, Setting, parts_of, plan
+from modeling_vit_custom.training.search.scores import scores
+from modeling_vit_custom.training.search.search import Trial, decide
+from modeling_vit_custom.training.search.trials import Tuner, freeze_below
+from modeling_vit_custom.training.trainer.trainer import ViTCustomTrainer
 
 SEARCH = ("--method", "search", "--augmentation", "light", "--max_minutes", 9)
 
@@ -211,7 +212,7 @@ def test_each_image_is_answered_by_a_model_that_had_not_seen_it(short, digits, b
 
         return real(model, splits, floor, settings, parts, noted, answered, *rest)
 
-    monkeypatch.setattr("modeling_vit_custom.training.fitting.search", watched)
+    monkeypatch.setattr("modeling_vit_custom.training.runs.fitting.search", watched)
     tiny_train(tmp_path / "o", "--train_dir", digits / "train", *SEARCH, model=base)
     assert len(seen) == 3 and seen[0] == seen[1] and seen[0] | seen[2] == set(range(48))
 
@@ -304,7 +305,7 @@ def in_a_process(environment, folder, flags, model):
     """What each of several processes does; at module level, where they can find it."""
     log_to(f"{folder}.log{environment.get('RANK', '0')}")
     planning.SETTINGS, planning.MOST_PASSES = planning.SETTINGS[:3:2], 3.0
-    sys.exit(recipe.main(command(Path(folder), *flags, model=model)))
+    sys.exit(train_command(command(Path(folder), *flags, model=model)))
 
 
 @pytest.mark.slow

@@ -14,15 +14,14 @@ from real_digits import encoded_digit, write_class_folder, write_shards
 from tiny_training import command, tiny_train, tiny_trainer
 from torch.utils.data import BatchSampler
 
+from modeling_vit_custom.commands.train import main
+from modeling_vit_custom.common.errors import DataError, UsageError
 from modeling_vit_custom.data.dataset import ImageDataset
 from modeling_vit_custom.data.examples import Examples
-from modeling_vit_custom.data.raw import DataError
 from modeling_vit_custom.data.views import DecodedViews
 from modeling_vit_custom.image_decoding_vit_custom import ImageDecodingError
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.order import StreamOrder
-from modeling_vit_custom.training.recipe import main
-from modeling_vit_custom.training.streaming import order_notes
+from modeling_vit_custom.training.inputs.order import StreamOrder
+from modeling_vit_custom.training.runs.data_loading import order_notes
 
 EVERYTHING = (
     "--augmentation", "standard", "--auto_augment", "trivialaugment", "--random_erasing", 0.5, "--mixup", 0.5,

@@ -13,11 +13,11 @@ from real_teachers import TEACHERS, Teachers, write_noughts_and_ones
 from safetensors.torch import save_file
 from tiny_training import tiny_train, tiny_trainer
 
+from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.data.examples import REGRESSION
-from modeling_vit_custom.training import distillation
-from modeling_vit_custom.training.distillation import TeacherLogits
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.teachers import open_teacher
+from modeling_vit_custom.training.objectives import distillation
+from modeling_vit_custom.training.objectives.distillation import TeacherLogits
+from modeling_vit_custom.training.objectives.teacher_classes import open_teacher
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +95,8 @@ def test_flags_that_do_not_go_together_are_refused(digits, tmp_path, flags, mess
 
 
 def test_it_is_for_single_labels():
-    args = SimpleNamespace(teacher="t", distillation="soft")
     with pytest.raises(UsageError, match="--teacher is for single_label_classification, but the data is regression"):
-        open_teacher(args, SimpleNamespace(problem_type=REGRESSION))  # type: ignore[arg-type]
+        open_teacher("t", None, {}, SimpleNamespace(problem_type=REGRESSION))  # type: ignore[arg-type]
 
 
 def test_classes_that_do_not_match_are_refused_with_both_lists(digits, teachers, tmp_path):

@@ -11,9 +11,10 @@ from tiny_training import tiny_train, tiny_trainer
 from transformers import AutoModelForImageClassification, TrainerCallback
 
 from modeling_vit_custom import ViTCustomForImageClassification
-from modeling_vit_custom.training.checkpoints import checkpoint_defect
-from modeling_vit_custom.training.flags import UsageError
-from modeling_vit_custom.training.weights import SERVED, TRAINED
+from modeling_vit_custom.common.errors import UsageError
+from modeling_vit_custom.common.model_files import WEIGHTS
+from modeling_vit_custom.training.checkpointing.checkpoints import checkpoint_defect
+from modeling_vit_custom.training.trainer.ema_lora import TRAINED
 
 SHORT = (
     "--max_steps", 6, "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2,
@@ -65,7 +66,7 @@ def test_the_average_is_evaluated_and_saved(digits, tmp_path):
         decay = min(0.5, (1 + step) / (10 + step))
         expected = {name: decay * expected[name] + (1 - decay) * weight for name, weight in weights.items()}
         if step == 3:
-            saved = load_file(tmp_path / "o" / "checkpoint-4" / SERVED)
+            saved = load_file(tmp_path / "o" / "checkpoint-4" / WEIGHTS)
             torch.testing.assert_close({name: saved[name] for name in expected}, expected, atol=1e-6, rtol=0)
     losses = {e["step"]: e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e}
     checkpoint = ["--model_name_or_path", str(tmp_path / "o" / "checkpoint-4"), "--method", "full"]
@@ -78,9 +79,9 @@ def test_the_average_is_evaluated_and_saved(digits, tmp_path):
 def test_what_is_left_at_the_end_is_the_average(digits, tmp_path, best):
     trainer, after = trained(tmp_path / "o", digits, *AVERAGED, "--load_best_model_at_end", best)
     trainer.save_model()
-    saved = load_file(tmp_path / "o" / SERVED)
+    saved = load_file(tmp_path / "o" / WEIGHTS)
     if best == "true":
-        checkpoint = load_file(f"{trainer.state.best_model_checkpoint}/{SERVED}")
+        checkpoint = load_file(f"{trainer.state.best_model_checkpoint}/{WEIGHTS}")
         assert all(torch.equal(saved[name], checkpoint[name]) for name in checkpoint)
     assert not all(torch.equal(saved[name], weight) for name, weight in after[-1].items())
     for name, parameter in trainer.model.named_parameters():
@@ -89,7 +90,7 @@ def test_what_is_left_at_the_end_is_the_average(digits, tmp_path, best):
 
 def test_lora_trains_adapters_and_the_head_alone_and_leaves_a_plain_repository(digits, base, tmp_path):
     trainer, after = trained(tmp_path / "o", digits, *LORA, model=base)
-    before = load_file(f"{base[1]}/{SERVED}")
+    before = load_file(f"{base[1]}/{WEIGHTS}")
     for name, weight in after[-1].items():
         if ".base_layer." in name or ("lora_" not in name and name.startswith("vit.")):
             assert torch.equal(weight, before[name.replace(".base_layer.", ".")]), name
@@ -102,7 +103,7 @@ def test_lora_trains_adapters_and_the_head_alone_and_leaves_a_plain_repository(d
     with_adapters, _ = tiny_trainer(tmp_path / "w", "--train_dir", digits, *SHORT, *LORA, model=base)
     with_adapters.model.load_state_dict(after[3], strict=False)
     torch.testing.assert_close(merged(images).logits, with_adapters.model.eval()(images).logits, atol=1e-5, rtol=1e-4)
-    assert load_file(folder / SERVED).keys() == before.keys()
+    assert load_file(folder / WEIGHTS).keys() == before.keys()
     from peft.tuners.lora import LoraLayer
 
     for module in list(with_adapters.model.modules()):
@@ -112,8 +113,8 @@ def test_lora_trains_adapters_and_the_head_alone_and_leaves_a_plain_repository(d
         merged.vit.layers[1].mlp.fc1.weight, with_adapters.model.vit.layers[1].mlp.fc1.base_layer.weight
     )
     trainer.save_model()
-    best = load_file(f"{trainer.state.best_model_checkpoint}/{SERVED}")
-    final = load_file(tmp_path / "o" / SERVED)
+    best = load_file(f"{trainer.state.best_model_checkpoint}/{WEIGHTS}")
+    final = load_file(tmp_path / "o" / WEIGHTS)
     assert all(torch.equal(final[name], best[name]) for name in best)
 
 
@@ -137,7 +138,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(digits, base, tmp_path, flags)
         assert all(one[key] == other[key] for key in ("loss", "eval_loss", "eval_accuracy") if key in one)
     for trainer, name in ((whole, "o"), (again, "r")):
         trainer.save_model(str(tmp_path / name / "final"))
-    saved = [load_file(tmp_path / name / "final" / SERVED) for name in "or"]
+    saved = [load_file(tmp_path / name / "final" / WEIGHTS) for name in "or"]
     assert all(torch.equal(saved[0][key], saved[1][key]) for key in saved[0])
 
 
@@ -160,7 +161,7 @@ def test_an_unknown_target_is_refused(digits, base, tmp_path):
 
 def test_the_whole_command_with_lora_and_an_average(digits, base, tmp_path):
     metrics = tiny_train(tmp_path / "o", "--train_dir", digits, *SHORT, *LORA, *AVERAGED, model=base)
-    saved = load_file(tmp_path / "o" / SERVED)
+    saved = load_file(tmp_path / "o" / WEIGHTS)
     assert metrics["parameters"] == sum(
         tensor.numel() for name, tensor in saved.items() if "position_embeddings" not in name
     )

@@ -15,7 +15,7 @@ from modeling_vit_custom import (
     ViTCustomForImageClassification,
     ViTCustomForMaskedImageModeling,
 )
-from modeling_vit_custom.inference.forward import LogitsOf
+from modeling_vit_custom.engines.logits import LogitsOf
 
 TWO_TOKENS = {"pooling": "cls_register", "num_register_tokens": 1}
 pytestmark = pytest.mark.filterwarnings(

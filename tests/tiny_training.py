@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from modeling_vit_custom.training.args import choose_best_metric, complete_arguments, parse_args
-from modeling_vit_custom.training.feeding import prepare_feed
-from modeling_vit_custom.training.finishing import build_trainer
-from modeling_vit_custom.training.pretrained import open_checkpoint
-from modeling_vit_custom.training.recipe import train
-from modeling_vit_custom.training.start import build_model, load_data
-from modeling_vit_custom.training.teachers import open_teacher
+from modeling_vit_custom.commands.training_flags import parse_args
+from modeling_vit_custom.training.arguments.completion import choose_best_metric, complete_arguments
+from modeling_vit_custom.training.initialization.build import build_model
+from modeling_vit_custom.training.initialization.start_checkpoint import open_checkpoint
+from modeling_vit_custom.training.runs.data_loading import load_data
+from modeling_vit_custom.training.runs.train import train
+from modeling_vit_custom.training.trainer.assembly import build_trainer, prepare_feed, start_of, teacher_for
 
 TINY = (
     "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=24,initializer_range=0.2,"
@@ -37,11 +37,11 @@ def tiny_trainer(output_dir: Path, *flags: Any, model: list[str] | None = None):
     """(the Trainer that `train` would use, its splits), before it has trained."""
     model_args, data_args, training_args = parse_args(command(output_dir, *flags, model=model))
     complete_arguments(model_args, data_args, training_args)
-    pretrained = open_checkpoint(model_args)
+    pretrained = open_checkpoint(start_of(model_args))
     splits = load_data(data_args, training_args)
     choose_best_metric(training_args, splits.problem_type, len(splits.id2label))
-    net, processor, splits = build_model(model_args, pretrained, splits, training_args.seed)
-    teacher = open_teacher(training_args, splits)
+    net, processor, splits = build_model(start_of(model_args), pretrained, splits, training_args.seed)
+    teacher = teacher_for(splits, training_args)
     feed = prepare_feed(net.config, processor, splits, data_args, training_args, teacher)
     return build_trainer(net, processor, splits, model_args, feed, training_args), splits
 

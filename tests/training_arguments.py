@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from modeling_vit_custom.training.trainer_fields import FIELDS, NotRunHere, Refused
+from modeling_vit_custom.training.arguments.trainer_fields import FIELDS, NotRunHere, Refused
 
 PAGE = Path(__file__).parents[1] / "docs" / "training_arguments.md"
 HEAD = """# TrainingArguments

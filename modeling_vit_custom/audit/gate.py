@@ -3,7 +3,9 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from ..data.raw import DataError, RawSplit, visible
+from ..common.errors import DataError
+from ..common.text import visible
+from ..data.raw import RawSplit
 from .classes import class_findings
 from .duplicates import duplicate_findings, same_bytes
 from .files import unloaded_findings

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..pages import page
+from ..reporting import page
 from .audit import Audit
 from .findings import SEVERITIES, Catalogue, Finding
 

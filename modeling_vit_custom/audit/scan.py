@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..data.raw import DataError
+from ..common.errors import DataError
 from ..image_decoding_vit_custom import decode_image
 from ..image_files_vit_custom import open_image
 from ..image_limits_vit_custom import DEFAULT_LIMITS, ImageDecodingError

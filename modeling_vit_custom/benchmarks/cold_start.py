@@ -15,6 +15,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from ..common.model_files import WEIGHTS
 from .peers import LIBRARIES, Shape
 
 _OPEN = {
@@ -92,7 +93,7 @@ def _save(library: str, shape: Shape, folder: Path) -> None:
         model.model.save_pretrained(folder)
     else:
         folder.mkdir()
-        save_file(model.state_dict(), folder / "model.safetensors")
+        save_file(model.state_dict(), folder / WEIGHTS)
 
 
 def _start(library: str, shape: Shape, folder: Path) -> tuple[float, int]:

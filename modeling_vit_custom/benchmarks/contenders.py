@@ -22,12 +22,14 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from ..configuration_vit_custom import ViTCustomConfig
-from ..inference.forward import LogitsOf
+from ..engines.logits import LogitsOf
 from ..modeling_vit_custom import ViTCustomForImageClassification
-from ..training.args import complete_arguments, parse_args, recipe_flags
-from ..training.feeding import prepare_feed
-from ..training.finishing import build_trainer
-from ..training.start import build_model, load_data
+from ..training.arguments.completion import complete_arguments
+from ..training.arguments.parsing import parse_flags
+from ..training.arguments.recipes import recipe_flags
+from ..training.initialization.build import build_model
+from ..training.runs.data_loading import load_data
+from ..training.trainer.assembly import build_trainer, prepare_feed, start_of
 from .peers import Shape
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS, HIDDEN = 28, 4, 128, 6, 4, 512
@@ -131,10 +133,10 @@ def our_loop(task: Task, *flags: Any, replaced_by: Callable[[int], nn.Module] | 
     argv += ["--max_minutes", task.seconds / 60, "--eval_strategy", "no", "--save_strategy", "no", "--audit", "off"]
     argv += ["--load_best_model_at_end", "false", "--disable_tqdm", "true", "--report_to", "none"]
     argv += ["--train_val_split", 0.001, "--logging_strategy", "no"]
-    model_args, data_args, training_args = parse_args([str(word) for word in argv])
+    model_args, data_args, training_args = parse_flags([str(word) for word in argv])
     complete_arguments(model_args, data_args, training_args)
     splits = load_data(data_args, training_args)
-    model, processor, splits = build_model(model_args, None, splits, training_args.seed)
+    model, processor, splits = build_model(start_of(model_args), None, splits, training_args.seed)
     feed = prepare_feed(model.config, processor, splits, data_args, training_args)
     if replaced_by is not None:
         model = Labelled(replaced_by(len(splits.id2label)), model.config)  # type: ignore[assignment]

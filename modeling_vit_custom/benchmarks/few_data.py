@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..common.errors import DataError
 from ..data.folders import readable_suffixes
 from ..data.mnist5k import write_mnist5k
-from ..data.raw import DataError
 from ..image_files_vit_custom import open_image
 
 MNIST5K = "mnist5k"

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.model_files import METRICS
 from .few_data import MNIST5K
 
 MINUTES, CPU_SECONDS = 5.0, 600.0  # of auto; of what is given the time of `default`, where that has not run
 TOLD = 5  # last lines of what a command that failed has written
+ROOT = __name__.partition(".")[0]
 _PATH = re.compile(r"(?<![\w:/])(?:/[^/\s'\",:]+)*/(?=[^/\s'\",:])")
 
 
@@ -62,7 +64,7 @@ def run(command: list[str], folder: Path) -> Ran:
 
 def accuracy_of(job: Job, ran: Ran) -> dict[str, Any]:
     """{"accuracy": …} and what else a method has told: by the metrics it left, or in the last line it printed."""
-    metrics = job.output / "metrics.json"
+    metrics = job.output / METRICS
     if metrics.is_file():
         return {"accuracy": json.loads(metrics.read_text(encoding="utf-8"))["test"]["accuracy"]}
     return json.loads(ran.stdout.splitlines()[-1])
@@ -96,7 +98,7 @@ def fine_tune(job: Job, *flags: str) -> list[str]:
 def peer(job: Job, module: str, what: str, *flags: str) -> list[str]:
     """A script of this folder with the images of a job."""
     folders = ["--train", str(job.train), "--test", str(job.test)]
-    return [sys.executable, "-W", "ignore", "-m", f"{__package__}.{module}", what, *folders, *flags]
+    return [sys.executable, "-W", "ignore", "-m", f"{ROOT}.commands.{module}", what, *folders, *flags]
 
 
 def scikit_learn(job: Job, classifier: str) -> list[str]:
@@ -134,7 +136,7 @@ DRAWN_OFTEN = tuple(METHODS)[:4]  # the others run on the first draw alone
 def export_for_timm(checkpoint: str, size: int, output: Path, folder: Path) -> Ran:
     """Converts the checkpoint for timm: once, and in no row's time."""
     words = ["export", "--checkpoint", checkpoint, "--size", str(size), "--output", str(output)]
-    return run([sys.executable, "-W", "ignore", "-m", f"{__package__}.few_timm", *words], folder)
+    return run([sys.executable, "-W", "ignore", "-m", f"{ROOT}.commands.few_timm", *words], folder)
 
 
 def as_typed(command: list[str]) -> list[str]:

@@ -1,20 +1,14 @@
 """What a user of scikit-learn would write: features of a frozen encoder, and a classifier fitted to them.
 
-`python -m modeling_vit_custom.benchmarks.few_peers logistic_regression --train DIR --test DIR --checkpoint DIR`
+`python -m modeling_vit_custom.commands.few_peers logistic_regression --train DIR --test DIR --checkpoint DIR`
 """
 
-import argparse
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torchvision.datasets import ImageFolder
-
-from ..image_processing_vit_custom import ViTCustomImageProcessor
-from ..modeling_vit_custom import ViTCustomModel
-from ..pretrained_vit_custom import resize_input
 
 BATCH, FOLDS, NEIGHBOURS = 32, 5, (1, 3, 5, 10, 20)
 
@@ -53,23 +47,3 @@ CLASSIFIERS: dict[str, Callable[[Any, Any], tuple[Any, dict[str, Any]]]] = {
     "logistic_regression": logistic_regression,
     "knn": knn,
 }
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Prints one line of JSON: the accuracy on the test folder, and what was chosen."""
-    parser = argparse.ArgumentParser(prog="few_peers")
-    parser.add_argument("classifier", choices=CLASSIFIERS)
-    parser.add_argument("--train", required=True, metavar="DIR", help="DIR/<class>/<image>")
-    parser.add_argument("--test", required=True, metavar="DIR", help="the same")
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a folder of ours")
-    parser.add_argument("--size", type=int, default=112, metavar="PIXELS", help="default: %(default)s")
-    args = parser.parse_args(argv)
-    model = ViTCustomModel.from_pretrained(args.checkpoint).eval()
-    processor = ViTCustomImageProcessor.from_pretrained(args.checkpoint)
-    resize_input(model, processor, args.size)
-    classifier, chosen = CLASSIFIERS[args.classifier](*features(args.train, model, processor))
-    print(json.dumps({"accuracy": classifier.score(*features(args.test, model, processor)), **chosen}))
-
-
-if __name__ == "__main__":
-    main()

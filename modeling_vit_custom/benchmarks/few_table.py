@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ..evaluation.figures import wilson_interval
-from ..inference.markdown import markdown_table
+from ..reporting.formatting import wilson_interval
+from ..reporting.markdown import markdown_table
 
 Rows = Sequence[dict[str, Any]]
 

@@ -1,26 +1,24 @@
 """timm's fine-tuning as a plain loop: its model, augmentation, optimizer with layer decay, and schedule.
 
-`few_timm train --train DIR --test DIR --checkpoint DIR --cpu_seconds S` fine-tunes a folder for timm until so many CPU
-seconds of the process are used, the test images included; `few_timm export --checkpoint DIR --size N --output DIR`
-writes such a folder from one of ours.
+`python -m modeling_vit_custom.commands.few_timm train --train DIR --test DIR --checkpoint DIR --cpu_seconds S` trains
+until so many CPU seconds of the process are used, the test images included; `… few_timm export --checkpoint DIR --size
+N --output DIR` writes such a checkpoint for timm from a folder of ours.
 
 Settings are those of timm's recipes for pre-trained Vision Transformers, as far as so few images allow: AdamW, layer
 decay 0.7, weight decay 0.05, RandAugment, random erasing, label smoothing 0.1, drop path 0.1, a cosine with warm-up;
 batches of 32, and a learning rate for such. No mixup.
 """
 
-import argparse
-import json
 import math
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
+from ..conversion.export import export as convert_to
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..modeling_vit_custom import ViTCustomModel
 from ..pretrained_vit_custom import resize_input
@@ -30,17 +28,15 @@ BATCH, RATE, DECAY, LAYER_DECAY, SMOOTHING, DROP_PATH, WARMUP = 32, 2e-4, 0.05, 
 TICKS = 10_000  # of the schedule, from its beginning to its end
 
 
-def export(checkpoint: str, size: int, output: str) -> int:
-    """Resizes a folder of ours and converts it for timm; returns the exit code of `convert`."""
-    from ..conversion.convert import main as convert
-
+def export(checkpoint: str, size: int, output: str) -> None:
+    """Resizes a folder of ours and converts it for timm. Raises ConversionError."""
     model = ViTCustomModel.from_pretrained(checkpoint)
     processor = ViTCustomImageProcessor.from_pretrained(checkpoint)
     resize_input(model, processor, size)
     with tempfile.TemporaryDirectory() as resized:
         model.save_pretrained(resized)
         processor.save_pretrained(resized)
-        return convert([resized, output, "--to", "timm"])
+        convert_to(resized, output, "timm")
 
 
 def fine_tune(train: str, test: str, checkpoint: str, seconds: float) -> dict[str, Any]:
@@ -92,24 +88,3 @@ def endless(batches: DataLoader) -> Iterator[Any]:
 def right(model: Any, images: torch.Tensor, labels: torch.Tensor) -> int:
     """How many of a batch are classified rightly."""
     return int((model.eval()(images).argmax(1) == labels).sum())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one line of JSON when it has trained."""
-    parser = argparse.ArgumentParser(prog="few_timm")
-    parser.add_argument("what", choices=["train", "export"])
-    parser.add_argument("--checkpoint", required=True, metavar="DIR")
-    parser.add_argument("--train", metavar="DIR", help="DIR/<class>/<image>")
-    parser.add_argument("--test", metavar="DIR", help="the same")
-    parser.add_argument("--cpu_seconds", type=float, default=600)
-    parser.add_argument("--size", type=int, default=112, metavar="PIXELS")
-    parser.add_argument("--output", metavar="DIR")
-    args = parser.parse_args(argv)
-    if args.what == "export":
-        return export(args.checkpoint, args.size, args.output)
-    print(json.dumps(fine_tune(args.train, args.test, args.checkpoint, args.cpu_seconds)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

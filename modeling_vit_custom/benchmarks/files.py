@@ -4,7 +4,6 @@ Both models are of one size, saved and loaded as their users would; each run rea
 in batches of one size. The files have been read once before, so that the disk does not count.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -13,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..image_processing_vit_custom import ViTCustomImageProcessor
-from ..inference.environment import hardware, versions
-from ..inference.json_files import write_json
 from ..inference.loading import default_device
-from ..inference.markdown import markdown_table
-from ..inference.outputs import report_file
 from ..inference.predict import find_images, predict
+from ..reporting.markdown import markdown_table
 from .peers import LIBRARIES, Shape
 
 ROUNDS = 3
@@ -68,26 +64,3 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         speed = f"{row['images_per_second']:.1f}"
         cells.append([row["shape"], row["n"], row["batch"], row["who"], speed, f"{ratio:.2f}"])
     return markdown_table(["model", "files", "batch", "who", "images/s", "ratio"], cells)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `benchmark files`."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark files",
-        description="Image files to answers: predict against transformers' ViT in its pipeline.",
-        epilog="example: python scripts/benchmark.py files --images photos --shapes ti/16@224 s/16@224",
-    )
-    parser.add_argument("--images", required=True, metavar="DIR", help="a folder of image files")
-    parser.add_argument("--shapes", nargs="+", default=["ti/16@224", "s/16@224"], metavar="VARIANT@PIXELS")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--fast", action="store_true", help="by the fastest exact engine, chosen before")
-    parser.add_argument("--num_workers", type=int, default=0, help="of predict")
-    parser.add_argument("--output", type=report_file, metavar="FILE", help="JSON of all rows")
-    args = parser.parse_args(argv)
-    rows: list[dict[str, Any]] = []
-    for shape in map(Shape.of, args.shapes):
-        rows += compare(shape, args.images, args.batch_size, {"num_workers": args.num_workers, "fast": args.fast})
-    print(table(rows))
-    if args.output:
-        write_json(args.output, {"rows": rows, **versions(), **hardware(default_device())})
-    return 0

@@ -7,10 +7,8 @@ machine they were measured on.
 Shapes: B batch.
 """
 
-import argparse
 import math
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,17 +17,13 @@ from typing import Any
 
 import torch
 
-from ..inference.allocator import keep_freed_memory
-from ..inference.engines import ENGINES, build_engine, installed_engines
-from ..inference.environment import hardware, versions
-from ..inference.exported import Run
-from ..inference.fastest import choose
-from ..inference.json_files import write_json
+from ..common.allocator import keep_freed_memory
+from ..common.timing import time_in_turn
+from ..engines.exported import Run
+from ..engines.fastest import choose
+from ..engines.registry import build_engine, installed_engines
 from ..inference.loading import FORMATS
-from ..inference.markdown import markdown_table
-from ..inference.outputs import is_stream, report_file
-from ..inference.timing import time_in_turn
-from .cold_start import cold_starts
+from ..reporting.markdown import markdown_table
 from .peers import LIBRARIES, Shape
 from .usage import operations_of
 
@@ -183,46 +177,3 @@ def cold_table(rows: Sequence[dict[str, Any]]) -> str:
         ["model", "library", "start to first answer, s", "peak MB"],
         [[one["shape"], one["library"], f"{one['cold_seconds']:.2f}", one["memory_mb"]] for one in rows],
     )
-
-
-def report(args: argparse.Namespace, rows: Sequence[dict[str, Any]], starts: Sequence[dict[str, Any]]) -> None:
-    """What is measured so far, where `--output` asks for it."""
-    if args.output:
-        where = {"dtype": args.dtype, **versions(), **hardware(torch.device(args.device))}
-        write_json(args.output, {"rows": rows, "cold": starts, **where})
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `benchmark inference`."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark inference",
-        description="Times one model as ours, transformers, timm and torchvision build it, in turn.",
-        epilog="example: python scripts/benchmark.py inference --shapes ti/16@224 --batches 1 16 --output i.json",
-    )
-    parser.add_argument("--shapes", nargs="+", default=["ti/16@224", "s/16@224", "b/16@224"], metavar="VARIANT@PIXELS")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64], metavar="N")
-    parser.add_argument(
-        "--engines", nargs="+", default=["eager", "compiled", EXACT_MODE], choices=[*ENGINES, EXACT_MODE]
-    )
-    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", default="float32", choices=FORMATS)
-    parser.add_argument("--seconds", type=float, default=8.0, help="for each library and engine (%(default)s)")
-    parser.add_argument("--cold", action="store_true", help="also time the start of a new process")
-    parser.add_argument("--output", type=report_file, metavar="FILE", help="JSON of all rows")
-    args = parser.parse_args(argv)
-    rows: list[dict[str, Any]] = []
-    starts: list[dict[str, Any]] = []
-    for shape in map(Shape.of, args.shapes):
-        for batch in args.batches:
-            now = compare(shape, batch, args.engines, args.libraries, args.seconds, args.device, args.dtype)
-            print(table(now), file=sys.stderr, flush=True)
-            rows += now
-            if not is_stream(args.output or ""):
-                report(args, rows, starts)
-        starts += cold_starts(shape, args.libraries) if args.cold else []
-    report(args, rows, starts)
-    print(table(rows))
-    if starts:
-        print(cold_table(starts))
-    return 0

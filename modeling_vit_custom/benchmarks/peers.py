@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..configuration_vit_custom import VARIANTS, ViTCustomConfig
-from ..inference.forward import LogitsOf
+from ..engines.logits import LogitsOf
 from ..modeling_vit_custom import ViTCustomForImageClassification
 
 

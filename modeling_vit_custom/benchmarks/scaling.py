@@ -4,10 +4,8 @@ The floating point operations that the table tells are counted while the model r
 its matrix products (`Shape.products`), of which the last block needs fewer here.
 """
 
-import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -16,14 +14,11 @@ from typing import Any
 
 import torch
 
-from ..evaluation.plots import plot_lines
-from ..inference.allocator import keep_freed_memory, return_freed_memory
-from ..inference.environment import hardware, versions
-from ..inference.json_files import write_json
+from ..common.allocator import keep_freed_memory, return_freed_memory
+from ..common.timing import finished
 from ..inference.loading import FORMATS
-from ..inference.markdown import markdown_table
-from ..inference.outputs import report_file
-from ..inference.timing import finished
+from ..reporting.markdown import markdown_table
+from ..reporting.plots import plot_lines
 from .peers import LIBRARIES, Shape
 from .usage import forget_peak, operations_of, peak_memory
 
@@ -69,38 +64,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             for row in rows
         ],
     )  # fmt: skip
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `benchmark scaling`."""
-    parser = argparse.ArgumentParser(
-        prog="benchmark scaling",
-        description="Time and memory of one image as it grows, ours beside the peers.",
-        epilog="example: python scripts/benchmark.py scaling --variant ti/16 --sizes 224 512 1024 --plot scaling.png",
-    )
-    parser.add_argument("--variant", default="ti/16", help="default: %(default)s")
-    parser.add_argument("--sizes", nargs="+", type=int, default=[224, 384, 512, 768, 1024], metavar="PIXELS")
-    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", default="float32", choices=FORMATS)
-    parser.add_argument("--output", type=report_file, metavar="FILE", help="JSON of all rows")
-    parser.add_argument("--plot", type=report_file, metavar="FILE", help="PNG: time and memory against tokens")
-    args = parser.parse_args(argv)
-    rows = []
-    for size in args.sizes:
-        for library in args.libraries:
-            one = [library, f"{args.variant}@{size}", args.device, args.dtype]
-            line = [sys.executable, "-W", "ignore", "-m", __spec__.name, *one]
-            done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-    print(table(rows))
-    if args.output:
-        where = {"dtype": args.dtype, **versions(), **hardware(torch.device(args.device))}
-        write_json(args.output, {"rows": rows, **where})
-    if args.plot:
-        draw(rows, Path(args.plot))
-    return 0
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:

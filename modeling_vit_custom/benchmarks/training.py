@@ -5,7 +5,6 @@ the data and finding the number of steps included; and the accuracy on the test 
 once, at its end. Ratios hold for the machine they were measured on.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -19,11 +18,8 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from ..inference.environment import hardware, versions
-from ..inference.json_files import write_json
-from ..inference.markdown import markdown_table
-from ..inference.outputs import report_file
-from .contenders import ABLATION, CONTENDERS, RECIPE, Task, Trained
+from ..reporting.markdown import markdown_table
+from .contenders import ABLATION, CONTENDERS, Task, Trained
 from .usage import cpu_seconds, operations_of, peak_memory
 
 PEER = "timm, plain loop"
@@ -64,14 +60,14 @@ def accuracy(trained: Trained, task: Task) -> float:
     return right / len(dataset)
 
 
-def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each contender and seed; seed by seed, everyone in turn."""
+def compare(contenders: Sequence[str], data: str, seconds: float, seeds: int, workers: int) -> list[dict[str, Any]]:
+    """One row for each contender and seed; seed by seed, everyone in turn. workers: loading processes."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(args.seeds):
-            for name in args.contenders:
-                own = [name, args.data, str(args.seconds), str(seed), str(args.workers), folder]
-                line = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--one", *own]
+        for seed in range(seeds):
+            for name in contenders:
+                own = [name, data, str(seconds), str(seed), str(workers), folder]
+                line = [sys.executable, "-W", "ignore", "-m", __name__, "--one", *own]
                 done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
                 rows.append(json.loads(done.stdout.splitlines()[-1]))
                 print(f"seed {seed}  {one_line(rows[-1])}", file=sys.stderr, flush=True)
@@ -103,29 +99,6 @@ def spread(values: Sequence[float], form: str) -> str:
         return "–"
     mean = form.format(statistics.mean(values))
     return mean if len(values) == 1 else f"{mean} ± {form.format(statistics.stdev(values))}"
-
-
-def main(argv: Sequence[str] | None = None, ablation: bool = False) -> int:
-    """The command `benchmark training`, or `benchmark ablation`."""
-    what, contenders, peer = ("ablation", ABLATION, RECIPE) if ablation else ("training", CONTENDERS, PEER)
-    parser = argparse.ArgumentParser(
-        prog=f"benchmark {what}",
-        description=f"Trains alternately: {', '.join(contenders)}.",
-        epilog=f"example: python scripts/benchmark.py {what} --data fashion --seconds 120 --seeds 3 --output b.json",
-    )
-    parser.add_argument("--data", required=True, help="a folder with train/<class>/… and test/<class>/…")
-    parser.add_argument("--seconds", type=float, default=300, help="of training for each, wall clock (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many (%(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="loading processes of the plain loops (%(default)s)")
-    parser.add_argument("--contenders", nargs="+", default=list(contenders), choices=contenders, metavar="NAME")
-    parser.add_argument("--output", type=report_file, help="JSON of all rows")
-    args = parser.parse_args(argv)
-    rows = compare(args)
-    print(table(rows, peer))
-    if args.output:
-        report = {"rows": rows, "seconds": args.seconds, **versions(), **hardware(torch.device("cpu"))}
-        write_json(args.output, report)
-    return 0
 
 
 def _one(name: str, data: str, seconds: str, seed: str, workers: str, folder: str) -> None:

@@ -1,25 +1,16 @@
 """`vit-custom convert`: a ViT checkpoint of another library, as a folder of ours."""
 
-import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..configuration_vit_custom import ViTCustomConfig
-from ..inference.claims import write_stamped
-from ..inference.json_files import json_safe, readable_json
-from ..inference.outputs import check_new_folder, new_folder
-from ..interpolation_vit_custom import RESIZE_RULES
-from ..weight_files_vit_custom import WeightFileError
+from ..common.claims import write_stamped
+from ..common.model_files import CONVERSION
+from ..common.outputs import check_new_folder, new_folder
 from .build import Conversion, build
 from .check import compare
 from .engine import ConversionError
-from .export import LIBRARIES, export
 from .sources import open_source
-from .survey import survey, timm_names
-
-REPORT = "conversion.json"
 
 
 def convert(
@@ -40,7 +31,7 @@ def convert(
     with new_folder(output, ConversionError) as folder:
         conversion.model.save_pretrained(folder)
         conversion.processor.save_pretrained(folder)
-        return write_stamped(folder / REPORT, report)
+        return write_stamped(folder / CONVERSION, report)
 
 
 def describe(source: str, conversion: Conversion) -> dict[str, Any]:
@@ -54,86 +45,3 @@ def describe(source: str, conversion: Conversion) -> dict[str, Any]:
         "classes": config.num_labels,
         "notes": conversion.notes,
     }
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="convert",
-        description="Read a Vision Transformer of another library into this model, every tensor accounted for.",
-        epilog="""examples:
-  %(prog)s ViT-B_16.npz outputs/b16 --image_size 224
-  %(prog)s models/dinov2-small outputs/dinov2 --check
-  %(prog)s timm:vit_small_patch16_224 outputs/s16 --check
-  %(prog)s dinov2_vits14_pretrain.pth outputs/dinov2
-  %(prog)s --list timm                                    # which of timm's Vision Transformers convert, and why not
-  %(prog)s outputs/photos outputs/photos-vit --to hf      # ours, as one of transformers' own models
-  %(prog)s outputs/photos outputs/photos-timm --to timm   # timm.create_model("local-dir:…", pretrained=True)
-
-SOURCE: a .npz, .safetensors or .pth file (nothing in it is run), a folder saved by transformers or timm, timm:NAME or
-torchvision:NAME. What a source does not say is taken from its family's documented default, and said.
---check prints one JSON report to stdout, which OUT/conversion.json holds too.
---to goes the other way: SOURCE is a folder of ours, OUT a new folder of the library or, ending in .safetensors, its
-tensors alone. Both models are run before anything is written; what the library cannot express is named.
-Exit codes: 0 converted, 1 the check found a difference, 2 it could not be converted.""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", metavar="SOURCE", nargs="?", help="file, folder, timm:NAME or torchvision:NAME")
-    parser.add_argument("output", metavar="OUT", nargs="?", help="a new or empty folder")
-    parser.add_argument(
-        "--list", choices=["timm"], help="try every name of a library, by shapes alone, and print N of M"
-    )
-    parser.add_argument("--family", help="what the tensors are, where their names leave it open")
-    parser.add_argument("--to", choices=list(LIBRARIES), help="write SOURCE, a folder of ours, for another library")
-    parser.add_argument("--check", action="store_true", help="run both from pixels and from tensors; print a report")
-    parser.add_argument("--image_size", type=int, nargs="+", metavar="PIXELS", help="one number, or height and width")
-    parser.add_argument("--num_attention_heads", type=int)
-    parser.add_argument("--hidden_act", help="gelu, gelu_pytorch_tanh, quick_gelu, …")
-    parser.add_argument("--layer_norm_eps", type=float)
-    parser.add_argument("--position_interpolation", choices=list(RESIZE_RULES))
-    return parser
-
-
-def print_survey() -> int:
-    """A line for each of timm's Vision Transformers, then how many convert; returns 0."""
-    names, converting = timm_names(), 0
-    for name, reason in survey(names):
-        converting += reason is None
-        print(f"{name}: {reason or 'converts'}", flush=True)
-    print(f"{converting} of {len(names)} convert")
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = build_parser()
-    args = vars(parser.parse_args(argv))
-    if args.pop("list"):
-        return print_survey()
-    if args["output"] is None:
-        parser.error("SOURCE and OUT are needed")
-    source, output, family, check, to = (args.pop(name) for name in ("source", "output", "family", "check", "to"))
-    flags = {name: value for name, value in args.items() if value is not None and name in _FIELDS}
-    if "image_size" in flags:
-        flags["image_size"] = flags["image_size"][0] if len(flags["image_size"]) == 1 else tuple(flags["image_size"])
-    said = sys.stderr if check else sys.stdout  # a check leaves stdout to its report
-    try:
-        if to and flags:
-            raise ConversionError(f"--to writes what a folder of ours says: leave out {', '.join(flags)}.")
-        report = export(source, output, to, family) if to else convert(source, output, flags, family, check)
-    except (ConversionError, WeightFileError, ImportError, OSError) as error:
-        print(f"convert: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"{report['family']}: {report['parameters']:,} parameters, {report['classes']} classes, written to {output}",
-        file=said,
-    )
-    print(*report["notes"], sep="\n", file=said)
-    if not check:
-        return 0
-    passed = report["check"]["passed"]
-    print("check passed" if passed else "CHECK FAILED: source and conversion differ", file=sys.stderr)
-    print(readable_json(json_safe(report)))
-    return 0 if passed else 1
-
-
-_FIELDS = ViTCustomConfig.__dataclass_fields__

@@ -12,10 +12,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
+from ..common.json_files import write_json
+from ..common.model_files import CONFIG, CONVERSION, PROCESSOR
+from ..common.outputs import check_new_folder, new_folder
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
-from ..inference.json_files import write_json
-from ..inference.outputs import check_new_folder, new_folder
 from ..modeling_vit_custom import ViTCustomForImageClassification, ViTCustomModel
 from . import export_huggingface, export_timm
 from .check import IMAGES, TOLERANCE, Reference, compare_tensors
@@ -66,13 +67,13 @@ def export(source: str, output: str | Path, library: str, family: str | None = N
         return report
     with new_folder(output, ConversionError) as folder:
         exported.save(folder)
-        write_json(folder / "conversion.json", report)
+        write_json(folder / CONVERSION, report)
     return report
 
 
 def _read_config(folder: Path) -> ViTCustomConfig:
     """The configuration of what the folder holds: a classifier, or an encoder, which has no labels."""
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise ConversionError(f"{folder} holds no config.json: give a folder saved by this package.")
     stored, _ = PreTrainedConfig.get_config_dict(folder)
     if stored.get("model_type") != ViTCustomConfig.model_type:
@@ -98,7 +99,7 @@ def _load(folder: Path, config: ViTCustomConfig) -> ViTCustomForImageClassificat
 
 
 def _read_processor(folder: Path) -> ViTCustomImageProcessor:
-    if not (folder / "preprocessor_config.json").is_file():
+    if not (folder / PROCESSOR).is_file():
         raise ConversionError(f"{folder} holds no preprocessor_config.json. Save its image processor, or write a file.")
     return ViTCustomImageProcessor.from_pretrained(folder)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 
+from ..common.model_files import WEIGHTS
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from .engine import State, check, own, write
@@ -82,7 +83,7 @@ def _build(family: str, config: ViTCustomConfig, tensors: State, processor: ViTC
     def save_tensors(path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             model.save_pretrained(folder, max_shard_size="1TB")
-            shutil.move(Path(folder) / "model.safetensors", path)
+            shutil.move(Path(folder) / WEIGHTS, path)
 
     return Exported(type(model).__name__, model, run, save, save_tensors, notes)
 

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from ..common.json_files import write_json
+from ..common.model_files import CONFIG, WEIGHTS
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
-from ..inference.json_files import write_json
 from .engine import State, own, write
 from .target import GIVEN, SOME, Condition, Exported, Expresses, Target, require_same_processing
 from .timm_vit import POOLINGS, RESAMPLING, processor_settings, run, table_of
@@ -174,8 +175,8 @@ def _build(
 
     def save(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(folder / "model.safetensors")
-        write_json(folder / "config.json", description)
+        save_tensors(folder / WEIGHTS)
+        write_json(folder / CONFIG, description)
 
     return Exported(architecture, model, run, save, save_tensors, notes)
 

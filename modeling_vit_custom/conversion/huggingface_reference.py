@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..common.model_files import PROCESSOR
 from ..inference.foreign import check_processor_fields, check_size, foreign_config, weights_header
 from .check import Reference, outputs_of
 from .engine import ConversionError, listed
@@ -40,7 +41,7 @@ def stored_processor(folder: Path) -> Any:
     """transformers' image processor of a folder, or None where it stores none."""
     import transformers
 
-    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+    if not any((folder / name).is_file() for name in (PROCESSOR, "processor_config.json")):
         return None
     try:
         check_processor_fields(folder, transformers.ImageProcessingMixin.get_image_processor_dict(folder)[0])

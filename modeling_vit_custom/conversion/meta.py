@@ -5,9 +5,9 @@ They hold tensors only, so heads, eps, position rule and preprocessing are those
 Shapes: D width, H heads, d = D / H, P prefix tokens, N patches, R registers.
 """
 
-import argparse
 import os
 import pickle
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
@@ -44,7 +44,7 @@ def read_pth(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     Raises ConversionError for a file that is no such file, or holds more than tensors and plain values.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # DeiT and MAE keep their command line
+        with torch.serialization.safe_globals([Namespace]):  # DeiT and MAE keep their command line
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..common.cache_folders import cache_root, make_folders
+from ..common.errors import DataError
+from ..common.text import listed
 from ..image_limits_vit_custom import ImageDecodingError
-from .cache_folders import cache_root, make_folders
 from .examples import Examples
 from .fingerprint import cache_key, key_hash
-from .raw import DataError, listed
 from .sealed_rows import NoRoomError, SealedRows, UnfinishedRows, checksum, find_or_build
 from .views import DecodedViews, ViewMaker
 

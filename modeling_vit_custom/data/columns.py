@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..common.errors import DataError
+from ..common.text import listed
 from .examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .labels import check_targets
-from .raw import DataError, listed
 
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 

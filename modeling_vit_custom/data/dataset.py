@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..common.errors import DataError
+from ..common.text import listed
 from ..image_files_vit_custom import open_image
 from ..image_limits_vit_custom import DEFAULT_LIMITS, check_size
 from .draws import example_keys, uniform
 from .examples import Examples
-from .raw import DataError, listed
 from .stream import stream_of
 
 DRAWS = 24  # random numbers that go with each training example

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..common.errors import DataError
+from ..common.text import listed
 from ..image_files_vit_custom import accepted_formats
 from .examples import SINGLE_LABEL
 from .labels import natural_key, natural_sorted
-from .raw import DataError, FolderContents, RawSplit, listed
+from .raw import FolderContents, RawSplit
 
 SPLIT_FOLDERS = {
     "train": "train", "training": "train",

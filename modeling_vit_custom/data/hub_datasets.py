@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..common.errors import DataError
+from ..common.text import listed
 from .columns import declared_names, label_columns_of, read_label_columns
 from .folders import SPLIT_FOLDERS, walk_files
-from .raw import DataError, RawSplit, listed
+from .raw import RawSplit
 from .tables import TEXT_SUFFIXES, Table, checked_paths, image_paths, image_source, is_text, open_table, read_tables
 
 DATA_SUFFIXES = TEXT_SUFFIXES | {".parquet", ".arrow", ".tar"}

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..common.errors import DataError
+from ..common.text import listed
 from .examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from .raw import DataError, RawSplit, listed
+from .raw import RawSplit
 
 
 def natural_key(name: str) -> list:

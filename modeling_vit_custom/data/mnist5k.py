@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .raw import DataError, listed
+from ..common.errors import DataError
+from ..common.text import listed
 
 CLASSES, PER_CLASS, HELD_OUT_PER_CLASS, SEED = 10, 500, 100, 0
 

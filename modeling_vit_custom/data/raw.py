@@ -3,17 +3,12 @@
 Shapes: N examples, T regression targets.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-
-class DataError(ValueError):
-    """The data cannot be used as it is; the message names what is wrong and how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +47,3 @@ class RawSplit:
 
     def __len__(self) -> int:
         return len(self.names)
-
-
-def printable(text: object) -> str:
-    r"""`text` as a terminal or a log may show it: what would steer or disguise the line, as \x1b does, is spelt out."""
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        else character
-        for character in str(text)
-    )
-
-
-def visible(text: object) -> str:
-    """`text` for one line of a terminal, a log or a page: file names cannot steer or break it."""
-    return printable(text).replace("\n", "\\n")
-
-
-def listed(items: Sequence[Any], limit: int = 20) -> str:
-    """`items` as one readable list; beyond `limit` the rest is counted, not dropped unsaid."""
-    shown = ", ".join(str(item) for item in items[:limit])
-    return shown if len(items) <= limit else f"{shown} … and {len(items) - limit} more"

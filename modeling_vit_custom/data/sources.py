@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from ..common.errors import DataError
+from ..common.text import listed, printable
 from .examples import REGRESSION, Examples, Splits
 from .folders import find_split_folders, read_class_folder
 from .hub_datasets import load_dataset_splits
 from .labels import check_class_names, compare_class_sets, distinct_names, encode_labels, label_map, strata
-from .raw import DataError, RawSplit, listed, printable
+from .raw import RawSplit
 from .splits import draw_of_each, draw_subset, draw_validation
 from .tables import is_table, read_table
 

@@ -5,7 +5,7 @@ Shapes: N examples, G strata.
 
 import numpy as np
 
-from .raw import DataError
+from ..common.errors import DataError
 
 
 def draw_validation(strata: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..common.errors import DataError
 from .examples import Examples, LazySelection
-from .raw import DataError
 from .views import ViewMaker
 
 MAX_PARTS = 1024  # a data set of more shards (each file of an imagefolder is one) is read in so many parts

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from ..common.errors import DataError
+from ..common.text import listed
 from .columns import LabelColumn, declared_names, label_columns_of, read_label_columns
 from .examples import MULTI_LABEL, REGRESSION, Examples, LazySelection, Splits
 from .folders import SPLIT_FOLDERS, leads_out, named_files, walk_files
 from .hub_datasets import FILE_NAME, downloaded, has_data_files, is_metadata
-from .raw import DataError, RawSplit, listed
+from .raw import RawSplit
 from .stream import MAX_PARTS, READ_ERRORS, RowNames, ShardedImages, Shards, stream_of
 from .tables import open_table
 

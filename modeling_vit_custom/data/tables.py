@@ -13,9 +13,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ..common.errors import DataError
+from ..common.text import listed
 from .columns import declared_names, label_columns_of, read_label_columns
 from .folders import named_files
-from .raw import DataError, RawSplit, listed
+from .raw import RawSplit
 
 JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson"})
 TEXT_SUFFIXES = frozenset({".csv", ".tsv"}) | JSON_SUFFIXES

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ..common.errors import DataError
+from ..common.text import listed
 from .examples import REGRESSION, Examples, Splits
 from .folders import find_split_folders, is_hidden, readable_suffixes, walk_tree
 from .hub_datasets import dataset_homes, dataset_images, open_dataset
-from .raw import DataError, FolderContents, RawSplit, listed
+from .raw import FolderContents, RawSplit
 from .splits import draw_subset, draw_validation
 from .tables import Table, is_table, open_table, table_images
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from ..common.errors import DataError
 from ..image_decoding_vit_custom import decode_image
 from .examples import Examples
-from .raw import DataError
 
 _AS_UINT8 = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first"}
 

@@ -67,11 +67,3 @@ def _largest(values: np.ndarray, count: int) -> list[tuple[int, int]]:
     found = np.argpartition(-flat, count - 1)[:count] if count else np.empty(0, np.int64)
     found = found[np.argsort(-flat[found], kind="stable")]
     return [(int(row), int(column)) for row, column in zip(*np.unravel_index(found, values.shape), strict=True)]
-
-
-def confused_pairs(confusion: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """[(how often, true class, predicted class)] of the most frequent mistakes.   confusion: [C, C], rows true."""
-    rows, columns = np.nonzero(confusion - np.diag(np.diag(confusion)))
-    times = confusion[rows, columns]
-    order = np.argsort(-times, kind="stable")[:count]
-    return [(int(times[k]), int(rows[k]), int(columns[k])) for k in order]

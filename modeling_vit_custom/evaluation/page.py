@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+from ..common.claims import STAMP
+from ..common.environment import versions
+from ..common.json_files import json_safe
 from ..data.examples import REGRESSION, SINGLE_LABEL, Examples
-from ..inference.claims import STAMP
-from ..inference.environment import versions
-from ..inference.json_files import json_safe
-from ..pages import page
-from ..pages.charts import Chart, Series, bar_chart, line_chart, span
+from ..reporting import page
+from ..reporting.charts import Chart, Series, bar_chart, line_chart, span
+from ..reporting.confusion import confused_pairs
+from ..reporting.formatting import SHARES, duration, number, title, wilson_interval
 from .calibration import reliability
-from .evaluate import Evaluation
-from .figures import SHARES, duration, number, title, wilson_interval
-from .mistakes import confused_pairs, worst_mistakes
+from .mistakes import worst_mistakes
+from .result import Evaluation
 
 MAX_ROWS = 200  # classes in the table: those the model does worst on
 MAX_MATRIX = 30  # classes: more are shown as pairs

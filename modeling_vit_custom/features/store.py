@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from .._version import __version__
+from ..common.errors import DataError
+from ..common.fingerprint import fingerprint
+from ..common.processes import Processes
 from ..data.cache import AUTO, OFF, place_of, room_in
 from ..data.examples import Examples
 from ..data.fingerprint import images_fingerprint, key_hash
-from ..data.raw import DataError
 from ..data.sealed_rows import SealedRows, UnfinishedRows, find_or_build
-from ..inference.processes import Processes
-from ..inference.resume import fingerprint
 from .taps import Tap, Taps
 
 FORMAT = 1

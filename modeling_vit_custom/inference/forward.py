@@ -3,44 +3,18 @@
 Shapes: B batch, K classes or targets, D pooled width, C channels, h, w the model's input size.
 """
 
-import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
-from ..attention_vit_custom import ViTCustomAttention
 from ..image_decoding_vit_custom import decode_image
-
-
-class LogitsOf(nn.Module):
-    """pixel_values [B, C, h, w] -> logits [B, K], of a model of transformers' kind."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model(pixel_values=pixel_values).logits
-
-    @cached_property
-    def joined(self) -> "LogitsOf":
-        """A copy that shares the parameters and gives each block's queries, keys and values by one product."""
-        with torch.inference_mode(False):
-            copied = copy.deepcopy(self, {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())})
-            for module in copied.modules():
-                if isinstance(module, ViTCustomAttention):
-                    module.join_projections()
-        return copied
-
 
 Item = tuple[int, torch.Tensor | None, str | None]
 

@@ -17,11 +17,12 @@ from transformers import (
 )
 from transformers.image_processing_base import ImageProcessingMixin
 
+from ..common.allocator import keep_freed_memory
+from ..common.model_files import CONFIG
 from ..configuration_vit_custom import ViTCustomConfig
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..engines.exported import is_export, load_exported
 from ..foreign_vit_custom import refuse_foreign_files
-from .allocator import keep_freed_memory
-from .exported import is_export, load_exported
 from .foreign import check_processor_fields, check_size, foreign_config, refuse_adapter, stored_fields, weights_header
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,7 +59,7 @@ def load_classifier(
     folder = Path(source).expanduser()
     refuse_foreign_files(folder)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not (folder / CONFIG).is_file():
             raise FileNotFoundError(f"{source} holds no config.json; give a folder made by save_pretrained.")
         if revision is not None:
             raise ValueError(f"{source} is a folder and has no revision={revision!r}: leave the revision out.")

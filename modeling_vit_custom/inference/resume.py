@@ -7,7 +7,6 @@ holds the fingerprint of model and settings, so that a file never mixes two of t
 images were (`identify`): one that has changed since is predicted again.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -19,35 +18,17 @@ from typing import Any
 from weakref import finalize
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel
 
+from ..common.json_files import write_json
+from ..common.lock import take_lock
+from ..common.model_files import LOCK
+from ..common.outputs import check_replaceable
+from ..common.text import listed
 from ..data.identity import changed, identify, read_identities, write_identities
-from ..data.raw import listed
-from ..quantized_vit_custom import plain_parts
-from .json_files import json_safe, write_json
-from .lock import take_lock
-from .outputs import check_replaceable
-
-# Keys of a config or processor that say where it came from, or what it could be set to, not what it computes.
-OTHER_KEYS = ("_name_or_path", "_commit_hash", "transformers_version", "auto_map", "speeds")
 
 
 class ResumeError(ValueError):
     """The output cannot be continued; the message says why and what to do."""
-
-
-def fingerprint(model: PreTrainedModel, processor: Any, settings: Mapping[str, Any]) -> str:
-    """SHA-256 of all that decides a prediction: weights, config, processor and `settings`."""
-    digest = hashlib.sha256()
-    for part in (model.config.to_dict(), processor.to_dict(), settings):
-        kept = {key: value for key, value in part.items() if key not in OTHER_KEYS}
-        digest.update(json.dumps(json_safe(kept), sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        for part in plain_parts(tensor):
-            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -72,7 +53,7 @@ class ResumableLines:
         self.meta = self.output.with_name(self.output.name + ".meta.json")
         self.images = self.output.with_name(self.output.name + ".images.npz")
         self.unfinished = self.output.with_name(self.output.name + ".tmp")
-        self.lock = self.output.with_name(self.output.name + ".lock")
+        self.lock = self.output.with_name(self.output.name + LOCK)
         self.notes: list[str] = []
         for path in (self.output, self.meta, self.images, self.unfinished, self.lock, *self.parts()):
             check_replaceable(path)

@@ -14,16 +14,18 @@ import transformers
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 
+from ..common.claims import check_claims
+from ..common.json_files import read_json
+from ..common.model_files import CARD, CONFIG, CONFIGS, GOLDEN, PROCESSOR, WEIGHTS_INDEX
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessorPil
-from ..inference.claims import check_claims
+from ..tasks.hub import CLASSIFICATION, task_of
 from ..weight_files_vit_custom import check_shapes, read_headers, some
-from .code_files import VERSION, foreign_code, parse_reference, reached_modules, read_configs, read_json
-from .golden import GOLDEN, GoldenError, compare_golden, measure, read_golden
+from .code_files import VERSION, foreign_code, parse_reference, reached_modules, read_configs
+from .golden import GoldenError, compare_golden, measure, read_golden
 from .report import Check
 from .secrets import scan_secrets
-from .staging import CONFIGS, WEIGHTS_INDEX, is_pickle, read_index, weight_files
-from .tasks import CLASSIFICATION, task_of
+from .staging import is_pickle, read_index, weight_files
 
 MAX_CARD_BYTES = 1024**2
 # First bytes of files that a careless reader would execute or unpack, whatever they are called.
@@ -158,9 +160,9 @@ def auto_map(folder: Path) -> str:
     config, processor = read_configs(folder)
     modules, task = reached_modules(folder, config, processor), task_of(config)
     for name, file, table in (
-        ("AutoConfig", "config.json", config),
-        (task.auto, "config.json", config),
-        ("AutoImageProcessor", "preprocessor_config.json", processor),
+        ("AutoConfig", CONFIG, config),
+        (task.auto, CONFIG, config),
+        ("AutoImageProcessor", PROCESSOR, processor),
     ):
         if name not in (table.get("auto_map") or {}):
             raise ValueError(f"{file}: auto_map has no {name}, so that class finds no code. Save it again.")
@@ -266,7 +268,7 @@ def image_processor(folder: Path) -> str:
 
 
 def model_card(folder: Path) -> str:
-    path = folder / "README.md"
+    path = folder / CARD
     if not path.exists():
         return "there is no README.md"
     if path.stat().st_size > MAX_CARD_BYTES:

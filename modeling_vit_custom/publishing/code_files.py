@@ -11,22 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..weight_files_vit_custom import parse_strict_json
+from ..common.json_files import read_json
+from ..common.model_files import CONFIG, CONFIGS
 
-CONFIGS = ("config.json", "preprocessor_config.json")
-MAX_JSON_BYTES = 16 * 1024**2
 SHIPPED = Path(__file__).parents[1]
 VERSION = f"vit-custom {__version__}"
 # As transformers.dynamic_module_utils.get_relative_imports finds siblings, in comments and docstrings too.
 _RELATIVE = re.compile(r"^\s*from\s+\.(\S+)\s+import|^\s*import\s+\.(\S+)\s*$", re.MULTILINE)
 _REFERENCE = re.compile(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object a JSON file holds. Raises ValueError for NaN, repeated keys, other content, and a huge file."""
-    if (size := path.stat().st_size) > MAX_JSON_BYTES:
-        raise ValueError(f"{path.name} has {size:,} bytes: JSON of more than {MAX_JSON_BYTES:,} is not read.")
-    return parse_strict_json(path.read_bytes(), path.name)
 
 
 def read_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -47,7 +39,7 @@ def references(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Itera
                 yield from ((f"{where}[{key!r}]", each) for key, each in target.items())
             else:
                 yield where, target
-    for task, entry in _table("config.json", config, "custom_pipelines").items():
+    for task, entry in _table(CONFIG, config, "custom_pipelines").items():
         yield f"config.json custom_pipelines[{task!r}]", entry.get("impl") if isinstance(entry, dict) else entry
 
 

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .code_files import read_json
-
-REPORT = "conversion.json"
+from ..common.json_files import read_json
+from ..common.model_files import CONVERSION
 
 
 def conversion_facts(folder: Path) -> dict[str, Any] | None:
@@ -15,9 +14,9 @@ def conversion_facts(folder: Path) -> dict[str, Any] | None:
     columns: the names of all figures.   rows: what was given to both models -> {column: figure}.
     None for a folder without conversion.json. Raises ValueError for one of another form.
     """
-    if not (folder / REPORT).is_file():
+    if not (folder / CONVERSION).is_file():
         return None
-    report = read_json(folder / REPORT)
+    report = read_json(folder / CONVERSION)
     try:
         check = report.get("check")
         return {
@@ -28,7 +27,7 @@ def conversion_facts(folder: Path) -> dict[str, Any] | None:
             "check": check and _check_facts(check),
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{REPORT} is not as `convert` leaves it, convert anew ({error!r}).") from error
+        raise ValueError(f"{CONVERSION} is not as `convert` leaves it, convert anew ({error!r}).") from error
 
 
 def _check_facts(check: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,19 +21,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..common.claims import write_stamped
+from ..common.fresh_process import FreshProcessError, run_fresh
+from ..common.json_files import read_json
+from ..common.model_files import CONFIG, GOLDEN
 from ..image_decoding_vit_custom import decode_image
-from ..inference.claims import write_stamped
-from ..inference.fresh_process import FreshProcessError, run_fresh
-from .code_files import read_json
+from ..tasks.hub import CLASSIFICATION, TASKS, Task, task_of
 from .report import Check
-from .tasks import CLASSIFICATION, TASKS, Task, task_of
 
 FORMAT = 1
 TOLERANCE = 1e-3
 MAX_IMAGES = 5
 MAX_SIDE = 512  # pixels: larger examples are shrunk, the golden outputs are those of the small ones
 TOP_K = 5
-GOLDEN = "golden.json"
 BACKENDS = ("torchvision", "pil")
 _FLOOR = 1e-6  # absolute, for logits near zero
 _FRESH_CHECK = Path(__file__).with_name("fresh_check.py")
@@ -66,7 +66,7 @@ def write_golden(folder: Path, images: Sequence[Path]) -> None:
         raise GoldenError(f"the {missing[0]} backend is missing here: install torchvision.")
     if not all(np.isfinite(rows).all() for rows in report["outputs"].values()):
         raise GoldenError(f"{folder.name} answers its example images with NaN or infinity: check its weights.")
-    task = task_of(read_json(folder / "config.json"))
+    task = task_of(read_json(folder / CONFIG))
     golden = {
         "format": FORMAT,
         "tolerance": TOLERANCE,
@@ -104,7 +104,7 @@ def measure(folder: Path, images: Sequence[str] = ()) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
         try:
-            task, files = task_of(read_json(folder / "config.json")), [folder.resolve() / name for name in images]
+            task, files = task_of(read_json(folder / CONFIG)), [folder.resolve() / name for name in images]
             run_fresh(_FRESH_CHECK, folder.resolve(), report, task.for_process(), *files)
             return json.loads(report.read_text(encoding="utf-8"))
         except (FreshProcessError, OSError, ValueError) as error:
@@ -119,7 +119,7 @@ def read_golden(folder: Path) -> dict[str, Any]:
     """
     try:
         golden = read_json(Path(folder) / GOLDEN)
-        _check_golden_form(golden, task_of(read_json(Path(folder) / "config.json")))
+        _check_golden_form(golden, task_of(read_json(Path(folder) / CONFIG)))
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise GoldenError(f"{GOLDEN}: {error}") from error
     for name in golden["images"]:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ..common.json_files import read_json
+from ..common.model_files import CONFIGS, EXPORT, REPORT_PAGE, TRAINER_STATE
 from .checks import magic_of
-from .code_files import read_json
 from .secrets import MAX_TEXT, scan_secrets
-from .staging import CONFIGS, OPTIONAL, is_pickle
+from .staging import OPTIONAL, is_pickle
 from .verify import check_listing
 
 PICKLED = "no safetensors: reading it can run code"
@@ -26,7 +27,7 @@ STALE: tuple[tuple[Sequence[str], str], ...] = (
     (
         (
             *(name for name in OPTIONAL if not name.startswith(("examples/", "README", "LICENSE"))),
-            "report.html", "export.json", "trainer_state.json", "*_results.json", ".eval_results/*",
+            REPORT_PAGE, EXPORT, TRAINER_STATE, "*_results.json", ".eval_results/*",
         ),
         "says something of other weights",
     ),

@@ -5,10 +5,6 @@ files go up in one commit, so that no revision is half a model. A commit cannot 
 card alone, then writes the name of the first into the card's snippet.
 """
 
-import argparse
-import json
-import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import constants, metadata_load
+from huggingface_hub import metadata_load
 from PIL import Image
 from yaml import YAMLError
 
 from .._version import __version__
+from ..common.claims import check_claims
+from ..common.json_files import read_json
+from ..common.model_files import CARD, CONFIG, CONVERSION, METRICS, RUN_FILE, SPEEDS
 from ..data.folders import readable_suffixes
-from ..inference.claims import check_claims
+from ..tasks.hub import CLASSIFICATION, Task, task_of
 from .checks import iterate_checks
 from .code_files import foreign_code
 from .golden import MAX_IMAGES, write_golden
@@ -31,19 +30,7 @@ from .report import Check
 from .secrets import scan_secrets
 from .space import write_space
 from .staging import stage
-from .tasks import CLASSIFICATION, Task, task_of
-from .upload import (
-    PublishError,
-    Repository,
-    check_installed,
-    check_target,
-    commit_holding,
-    explained,
-    files_of,
-    upload_folder,
-)
-
-CARD = "README.md"
+from .upload import PublishError, Repository, check_installed, check_target, commit_holding, explained, upload_folder
 
 
 @dataclass(frozen=True)
@@ -145,18 +132,18 @@ def prepare(
 
     try:
         stage(Path(model_dir), staging)
-        check_claims(staging, ("metrics.json", "training_args.json", "conversion.json", "speeds.json"))
+        check_claims(staging, (METRICS, RUN_FILE, CONVERSION, SPEEDS))
         if (staging / CARD).exists():
             print(f"{CARD} is written anew; of the one in {model_dir} only license, datasets and base_model are kept")
         if (foreign := foreign_code(staging)) and not trust_remote_code:
             raise PublishError(
                 f"{', '.join(foreign)}: not this package's code. Read it, then pass --trust_remote_code."
             )
-        metrics, run = (_read(staging / name) for name in ("metrics.json", "training_args.json"))
+        metrics, run = (_read(staging / name) for name in (METRICS, RUN_FILE))
         with tempfile.TemporaryDirectory() as drawn:
             images = [Path(image) for image in examples] or images_in(Path(model_dir) / "examples")
             print(f"example images, to be published: {', '.join(map(str, images)) or 'drawn ones, no photographs'}")
-            write_golden(staging, images or draw_images(Path(drawn), _read(staging / "config.json") or {}))
+            write_golden(staging, images or draw_images(Path(drawn), _read(staging / CONFIG) or {}))
         card = partial(write_card, repo_id=repo_id, metrics=metrics, run=run, **asdict(origin))
         try:
             card(staging)
@@ -178,7 +165,7 @@ def check_demo(model_dir: str | Path) -> None:
 
 def task_in(model_dir: str | Path) -> Task:
     """What the model of a folder is for; the checks say what is wrong with a folder without a configuration."""
-    return task_of(_read(Path(model_dir) / "config.json") or {})
+    return task_of(_read(Path(model_dir) / CONFIG) or {})
 
 
 def prepare_space(folder: Path, repo_id: str, sha: str) -> None:
@@ -231,7 +218,7 @@ def find_origin(
 
     Raises PublishError without a licence: it decides what others may do.
     """
-    card, record = Path(model_dir) / CARD, Path(model_dir) / "training_args.json"
+    card, record = Path(model_dir) / CARD, Path(model_dir) / RUN_FILE
     try:
         said = (metadata_load(card) if card.is_file() else None) or {}
         trained_from = (_read(record) or {}).get("model", {}).get("model_name_or_path", "")
@@ -249,7 +236,7 @@ def find_origin(
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def snippet(task: Task, repo_id: str, sha: str) -> str:
@@ -257,70 +244,3 @@ def snippet(task: Task, repo_id: str, sha: str) -> str:
         "from transformers import pipeline\n"
         f'{task.verb} = pipeline("{task.name}", model="{repo_id}", revision="{sha}", trust_remote_code=True)'
     )
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="publish",
-        description="Publish a saved model: staged, proven in a fresh process, described, uploaded in one commit.",
-        epilog="""examples:
-  %(prog)s outputs/photos me/photos --license apache-2.0 --dry_run
-  %(prog)s outputs/photos me/photos --license apache-2.0 --private --examples a.jpg b.jpg c.jpg
-  %(prog)s outputs/photos me/photos --license mit --base_model me/base --datasets me/pictures --space
-
-Other files of the repository's branch stay. Where they would be false or unsafe beside the model, such as other
-weights, figures or code, they are named and nothing is uploaded; --replace names and deletes all others, which earlier
-commits keep. Without --examples the golden outputs are those of MODEL_DIR/examples, or of drawn pictures. Log in first:
-`hf auth login`.""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model_dir", metavar="MODEL_DIR", help="a folder that training or save_pretrained made")
-    parser.add_argument("repo_id", metavar="REPO", help="NAMESPACE/NAME on the Hub; made if there is none")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--revision", metavar="BRANCH", help="the branch, made if there is none (default: main)")
-    parser.add_argument("--dry_run", action="store_true", help="all but the upload; leaves the staged folder")
-    parser.add_argument("--space", action="store_true", help="publish the demo too, as a Space of the same name")
-    parser.add_argument("--license", help="of the weights, as the Hub names it (apache-2.0, mit, cc-by-4.0, …)")
-    parser.add_argument("--datasets", nargs="+", default=[], metavar="ID", help="what it was trained on, on the Hub")
-    parser.add_argument("--base_model", metavar="ID", help="what it was fine-tuned from, on the Hub")
-    parser.add_argument("--examples", nargs="+", default=[], metavar="IMAGE", help="up to 5 images, to be published")
-    parser.add_argument("--message", help="of the commit")
-    parser.add_argument("--replace", action="store_true", help="delete the branch's other files, after naming them")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run code that differs from this package's")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0 done, 1 not published."""
-    args = vars(build_parser().parse_args(argv))
-    model_dir, repo_id, dry_run = (args.pop(name) for name in ("model_dir", "repo_id", "dry_run"))
-    given = {name: args.pop(name) for name in ("license", "datasets", "base_model")}
-    try:
-        check_target(repo_id, args["revision"])
-        origin = find_origin(model_dir, **given)
-        if dry_run:
-            show_staged(model_dir, repo_id, origin, args["space"], args["examples"], args["trust_remote_code"])
-            return 0
-        sha = publish(model_dir, repo_id, origin, **args)
-    except PublishError as error:
-        print(f"publish: {error}", file=sys.stderr)
-        return 1
-    print(f"\n{constants.ENDPOINT}/{repo_id}/tree/{sha}\n\n{snippet(task_in(model_dir), repo_id, sha)}")
-    return 0
-
-
-def show_staged(model_dir: str, repo_id: str, origin: Origin, space: bool, *how: Any) -> None:
-    """Leaves in a new folder what would be published and prints its files; contacts nothing."""
-    if space:
-        check_demo(model_dir)
-    folder = Path(tempfile.mkdtemp(prefix="publish-"))
-    try:
-        prepare(model_dir, folder / "model", repo_id, origin, *how)
-        if space:
-            prepare_space(folder / "space", repo_id, "0" * 40)
-    except BaseException:  # Ctrl+C too: half a model is of no use
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    print(f"\nstaged, not uploaded: {folder}")
-    for name, path in files_of(folder).items():
-        print(f"{path.stat().st_size:>13,}  {name}")

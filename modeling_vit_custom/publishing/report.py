@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..data.raw import printable
+from ..common.text import printable
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from huggingface_hub import SpaceCard, SpaceCardData
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
-from ..inference.json_files import write_json
+from ..common.json_files import write_json
+from ..common.model_files import CARD
 from ..serving import demo
 
 GRADIO = "6.31.0"  # the version that the demo page is tested with
@@ -56,6 +57,6 @@ def write_space(folder: str | Path, repo_id: str, revision: str) -> None:
         "```bash\n# the same on your own machine\n"
         f"pip install gradio=={GRADIO} -r requirements.txt\npython app.py\n```\n"
     )
-    SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
-    if metadata_load(folder / "README.md") != data.to_dict():
+    SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / CARD)
+    if metadata_load(folder / CARD) != data.to_dict():
         raise ValueError(f"{folder / 'README.md'}: the metadata did not come back as they were given.")

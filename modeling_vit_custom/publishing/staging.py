@@ -6,26 +6,43 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..inference.outputs import check_new_folder
+from ..common.json_files import read_json
+from ..common.model_files import (
+    CARD,
+    CONFIGS,
+    CONFUSION_PICTURE,
+    CONVERSION,
+    GOLDEN,
+    IMAGES,
+    METRICS,
+    REPORT_PAGE,
+    RUN_FILE,
+    SPEEDS,
+    SPEEDS_PICTURE,
+    TRAINER_STATE,
+    TRAINING_PICTURE,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+)
+from ..common.outputs import check_new_folder
 from ..weight_files_vit_custom import check_weight_map
-from .code_files import CONFIGS, SHIPPED, VERSION, foreign_code, reached_modules, read_configs, read_json
+from .code_files import SHIPPED, VERSION, foreign_code, reached_modules, read_configs
 
-WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # Published where present, beside weights and reached modules.
 OPTIONAL = (
-    "metrics.json", "training_args.json", "conversion.json", "training.png", "confusion_matrix.png", "golden.json",
-    "speeds.json", "speeds.png", "examples/*.png", "README.md", "LICENSE",
+    METRICS, RUN_FILE, CONVERSION, TRAINING_PICTURE, CONFUSION_PICTURE, GOLDEN,
+    SPEEDS, SPEEDS_PICTURE, "examples/*.png", CARD, "LICENSE",
 )  # fmt: skip
 GIT_ATTRIBUTES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.npy", "*.npz", "*.h5", "*.msgpack")
 # Why a file stays behind: the first pattern that its name, or the folder it lies in, matches.
 REASONS = (
     (("checkpoint-*", "runs"), "state of the training"),
-    (("report.html",), "may show private images"),
-    (("images.npz",), "says which files of this machine were trained on"),
+    ((REPORT_PAGE,), "may show private images"),
+    ((IMAGES,), "says which files of this machine were trained on"),
     ((".*",), "hidden"),
     (PICKLES, "not safetensors: reading it can run code"),
-    (("trainer_state.json", "optimizer*", "scheduler*", "rng_state*"), "state of the training"),
+    ((TRAINER_STATE, "optimizer*", "scheduler*", "rng_state*"), "state of the training"),
     (("*.safetensors",), "not the weights that would be loaded"),
     (("*.py",), "no entry of auto_map or custom_pipelines leads to it"),
     (("*",), "not among the files that are published"),

@@ -25,8 +25,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import GitCommitInfo, RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from ..data.raw import printable
-from ..inference.claims import sha256_of
+from ..common.claims import sha256_of
+from ..common.text import printable
 
 try:  # the client's own HTTP library, which has changed its name
     from httpx2 import TransportError

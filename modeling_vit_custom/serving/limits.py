@@ -1,6 +1,5 @@
 """How much the HTTP server takes on, and the flags that say so."""
 
-import argparse
 import math
 from dataclasses import dataclass, field, fields
 
@@ -25,15 +24,3 @@ class Limits:
             value = getattr(self, limit.name)
             if not math.isfinite(value) or value < 0 or (value == 0 and limit.name != "batch_timeout_ms"):
                 raise ValueError(f"{limit.name}={value}: give a number above 0.")
-
-
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """A flag for every field of Limits."""
-    for limit in fields(Limits):
-        parser.add_argument(
-            f"--{limit.name}",
-            type=limit.type,
-            default=limit.default,
-            metavar="N",
-            help=f"{limit.metadata['help']}; default: %(default)s",
-        )

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..inference.markdown import markdown_table
-from ..inference.outputs import write_whole
+from ..common.outputs import write_whole
+from ..reporting.markdown import markdown_table
 
-REPORT, PICTURE = "speeds.json", "speeds.png"  # in a model's folder
 BEGIN, END = "<!-- speeds -->", "<!-- /speeds -->"
 
 

@@ -7,9 +7,9 @@ alone, all settings timed in turn; they, and their ratios, hold for the machine 
 Shapes: B batch, N images, O options.
 """
 
-import argparse
 import json
 import math
+import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,25 +19,23 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers.utils.logging import disable_progress_bar
 
+from ..common.claims import write_stamped
+from ..common.environment import hardware, versions
+from ..common.json_files import write_json
+from ..common.model_files import CARD, CONFIG, SPEEDS, SPEEDS_PICTURE
+from ..common.outputs import check_replaceable
+from ..common.text import printable
+from ..common.timing import time_in_turn
 from ..data.examples import SINGLE_LABEL, Examples
-from ..data.options import add_table_options, table_options
-from ..data.raw import printable
 from ..data.sources import load_eval_examples
-from ..evaluation.plots import plot_speeds
-from ..inference.claims import write_stamped
-from ..inference.environment import hardware, versions
 from ..inference.forward import PreparedImages, stacked
-from ..inference.json_files import write_json
-from ..inference.loading import FORMATS, load_classifier, problem_type_of
-from ..inference.outputs import check_replaceable
-from ..inference.predict import positive
-from ..inference.timing import time_in_turn
+from ..inference.loading import load_classifier, problem_type_of
 from ..modeling_vit_custom import ViTCustomForImageClassification
+from ..reporting.plots import plot_speeds
 from ..speeds_vit_custom import SETTINGS
 from .options import EXACT_FORMAT, MERGING, SIZES, Option, applied, in_format, options
-from .section import PICTURE, REPORT, table, write_section
+from .section import write_section
 
 NAMED = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)  # times as fast
 
@@ -134,78 +132,57 @@ def store(folder: Path, report: dict[str, Any]) -> None:
 
     The report is written after the others, and names the weights that were measured.
     """
-    plot_speeds(report, folder / PICTURE)
-    path = folder / "config.json"
+    plot_speeds(report, folder / SPEEDS_PICTURE)
+    path = folder / CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config["speeds"] = {
         name: {field: row[field] for field in SETTINGS} for name, row in report["speeds"].items()
     } or None
     write_json(path, config)
-    write_section(folder / "README.md", report)
-    write_stamped(folder / REPORT, report, [PICTURE])
+    write_section(folder / CARD, report)
+    write_stamped(folder / SPEEDS, report, [SPEEDS_PICTURE])
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command; its exit code: 0 done, 2 it could not be run as asked."""
-    parser = argparse.ArgumentParser(
-        prog="speed_table",
-        description="Measure what a classifier's speed settings gain and cost; store those worth having.",
-        epilog="example: speed_table --model outputs/photos --data_dir photos/test; then "
-        'from_pretrained("outputs/photos", speed="2x"), or predict --speed 2x',
-    )
-    parser.add_argument("--model", required=True, metavar="DIR", help="saved model folder")
-    parser.add_argument(
-        "--data_dir",
-        required=True,
-        metavar="DIR",
-        help="labelled images it was not trained on: a folder of class folders, or a table",
-    )
-    add_table_options(parser)
-    parser.add_argument("--token_merging", nargs="*", default=list(MERGING), metavar="2x", help="default: %(default)s")
-    parser.add_argument(
-        "--sizes", nargs="*", type=float, default=list(SIZES), metavar="SHARE", help="of the sides (%(default)s)"
-    )
-    parser.add_argument("--formats", nargs="*", default=["bfloat16"], choices=FORMATS, help="besides float32")
-    parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of timing for each setting (%(default)s)")
-    parser.add_argument("--max_images", type=positive, metavar="N", help="measure on the first N of them, shuffled")
-    args = parser.parse_args(argv)
-    disable_progress_bar()
-    try:
-        report = run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(printable(f"speed_table: {error}"), file=sys.stderr)
-        return 2
-    print(table(report))
-    print(f"speeds: {', '.join(report['speeds']) or 'none is faster'}; wrote {args.model}/{REPORT} and config.json")
-    return 0
+def make_table(
+    source: str | os.PathLike,
+    data_dir: str,
+    token_merging: Sequence[str] = tuple(MERGING),
+    sizes: Sequence[float] = SIZES,
+    formats: Sequence[str] = ("bfloat16",),
+    batch_size: int = 32,
+    seconds: float = 2.0,
+    max_images: int | None = None,
+    **columns: Any,
+) -> dict[str, Any]:
+    """Measures a saved model's speeds on labelled images, stores those worth having in its folder, returns the report.
 
-
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Raises ValueError for a model without classes to choose among, and for what `measure` refuses."""
-    folder = Path(args.model)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{args.model} is not a saved model's folder, which the speeds could be stored in.")
-    for name in (REPORT, PICTURE, "config.json"):
+    max_images: measures on so many of them, drawn at random.   columns: see `load_eval_examples`.   Others: as of
+    `options` and `measure`. Raises ValueError for a model without classes to choose among, and for what `measure`
+    refuses.
+    """
+    folder = Path(source)
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{source} is not a saved model's folder, which the speeds could be stored in.")
+    for name in (SPEEDS, SPEEDS_PICTURE, CONFIG):
         check_replaceable(folder / name)
-    model, processor = load_classifier(args.model)
+    model, processor = load_classifier(str(source))
     if not isinstance(model, ViTCustomForImageClassification):
-        raise ValueError(f"{args.model} is a {type(model).__name__}: only this package's own models have speeds.")
+        raise ValueError(f"{source} is a {type(model).__name__}: only this package's own models have speeds.")
     if problem_type_of(model.config) != SINGLE_LABEL:
-        raise ValueError(f"{args.model} is a {problem_type_of(model.config)} model: accuracy needs one label an image.")
+        raise ValueError(f"{source} is a {problem_type_of(model.config)} model: accuracy needs one label an image.")
     model.float()  # EXACT_FORMAT, whatever it is stored in
     model.config.token_merging = model.config.shrink_to = None
     labels: Any = model.config.id2label
-    examples = load_eval_examples(args.data_dir, labels, SINGLE_LABEL, **table_options(args))
-    if args.max_images and args.max_images < len(examples):
-        examples = examples.select(np.random.default_rng(0).permutation(len(examples))[: args.max_images].tolist())
-    tried, impossible = options(model.config, args.token_merging, args.sizes, args.formats)
+    examples = load_eval_examples(data_dir, labels, SINGLE_LABEL, **columns)
+    if max_images and max_images < len(examples):
+        examples = examples.select(np.random.default_rng(0).permutation(len(examples))[:max_images].tolist())
+    tried, impossible = options(model.config, token_merging, sizes, formats)
     for why in impossible:
         print(printable(f"left out: {why}"), file=sys.stderr)
-    rows = measure(model, processor, examples, tried, args.batch_size, args.seconds)
+    rows = measure(model, processor, examples, tried, batch_size, seconds)
     report = {
         "rows": rows, "front": [row["name"] for row in front(rows)], "speeds": named_speeds(rows),
-        "batch_size": min(args.batch_size, len(examples)), **versions(), **hardware(model.device),
+        "batch_size": min(batch_size, len(examples)), **versions(), **hardware(model.device),
     }  # fmt: skip
     store(folder, report)
     return report

@@ -52,8 +52,8 @@ from modeling_vit_custom import (
     resize_input,
 )
 from modeling_vit_custom.cli import main as vit_custom
+from modeling_vit_custom.common.json_files import write_json
 from modeling_vit_custom.inference import predict as prediction
-from modeling_vit_custom.inference.json_files import write_json
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.speed.export import Wanted, export
 from modeling_vit_custom.speed.table import store

@@ -1,0 +1,1 @@
+"""`vit-custom <command>`: a parser and a main each; the only place that knows argparse."""

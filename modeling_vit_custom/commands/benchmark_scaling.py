@@ -1,0 +1,49 @@
+"""`vit-custom benchmark scaling`."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..benchmarks.peers import LIBRARIES
+from ..benchmarks.scaling import draw, table
+from ..common.environment import hardware, versions
+from ..common.json_files import write_json
+from ..inference.loading import FORMATS
+from .options import report_file
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `benchmark scaling`."""
+    parser = argparse.ArgumentParser(
+        prog="benchmark scaling",
+        description="Time and memory of one image as it grows, ours beside the peers.",
+        epilog="example: python scripts/benchmark.py scaling --variant ti/16 --sizes 224 512 1024 --plot scaling.png",
+    )
+    parser.add_argument("--variant", default="ti/16", help="default: %(default)s")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224, 384, 512, 768, 1024], metavar="PIXELS")
+    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=FORMATS)
+    parser.add_argument("--output", type=report_file, metavar="FILE", help="JSON of all rows")
+    parser.add_argument("--plot", type=report_file, metavar="FILE", help="PNG: time and memory against tokens")
+    args = parser.parse_args(argv)
+    rows = []
+    for size in args.sizes:
+        for library in args.libraries:
+            one = [library, f"{args.variant}@{size}", args.device, args.dtype]
+            line = [sys.executable, "-W", "ignore", "-m", __spec__.name, *one]
+            done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    print(table(rows))
+    if args.output:
+        where = {"dtype": args.dtype, **versions(), **hardware(torch.device(args.device))}
+        write_json(args.output, {"rows": rows, **where})
+    if args.plot:
+        draw(rows, Path(args.plot))
+    return 0

@@ -1,0 +1,1 @@
+"""What every room uses: files, processes, errors, text. It imports no other room."""

@@ -1,0 +1,39 @@
+"""SHA-256 of tensors, and of all that decides a model's predictions."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..quantized_vit_custom import plain_parts
+from .json_files import json_safe
+from .sharding import whole
+
+# Keys of a config or processor that say where it came from, or what it could be set to, not what it computes.
+OTHER_KEYS = ("_name_or_path", "_commit_hash", "transformers_version", "auto_map", "speeds")
+
+
+def fingerprint(model: PreTrainedModel, processor: Any, settings: Mapping[str, Any]) -> str:
+    """SHA-256 of all that decides a prediction: weights, config, processor and `settings`."""
+    digest = hashlib.sha256()
+    for part in (model.config.to_dict(), processor.to_dict(), settings):
+        kept = {key: value for key, value in part.items() if key not in OTHER_KEYS}
+        digest.update(json.dumps(json_safe(kept), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        for part in plain_parts(tensor):
+            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of named tensors: what they are called, their types, shapes and values."""
+    sums = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sums.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        for part in plain_parts(whole(tensor)):
+            sums.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return sums.hexdigest()

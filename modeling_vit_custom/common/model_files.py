@@ -1,0 +1,46 @@
+"""The names of the files in the folder of a model, of a run and of an export: each is written here, and nowhere else.
+
+(The files that travel alone, such as a Space's app.py, repeat those that they need.)
+"""
+
+# A saved model, as transformers knows it.
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+CONFIGS = (CONFIG, PROCESSOR)
+WEIGHTS, WEIGHTS_INDEX, SHARDS = "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"
+
+# Records: what is known of the weights beside them, see `claims`.
+METRICS, RUN_FILE, CONVERSION, SPEEDS = "metrics.json", "training_args.json", "conversion.json", "speeds.json"
+GOLDEN, CARD = "golden.json", "README.md"
+EXPORT = "export.json"
+
+# Pictures, and the page of a run.
+TRAINING_PICTURE, CONFUSION_PICTURE, RECONSTRUCTION_PICTURE = (
+    "training.png",
+    "confusion_matrix.png",
+    "reconstruction.png",
+)
+SPEEDS_PICTURE = "speeds.png"
+REPORT_PAGE = "report.html"
+
+# A run's own: how it continues. Of these only the recipe is for others to read.
+RECIPE_FILE, IMAGES, SEARCH, LOCK = "recipe.yaml", "images.npz", "search.npz", ".lock"
+TRAINER_STATE = "trainer_state.json"
+
+# What each is, as cards and reports say it; a name or a pattern.
+FILES = {
+    WEIGHTS: "weights",
+    CONFIG: "architecture and labels",
+    PROCESSOR: "what is done to an image before the model sees it",
+    "*_vit_custom.py": "the code of model and processor, which transformers runs",
+    GOLDEN: "the outputs that the example images must give",
+    "examples": "example images",
+    METRICS: "all figures, exact",
+    RUN_FILE: "all settings of the training",
+    CONVERSION: "where the weights come from, and what was assumed in converting them",
+    SPEEDS: "what each speed setting gains and costs",
+    SPEEDS_PICTURE: "the same as a picture",
+    CONFUSION_PICTURE: "the confusion matrix",
+    TRAINING_PICTURE: "the course of the training",
+    "LICENSE": "the licence",
+    ".gitattributes": "which files Git LFS stores",
+}

@@ -1,0 +1,1 @@
+"""The same answers sooner: engines, their files, the choice among them."""

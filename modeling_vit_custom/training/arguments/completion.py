@@ -1,0 +1,107 @@
+"""From a command line, or a recipe and flags that win over it, to flags that are complete and go together."""
+
+from transformers.trainer_utils import SaveStrategy
+
+from ...common.errors import UsageError
+from ...data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ...evaluation.metrics import TOP_K
+from ..inputs.augmentation import VIEW_SCALE
+from .conflicts import WITHOUT_STEPS, check_ranges, check_streaming, conflicts, try_parts
+from .flags import DataArguments, ModelArguments, ViTTrainingArguments
+from .method import choose_method
+
+# What --learning_rate, --num_train_epochs and --weight_decay are when they are not given.
+SCRATCH = {"learning_rate": 1e-3, "num_train_epochs": 30.0, "weight_decay": 0.05}
+METHOD_DEFAULTS = {
+    "full": {"learning_rate": 5e-5, "num_train_epochs": 5.0, "weight_decay": 0.05},
+    "linear_probe": {"learning_rate": 1e-3, "num_train_epochs": 20.0, "weight_decay": 0.0},
+    "lora": {"learning_rate": 1e-3, "num_train_epochs": 10.0, "weight_decay": 0.0},
+    "head_then_full": {"learning_rate": 5e-5, "num_train_epochs": 5.0, "weight_decay": 0.05},
+    "fitted_head": {},  # nothing is trained in steps
+    "search": {},  # it chooses them
+}
+VALIDATION = 0.15  # share of the training images, of methods that do not cross-validate
+# What validation measures besides the loss, and whether more of it is better; the first says which model is the best.
+VALIDATION_METRICS = {
+    SINGLE_LABEL: {"accuracy": True, f"top{TOP_K}_accuracy": True, "macro_f1": True, "ece": False},
+    MULTI_LABEL: {"mean_average_precision": True, "macro_f1": True},
+    REGRESSION: {"mae": False, "rmse": False, "r2": True},
+}
+
+
+def complete_arguments(
+    model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments
+) -> None:
+    """Checks the flags against each other and fills in the defaults that depend on the method, in place.
+
+    Raises UsageError before anything has been read or written.
+    """
+    check_ranges(model_args, data_args, training_args)
+    if model_args.method is None:
+        model_args.method = choose_method(model_args, data_args, training_args)
+    check_streaming(model_args.method, data_args, training_args)
+    for wrong, message in conflicts(model_args, data_args, training_args):
+        if wrong:
+            raise UsageError(message)
+    complete_distillation(training_args)
+    defaults = SCRATCH if model_args.variant is not None else METHOD_DEFAULTS[model_args.method]
+    for name, value in defaults.items():
+        if getattr(training_args, name) is None:
+            setattr(training_args, name, value)
+    try_parts(training_args)
+    if data_args.train_val_split is None and model_args.method not in WITHOUT_STEPS:
+        data_args.train_val_split = VALIDATION
+    if data_args.augmentation == "auto" and model_args.method != "search":  # which tries several
+        plain = model_args.method == "fitted_head" and model_args.feature_views in (None, 1)
+        frozen = plain or model_args.method == "linear_probe"
+        data_args.augmentation = "none" if frozen else "standard"
+    whole = VIEW_SCALE.get(data_args.augmentation) == 1
+    if data_args.view_size is not None and (whole or len(data_args.view_size) > 2):
+        raise UsageError(
+            f"--view_size {data_args.view_size} with --augmentation {data_args.augmentation}: give one number or two, "
+            "for an augmentation that cuts crops (standard)."
+        )
+
+
+def complete_distillation(training_args: ViTTrainingArguments) -> None:
+    """Sets --distillation where it was not given; raises UsageError for flags of a teacher that is not named."""
+    kind, teacher = training_args.distillation, training_args.teacher
+    needy = {"--teacher_weights": training_args.teacher_weights, "--teacher_config": training_args.teacher_config}
+    needy["--distillation"] = kind if kind != "none" else None
+    if teacher is None and (lost := [f"{name} {value}" for name, value in needy.items() if value is not None]):
+        raise UsageError(f"{lost[0]} needs a teacher: name one by --teacher.")
+    if kind is None:
+        training_args.distillation = "none" if teacher is None else "soft"
+
+
+def choose_best_metric(training_args: ViTTrainingArguments, problem_type: str, num_labels: int) -> None:
+    """Sets what "best" means for the task where --metric_for_best_model did not say it, and which way it is better.
+
+    Raises UsageError for a metric that the task does not have, and for --greater_is_better that says otherwise.
+    """
+    known = VALIDATION_METRICS[problem_type] | {"loss": False}
+    if num_labels <= TOP_K:
+        known.pop(f"top{TOP_K}_accuracy", None)
+    if training_args.metric_is_default:
+        if wants_best(training_args):
+            set_best(training_args, *next(iter(known.items())))
+        return
+    name = str(training_args.metric_for_best_model).removeprefix("eval_")
+    if name not in known:
+        raise UsageError(f"--metric_for_best_model {name}: {problem_type} has {', '.join(known)}.")
+    set_best(training_args, name, known[name])
+
+
+def wants_best(training_args: ViTTrainingArguments) -> bool:
+    """Whether anything asks which validation was the best."""
+    by_best = training_args.save_strategy == SaveStrategy.BEST or training_args.early_stopping_patience
+    return bool(training_args.load_best_model_at_end or by_best)
+
+
+def set_best(training_args: ViTTrainingArguments, metric: str, greater: bool) -> None:
+    """Raises UsageError where --greater_is_better would keep the worst model."""
+    if training_args.greater_was not in (None, greater):
+        raise UsageError(
+            f"--greater_is_better {training_args.greater_was} would keep the worst model by {metric}: leave it out."
+        )
+    training_args.metric_for_best_model, training_args.greater_is_better = metric, greater

@@ -1,0 +1,1 @@
+"""Where weights begin: a checkpoint, random numbers, a fitted head, adapters."""

@@ -1,0 +1,1 @@
+"""What becomes of images before they are learned from: augmentation, mixing, order."""

@@ -1,0 +1,1 @@
+"""What a training minimises: losses, teachers, masked images."""

@@ -1,0 +1,1 @@
+"""How weights are changed: parameter groups, Muon, averages, a budget of time."""

@@ -1,0 +1,218 @@
+"""The methods that begin with a fitted head, each told from the top: the head alone, or fine-tuning from there."""
+
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ...common.fingerprint import fingerprint
+from ...common.processes import Processes
+from ...common.text import printable
+from ...data.examples import Splits
+from ...evaluation.result import Evaluation, score_examples
+from ...reporting.formatting import duration, figure, title
+from ..arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
+from ..checkpointing.changes import CHANGEABLE
+from ..checkpointing.continuing import find_start
+from ..checkpointing.images import check_images
+from ..optimization.time_budget import CLOSING
+from ..search.floor import CROSS_VALIDATION, Floor, build_floor
+from ..search.folds import answers_in_folds
+from ..search.kept_answers import KeptAnswers
+from ..search.planning import Setting, augmentations_for, computes_faster_in_bfloat16, parts_of, plan
+from ..search.search import Outcome, search
+from ..search.trials import Tuner, cost_of, of_setting
+from .finishing import finish, train_to_the_end
+from .records import begin_records
+from .report import ReportCallback
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that a run has before anything is computed. run, conversion: for its records.   began: for --max_minutes."""
+
+    model: Any
+    processor: Any
+    splits: Splits
+    model_args: ModelArguments
+    data_args: DataArguments
+    training_args: ViTTrainingArguments
+    run: dict[str, Any]
+    conversion: dict[str, Any] | None
+    began: float
+
+    def left(self, floor: Floor) -> float:
+        """Seconds of --max_minutes, but for those in which the images that are measured at the end are looked at."""
+        ends = sum(len(examples) for examples in (self.splits.validation, self.splits.test) if examples is not None)
+        closing = CLOSING + floor.pace * ends / self.training_args.world_size
+        return 60 * float(self.training_args.max_minutes or 0) - (time.monotonic() - self.began) - closing
+
+    @property
+    def processes(self) -> Processes:
+        return self.training_args.processes
+
+    @cached_property
+    def tuner(self) -> Tuner:
+        return Tuner(self.processor, self.splits, self.model_args, self.data_args, self.training_args)
+
+    @cached_property
+    def kept(self) -> KeptAnswers:
+        """What this very run has come to before, if it may go on."""
+        weights: Any = self.model.vit
+        settings = {name: value for name, value in self.run["training"].items() if name not in CHANGEABLE}
+        run = {"model": self.run["model"], "data": self.run["data"], "training": settings}
+        run["encoder"] = fingerprint(weights, self.processor, {"size": list(self.model.config.image_hw)})
+        fresh = self.training_args.resume == "false"
+        return KeptAnswers(self.training_args.output_dir, run, self.processes, fresh)
+
+    def say(self, *lines: str) -> None:
+        if self.training_args.process_index == 0:
+            print(*map(printable, lines), sep="\n", flush=True)
+
+    def find_start(self) -> str | None:
+        """The checkpoint to continue from; refuses the folder of another run that has not ended."""
+        return find_start(self.training_args.output_dir, self.training_args.resume, self.run, self.processes)
+
+    def check_images(self, run: str | None) -> None:
+        check_images(self.training_args.output_dir, self.splits, run, self.processes)
+
+    def begin_records(self, checkpoint: str | None = None) -> None:
+        if self.processes.is_first:
+            recipe = self.model_args.chosen_recipe or (None if checkpoint else "")
+            begin_records(self.training_args.output_dir, self.run, self.conversion, recipe)
+
+    def floor(self) -> Floor:
+        floor = build_floor(
+            self.model, self.processor, self.splits, self.model_args, self.data_args, self.training_args
+        )
+        self.say(*floor.notes)
+        return floor
+
+
+def fit(story: Story) -> dict[str, Any]:
+    """`--method fitted_head`, from an encoder to metrics.json: nothing is trained in steps."""
+    began = time.perf_counter()
+    story.find_start()  # refuses the folder of another run that has not ended
+    story.check_images(None)
+    return _finish_with(story, story.floor(), began)
+
+
+def fit_and_tune(story: Story) -> dict[str, Any]:
+    """`--method search`: the fitted head, settings tried on images held out, and the better of both on all images."""
+    began = time.perf_counter()
+    args, splits = story.training_args, story.splits
+    checkpoint = story.find_start()
+    story.check_images(None if checkpoint is None else args.output_dir)
+    floor = story.floor()
+    outcome = _searched(story, floor)
+    if outcome is None:
+        return _finish_with(story, floor, began)
+    story.say(*outcome.notes)
+    if (logits := _in_folds(story, floor, outcome.setting)) is not None:
+        outcome = replace(outcome, asked=np.arange(len(logits)), logits=logits)
+    held_out = splits.validation is None or story.data_args.folds
+    measured = {CROSS_VALIDATION: _measured(outcome.asked, outcome.logits, splits)} if held_out else {}
+    setting = outcome.setting
+    if setting is None:
+        return _finish_fitted(story, floor, began, measured, splits, search=outcome.record)
+    feed = story.tuner.feed(floor.model.config, setting.augmentation)  # which chooses how many processes load it
+    own = of_setting(args, setting, len(splits.train))
+    if args.max_minutes is not None and story.processes.from_first(
+        lambda: story.left(floor) < outcome.record["seconds_of_last"]
+    ):
+        own.max_minutes = args.max_minutes  # as many passes as the rest of the time allows, fewer than were tried
+    trainer = story.tuner.trainer(floor.model, setting, feed, own, story.began)
+    trainer.add_callback(ReportCallback(splits))
+    story.begin_records(checkpoint)
+    train = train_to_the_end(trainer, checkpoint, len(splits.train))
+    train |= {"fitted": floor.record, "search": outcome.record}
+    return finish(trainer, splits, train, story.processor, measured)
+
+
+METHODS_OF_FITTING = {"fitted_head": fit, "search": fit_and_tune}
+
+
+def _searched(story: Story, floor: Floor) -> Outcome | None:
+    """What the settings that there is time for came to; None where there is too little for one."""
+    args, splits = story.training_args, story.splits
+    if not (parts := parts_of(splits, args.seed)):
+        story.say("no fine-tuning: no class has two images, of which one could tell whether it is better")
+        return None
+    augmentations = augmentations_for(story.data_args.augmentation, splits.train)
+
+    def planned() -> tuple[list[dict[str, Any]], float]:
+        left = None if args.max_minutes is None else story.left(floor)
+        faster = computes_faster_in_bfloat16(args.device)
+        cost = cost_of(floor.model, floor.pace, faster, args.world_size)
+        count, layers = len(splits.train), len(floor.model.vit.layers)
+        folds = story.data_args.folds or 1
+        found, seconds = plan(layers, cost, count, parts, left, augmentations, args.on_accelerator, folds)
+        return [setting.record() for setting in found], seconds
+
+    records, seconds = story.kept.decided("plan", planned)
+    settings = [Setting(**record) for record in records]
+    if not settings:
+        story.say(f"no fine-tuning: {seconds:.0f} s are too few for it; --max_minutes gives more")
+        return None
+    if args.max_minutes is None:
+        story.say(f"fine-tuning is given {duration(seconds)}; --max_minutes lets it try more, and train longer")
+    return search(
+        story.model,
+        splits,
+        floor,
+        settings,
+        parts,
+        story.tuner.tune,
+        story.tuner.answers,
+        args.seed,
+        story.kept,
+        time.monotonic() + seconds,
+        story.say,
+    )
+
+
+def _in_folds(story: Story, floor: Floor, setting: Setting | None) -> np.ndarray | None:
+    """What --folds comes to: logits of all training examples; None where it was not asked for."""
+    if (folds := story.data_args.folds) is None:
+        return None
+    kept = None if setting is None else story.kept
+    logits = answers_in_folds(story.model, floor, setting, story.tuner, folds, story.processes, kept, story.say)
+    everything = np.arange(len(logits))
+    metrics, n = _measured(everything, logits, story.splits).metrics, len(logits)
+    main = next(iter(metrics))
+    story.say(f"{folds} folds: {title(main).lower()} {figure(main, metrics, n)} of {n:,} images that no model had seen")
+    return logits
+
+
+def _finish_with(story: Story, floor: Floor, began: float) -> dict[str, Any]:
+    """Finishes with the fitted head, where no fine-tuning was tried."""
+    splits = story.splits
+    if (logits := _in_folds(story, floor, None)) is not None:
+        measured = {CROSS_VALIDATION: _measured(np.arange(len(logits)), logits, splits)}
+    elif splits.validation is None and floor.held_out is not None and floor.examples is not None:
+        measured, splits = {CROSS_VALIDATION: floor.held_out}, replace(splits, train=floor.examples)
+    else:
+        measured = {}
+    return _finish_fitted(story, floor, began, measured, splits)
+
+
+def _finish_fitted(
+    story: Story, floor: Floor, began: float, measured: dict[str, Evaluation], splits: Splits, **more: Any
+) -> dict[str, Any]:
+    trainer = replace(story.tuner, splits=splits).untrained(floor.model, publishes=True)
+    story.begin_records()
+    train = {
+        "n": len(story.splits.train),
+        "seconds": round(time.perf_counter() - began, 3),
+        "images": floor.record["views"] * len(story.splits.train),
+        "fitted": floor.record,
+        "sittings": [],
+        **more,
+    }
+    return finish(trainer, splits, train, story.processor, measured)
+
+
+def _measured(asked: np.ndarray, logits: np.ndarray, splits: Splits) -> Evaluation:
+    return score_examples(logits, splits.train.select(asked.tolist()), splits)

@@ -1,0 +1,183 @@
+"""report.html of a run: its curves while it trains, and what came of it at the end."""
+
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerState
+
+from ...audit.page import illustrated
+from ...common.claims import STAMP, check_claims
+from ...common.model_files import CONFIG, CONFUSION_PICTURE, FILES, METRICS, REPORT_PAGE, RUN_FILE, TRAINING_PICTURE
+from ...data.examples import Splits
+from ...evaluation.page import sections, tiles
+from ...evaluation.result import Evaluation
+from ...reporting import page
+from ...reporting.charts import Chart, Series, line_chart
+from ...reporting.facts import model_facts, recipe_rows, result_facts, sentence, shown
+from ...reporting.formatting import duration
+from ...reporting.history import Panel, newest_scores, panels
+
+logger = logging.getLogger(__name__)
+
+LINKED = (METRICS, RUN_FILE, CONFIG, TRAINING_PICTURE, CONFUSION_PICTURE)
+STYLES = ("train", "validation", "test", "fourth")  # colours of curves
+
+
+class ReportCallback(TrainerCallback):
+    """Writes the page when training begins and after each evaluation; it never stops a training."""
+
+    def __init__(self, splits: Splits):
+        self.splits, self.began = splits, (0.0, 0)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.began = (time.perf_counter(), state.global_step)
+        self.on_evaluate(args, state, control)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            write_report(args.output_dir, state, self.splits, left=self.seconds_left(state))
+
+    def seconds_left(self, state: TrainerState) -> float | None:
+        started, first = self.began
+        done = state.global_step - first
+        return (time.perf_counter() - started) / done * (state.max_steps - state.global_step) if done else None
+
+
+def write_report(
+    output_dir: str | os.PathLike,
+    state: TrainerState,
+    splits: Splits,
+    metrics: Mapping[str, Any] | None = None,
+    results: Mapping[str, Evaluation] | None = None,
+    left: float | None = None,
+) -> None:
+    """Writes report.html beside training_args.json, of a run under way or, given its metrics.json, of a finished one.
+
+    results: split -> what the final model did; the last is shown in full.   left: seconds that training still takes.
+    A finished page is of the weights beside it, which it names, or is not written.
+    What goes wrong here is logged and stops nothing: the model matters more than the page.
+    """
+    try:
+        content = report_content(Path(output_dir), state, splits, metrics or {}, results or {}, left)
+        page.write_page(Path(output_dir) / REPORT_PAGE, "training/runs/report.html.j2", content)
+    except Exception:
+        logger.exception(f"{REPORT_PAGE} could not be written")
+
+
+def report_content(
+    output_dir: Path,
+    state: TrainerState,
+    splits: Splits,
+    metrics: Mapping[str, Any],
+    results: Mapping[str, Evaluation],
+    left: float | None,
+) -> dict[str, Any]:
+    """What report.html.j2 shows."""
+    run = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
+    figures = result_facts(metrics)
+    if metrics:
+        check_claims(output_dir, (RUN_FILE,), {METRICS: metrics})
+    last = figures["last"]
+    examples = {"cross_validation": splits.train, "validation": splits.validation, "test": splits.test}
+    result = sections(results[last], examples[last]) if last else None  # type: ignore[arg-type]
+    content = {
+        "name": output_dir.resolve().name,
+        "sentence": sentence(model_facts(output_dir), figures) if last else "",
+        "progress": None if last else _progress(state, left),
+        "tiles": _final_tiles(metrics, last) if last else _tiles_so_far(state, splits),
+        "splits": figures["splits"],
+        "scores": figures["results"],
+        "charts": curves(state, best=state.best_global_step if last else None),
+        "result": result,
+        "notes": splits.notes,
+        "findings": illustrated(splits.findings),
+        "short": str,
+        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        "recipe": recipe_rows(run, metrics),
+        "files": {name: FILES[name] for name in LINKED if (output_dir / name).is_file()} if last else {},
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+        "weights": metrics.get(STAMP),
+        "scripted": True,
+    }
+    return content | {"anchors": _anchors(content)}
+
+
+def _progress(state: TrainerState, left: float | None) -> dict[str, Any]:
+    return {"step": state.global_step, "steps": state.max_steps, "left": duration(left) if left else ""}
+
+
+def _final_tiles(metrics: Mapping[str, Any], last: str) -> list[tuple[str, str, str]]:
+    scores = {name: value for name, value in metrics[last].items() if name != "n"}
+    n, train = metrics[last]["n"], metrics["train"]
+    first = tiles(scores, n)[0]
+    on = f"on {n:,} {shown(last)}"
+    return [
+        (first[0], first[1], f"{on}, {first[2]}" if first[2] else on),
+        _time_tile(train),
+        ("training images", f"{train['n']:,}", ""),
+        ("parameters", f"{metrics['parameters'] / 1e6:.3g} M", ""),
+    ]
+
+
+def _time_tile(train: Mapping[str, Any]) -> tuple[str, str, str]:
+    sittings, seconds = train["sittings"], train["seconds"]
+    if "fitted" in train:
+        return "features and head", duration(seconds), ""
+    count = f"{len(sittings)} sittings"
+    if seconds is None:  # the first was of an earlier version, which kept no time
+        return "training time", duration(sittings[-1]["seconds"]), f"in the last of {count}"
+    return "training time", duration(seconds), f"in {count}" if len(sittings) > 1 else ""
+
+
+def _tiles_so_far(state: TrainerState, splits: Splits) -> list[tuple[str, str, str]]:
+    scores = newest_scores(state.log_history)
+    where = f"on {len(splits.validation):,} validation images" if splits.validation else ""
+    return [
+        (name, value, f"{where}, {more}" if more else where)
+        for name, value, more in tiles(scores, len(splits.validation or ()))
+    ]
+
+
+def curves(state: TrainerState, best: int | None = None) -> list[Chart]:
+    """Everything that was logged, over steps and epochs; `best`, the step whose model was kept, is marked."""
+    charts = [_chart(panel, state, best) for panel in panels(state.log_history)]
+    return [chart for chart in charts if chart is not None]
+
+
+def _chart(panel: Panel, state: TrainerState, best: int | None) -> Chart | None:
+    rates = (entry["epoch"] / entry["step"] for entry in reversed(state.log_history) if entry.get("step"))
+    measured = any(curve.validation for curve in panel.curves)
+    drawn = [
+        Series(curve.name, curve.steps, curve.values, style, dots=curve.validation)
+        for curve, style in zip(panel.curves, cycle(STYLES), strict=False)
+    ]
+    return line_chart(
+        panel.title[0].upper() + panel.title[1:],
+        drawn,
+        epochs_per_step=next(rates, None),
+        marked=(best, "best model") if measured and best else None,
+    )
+
+
+def _anchors(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    result = content["result"] or {}
+    every = (
+        ("figures", "Figures", content["scores"]),
+        ("curves", "Curves", content["charts"]),
+        ("classes", "Classes", result),
+        ("confusions", "Confusions", result.get("matrix") or result.get("pairs")),
+        ("mistakes", "Mistakes", result.get("mistakes")),
+        ("calibration", "Calibration", result.get("charts")),
+        ("data", "Data", True),
+        ("recipe", "How it was trained", True),
+        ("files", "Files", content["files"]),
+    )
+    return [(anchor, text) for anchor, text, there in every if there]

@@ -1,0 +1,134 @@
+"""The part of the Trainer that deals with batches: their order, what is made of them, their loss, how long they take.
+
+Shapes: B batch, C channels, S x S' the views' size, h x w the model's, K random numbers for each example, L labels.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import Trainer
+from transformers.trainer_pt_utils import find_batch_size
+
+from ...common.cache_folders import keep_compiled_code_private
+from ...data.dataset import ImageDataset
+from ...data.stream import StreamedViews
+from ...data.views import PixelValues
+from ..arguments.flags import ViTTrainingArguments
+from ..inputs.augmentation import BatchAugmentation
+from ..inputs.order import SetEpoch, StreamOrder, TrainingOrder
+from .throughput import Throughput
+
+
+class BatchTrainer(Trainer):
+    """Trainer for data sets of views, see `ImageDataset`; of other data sets nothing changes.
+
+    augmentation: what training batches become, [B, C, S, S'] and [B, K] -> [B, C, h, w].
+    to_pixel_values: what validation batches become, uint8 [B, C, h, w] -> float32.
+    balanced: whether training draws each class equally often.
+    `compute_loss_func` is for training alone: validation keeps the model's own loss.
+    """
+
+    args: ViTTrainingArguments
+    bfloat16 = False  # whether steps compute in it, where the arguments do not ask for it; validation does not
+
+    def __init__(
+        self,
+        *args: Any,
+        augmentation: BatchAugmentation | None = None,
+        to_pixel_values: PixelValues | None = None,
+        balanced: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        if self.args.torch_compile:
+            keep_compiled_code_private()
+        self.augmentation, self.to_pixel_values, self.balanced = augmentation, to_pixel_values, balanced
+        if self.compute_loss_func is not None:
+            self.label_smoother = None  # which Trainer would use in validation too
+        self.throughput = Throughput(self.args.world_size)
+        self.add_callback(self.throughput)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not isinstance(dataset, ImageDataset):
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        kind = StreamOrder if isinstance(dataset.views, StreamedViews) else TrainingOrder
+        order = kind(dataset, seed, self.balanced)
+        self.add_callback(SetEpoch(order))
+        return order
+
+    @contextmanager
+    def _every_image(self) -> Iterator[None]:
+        """--dataloader_drop_last is for training."""
+        asked, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = asked
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any):
+        with self._every_image():
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any):
+        with self._every_image():
+            return super().get_test_dataloader(*args, **kwargs)
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any):
+        """As Trainer's; raises RuntimeError where there are not as many predictions as images."""
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        if isinstance(dataset := dataloader.dataset, ImageDataset) and output.predictions is not None:
+            measured = find_batch_size(output.predictions)
+            if measured != len(dataset):
+                raise RuntimeError(f"{measured} predictions of {len(dataset)} images: figures would be of others.")
+        return output
+
+    def get_batch_samples(self, epoch_iterator: Iterator, *args: Any, **kwargs: Any):
+        return super().get_batch_samples(self.throughput.timed(epoch_iterator), *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; a training loss is logged with "data_wait" and "images_per_second", see Throughput."""
+        super().log({**logs, **(self.throughput.take() if "loss" in logs else {})}, *args, **kwargs)
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done."""
+        return self.state.global_step / max(1, self.state.max_steps)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch on the model's device, its views turned into what the model takes; the index is left out.
+
+        "teacher" becomes the distributions [B, L] that the loss compares with, mixed as the images are.
+        """
+        inputs = {name: value for name, value in super()._prepare_inputs(inputs).items() if name != "index"}
+        draws = inputs.pop("draws", None)
+        if draws is not None and self.augmentation is not None:
+            views, labels = inputs["pixel_values"], inputs.pop("labels", None)
+            inputs["pixel_values"], labels = self.augmentation(views, labels, draws, self.progress)
+            inputs |= {} if labels is None else {"labels": labels}
+            if "teacher" in inputs:
+                loss: Any = self.compute_loss_func
+                targets, size = loss.targets(inputs["teacher"]), inputs["pixel_values"].shape[-2:]
+                inputs["teacher"] = self.augmentation.mix.of_targets(targets, draws, size)
+                inputs |= loss.asks
+        elif self.to_pixel_values is not None:
+            inputs["pixel_values"] = self.to_pixel_values(inputs["pixel_values"])
+        return inputs
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
+        training_loss = self.compute_loss_func
+        self.compute_loss_func = training_loss if model.training else None
+        if "teacher" in inputs:
+            self.compute_loss_func = partial(training_loss, teacher=inputs.pop("teacher"))  # type: ignore[arg-type]
+        low = self.bfloat16 and model.training
+        try:
+            with torch.autocast(self.args.device.type, torch.bfloat16) if low else nullcontext():
+                return super().compute_loss(model, inputs, *args, **kwargs)
+        finally:
+            self.compute_loss_func = training_loss
