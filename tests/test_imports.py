@@ -57,21 +57,54 @@ ALLOWED = {
     "pipeline": {"image_decoding", "image_limits"},
 }
 ROOT_MODULES = ("cli", "_startup", "_version")
-# Each sub-package and those it may import; the root they may all import.
-SUB_PACKAGES = {
-    "audit": {"data", "inference", "pages"},
-    "benchmarks": {"conversion", "data", "evaluation", "inference", "speed", "training"},
-    "conversion": {"inference"},
-    "data": set(),
-    "evaluation": {"data", "inference", "pages"},
-    "features": {"data", "inference"},
-    "inference": {"data"},
-    "pages": {"data", "inference"},
-    "publishing": {"data", "evaluation", "inference", "serving", "speed"},
-    "serving": {"data", "inference"},
-    "speed": {"data", "evaluation", "inference"},
-    "training": {"audit", "conversion", "data", "evaluation", "features", "inference", "pages", "publishing", "speed"},
-}
+# Each room and those it imports, from the bottom to the top: a room imports rooms above it in this table, never below.
+# The root they may all import. A room of a room is named by both.
+ROOMS = {
+    "common": set(),
+    "data": {"common"},
+    "tasks": set(),
+    "reporting": {"common", "data", "tasks"},
+    "engines": {"common"},
+    "inference": {"common", "data", "engines"},
+    "evaluation": {"common", "data", "inference", "reporting"},
+    "features": {"common", "data"},
+    "audit": {"common", "data", "reporting"},
+    "conversion": {"common", "inference"},
+    "speed": {"common", "data", "engines", "evaluation", "inference", "reporting"},
+    "serving": {"common", "inference"},
+    "publishing": {"common", "data", "reporting", "serving", "speed", "tasks"},
+    "training/objectives": {"common", "conversion", "data", "inference"},
+    "training/inputs": {"data"},
+    "training/optimization": {"common"},
+    "training/checkpointing": {"common", "data"},
+    "training/arguments": {
+        "audit", "common", "data", "evaluation", "features", "publishing", "training/inputs", "training/objectives",
+    },
+    "training/initialization": {"common", "conversion", "data", "inference"},
+    "training/trainer": {
+        "common", "data", "evaluation", "publishing", "training/arguments", "training/checkpointing",
+        "training/initialization", "training/inputs", "training/objectives", "training/optimization",
+    },
+    "training/search": {
+        "common", "data", "evaluation", "features", "reporting", "training/arguments", "training/inputs",
+        "training/trainer",
+    },
+    "training/runs": {
+        "audit", "common", "data", "evaluation", "publishing", "reporting", "training/arguments",
+        "training/checkpointing", "training/initialization", "training/inputs", "training/objectives",
+        "training/optimization", "training/search", "training/trainer",
+    },
+    "benchmarks": {
+        "common", "conversion", "data", "engines", "inference", "reporting", "training/arguments",
+        "training/initialization", "training/runs", "training/trainer",
+    },
+    "commands": {
+        "audit", "benchmarks", "common", "conversion", "data", "engines", "evaluation", "inference", "publishing",
+        "reporting", "serving", "speed", "training/arguments", "training/runs",
+    },
+}  # fmt: skip
+FLAGS = {"ModelArguments", "DataArguments", "ViTTrainingArguments", "PretrainingArguments"}
+TAKES_FLAGS = ("training/arguments", "training/trainer", "training/search", "training/runs", "benchmarks", "commands")
 
 
 def imports(path: Path) -> list[tuple[ast.stmt, str]]:
@@ -116,7 +149,8 @@ def test_the_table_is_complete_and_acyclic():
 
 def test_root_holds_only_what_ships_and_the_doors_to_the_rest():
     assert {path.stem for path in PACKAGE.glob("*.py")} == {*SHIPPED, "__init__", *ROOT_MODULES}
-    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(SUB_PACKAGES)
+    inside = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("__init__.py")}
+    assert inside - {".", "training"} == set(ROOMS)
 
 
 def test_importing_the_package_loads_no_sub_package():
@@ -132,16 +166,62 @@ def test_importing_the_package_leaves_the_garbage_collector_as_it_was(collecting
     assert done.stdout.split() == [str(collecting)]
 
 
-@pytest.mark.parametrize("name", SUB_PACKAGES)
-def test_sub_packages_import_the_root_and_what_is_below_them(name):
-    for path in (PACKAGE / name).glob("*.py"):
-        for _, module in imports(path):
-            own = module.removeprefix("..") if module.startswith("..") else None
-            if own is None and module.startswith("modeling_vit_custom"):
-                own = module.removeprefix("modeling_vit_custom").removeprefix(".")
-            target = (own or "").partition(".")[0]
-            if target in SUB_PACKAGES:
-                assert target in SUB_PACKAGES[name], f"{path.name} imports {module}"
+def room_of(module: str) -> str | None:
+    """The room of a module, by its dotted name in the package; None for the root's."""
+    parts = module.split(".")
+    return next((room for room in ("/".join(parts[:2]), parts[0]) if room in ROOMS), None)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names, in the package, of the modules that a file imports, inside functions too."""
+    here, found = path.relative_to(PACKAGE).parts[:-1], set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*here[: len(here) - node.level + 1], *(node.module.split(".") if node.module else ())]
+            for name in (".".join([*base, alias.name]) for alias in node.names):
+                is_module = (PACKAGE / name.replace(".", "/")).with_suffix(".py").is_file()
+                found.add(name if is_module else ".".join(base))
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            named = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert not [name for name in named if name and name.partition(".")[0] == PACKAGE.name], f"{path}: absolute"
+    return found
+
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.parent != PACKAGE and path.stem != "__init__"
+}
+IMPORTED = {name: imported_modules(path) for name, path in MODULES.items()}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_the_table_says_and_only_rooms_below_it(room):
+    found = {room_of(module) for name in MODULES if room_of(name) == room for module in IMPORTED[name]}
+    assert found - {None, room} == ROOMS[room]
+    below = list(ROOMS)[: list(ROOMS).index(room)]
+    assert ROOMS[room] <= set(below)
+
+
+def test_no_module_is_imported_by_what_it_imports_not_even_inside_a_function():
+    done: set[str] = set()
+    while len(done) < len(MODULES):
+        ready = {name for name, needs in IMPORTED.items() if name not in done and needs & MODULES.keys() <= done}
+        assert ready, f"a circle among {sorted(MODULES.keys() - done)}"
+        done |= ready
+
+
+def test_only_commands_read_a_command_line():
+    """(argparse.Namespace is what some checkpoints keep of their own: it may be named to read them.)"""
+    for name, path in MODULES.items():
+        taken = {alias.name for node, module in imports(path) if module == "argparse" for alias in node.names}
+        assert name.startswith("commands.") or taken <= {"Namespace"}, name
+
+
+def test_other_rooms_take_values_and_no_dataclasses_of_flags():
+    for name, path in MODULES.items():
+        named = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert name.replace(".", "/").startswith(TAKES_FLAGS) or not named & FLAGS, name
 
 
 def test_scripts_import_the_package_and_never_one_another():

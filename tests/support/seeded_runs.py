@@ -31,7 +31,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "lora": [[*TRAIN, *FROM, "--method", "lora", "--lora_rank", "2"]],
     "head_then_full": [[*TRAIN, *FROM, "--method", "head_then_full", "--muon", "true"]],
     "fitted_head": [[*TRAIN, *FROM[:2], "--method", "fitted_head"]],
-    "distilled": [[*TRAIN, *SCRATCH, "--num_train_epochs", "1", "--teacher", "full"]],
+    "distilled": [[*TRAIN, *SCRATCH, "--num_train_epochs", "1", "--teacher", "fitted_head"]],
     "pretrained": [["pretrain", *DATA, *SAME, *SCRATCH, "--num_train_epochs", "1"]],
     "from_pretrained": [[*TRAIN, "--model_name_or_path", "pretrained", "--method", "full", "--num_train_epochs", "1",
                          "--class_weights", "balanced"]],
