@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faults import FAULTS
 
-FOLDER = Path(__file__).parent
+SUPPORT = Path(__file__).parent / "support"
 QUICK = {
     "killed at step 6, mid-epoch",
     "… after optimizer.pt",
@@ -19,8 +19,8 @@ QUICK = {
 
 def try_out(faults: list) -> None:
     names = [fault.name for fault in faults]
-    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(FOLDER / "faults.py"), *names]
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT.parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SUPPORT / "faults.py"), *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]

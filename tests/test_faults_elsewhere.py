@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from faults_elsewhere import COMMANDS, RESIZED, TRAININGS
 
-FOLDER = Path(__file__).parent
+SUPPORT = Path(__file__).parent / "support"
 NAMES = [*(killed.name for killed in TRAININGS), *RESIZED, *(command.name for command in COMMANDS)]
 QUICK = ["convert", "LoRA: half of the merged weights at the end"]
 
 
 def try_out(names: list[str]) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(FOLDER / "faults_elsewhere.py"), *names]
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT.parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SUPPORT / "faults_elsewhere.py"), *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]

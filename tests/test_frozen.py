@@ -177,7 +177,14 @@ def test_a_repositorys_code_works_beside_a_newer_package(tmp_path, first):
     shutil.copytree(ROOT / "modeling_vit_custom", newer, ignore=shutil.ignore_patterns("__pycache__"))
     (newer / "_version.py").write_text('__version__ = "9.9.9"\n')
     published = restored("published", tmp_path / "published")
-    command = [sys.executable, "-P", Path(__file__).with_name("frozen_together.py"), first, published, tmp_path / "out"]
+    command = [
+        sys.executable,
+        "-P",
+        Path(__file__).parent / "support" / "frozen_together.py",
+        first,
+        published,
+        tmp_path / "out",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(newer.parent), "HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -5,15 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from golden_digits import digits
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 GOLDEN = sorted(file.parent for file in (Path(__file__).parent / "golden").glob("*/expected_logits.json"))
-
-
-def digits() -> list:
-    """The first four 8×8 digits, as 8-bit grey images."""
-    return [(image * 255 / 16).round().astype("uint8") for image in load_digits().images[:4]]
 
 
 @pytest.mark.parametrize("folder", GOLDEN, ids=lambda folder: folder.name)

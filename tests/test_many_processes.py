@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from tiny_training import command
 from transformers import AutoModelForImageClassification
 
-FOLDER = Path(__file__).parent
+SUPPORT = Path(__file__).parent / "support"
 ENVIRONMENT = {
-    **os.environ, "PYTHONPATH": str(FOLDER.parent), "OMP_NUM_THREADS": "1",
+    **os.environ, "PYTHONPATH": str(SUPPORT.parents[1]), "OMP_NUM_THREADS": "1",
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }  # fmt: skip
 
@@ -28,7 +28,7 @@ ENVIRONMENT = {
 def test_every_way_of_training_in_every_place():
     """Two processes, two nodes and shared weights equal one process, and each run goes on bit for bit."""
     wanted = [row for row in ROWS if row not in PARTS_OF_OTHERS]
-    line = [sys.executable, str(FOLDER / "many_processes.py"), *wanted]
+    line = [sys.executable, str(SUPPORT / "many_processes.py"), *wanted]
     done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     cells = [row.strip("| ").split(" | ") for row in done.stdout.splitlines()[2:]]
@@ -52,7 +52,11 @@ def flags(output_dir: Path, images: Path, batch: int, *more) -> list[str]:
 def run(*commands: list[str], **variables: str) -> None:
     started = [
         subprocess.Popen(
-            line, cwd=FOLDER.parent, env=ENVIRONMENT | variables | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            line,
+            cwd=SUPPORT.parents[1],
+            env=ENVIRONMENT | variables | own,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         for line, own in ((c, {"NODE_RANK": str(i)}) for i, c in enumerate(commands))
     ]
@@ -66,7 +70,7 @@ def test_accelerate_launches_them(alone, tmp_path, config):
     images, expected = alone
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / f"{config}.yaml")]
     launcher += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", str(free_port())]
-    run([*launcher, str(FOLDER / "ranks.py"), *flags(tmp_path / "o", images, 4, "--ddp_backend", "gloo")])
+    run([*launcher, str(SUPPORT / "ranks.py"), *flags(tmp_path / "o", images, 4, "--ddp_backend", "gloo")])
     close(load_file(tmp_path / "o" / "model.safetensors"), expected)
     for folder in (tmp_path / "o", tmp_path / "o" / "checkpoint-4"):
         AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)

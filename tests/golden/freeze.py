@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

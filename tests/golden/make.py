@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from test_golden import digits
+from golden_digits import digits
 
 from modeling_vit_custom import (
     ViTCustomConfig,
