@@ -1,8 +1,8 @@
 """ViT Custom: a Hugging Face-compatible Vision Transformer.
 
 Importing this package registers its classes with transformers' Auto classes, so that folders saved by it load
-without `trust_remote_code`. The modules beside this file are what a published repository holds; the sub-packages
-(data, training, evaluation, inference) stay on the machine that installed the package.
+without `trust_remote_code`. The modules beside this file are what a published repository holds; the rooms
+(data, training, evaluation, …) stay on the machine that installed the package.
 """
 
 from . import _startup  # noqa: F401, first of all

@@ -1,6 +1,7 @@
 """Hostile files, one row an attack, each made from a sound checkpoint.
 
-`python tests/support/attacks.py` prints the table. Every row is tried on transformers' own ViT and on ours: what is spoilt is the same.
+`python tests/support/attacks.py` prints the table. Every row is tried on transformers' own ViT and on ours: what is
+spoilt is the same.
 """
 
 import json

@@ -1,7 +1,7 @@
 """What kills the other commands, and trainings in what they do not share with a plain one; beside `faults`.
 
-`python tests/support/faults_elsewhere.py` prints the table as Markdown. A real SIGKILL each; what is left must be whole,
-absent or refused by name, and the same command then comes to the end.
+`python tests/support/faults_elsewhere.py` prints the table as Markdown. A real SIGKILL each; what is left must be
+whole, absent or refused by name, and the same command then comes to the end.
 """
 
 import os
