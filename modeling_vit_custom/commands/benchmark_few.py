@@ -8,10 +8,7 @@ from pathlib import Path
 
 from ..benchmarks.few import ROWS, Bench, Results, benchmark, keys
 from ..benchmarks.few_data import MNIST5K
-from ..benchmarks.few_methods import (
-    DRAWN_OFTEN,
-    METHODS,
-)
+from ..benchmarks.few_methods import DRAWN_OFTEN, METHODS
 from ..benchmarks.few_table import table
 from ..common.claims import sha256_of
 from ..common.errors import DataError

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 from ..reporting.formatting import number
-from ..training.arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
+from ..training.arguments.data_arguments import DataArguments
+from ..training.arguments.model_arguments import ModelArguments
+from ..training.arguments.tables import ONLY_IN_TRAIN
+from ..training.arguments.training_arguments import ViTTrainingArguments
 from ..training.runs.exits import exit_code
-from ..training.runs.pretrain import ONLY_IN_TRAIN, PretrainingArguments, pretrain
+from ..training.runs.pretrain import PretrainingArguments, pretrain
 from .training_flags import parse_groups
 
 EXAMPLES = """examples:

@@ -11,11 +11,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from ..publishing.publish import Origin, check_demo, find_origin, prepare, prepare_space, publish, snippet, task_in
-from ..publishing.upload import (
-    PublishError,
-    check_target,
-    files_of,
-)
+from ..publishing.upload import PublishError, check_target, files_of
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,11 +6,13 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import yaml
-from transformers import HfArgumentParser
 
-from ..training.arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
-from ..training.arguments.parsing import TRAIN, parse_flags
+from ..training.arguments.data_arguments import DataArguments
+from ..training.arguments.model_arguments import ModelArguments
+from ..training.arguments.parsing import TRAIN, FlagParser, parse_flags
 from ..training.arguments.recipes import as_flags, recipe_first, recipe_names
+from ..training.arguments.tables import GROUPS
+from ..training.arguments.training_arguments import ViTTrainingArguments
 from ..training.runs.auto import auto_recipe
 
 EXAMPLES = """examples:
@@ -90,8 +92,13 @@ def parse_groups(argv: Sequence[str] | None, groups: Any, hidden: Collection[str
 
     hidden: names of flags that --help leaves out.   texts: of the parser.
     """
-    parser = HfArgumentParser(groups, formatter_class=_HelpFormatter, **texts)
+    parser = FlagParser(groups, formatter_class=_HelpFormatter, **texts)
+    headings: dict[str, argparse._ArgumentGroup] = {}
     for action in parser._actions:
         if action.dest in hidden:
             action.help = argparse.SUPPRESS
+        if title := GROUPS.get(action.dest):
+            parser._optionals._group_actions.remove(action)
+            headings[title] = headings.get(title) or parser.add_argument_group(title)
+            headings[title]._group_actions.append(action)
     return parse_flags(sys.argv[1:] if argv is None else argv, groups, parser)

@@ -20,16 +20,7 @@ from markupsafe import Markup
 
 from ..common.claims import card_line, check_claims, weights_digest
 from ..common.json_files import read_json
-from ..common.model_files import (
-    CARD,
-    CONFIG,
-    CONVERSION,
-    FILES,
-    GOLDEN,
-    METRICS,
-    RUN_FILE,
-    SPEEDS,
-)
+from ..common.model_files import CARD, CONFIG, CONVERSION, FILES, GOLDEN, METRICS, RUN_FILE, SPEEDS
 from ..reporting.facts import SPLITS, model_facts, recipe_rows, result_facts, sentence
 from ..reporting.formatting import METRIC_TITLES, number, title
 from ..speed.section import marked_section

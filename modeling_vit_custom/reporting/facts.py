@@ -16,6 +16,11 @@ FEATURES = "features"
 SPLITS = ("cross_validation", "validation", "test")  # the last that there is counts most
 # Rows of the recipe that say nothing of a head that was fitted.
 OF_STEPS = ("loss", "batch", "optimiser", "learning rate", "schedule", "warm-up", "weight decay", "label smoothing")
+# What is recorded of the data besides augmentations that were asked for, or is told with them.
+OF_DATA = (
+    "examples", "labels", "fingerprint", "teacher", "masks", "augmentation", "view_size", "mix_probability",
+    "progressive_resizing", "balanced_sampling", "streaming", "shuffle_buffer", "shots", "folds",
+)  # fmt: skip
 MAX_ROWS = 100  # a longer table of classes is left to metrics.json
 VERSIONS = ("vit_custom", "transformers", "torch", "python")
 MUON = ", Muon for the matrices of the blocks"
@@ -113,9 +118,7 @@ def recipe_rows(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str,
         "fine-tuning": _fine_tuning(train.get("search")),
         "training images": train.get("n", data.get("examples")),
         "augmentation": data.get("augmentation"),
-        "further augmentation": ", ".join(
-            f"{name} {data[name]}" for name in ("auto_augment", "random_erasing", "mixup", "cutmix") if name in data
-        ),
+        "further augmentation": ", ".join(f"{name} {data[name]}" for name in data if name not in OF_DATA),
         "loss": "binary cross-entropy" if training.get("loss") == "bce" else None,
         "teacher": data.get("teacher") and f"{data['teacher']['name']}, {training.get('distillation')} distillation",
         "classes": ", ".join(

@@ -26,7 +26,9 @@ from modeling_vit_custom.cli import COMMANDS
 from modeling_vit_custom.cli import main as vit_custom
 from modeling_vit_custom.commands.pretrain import main as pretrain
 from modeling_vit_custom.commands.train import main as train
-from modeling_vit_custom.training.arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
+from modeling_vit_custom.training.arguments.data_arguments import DataArguments
+from modeling_vit_custom.training.arguments.model_arguments import ModelArguments
+from modeling_vit_custom.training.arguments.training_arguments import ViTTrainingArguments
 from modeling_vit_custom.training.runs.pretrain import PretrainingArguments
 
 ROOT = Path(__file__).parents[2]

@@ -19,8 +19,8 @@ from transformers.utils import logging
 
 from modeling_vit_custom.commands.train import main as train_command
 from modeling_vit_custom.common.errors import UsageError
-from modeling_vit_custom.training.arguments.flags import ViTTrainingArguments
 from modeling_vit_custom.training.arguments.trainer_fields import FIELDS, Refused, Works
+from modeling_vit_custom.training.arguments.training_arguments import ViTTrainingArguments
 from modeling_vit_custom.training.checkpointing.checkpoints import numbered
 
 INSTALLED = {field.name: field for field in fields(TrainingArguments)}

@@ -6,9 +6,12 @@ from ...common.errors import UsageError
 from ...data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ...evaluation.metrics import TOP_K
 from ..inputs.augmentation import VIEW_SCALE
-from .conflicts import WITHOUT_STEPS, check_ranges, check_streaming, conflicts, try_parts
-from .flags import DataArguments, ModelArguments, ViTTrainingArguments
+from .conflicts import check_ranges, check_streaming, conflicts, try_parts
+from .data_arguments import DataArguments
+from .declarations import IN_STEPS
 from .method import choose_method
+from .model_arguments import ModelArguments
+from .training_arguments import ViTTrainingArguments
 
 # What --learning_rate, --num_train_epochs and --weight_decay are when they are not given.
 SCRATCH = {"learning_rate": 1e-3, "num_train_epochs": 30.0, "weight_decay": 0.05}
@@ -49,7 +52,7 @@ def complete_arguments(
         if getattr(training_args, name) is None:
             setattr(training_args, name, value)
     try_parts(training_args)
-    if data_args.train_val_split is None and model_args.method not in WITHOUT_STEPS:
+    if data_args.train_val_split is None and model_args.method not in IN_STEPS:
         data_args.train_val_split = VALIDATION
     if data_args.augmentation == "auto" and model_args.method != "search":  # which tries several
         plain = model_args.method == "fitted_head" and model_args.feature_views in (None, 1)

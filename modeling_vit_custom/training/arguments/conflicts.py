@@ -1,7 +1,6 @@
 """Flags that cannot be or do not go together: ranges of numbers, rows of (wrong, message), and parts that are tried."""
 
 import copy
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,71 +16,15 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 from transformers.training_args import OptimizerNames
 
 from ...common.errors import UsageError
-from .flags import METHODS, DataArguments, ModelArguments, ViTTrainingArguments
+from .data_arguments import DataArguments
+from .declarations import IN_STEPS
+from .model_arguments import METHODS, ModelArguments
+from .tables import RANGES, given, idle_for
+from .training_arguments import ViTTrainingArguments
 
-MANY = 1_000_000_000
-# flag: lowest, highest
-RANGES: dict[str, tuple[float, float]] = {
-    "random_erasing": (0, 1),
-    "mix_probability": (0, 1),
-    "mixup": (0, 100),
-    "cutmix": (0, 100),
-    "progressive_resizing": (0.1, 1),
-    "distillation_alpha": (0, 1),
-    "distillation_temperature": (0.01, 1000),
-    "ema_decay": (0, 0.999999),
-    "layer_decay": (0.1, 1),
-    "early_stopping_patience": (0, 1_000_000),
-    "max_minutes": (0.01, 1_000_000),
-    "max_train_samples": (1, MANY),
-    "shots": (1, MANY),
-    "folds": (2, 1000),
-    "feature_views": (1, 1000),
-    "max_eval_samples": (1, MANY),
-    # of transformers
-    "per_device_train_batch_size": (1, MANY),
-    "per_device_eval_batch_size": (1, MANY),
-    "gradient_accumulation_steps": (1, MANY),
-    "num_train_epochs": (1e-6, MANY),
-    "max_steps": (1, MANY),
-    "learning_rate": (0, 3e38),  # of float32
-    "weight_decay": (0, 1000),
-    "warmup_steps": (0, MANY),
-    "adam_beta1": (0, 0.9999999),
-    "adam_beta2": (0, 0.9999999),
-    "adam_epsilon": (0, 1),
-    "max_grad_norm": (0, MANY),
-    "label_smoothing_factor": (0, 1),
-    "neftune_noise_alpha": (0, 1000),
-    "seed": (0, 2**32 - 1),
-    "data_seed": (0, 2**32 - 1),
-    "logging_steps": (1e-6, MANY),
-    "eval_steps": (1e-6, MANY),
-    "eval_delay": (0, MANY),
-    "eval_accumulation_steps": (1, MANY),
-    "save_steps": (1e-6, MANY),
-    "save_total_limit": (1, MANY),
-    "dataloader_num_workers": (0, 1024),
-    "dataloader_prefetch_factor": (1, 1024),
-    "ddp_timeout": (1, MANY),
-    "ddp_bucket_cap_mb": (1, MANY),
-}
 # What of accelerate's configuration decides which images a process gets, and how often.
 SPLITTING = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "use_configured_state")
 LOW_RANK = ("galore", "apollo")  # optimizers that train the layers they are told
-
-
-# What is for training in steps: fitted_head makes none, and search chooses them.
-OF_STEPS = (
-    "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "warmup_steps", "lr_scheduler_type", "optim",
-    "muon", "layer_decay", "ema_decay", "teacher", "early_stopping_patience", "mixup", "cutmix", "balanced_sampling",
-    "progressive_resizing",
-)  # fmt: skip
-ALSO_OF_STEPS = (
-    "loss", "class_weights", "label_smoothing_factor", "max_minutes", "random_erasing", "auto_augment",
-    "patch_drop_rate", "drop_path_rate",
-)  # fmt: skip
-WITHOUT_STEPS = {"fitted_head": (*OF_STEPS, *ALSO_OF_STEPS), "search": OF_STEPS}
 
 
 def check_ranges(*groups: Any) -> None:
@@ -105,7 +48,7 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
     split = [name for name in SPLITTING if getattr(accelerator, name) != getattr(whole, name)]
     accumulation = accelerator.gradient_accumulation_kwargs or {}
     of_heads = given(("head", "feature_views", "folds"), m, d)
-    idle = given(WITHOUT_STEPS.get(str(m.method), ()), m, d, t)
+    idle = given(idle_for(str(m.method)), m, d, t)
     return [
         (
             (m.model_name_or_path is None) == (m.variant is None),
@@ -131,7 +74,7 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
             "leave it out or choose another method.",
         ),
         (
-            m.method not in WITHOUT_STEPS and of_heads,
+            m.method not in IN_STEPS and of_heads,
             f"--{', --'.join(of_heads)}: for --method fitted_head and search, not for {m.method}.",
         ),
         (
@@ -181,16 +124,6 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
             "measured: leave it out; --gradient_accumulation_steps gives larger steps.",
         ),
     ]
-
-
-def given(names: Iterable[str], *groups: Any) -> list[str]:
-    """The flags of these that have another value than their default."""
-    found = []
-    for name in names:
-        group = next(group for group in groups if hasattr(group, name))
-        if getattr(group, name) != group.__dataclass_fields__[name].default:
-            found.append(name)
-    return found
 
 
 def checkpointing_kwargs(t: ViTTrainingArguments) -> dict[str, Any]:

@@ -7,14 +7,10 @@ from pathlib import Path
 
 from ...common.claims import read_record
 from ...common.model_files import RUN_FILE
-from .conflicts import OF_STEPS, given
-from .flags import METHODS, DataArguments, ModelArguments, ViTTrainingArguments
-
-# Who gives one of these has a training in mind, or a model whose weights are not all trained yet.
-SAY_HOW = (
-    *OF_STEPS, "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "config_overrides",
-    "ignore_mismatched_sizes", "streaming",
-)  # fmt: skip
+from .data_arguments import DataArguments
+from .model_arguments import METHODS, ModelArguments
+from .tables import SAY_HOW, given
+from .training_arguments import ViTTrainingArguments
 
 
 def shared(training_args: ViTTrainingArguments) -> bool:

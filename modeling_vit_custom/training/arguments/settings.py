@@ -7,17 +7,8 @@ no effect, or decide what the figures mean. How long it trains may change, and h
 import json
 from typing import Any
 
-from .flags import ViTTrainingArguments
-
-# What of TrainingArguments describes a run and may be published; paths, names and tokens are not among it.
-PUBLISHED = (
-    "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "lr_scheduler_type", "lr_scheduler_kwargs",
-    "warmup_steps", "optim", "optim_args", "muon", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "label_smoothing_factor", "seed", "data_seed", "bf16",
-    "fp16", "eval_strategy", "eval_steps", "metric_for_best_model", "load_best_model_at_end", "loss", "class_weights",
-    "ema_decay", "layer_decay", "early_stopping_patience", "early_stopping_threshold", "max_minutes", "distillation",
-    "distillation_alpha", "distillation_temperature",
-)  # fmt: skip
+from .tables import PUBLISHED
+from .training_arguments import ViTTrainingArguments
 
 
 def settings_of(args: ViTTrainingArguments) -> dict[str, Any]:

@@ -1,12 +1,16 @@
-"""What each field of transformers' TrainingArguments does here: one table, by which flags are refused before any work.
+"""What each field of transformers' TrainingArguments does here, and its facts: one table, by which flags are refused.
 
 The tests compare its names with the fields of the transformers that is installed, observe what works in a training,
 and write docs/training_arguments.md from it.
 """
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
+from ...data.examples import SINGLE_LABEL
+from .declarations import FITTED, IN_STEPS, MANY, TRAIN, Facts
+
+NO_FACTS = Facts()
 LOWEST, NEWEST = "5.10 only", "newer than 5.10"  # fields that not every supported transformers has
 
 
@@ -16,6 +20,7 @@ class Works:
 
     effect: str
     versions: str = ""
+    facts: Facts = NO_FACTS
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class NotRunHere:
     needs: str
     effect: str
     versions: str = ""
+    facts: Facts = NO_FACTS
 
 
 Field = Works | Refused | NotRunHere
@@ -43,14 +49,23 @@ TRACKIO = NotRunHere("trackio", "handed to trackio; without --report_to trackio 
 CHECKPOINTING = "blocks are computed again in the backward pass: the same weights for less memory"
 CHECKPOINTING_KWARGS = "handed to torch's checkpoint: with preserve_rng_state false dropout is drawn anew"
 
+
+def _section(group: str, rows: dict[str, Field]) -> dict[str, Field]:
+    """The rows with the heading under which --help shows them."""
+    return {
+        name: row if isinstance(row, Refused) else replace(row, facts=replace(row.facts, group=group))
+        for name, row in rows.items()
+    }
+
+
 FIELDS: dict[str, Field] = {
-    # ---------- the run
+    **_section("the run", {
     "output_dir": Works("the folder that is filled"),
     "do_train": Works("changes nothing: this command trains anyway"),
     "do_eval": Works("changes nothing: validation is measured anyway"),
     "do_predict": Works("changes nothing: a test set is measured anyway, once, at the end"),
-    "seed": Works("other weights, another order"),
-    "data_seed": Works("another order of the same images"),
+    "seed": Works("other weights, another order", facts=Facts(range=(0, 2**32 - 1), recorded=True)),
+    "data_seed": Works("another order of the same images", facts=Facts(range=(0, 2**32 - 1), recorded=True)),
     "full_determinism": Works("torch uses deterministic algorithms alone"),
     "resume_from_checkpoint": Works("false: trains anew; a folder: goes on from it; otherwise from the newest"),
     "ignore_data_skip": Refused("would train on images of a cut-off epoch twice", "leave it out: skipping reads none"),
@@ -58,34 +73,55 @@ FIELDS: dict[str, Field] = {
     "enable_jit_checkpoint": Refused(
         "would end as if it were done what was told to stop", "save often, by --save_strategy steps --save_steps"
     ),
-    # ---------- optimization
-    "per_device_train_batch_size": Works("images of a step: twice as many, half the steps"),
+    }),
+    **_section("optimization", {
+    "per_device_train_batch_size": Works(
+        "images of a step: twice as many, half the steps", facts=Facts(range=(1, MANY), recorded=True)
+    ),
     "auto_find_batch_size": Refused(
         "would begin anew with fewer images a step and other weights than those of the seed, and record neither",
         "give a smaller --per_device_train_batch_size, and --gradient_accumulation_steps",
     ),
-    "gradient_accumulation_steps": Works("batches of a step: twice as many, half the steps"),
+    "gradient_accumulation_steps": Works(
+        "batches of a step: twice as many, half the steps", facts=Facts(range=(1, MANY), recorded=True)
+    ),
     "average_tokens_across_devices": Works("false: each process divides by its own images: other weights"),
-    "num_train_epochs": Works("passes over the images"),
-    "max_steps": Works("steps, whatever the epochs"),
-    "learning_rate": Works("the peak of the schedule"),
-    "lr_scheduler_type": Works("the schedule, each of transformers' own"),
-    "lr_scheduler_kwargs": Works("the schedule's own numbers"),
-    "warmup_steps": Works("steps, or the share of them, until the peak"),
+    "num_train_epochs": Works(
+        "passes over the images", facts=Facts(range=(1e-6, MANY), recorded=True, idle_for=IN_STEPS)
+    ),
+    "max_steps": Works("steps, whatever the epochs", facts=Facts(range=(1, MANY), recorded=True, idle_for=IN_STEPS)),
+    "learning_rate": Works("the peak of the schedule", facts=Facts(range=(0, 3e38), recorded=True, idle_for=IN_STEPS)),
+    "lr_scheduler_type": Works(
+        "the schedule, each of transformers' own", facts=Facts(recorded=True, idle_for=IN_STEPS)
+    ),
+    "lr_scheduler_kwargs": Works("the schedule's own numbers", facts=Facts(recorded=True)),
+    "warmup_steps": Works(
+        "steps, or the share of them, until the peak", facts=Facts(range=(0, MANY), recorded=True, idle_for=IN_STEPS)
+    ),
     "warmup_ratio": Works("as --warmup_steps below 1", LOWEST),
-    "optim": Works("torch's own: adamw_torch(_fused), adafactor, sgd, adagrad, rmsprop; others if installed"),
-    "optim_args": Works("numbers of sgd, adagrad, rmsprop and others; refused where --optim has no use for them"),
+    "optim": Works(
+        "torch's own: adamw_torch(_fused), adafactor, sgd, adagrad, rmsprop; others if installed",
+        facts=Facts(recorded=True, idle_for=IN_STEPS),
+    ),
+    "optim_args": Works(
+        "numbers of sgd, adagrad, rmsprop and others; refused where --optim has no use for them",
+        facts=Facts(recorded=True),
+    ),
     "optim_target_modules": NotRunHere("galore_torch or apollo_torch", "layers that they train; else refused"),
-    "weight_decay": Works("other weights"),
-    "adam_beta1": Works("other weights"),
-    "adam_beta2": Works("other weights"),
-    "adam_epsilon": Works("other weights"),
-    "max_grad_norm": Works("gradients are cut to it; 0: never"),
-    "label_smoothing_factor": Works("another loss, of single labels; refused for other labels"),
-    "neftune_noise_alpha": Works("noise on the embedded patches, in training alone"),
-    # ---------- precision and speed
-    "bf16": Works("computes in bfloat16; weights stay float32"),
-    "fp16": NotRunHere(GPU, "computes in float16; refused on a CPU, which would not"),
+    "weight_decay": Works("other weights", facts=Facts(range=(0, 1000), recorded=True, idle_for=IN_STEPS)),
+    "adam_beta1": Works("other weights", facts=Facts(range=(0, 0.9999999), recorded=True)),
+    "adam_beta2": Works("other weights", facts=Facts(range=(0, 0.9999999), recorded=True)),
+    "adam_epsilon": Works("other weights", facts=Facts(range=(0, 1), recorded=True)),
+    "max_grad_norm": Works("gradients are cut to it; 0: never", facts=Facts(range=(0, MANY), recorded=True)),
+    "label_smoothing_factor": Works(
+        "another loss, of single labels; refused for other labels",
+        facts=Facts(range=(0, 1), recorded=True, commands=(TRAIN,), tasks=(SINGLE_LABEL,), idle_for=FITTED),
+    ),
+    "neftune_noise_alpha": Works("noise on the embedded patches, in training alone", facts=Facts(range=(0, 1000))),
+    }),
+    **_section("precision and speed", {
+    "bf16": Works("computes in bfloat16; weights stay float32", facts=Facts(recorded=True)),
+    "fp16": NotRunHere(GPU, "computes in float16; refused on a CPU, which would not", facts=Facts(recorded=True)),
     "bf16_full_eval": Refused("would measure, and push, other weights than were trained", "give --bf16 true"),
     "fp16_full_eval": Refused("would measure, and push, other weights than were trained", "give --fp16 true"),
     "tf32": NotRunHere(GPU, "rounds products of float32; refused where there is none"),
@@ -101,9 +137,10 @@ FIELDS: dict[str, Field] = {
     "use_liger_kernel": Refused("has kernels for language models alone"),
     "liger_kernel_config": Refused("has kernels for language models alone"),
     "use_cache": Refused("is for text that is generated, and would be stored in the configuration"),
-    # ---------- logging
+    }),
+    **_section("logging", {
     "logging_strategy": Works("logs by steps, by epochs, or not"),
-    "logging_steps": Works("logs each so many steps, or share of all"),
+    "logging_steps": Works("logs each so many steps, or share of all", facts=Facts(range=(1e-6, MANY))),
     "logging_first_step": Works("logs the first step too"),
     "logging_nan_inf_filter": Refused("would hide nothing: the first loss that is no number ends the run"),
     "logging_dir": Refused("is read by no one", "set TENSORBOARD_LOGGING_DIR", versions=LOWEST),
@@ -120,15 +157,18 @@ FIELDS: dict[str, Field] = {
     "include_num_input_tokens_seen": Refused("counts tokens of text", "leave it out", harmless=("no", False)),
     "skip_memory_metrics": Works("false: what memory training took is measured too"),
     "debug": Works("underflow_overflow: looks at each layer's numbers; tpu_metrics_debug is refused"),
-    # ---------- evaluation
-    "eval_strategy": Works("validates by epochs, by steps, or at the end alone"),
-    "eval_steps": Works("validates each so many steps"),
-    "eval_delay": Works("not before so many epochs, or steps"),
+    }),
+    **_section("evaluation", {
+    "eval_strategy": Works("validates by epochs, by steps, or at the end alone", facts=Facts(recorded=True)),
+    "eval_steps": Works("validates each so many steps", facts=Facts(range=(1e-6, MANY), recorded=True)),
+    "eval_delay": Works("not before so many epochs, or steps", facts=Facts(range=(0, MANY))),
     "eval_on_start": Works("before the first step as well"),
-    "per_device_eval_batch_size": Works("images of a batch; every image is measured once all the same"),
-    "eval_accumulation_steps": Works("predictions leave the device each so many batches"),
-    "load_best_model_at_end": Works("the best model is what is left, false: the last"),
-    "metric_for_best_model": Works("by which it is the best; unknown ones are refused"),
+    "per_device_eval_batch_size": Works(
+        "images of a batch; every image is measured once all the same", facts=Facts(range=(1, MANY))
+    ),
+    "eval_accumulation_steps": Works("predictions leave the device each so many batches", facts=Facts(range=(1, MANY))),
+    "load_best_model_at_end": Works("the best model is what is left, false: the last", facts=Facts(recorded=True)),
+    "metric_for_best_model": Works("by which it is the best; unknown ones are refused", facts=Facts(recorded=True)),
     "greater_is_better": Works("follows from the metric; the opposite, which keeps the worst model, is refused"),
     "prediction_loss_only": Refused("would leave no predictions to measure"),
     "eval_do_concat_batches": Refused("would measure batches for images"),
@@ -136,23 +176,28 @@ FIELDS: dict[str, Field] = {
     "include_for_metrics": Refused("would keep all images in memory for metrics that read predictions and labels"),
     "batch_eval_metrics": Refused("would measure batch by batch what has to be seen whole"),
     "label_names": Refused("names what is called labels here", harmless=(["labels"],)),
-    # ---------- checkpoints
+    }),
+    **_section("checkpoints", {
     "save_strategy": Works("saves by epochs, by steps, when best, or not"),
-    "save_steps": Works("saves each so many steps"),
-    "save_total_limit": Works("checkpoints that are left"),
+    "save_steps": Works("saves each so many steps", facts=Facts(range=(1e-6, MANY))),
+    "save_total_limit": Works("checkpoints that are left", facts=Facts(range=(1, MANY))),
     "save_only_model": Works("checkpoints without optimizer, from which no run goes on"),
     "save_on_each_node": Refused("would write the same files at once: the folder is one that all machines see"),
-    # ---------- the Hub
-    "push_to_hub": Works("publishes, checked as `publish` does"),
+    }),
+    **_section("the Hub", {
+    "push_to_hub": Works("publishes, checked as `publish` does", facts=Facts(commands=(TRAIN,))),
     "hub_model_id": Works("where"),
     "hub_strategy": Works("end, or every_save; the others, which upload pickled files, are refused"),
     "hub_private_repo": Works("makes the repository private"),
     "hub_always_push": Works("pushes even while an earlier push is under way"),
     "hub_revision": Works("the branch"),
     "hub_token": Refused("would be stored with the run", "set HF_TOKEN or run `hf auth login` instead"),
-    # ---------- data
-    "dataloader_num_workers": Works("loading processes; the same images in the same order"),
-    "dataloader_prefetch_factor": Works("batches that each of them reads ahead"),
+    }),
+    **_section("data", {
+    "dataloader_num_workers": Works(
+        "loading processes; the same images in the same order", facts=Facts(range=(0, 1024))
+    ),
+    "dataloader_prefetch_factor": Works("batches that each of them reads ahead", facts=Facts(range=(1, 1024))),
     "dataloader_persistent_workers": Works("they live on between epochs; the same images"),
     "dataloader_multiprocessing_context": Works("how they are started", NEWEST),
     "dataloader_pin_memory": NotRunHere(GPU, "batches in page-locked memory"),
@@ -164,12 +209,13 @@ FIELDS: dict[str, Field] = {
     "train_sampling_strategy": Refused("would change images in the same way in each epoch"),
     "length_column_name": Refused("is for text: images have no length"),
     "remove_unused_columns": Refused("would drop the images"),
-    # ---------- several processes
+    }),
+    **_section("several processes", {
     "local_rank": NotRunHere("a launcher", "read by no one: the launcher's LOCAL_RANK counts"),
     "ddp_backend": Works("how processes talk; refused for a single one"),
-    "ddp_timeout": Works("seconds that they wait for each other"),
+    "ddp_timeout": Works("seconds that they wait for each other", facts=Facts(range=(1, MANY))),
     "ddp_find_unused_parameters": Works("handed to DistributedDataParallel"),
-    "ddp_bucket_cap_mb": Works("handed to DistributedDataParallel"),
+    "ddp_bucket_cap_mb": Works("handed to DistributedDataParallel", facts=Facts(range=(1, MANY))),
     "ddp_broadcast_buffers": Works("handed to DistributedDataParallel"),
     "ddp_static_graph": Works("handed to DistributedDataParallel"),
     "accelerator_config": Works("non_blocking and sync_each_batch; what splits batches otherwise is refused"),
@@ -177,7 +223,8 @@ FIELDS: dict[str, Field] = {
     "fsdp": NotRunHere("GPUs", "shares the weights; refused for a single process. scripts/launch/fsdp2.yaml does too"),
     "fsdp_config": NotRunHere("GPUs", "how; refused without --fsdp"),
     "deepspeed": NotRunHere("GPUs, deepspeed", "as scripts/launch/deepspeed.yaml; refused where it is missing"),
-}
+    }),
+}  # fmt: skip
 
 
 def refusal(args: Any) -> str | None:

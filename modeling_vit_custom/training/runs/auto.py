@@ -14,8 +14,8 @@ from ...common.errors import UsageError
 from ...common.model_files import RECIPE_FILE
 from ...data.examples import SINGLE_LABEL, Splits
 from ...modeling_vit_custom import ViTCustomForImageClassification
-from ..arguments.flags import ViTTrainingArguments
-from ..arguments.method import SAY_HOW
+from ..arguments.tables import SAY_HOW
+from ..arguments.training_arguments import ViTTrainingArguments
 from ..initialization.start_checkpoint import open_checkpoint
 from ..inputs.looks import looks_of
 from ..trainer.assembly import start_of

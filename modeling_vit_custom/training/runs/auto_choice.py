@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...configuration_vit_custom import ViTCustomConfig
-from ..arguments.conflicts import WITHOUT_STEPS
+from ..arguments.declarations import IN_STEPS
 from ..inputs.looks import LOOKED_AT
 
 # Training speed that is counted on, in floating point operations a second, of a core and of an accelerator.
@@ -151,7 +151,7 @@ def _from_checkpoint(facts: Facts, checkpoint: Checkpoint) -> Iterator[Choice]:
         passes *= (config.image_hw[0] * config.image_hw[1]) / shrunk**2
     method, why = (facts.method, "asked for") if facts.method else _method(facts, checkpoint, passes)
     yield Choice("method", method, why)
-    if method in WITHOUT_STEPS:
+    if method in IN_STEPS:
         return
     if method in ("full", "head_then_full"):
         yield Choice("layer_decay", 0.75, "early layers are general and change least")

@@ -8,8 +8,10 @@ import numpy as np
 from ...common.text import printable
 from ...data.examples import Splits
 from ...evaluation.result import Evaluation
-from ..arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
+from ..arguments.data_arguments import DataArguments
 from ..arguments.method import shared
+from ..arguments.model_arguments import ModelArguments
+from ..arguments.training_arguments import ViTTrainingArguments
 from ..search.floor import build_floor
 from ..search.scores import gain_of, told
 from ..search.trials import Tuner

@@ -12,7 +12,8 @@ from ...data.examples import SINGLE_LABEL, Splits
 from ...data.mnist5k import write_mnist5k
 from ...data.sources import assemble, read_split, read_splits
 from ...data.streamed_splits import held_in_memory, hold_out_fronts, read_streamed_splits
-from ..arguments.flags import DataArguments, ViTTrainingArguments
+from ..arguments.data_arguments import DataArguments
+from ..arguments.training_arguments import ViTTrainingArguments
 
 
 def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> Splits:

@@ -13,7 +13,9 @@ from ...common.text import printable
 from ...data.examples import Splits
 from ...evaluation.result import Evaluation, score_examples
 from ...reporting.formatting import duration, figure, title
-from ..arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
+from ..arguments.data_arguments import DataArguments
+from ..arguments.model_arguments import ModelArguments
+from ..arguments.training_arguments import ViTTrainingArguments
 from ..checkpointing.changes import CHANGEABLE
 from ..checkpointing.continuing import find_start
 from ..checkpointing.images import check_images

@@ -27,7 +27,10 @@ from ...modeling_vit_custom import ViTCustomForMaskedImageModeling
 from ...reporting.history import panels
 from ...reporting.plots import plot_reconstructions, plot_training_history
 from ..arguments.completion import complete_arguments, set_best, wants_best
-from ..arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments, flag
+from ..arguments.data_arguments import DataArguments
+from ..arguments.model_arguments import ModelArguments
+from ..arguments.tables import ONLY_IN_TRAIN
+from ..arguments.training_arguments import ViTTrainingArguments, flag
 from ..checkpointing.continuing import check_output_dir, ended_run, find_start
 from ..checkpointing.images import check_images
 from ..checkpointing.run_lock import run_lock
@@ -45,15 +48,6 @@ from .records import begin_records, describe_run, end_records, told_again, what_
 # What --learning_rate, --num_train_epochs and --weight_decay are when they are not given.
 SCRATCH = {"learning_rate": 1e-3, "num_train_epochs": 100.0, "weight_decay": 0.05}
 FROM_CHECKPOINT = {"learning_rate": 1e-4, "num_train_epochs": 20.0, "weight_decay": 0.05}
-# Flags of the groups shared with `train` that mean nothing without labels, or would change what is to be painted.
-ONLY_IN_TRAIN = (
-    "method", "head", "feature_views", "shots", "folds", "ignore_mismatched_sizes", "test_dir", "label_column_name",
-    "label_separator", "problem_type",
-    "random_erasing", "mixup", "cutmix", "mix_probability", "balanced_sampling", "loss", "class_weights",
-    "label_smoothing_factor", "push_to_hub", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "streaming",
-    "shuffle_buffer", "patch_drop_rate", "progressive_resizing", "teacher", "teacher_weights", "teacher_config",
-    "distillation", "distillation_alpha", "distillation_temperature",
-)  # fmt: skip
 
 
 @dataclass

@@ -14,20 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from ...common.claims import (
-    RECORDS,
-    STAMP,
-    read_record,
-    unfinished,
-    write_stamped,
-)
+from ...common.claims import RECORDS, STAMP, read_record, unfinished, write_stamped
 from ...common.environment import hardware, versions
 from ...common.json_files import write_json, write_whole
 from ...common.model_files import CONVERSION, METRICS, RECIPE_FILE, RUN_FILE
 from ...data.examples import Splits
 from ...data.stream import stream_of
-from ..arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
+from ..arguments.data_arguments import DataArguments
+from ..arguments.model_arguments import ModelArguments
 from ..arguments.settings import settings_of
+from ..arguments.tables import RECORDED
+from ..arguments.training_arguments import ViTTrainingArguments
 from ..checkpointing.continuing import ANOTHER
 from ..trainer.hub_push import Pusher
 from ..trainer.sittings import total
@@ -103,13 +100,6 @@ def told_again(training_args: ViTTrainingArguments, metrics: dict[str, Any]) -> 
 
     processes.from_first(tell)
     return metrics
-
-
-# What of DataArguments changes the images that are trained on; of these only what was asked for is recorded.
-RECORDED = (
-    "view_size", "auto_augment", "random_erasing", "mixup", "cutmix", "mix_probability", "balanced_sampling",
-    "progressive_resizing", "streaming", "shuffle_buffer", "shots", "folds",
-)  # fmt: skip
 
 
 def describe_run(

@@ -12,7 +12,9 @@ from ...common.text import printable
 from ...data.dataset import check_readable
 from ...evaluation.evaluate import data_fingerprint
 from ..arguments.completion import choose_best_metric, complete_arguments
-from ..arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
+from ..arguments.data_arguments import DataArguments
+from ..arguments.model_arguments import ModelArguments
+from ..arguments.training_arguments import ViTTrainingArguments
 from ..checkpointing.continuing import check_output_dir, ended_run, find_start
 from ..checkpointing.images import check_images
 from ..checkpointing.run_lock import run_lock

@@ -23,7 +23,9 @@ from ...features.selection import KINDS_OF, Head, fit_head
 from ...features.store import Features, open_features
 from ...features.taps import Tap, Taps
 from ...modeling_vit_custom import ViTCustomForImageClassification
-from ..arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
+from ..arguments.data_arguments import DataArguments
+from ..arguments.model_arguments import ModelArguments
+from ..arguments.training_arguments import ViTTrainingArguments
 from ..inputs.augmentation import AUGMENTATIONS, BatchAugmentation
 from ..trainer.assembly import shows_progress, train_views
 

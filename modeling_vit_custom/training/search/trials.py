@@ -15,7 +15,9 @@ from transformers.trainer_utils import IntervalStrategy
 from ...data.dataset import ImageDataset
 from ...data.examples import Examples, Splits
 from ...modeling_vit_custom import ViTCustomForImageClassification
-from ..arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
+from ..arguments.data_arguments import DataArguments
+from ..arguments.model_arguments import ModelArguments
+from ..arguments.training_arguments import ViTTrainingArguments
 from ..inputs.augmentation import VIEW_SCALE
 from ..trainer.assembly import Feed, as_evaluated, build_trainer, choose_workers, plain_feed, prepare_feed
 from ..trainer.trainer import ViTCustomTrainer

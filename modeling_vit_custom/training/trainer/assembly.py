@@ -19,7 +19,10 @@ from ...data.examples import SINGLE_LABEL, Examples, Splits
 from ...data.stream import StreamedViews, stream_of
 from ...data.views import DecodedViews, PixelValues, ViewMaker, eval_views, larger_views
 from ...evaluation.metrics import trainer_metrics
-from ..arguments.flags import DataArguments, ModelArguments, ViTTrainingArguments
+from ..arguments.data_arguments import DataArguments
+from ..arguments.model_arguments import ModelArguments
+from ..arguments.tables import FLAGS, not_for
+from ..arguments.training_arguments import ViTTrainingArguments
 from ..arguments.values import field_values
 from ..initialization.lora import add_adapters
 from ..initialization.start_checkpoint import Start
@@ -164,18 +167,10 @@ def prepare_views(
     return views, policy
 
 
-def check_task(problem_type: str, data_args: DataArguments, training_args: ViTTrainingArguments) -> None:
-    """Raises UsageError for what only single labels can have."""
-    asked = {
-        "--mixup": data_args.mixup > 0,
-        "--cutmix": data_args.cutmix > 0,
-        "--balanced_sampling": data_args.balanced_sampling,
-        "--loss": training_args.loss != "ce",
-        "--class_weights": training_args.class_weights != "none",
-        "--label_smoothing_factor": training_args.label_smoothing_factor > 0,
-    }
-    if problem_type != SINGLE_LABEL and (given := [name for name, on in asked.items() if on]):
-        raise UsageError(f"{given[0]} is for {SINGLE_LABEL}, but the data is {problem_type}: leave it out.")
+def check_task(task: str, data_args: DataArguments, training_args: ViTTrainingArguments) -> None:
+    """Raises UsageError for a flag that was given and is not for this task."""
+    for name in not_for(task, data_args, training_args):
+        raise UsageError(f"--{name} is for {', '.join(FLAGS[name].tasks or ())}, but the data is {task}: leave it out.")
 
 
 def train_views(config: Any, processor: Any, data_args: DataArguments) -> ViewMaker:

@@ -18,7 +18,7 @@ from ...common.cache_folders import keep_compiled_code_private
 from ...data.dataset import ImageDataset
 from ...data.stream import StreamedViews
 from ...data.views import PixelValues
-from ..arguments.flags import ViTTrainingArguments
+from ..arguments.training_arguments import ViTTrainingArguments
 from ..inputs.augmentation import BatchAugmentation
 from ..inputs.order import SetEpoch, StreamOrder, TrainingOrder
 from .throughput import Throughput

@@ -12,7 +12,7 @@ from ...common.claims import read_record, write_stamped
 from ...common.errors import UsageError
 from ...common.model_files import CONFIGS, CONVERSION, GOLDEN, RUN_FILE, SPEEDS, SPEEDS_PICTURE, WEIGHTS
 from ...publishing.upload import PublishError, Repository, check_installed, explained, upload_folder
-from ..arguments.flags import ViTTrainingArguments
+from ..arguments.training_arguments import ViTTrainingArguments
 
 logger = logging.getLogger(__name__)
 

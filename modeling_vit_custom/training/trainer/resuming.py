@@ -18,7 +18,7 @@ from ...common.json_files import write_json
 from ...data.dataset import ImageDataset
 from ...pretrained_vit_custom import nonfinite_weights
 from ...weight_files_vit_custom import some
-from ..arguments.flags import ViTTrainingArguments
+from ..arguments.training_arguments import ViTTrainingArguments
 from ..checkpointing.checkpoints import (
     KEPT,
     UNFINISHED,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...common.environment import hardware
-from ..arguments.flags import ViTTrainingArguments
 from ..arguments.settings import settings_of
+from ..arguments.training_arguments import ViTTrainingArguments
 from ..checkpointing.changes import CHANGEABLE
 from .throughput import Throughput
 
