@@ -23,7 +23,8 @@ SPEEDS_PICTURE = "speeds.png"
 REPORT_PAGE = "report.html"
 
 # A run's own: how it continues. Of these only the recipe is for others to read.
-RECIPE_FILE, IMAGES, SEARCH, LOCK = "recipe.yaml", "images.npz", "search.npz", ".lock"
+RECIPE_FILE, IMAGES, SEARCH = "recipe.yaml", "images.npz", "search.npz"
+LOCK, LOCK_OWNER = ".lock", ".lock.owner"
 TRAINER_STATE = "trainer_state.json"
 
 # What each is, as cards and reports say it; a name or a pattern.

@@ -24,6 +24,7 @@ from modeling_vit_custom.training.inputs.augmentation import (
     POLICIES,
     BatchAugmentation,
     GrowingSize,
+    RandomGrayscale,
     random_crop,
     small_affine,
     warp,
@@ -213,3 +214,21 @@ def test_shifted_pictures_are_moved_by_whole_pixels_and_mirrored_half_of_the_tim
     torch.testing.assert_close(moved, moved.round(), atol=1e-2, rtol=0)  # nothing is blurred
     still = torch.tensor([[[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
     torch.testing.assert_close(warp(images[:1], still, (24, 48)), images[:1].flip(3).float(), atol=1e-2, rtol=0)
+
+
+def test_colours_are_taken_away_as_torchvision_does_from_as_many_images_as_asked():
+    photos = torch.stack([torch.from_numpy(image).permute(2, 0, 1)[:, :200, :300] for image in PHOTOS.images] * 200)
+    numbers = draws(len(photos))
+    found = RandomGrayscale(0.3)(photos, numbers)
+    grey = (found == found[:, :1]).flatten(1).all(dim=1)
+    assert torch.equal(grey, numbers[:, augment.GREY] < 0.3) and 0.2 < grey.float().mean() < 0.4
+    expected = v2.functional.rgb_to_grayscale(photos[grey].float(), num_output_channels=3)
+    torch.testing.assert_close(found[grey], expected)
+    assert torch.equal(found[~grey], photos[~grey].float())
+
+
+def test_images_without_colours_and_a_probability_of_0_change_nothing():
+    photos = torch.from_numpy(np.stack(PHOTOS.images)).permute(0, 3, 1, 2)
+    assert RandomGrayscale()(photos, draws(2)) is photos
+    one_channel = photos[:, :1]
+    assert RandomGrayscale(1.0)(one_channel, draws(2)) is one_channel

@@ -10,7 +10,7 @@ from tiny_training import tiny_train, tiny_trainer
 from torch.utils.data import Dataset
 
 from modeling_vit_custom.common.errors import UsageError
-from modeling_vit_custom.common.model_files import LOCK
+from modeling_vit_custom.common.model_files import LOCK, LOCK_OWNER
 from modeling_vit_custom.common.processes import Processes
 from modeling_vit_custom.training.checkpointing.checkpoints import CheckpointError, checkpoint_defect, numbered
 from modeling_vit_custom.training.checkpointing.run_lock import run_lock
@@ -122,16 +122,19 @@ def test_a_checkpoint_is_pushed_once_and_whole(digits, tmp_path):
 
 
 def test_the_lock_is_gone_after_the_run_and_a_stale_one_is_none(tmp_path):
-    (tmp_path / LOCK).write_text("process 1 on a machine that died")
+    for name in (LOCK, LOCK_OWNER):
+        (tmp_path / name).write_text("process 1 on a machine that died")
     for _ in range(2):
         with run_lock(tmp_path, Processes()):
-            assert "process" in (tmp_path / LOCK).read_text() and "died" not in (tmp_path / LOCK).read_text()
-        assert not (tmp_path / LOCK).exists()
+            owner = (tmp_path / LOCK_OWNER).read_text()
+            assert "process" in owner and "died" not in owner
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_lock_left_behind_does_not_make_a_new_folder_an_old_one(digits, tmp_path):
     (tmp_path / "o").mkdir()
-    (tmp_path / "o" / LOCK).write_text("process 1")
+    for name in (LOCK, LOCK_OWNER):
+        (tmp_path / "o" / name).write_text("process 1")
     tiny_train(tmp_path / "o", "--train_dir", digits, *SHORT)
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "notes.txt").write_text("mine")

@@ -103,6 +103,15 @@ class DataArguments:
         recorded=True,
         idle_for=FITTED,
     )
+    random_grayscale: float = flag(
+        default=0.0,
+        help="How often the colours of an image are taken away: 0 to 1.",
+        group="augmentation",
+        commands=(TRAIN,),
+        range=(0, 1),
+        recorded=True,
+        idle_for=FITTED,
+    )
     mixup: float = flag(
         default=0.0,
         help="Alpha of mixup, such as 0.8: pairs of images are blended. 0: none.",

@@ -12,7 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ...common.claims import STAMP, ClaimError, named_weights, read_record, weights_digest
 from ...common.errors import UsageError
-from ...common.model_files import IMAGES, LOCK, METRICS, RUN_FILE, SEARCH, TRAINER_STATE
+from ...common.model_files import IMAGES, LOCK, LOCK_OWNER, METRICS, RUN_FILE, SEARCH, TRAINER_STATE
 from ...common.outputs import KINDS, kind_of
 from ...common.processes import Processes
 from .changes import changes, goes_on, noted_changes, refused_changes
@@ -42,7 +42,7 @@ def check_output_dir(output_dir: str | Path) -> None:
     for name, kind in there.items():
         if kind not in (None, KINDS[stat.S_IFDIR]):
             raise UsageError(f"--output_dir {path} holds {name}, which is {kind}: remove it, or name another folder.")
-    strangers = there.keys() - {LOCK, IMAGES, SEARCH}  # of a run that was killed before its first record
+    strangers = there.keys() - {LOCK, LOCK_OWNER, IMAGES, SEARCH}  # of a run that was killed before its first record
     if strangers and not (path / RUN_FILE).is_file():
         raise UsageError(
             f"--output_dir {path} is not empty and holds no earlier run ({RUN_FILE} is missing): name a new folder."

@@ -2,7 +2,7 @@
 
 Nothing here draws a random number: each example brings its own (`data.draws`), so that what becomes of it depends
 neither on its batch nor on its process. Of an image only the geometry is changed here, by one affine map and one
-interpolation; colours are changed, if at all, by the loader's `POLICIES`.
+interpolation, and its colours may be taken away; other colours come, if at all, from the loader's `POLICIES`.
 
 Shapes: B batch, C channels, S x S' the views' size, h x w the model's, K random numbers for each example, L labels.
 """
@@ -21,6 +21,8 @@ Policy = Callable[[torch.Tensor], torch.Tensor]
 
 # Which of an example's random numbers is used for what; mixing has further ones.
 TURN, SHIFT_X, SHIFT_Y, ZOOM, LEAN, AREA, RATIO, LEFT, TOP, MIRROR = range(10)
+GREY = 20
+LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 def small_affine(
@@ -110,6 +112,22 @@ def warp(images: torch.Tensor, maps: torch.Tensor, size: tuple[int, int]) -> tor
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+class RandomGrayscale:
+    """Colours replaced by their luma with `probability`; images of one channel stay (torchvision's RandomGrayscale)."""
+
+    def __init__(self, probability: float = 0.0):
+        self.probability = probability
+
+    def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """[B, C, h, w] in 0..255, uint8 or float, [B, K] -> the same, or float32"""
+        if not self.probability or images.shape[1] != len(LUMA):
+            return images
+        images = images.float()
+        luma = sum(weight * images[:, channel, None] for channel, weight in enumerate(LUMA))
+        chosen = draws[:, GREY] < self.probability
+        return torch.where(chosen[:, None, None, None], luma, images)
+
+
 class GrowingSize:
     """Progressive resizing: training begins on smaller images, which cost less, and ends on whole ones.
 
@@ -144,8 +162,8 @@ class BatchAugmentation:
 
     geometry: a value of AUGMENTATIONS.   size: (h, w).
     to_pixel_values: images in 0..255 -> float32, as the image processor does.
-    growing: what makes early images smaller.   erasing, mix: what is done to pixel_values after.
-    The defaults of these three do nothing.
+    growing: what makes early images smaller.   grayscale: takes colours away.   erasing, mix: what is done to
+    pixel_values after. The defaults of these four do nothing.
     """
 
     def __init__(
@@ -156,8 +174,9 @@ class BatchAugmentation:
         erasing: RandomErasing | None = None,
         mix: Mix | None = None,
         growing: GrowingSize | None = None,
+        grayscale: RandomGrayscale | None = None,
     ):
-        self.growing = growing or GrowingSize(size, (1, 1))
+        self.growing, self.grayscale = growing or GrowingSize(size, (1, 1)), grayscale or RandomGrayscale()
         self.geometry, self.size, self.to_pixel_values = geometry, size, to_pixel_values
         self.erasing, self.mix = erasing or RandomErasing(0.0), mix or Mix()
 
@@ -170,6 +189,6 @@ class BatchAugmentation:
         """
         if self.geometry is not None:
             views = warp(views, self.geometry(draws, self.size), self.size)
-        views = self.growing(views, progress)
+        views = self.grayscale(self.growing(views, progress), draws)
         pixel_values = self.erasing(self.to_pixel_values(views), draws)
         return self.mix(pixel_values, labels, draws)

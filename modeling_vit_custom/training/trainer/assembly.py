@@ -26,7 +26,15 @@ from ..arguments.training_arguments import ViTTrainingArguments
 from ..arguments.values import field_values
 from ..initialization.lora import add_adapters
 from ..initialization.start_checkpoint import Start
-from ..inputs.augmentation import AUGMENTATIONS, POLICIES, VIEW_SCALE, BatchAugmentation, GrowingSize, Policy
+from ..inputs.augmentation import (
+    AUGMENTATIONS,
+    POLICIES,
+    VIEW_SCALE,
+    BatchAugmentation,
+    GrowingSize,
+    Policy,
+    RandomGrayscale,
+)
 from ..inputs.mixing import Mix, RandomErasing
 from ..objectives.distillation import Distillation, DistillationLoss, distil
 from ..objectives.loss import ClassificationLoss, balanced_weights
@@ -80,6 +88,7 @@ def prepare_feed(
             RandomErasing(data_args.random_erasing),
             Mix(data_args.mixup, data_args.cutmix, data_args.mix_probability, config.num_labels),
             GrowingSize(config.image_hw, config.patch_hw, data_args.progressive_resizing),
+            RandomGrayscale(data_args.random_grayscale),
         ),
         loss=loss,
         balanced=data_args.balanced_sampling,
