@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,22 +18,23 @@ OTHER_KEYS = ("_name_or_path", "_commit_hash", "transformers_version", "auto_map
 
 def fingerprint(model: PreTrainedModel, processor: Any, settings: Mapping[str, Any]) -> str:
     """SHA-256 of all that decides a prediction: weights, config, processor and `settings`."""
-    digest = hashlib.sha256()
+    sums = hashlib.sha256()
     for part in (model.config.to_dict(), processor.to_dict(), settings):
         kept = {key: value for key, value in part.items() if key not in OTHER_KEYS}
-        digest.update(json.dumps(json_safe(kept), sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        for part in plain_parts(tensor):
-            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        sums.update(json.dumps(json_safe(kept), sort_keys=True, default=str).encode())
+    _add(sums, model.state_dict(), torch.Tensor.detach)
+    return sums.hexdigest()
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of named tensors: what they are called, their types, shapes and values."""
     sums = hashlib.sha256()
+    _add(sums, tensors, whole)
+    return sums.hexdigest()
+
+
+def _add(sums: Any, tensors: Mapping[str, torch.Tensor], read: Callable[[torch.Tensor], torch.Tensor]) -> None:
     for name, tensor in sorted(tensors.items()):
         sums.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        for part in plain_parts(whole(tensor)):
-            sums.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return sums.hexdigest()
+        for part in plain_parts(read(tensor)):
+            sums.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
