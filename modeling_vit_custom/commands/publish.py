@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from ..publishing.publish import Origin, check_demo, find_origin, prepare, prepare_space, publish, snippet, task_in
+from ..publishing.publish import Origin, check_demo, find_origin, listing_in, prepare, prepare_space, publish, snippet
 from ..publishing.upload import PublishError, check_target, files_of
 
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PublishError as error:
         print(f"publish: {error}", file=sys.stderr)
         return 1
-    print(f"\n{constants.ENDPOINT}/{repo_id}/tree/{sha}\n\n{snippet(task_in(model_dir), repo_id, sha)}")
+    print(f"\n{constants.ENDPOINT}/{repo_id}/tree/{sha}\n\n{snippet(listing_in(model_dir), repo_id, sha)}")
     return 0
 
 

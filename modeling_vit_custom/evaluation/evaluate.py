@@ -20,8 +20,9 @@ from ..common.outputs import check_replaceable, is_stream
 from ..data.examples import Examples
 from ..data.sources import load_eval_examples
 from ..inference.forward import PreparedImages, run_batches
-from ..inference.loading import load_classifier, problem_type_of
+from ..inference.loading import load_classifier
 from ..reporting.confusion import plot_confusion_matrix
+from ..tasks.registry import task_of
 from .page import write_page
 from .result import Evaluation, score_outputs
 
@@ -63,7 +64,7 @@ def evaluate_model(
     config: Any = model.config
     outputs, kept = np.concatenate(logits)[np.argsort(kept)], sorted(kept)
     names = [examples.names[index] for index in kept]
-    return score_outputs(outputs, examples.labels[kept], names, problem_type_of(config), config.id2label, skipped)
+    return score_outputs(outputs, examples.labels[kept], names, task_of(config).name, config.id2label, skipped)
 
 
 def data_fingerprint(examples: Examples) -> str:
@@ -99,7 +100,7 @@ def evaluate(
         check_replaceable(picture)
     net, processor = load_classifier(model, trust_remote_code, revision=revision)
     config: Any = net.config
-    examples = load_eval_examples(data_dir, config.id2label, problem_type_of(config), **columns)
+    examples = load_eval_examples(data_dir, config.id2label, task_of(config).name, **columns)
     began = time.perf_counter()
     result = evaluate_model(net, processor, examples, batch_size, num_workers, on_error=on_error)
     context: dict[str, Any] = {

@@ -18,11 +18,11 @@ from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
 from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..tasks.single_label import TOP_K
 from .calibration import ECE_BINS, bin_calibration_error
 
 CLASS_IDS = Features({"predictions": Value("int64"), "references": Value("int64")})
 MULTI_HOT = Features({"predictions": Sequence(Value("int64")), "references": Sequence(Value("int64"))})
-TOP_K = 5
 
 
 class InMemoryMetric(evaluate.Metric):

@@ -20,7 +20,6 @@ from transformers.image_processing_base import ImageProcessingMixin
 from ..common.allocator import keep_freed_memory
 from ..common.model_files import CONFIG
 from ..configuration_vit_custom import ViTCustomConfig
-from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..engines.exported import is_export, load_exported
 from ..foreign_vit_custom import refuse_foreign_files
 from .foreign import check_processor_fields, check_size, foreign_config, refuse_adapter, stored_fields, weights_header
@@ -138,15 +137,3 @@ def _check_code_origin(source: str, where: dict[str, Any]) -> None:
                     f"{source}: its auto_map runs code of another repository, {origin}, which no revision of this "
                     "one pins. Copy that code into the folder and drop what stands before '--'."
                 )
-
-
-def problem_type_of(config: Any) -> str:
-    """The config's problem_type; where unset, regression for one label (as transformers trains it), else
-    single-label classification.
-
-    Raises ValueError for any other.
-    """
-    problem_type = config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
-    if problem_type not in (SINGLE_LABEL, MULTI_LABEL, REGRESSION):
-        raise ValueError(f"config.problem_type is {problem_type!r}; use single_label_classification, …")
-    return problem_type

@@ -26,8 +26,9 @@ from ..common.processes import Processes
 from ..data.examples import MULTI_LABEL, REGRESSION
 from ..data.folders import IMAGE_SUFFIXES, walk_files
 from ..engines.fastest import fastest
+from ..tasks.registry import task_of
 from .forward import BatchResult, Item, PreparedImages, run_batches, stacked
-from .loading import load_classifier, problem_type_of
+from .loading import load_classifier
 from .resume import ResumableLines
 
 
@@ -163,7 +164,7 @@ def predict(
     paths, notes, todo, first_part = processes.from_first(plan)
     batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
     mine = batches[processes.rank :: processes.count]
-    problem_type, id2label = problem_type_of(classifier.config), classifier.config.id2label
+    problem_type, id2label = task_of(classifier.config).name, classifier.config.id2label
     images = PreparedImages(paths, paths, processor)
     if fast and (example := example_batch(images.take(todo[:batch_size]))) is not None:
         choose = partial(fastest, classifier, processor, example, embeddings=embeddings)

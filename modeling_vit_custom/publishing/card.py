@@ -24,7 +24,7 @@ from ..common.model_files import CARD, CONFIG, CONVERSION, FILES, GOLDEN, METRIC
 from ..reporting.facts import SPLITS, model_facts, recipe_rows, result_facts, sentence
 from ..reporting.formatting import METRIC_TITLES, number, title
 from ..speed.section import marked_section
-from ..tasks.hub import Task, task_of
+from ..tasks.hub import Listing, listing_of
 from .converted import conversion_facts
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -65,7 +65,7 @@ def write_card(
         validate_repo_id(name)
     if revision is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}", revision):
         raise ValueError(f"revision={revision!r}: give a branch, tag or commit (letters, digits, . _ / -).")
-    task = task_of(read_json(folder / CONFIG))
+    task = listing_of(read_json(folder / CONFIG))
     model, results, converted = model_facts(folder), result_facts(metrics or {}), conversion_facts(folder)
     if converted and not metrics:
         results["parameters"] = converted["parameters"]
@@ -103,7 +103,7 @@ def write_card(
 
 def card_data(
     repo_id: str,
-    task: Task,
+    task: Listing,
     metrics: Mapping[str, Any],
     license: str | None,
     datasets: Sequence[str],

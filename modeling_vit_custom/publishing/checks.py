@@ -19,7 +19,7 @@ from ..common.json_files import read_json
 from ..common.model_files import CARD, CONFIG, CONFIGS, GOLDEN, PROCESSOR, WEIGHTS_INDEX
 from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessorPil
-from ..tasks.hub import CLASSIFICATION, task_of
+from ..tasks.hub import CLASSIFICATION, listing_of
 from ..weight_files_vit_custom import check_shapes, read_headers, some
 from .code_files import VERSION, foreign_code, parse_reference, reached_modules, read_configs
 from .golden import GoldenError, compare_golden, measure, read_golden
@@ -158,7 +158,7 @@ def _load_config(folder: Path) -> Any:
 
 def auto_map(folder: Path) -> str:
     config, processor = read_configs(folder)
-    modules, task = reached_modules(folder, config, processor), task_of(config)
+    modules, task = reached_modules(folder, config, processor), listing_of(config)
     for name, file, table in (
         ("AutoConfig", CONFIG, config),
         (task.auto, CONFIG, config),
@@ -213,7 +213,7 @@ def weights_fit(folder: Path) -> str:
     if foreign_code(folder):
         return "customised code: its own strict load compares names and shapes"
     with torch.device("meta"):
-        model = task_of(read_configs(folder)[0]).model(_load_config(folder))
+        model = listing_of(read_configs(folder)[0]).model(_load_config(folder))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_shapes(header, expected)
     return f"{sum(tensor.numel() for tensor in model.parameters()):,} parameters, names and shapes as in the model"
@@ -277,7 +277,7 @@ def model_card(folder: Path) -> str:
         data = ModelCard(path.read_text(encoding="utf-8")).data
     except Exception as error:  # yaml's errors are none of Python's
         raise ValueError(f"README.md: the front matter cannot be read: {error}") from error
-    tag = task_of(read_configs(folder)[0]).name
+    tag = listing_of(read_configs(folder)[0]).name
     for name, value in {"library_name": "transformers", "pipeline_tag": tag}.items():
         if data.get(name) != value:
             raise ValueError(f"README.md: {name} is {data.get(name)!r}; pipeline(model=…) needs {value!r}.")

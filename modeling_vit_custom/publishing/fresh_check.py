@@ -1,6 +1,6 @@
 """What a saved folder does on a stranger's machine, measured. Run as a file in a fresh process, never imported.
 
-Arguments: the folder, the JSON file that gets the report, the task (`Task.for_process`),
+Arguments: the folder, the JSON file that gets the report, the task (`Listing.for_process`),
 then image files. A part that fails is reported as {"error": text} and keeps no other from being measured.
 """
 

@@ -26,7 +26,7 @@ from ..common.fresh_process import FreshProcessError, run_fresh
 from ..common.json_files import read_json
 from ..common.model_files import CONFIG, GOLDEN
 from ..image_decoding_vit_custom import decode_image
-from ..tasks.hub import CLASSIFICATION, TASKS, Task, task_of
+from ..tasks.hub import CLASSIFICATION, LISTINGS, Listing, listing_of
 from .report import Check
 
 FORMAT = 1
@@ -66,7 +66,7 @@ def write_golden(folder: Path, images: Sequence[Path]) -> None:
         raise GoldenError(f"the {missing[0]} backend is missing here: install torchvision.")
     if not all(np.isfinite(rows).all() for rows in report["outputs"].values()):
         raise GoldenError(f"{folder.name} answers its example images with NaN or infinity: check its weights.")
-    task = task_of(read_json(folder / CONFIG))
+    task = listing_of(read_json(folder / CONFIG))
     golden = {
         "format": FORMAT,
         "tolerance": TOLERANCE,
@@ -104,7 +104,7 @@ def measure(folder: Path, images: Sequence[str] = ()) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
         try:
-            task, files = task_of(read_json(folder / CONFIG)), [folder.resolve() / name for name in images]
+            task, files = listing_of(read_json(folder / CONFIG)), [folder.resolve() / name for name in images]
             run_fresh(_FRESH_CHECK, folder.resolve(), report, task.for_process(), *files)
             return json.loads(report.read_text(encoding="utf-8"))
         except (FreshProcessError, OSError, ValueError) as error:
@@ -119,7 +119,7 @@ def read_golden(folder: Path) -> dict[str, Any]:
     """
     try:
         golden = read_json(Path(folder) / GOLDEN)
-        _check_golden_form(golden, task_of(read_json(Path(folder) / CONFIG)))
+        _check_golden_form(golden, listing_of(read_json(Path(folder) / CONFIG)))
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise GoldenError(f"{GOLDEN}: {error}") from error
     for name in golden["images"]:
@@ -129,7 +129,7 @@ def read_golden(folder: Path) -> dict[str, Any]:
     return golden
 
 
-def _check_golden_form(golden: Mapping[str, Any], task: Task) -> None:
+def _check_golden_form(golden: Mapping[str, Any], task: Listing) -> None:
     if golden["format"] != FORMAT:
         raise ValueError(f"format {golden['format']!r} is unknown; this version reads {FORMAT}")
     if not 0 < golden["tolerance"] <= TOLERANCE:
@@ -137,7 +137,7 @@ def _check_golden_form(golden: Mapping[str, Any], task: Task) -> None:
     images = golden["images"]
     if images != [f"examples/{i}.png" for i in range(len(images))] or not 1 <= len(images) <= MAX_IMAGES:
         raise ValueError(f"images must be examples/0.png and on, 1 to {MAX_IMAGES}, not {images!r}")
-    if others := [other.output for other in TASKS if other is not task and other.output in golden]:
+    if others := [other.output for other in LISTINGS if other is not task and other.output in golden]:
         raise ValueError(f"{others[0]} are of another task than {task.name}, which config.json is for")
     name, outputs = task.output, golden[task.output]
     if sorted(outputs) != sorted(BACKENDS):
@@ -170,7 +170,7 @@ def check_golden(folder: Path) -> list[Check]:
 def compare_golden(golden: Mapping[str, Any], report: Mapping[str, Any]) -> list[Check]:
     """One check for each backend and one for the pipeline; a backend that is missing here has proven nothing."""
     checks = []
-    output = next(task.output for task in TASKS if task.output in golden)
+    output = next(task.output for task in LISTINGS if task.output in golden)
     for backend in BACKENDS:
         name = f"golden images, {backend} backend"
         if "error" in report["load"]:

@@ -22,7 +22,7 @@ from ..common.claims import check_claims
 from ..common.json_files import read_json
 from ..common.model_files import CARD, CONFIG, CONVERSION, METRICS, RUN_FILE, SPEEDS
 from ..data.folders import readable_suffixes
-from ..tasks.hub import CLASSIFICATION, Task, task_of
+from ..tasks.hub import CLASSIFICATION, Listing, listing_of
 from .checks import iterate_checks
 from .code_files import foreign_code
 from .golden import MAX_IMAGES, write_golden
@@ -159,13 +159,13 @@ def prepare(
 
 def check_demo(model_dir: str | Path) -> None:
     """Raises PublishError for a model without a demo page."""
-    if task_in(model_dir) is not CLASSIFICATION:
+    if listing_in(model_dir) is not CLASSIFICATION:
         raise PublishError(f"{model_dir} is an encoder: the demo shows labels, leave out --space.")
 
 
-def task_in(model_dir: str | Path) -> Task:
+def listing_in(model_dir: str | Path) -> Listing:
     """What the model of a folder is for; the checks say what is wrong with a folder without a configuration."""
-    return task_of(_read(Path(model_dir) / CONFIG) or {})
+    return listing_of(_read(Path(model_dir) / CONFIG) or {})
 
 
 def prepare_space(folder: Path, repo_id: str, sha: str) -> None:
@@ -239,7 +239,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def snippet(task: Task, repo_id: str, sha: str) -> str:
+def snippet(task: Listing, repo_id: str, sha: str) -> str:
     return (
         "from transformers import pipeline\n"
         f'{task.verb} = pipeline("{task.name}", model="{repo_id}", revision="{sha}", trust_remote_code=True)'

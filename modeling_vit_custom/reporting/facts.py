@@ -7,8 +7,8 @@ from typing import Any
 from ..common.json_files import read_json
 from ..common.model_files import CONFIG, PROCESSOR
 from ..configuration_vit_custom import ViTCustomConfig
-from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from ..tasks.hub import CLASSIFICATION, task_of
+from ..tasks.hub import CLASSIFICATION, listing_of
+from ..tasks.registry import task_named
 from .course import course_rows
 from .formatting import figure, number, title
 
@@ -38,8 +38,8 @@ def model_facts(folder: Path) -> dict[str, Any]:
     height, width = (size, size) if isinstance(size, int) else size
     id2label = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # which transformers leaves out
     labels = [id2label[key] for key in sorted(id2label, key=int)]
-    task = config.get("problem_type") or (REGRESSION if len(labels) == 1 else SINGLE_LABEL)
-    encoder = task_of(config) is not CLASSIFICATION
+    task = task_named(config.get("problem_type"), len(labels)).name
+    encoder = listing_of(config) is not CLASSIFICATION
     return {
         "labels": labels,
         "task": FEATURES if encoder else task,
@@ -52,13 +52,11 @@ def model_facts(folder: Path) -> dict[str, Any]:
 
 def sentence(model: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     """The card's first: what the model is, does, and how well."""
-    count, images = len(model["labels"]), f"{'grey' if model['grey'] else 'colour'} images of {model['size']} pixels"
-    does = {
-        SINGLE_LABEL: f"sorts {images} into {count} classes",
-        MULTI_LABEL: f"gives each of {count} labels its probability for {images}",
-        REGRESSION: f"estimates {count} number{'s' if count > 1 else ''} from {images}",
-        FEATURES: f"turns {images} into vectors of {model['width']} numbers",
-    }[model["task"]]
+    images = f"{'grey' if model['grey'] else 'colour'} images of {model['size']} pixels"
+    if model["task"] == FEATURES:
+        does = f"turns {images} into vectors of {model['width']} numbers"
+    else:
+        does = task_named(model["task"]).does(images, model["labels"])
     parameters, last = results["parameters"], results["last"]
     size = f" of {parameters / 1e6:.2g} million parameters" if parameters else ""
     right = results["headline"] and f" and got {results['headline']} of {results['splits'][last]:,} {shown(last)} right"

@@ -35,8 +35,8 @@ from .._version import __version__
 from ..image_decoding_vit_custom import decode_image
 from ..image_limits_vit_custom import DEFAULT_LIMITS
 from ..inference.forward import run_batch
-from ..inference.loading import problem_type_of
 from ..inference.predict import ranked_labels
+from ..tasks.registry import task_of
 from .batching import Batcher
 from .guards import BodyLimits
 from .limits import Limits
@@ -52,7 +52,7 @@ class Service:
     def __init__(self, model: PreTrainedModel, processor: Any, name: str, revision: str | None, limits: Limits):
         self.model, self.processor, self.limits = model, processor, limits
         self.identity = {"model": name, "revision": revision}
-        self.problem_type = problem_type_of(model.config)
+        self.problem_type = task_of(model.config).name
         self.labels: dict[int, str] = dict(cast(Any, model.config.id2label))
         self.decode = getattr(processor, "decode", decode_image)
         self.image_limits = replace(DEFAULT_LIMITS, pixels=limits.max_pixels)

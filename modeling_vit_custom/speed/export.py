@@ -20,15 +20,17 @@ from ..common.json_files import write_json
 from ..common.model_files import EXPORT
 from ..common.outputs import check_new_folder, new_folder
 from ..common.timing import time_in_turn
-from ..data.examples import SINGLE_LABEL, Examples
+from ..data.examples import Examples
 from ..data.sources import load_eval_examples
 from ..engines.exported import FILES, RUNTIMES, ExportedClassifier, file_bytes, file_digest
 from ..engines.tracing import AXES, InFormat, Preprocessed, trace
 from ..engines.writers import DTYPES, GRAPH, write
 from ..evaluation.evaluate import evaluate_model
-from ..inference.loading import load_classifier, problem_type_of
+from ..inference.loading import load_classifier
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..speeds_vit_custom import choose_speed
+from ..tasks.registry import task_of
+from ..tasks.task import ONE_LABEL
 from .table import paired_difference
 
 # Largest difference of logits, relative to the largest of them, that a file may have.
@@ -97,9 +99,9 @@ def export(
     if speed is not None:
         model = copy.deepcopy(original)
         choose_speed(model.config, speed)
-    single = problem_type_of(model.config) == SINGLE_LABEL
+    single = ONE_LABEL in task_of(model.config).supports
     if data_dir is not None and not single:
-        raise ValueError(f"--data_dir: the accuracy of a {problem_type_of(model.config)} model is not compared.")
+        raise ValueError(f"--data_dir: the accuracy of a {task_of(model.config).name} model is not compared.")
     if wanted.dtype not in TOLERANCE and data_dir is None:
         raise ValueError(f"--dtype {wanted.dtype} needs --data_dir: only images can tell what rounding costs.")
     if any(side % cell for side, cell in zip(model.config.image_hw, model.config.patch_hw, strict=True)):
@@ -112,7 +114,7 @@ def export(
     examples = None
     if data_dir is not None:
         labels: Any = model.config.id2label
-        examples = load_eval_examples(data_dir, labels, problem_type_of(model.config), **columns)
+        examples = load_eval_examples(data_dir, labels, task_of(model.config).name, **columns)
     with new_folder(output) as folder:
         exported, record = build(model, processor, folder, wanted, examples)
         record["compared"] = compare(model, processor, exported)

@@ -27,13 +27,15 @@ from ..common.model_files import CARD, CONFIG, SPEEDS, SPEEDS_PICTURE
 from ..common.outputs import check_replaceable
 from ..common.text import printable
 from ..common.timing import time_in_turn
-from ..data.examples import SINGLE_LABEL, Examples
+from ..data.examples import Examples
 from ..data.sources import load_eval_examples
 from ..inference.forward import PreparedImages, stacked
-from ..inference.loading import load_classifier, problem_type_of
+from ..inference.loading import load_classifier
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..reporting.plots import plot_speeds
 from ..speeds_vit_custom import SETTINGS
+from ..tasks.registry import task_of
+from ..tasks.task import ONE_LABEL
 from .options import EXACT_FORMAT, MERGING, SIZES, Option, applied, in_format, options
 from .section import write_section
 
@@ -168,12 +170,13 @@ def make_table(
     model, processor = load_classifier(str(source))
     if not isinstance(model, ViTCustomForImageClassification):
         raise ValueError(f"{source} is a {type(model).__name__}: only this package's own models have speeds.")
-    if problem_type_of(model.config) != SINGLE_LABEL:
-        raise ValueError(f"{source} is a {problem_type_of(model.config)} model: accuracy needs one label an image.")
+    task = task_of(model.config)
+    if ONE_LABEL not in task.supports:
+        raise ValueError(f"{source} is a {task.name} model: accuracy needs one label an image.")
     model.float()  # EXACT_FORMAT, whatever it is stored in
     model.config.token_merging = model.config.shrink_to = None
     labels: Any = model.config.id2label
-    examples = load_eval_examples(data_dir, labels, SINGLE_LABEL, **columns)
+    examples = load_eval_examples(data_dir, labels, task.name, **columns)
     if max_images and max_images < len(examples):
         examples = examples.select(np.random.default_rng(0).permutation(len(examples))[:max_images].tolist())
     tried, impossible = options(model.config, token_merging, sizes, formats)

@@ -1,4 +1,4 @@
-"""What a published model is for: how the Hub lists it, what loads it, what it answers. One row a task."""
+"""How transformers and the Hub know a model: by which pipeline, loaded by what, and what it answers."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from ..modeling_vit_custom import ViTCustomForImageClassification, ViTCustomMode
 
 
 @dataclass(frozen=True)
-class Task:
+class Listing:
     """name: the Hub's pipeline_tag and transformers' pipeline.   auto: the Auto class that loads it.   model: ours.
 
     output: what golden.json records of the model's output.   every: arguments of the pipeline for a whole answer.
@@ -29,7 +29,7 @@ class Task:
         return json.dumps({"name": self.name, "auto": self.auto, "output": self.output, "every": dict(self.every)})
 
 
-CLASSIFICATION = Task(
+CLASSIFICATION = Listing(
     name="image-classification",
     auto="AutoModelForImageClassification",
     model=ViTCustomForImageClassification,
@@ -38,7 +38,7 @@ CLASSIFICATION = Task(
     verb="classify",
     call="top_k=3",
 )
-FEATURES = Task(
+FEATURES = Listing(
     name="image-feature-extraction",
     auto="AutoModel",
     model=ViTCustomModel,
@@ -47,9 +47,9 @@ FEATURES = Task(
     verb="extract",
     call="pool=True",
 )
-TASKS = (CLASSIFICATION, FEATURES)
+LISTINGS = (CLASSIFICATION, FEATURES)
 
 
-def task_of(config: Mapping[str, Any]) -> Task:
-    """The task of a stored configuration: without labels a model is an encoder (unnamed ones are left out there)."""
+def listing_of(config: Mapping[str, Any]) -> Listing:
+    """That of a stored configuration: without labels a model is an encoder (unnamed ones are left out there)."""
     return CLASSIFICATION if config.get("id2label", True) else FEATURES

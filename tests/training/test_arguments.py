@@ -9,7 +9,8 @@ from modeling_vit_custom.commands.training_flags import parse_args
 from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from modeling_vit_custom.evaluation.metrics import compute_metrics
-from modeling_vit_custom.training.arguments.completion import VALIDATION_METRICS, choose_best_metric, complete_arguments
+from modeling_vit_custom.tasks.registry import task_named
+from modeling_vit_custom.training.arguments.completion import choose_best_metric, complete_arguments
 from modeling_vit_custom.training.arguments.recipes import RECIPES, recipe_flags, recipe_names
 from modeling_vit_custom.training.arguments.values import field_values
 
@@ -79,7 +80,7 @@ def test_the_best_is_the_best(problem_type, labels):
     names = dict(enumerate("abcdef"))
     good = np.eye(6) * (1 if problem_type == REGRESSION else 9)
     good, bad = (compute_metrics(logits, labels, problem_type, names) for logits in (good, 1 - good))
-    assert good.keys() == VALIDATION_METRICS[problem_type].keys()
+    assert good.keys() == task_named(problem_type).measures(6).keys()
     for metric in good:
         _, _, args = completed("--variant", "nano/4", "--metric_for_best_model", f"eval_{metric}")
         choose_best_metric(args, problem_type, 6)
@@ -91,7 +92,7 @@ def test_the_best_is_the_best(problem_type, labels):
             choose_best_metric(completed(*asked)[2], problem_type, 6)
     _, _, args = completed("--variant", "nano/4")
     choose_best_metric(args, problem_type, 6)
-    assert args.metric_for_best_model == next(iter(VALIDATION_METRICS[problem_type]))
+    assert args.metric_for_best_model == next(iter(task_named(problem_type).measures(6)))
     _, _, args = completed("--variant", "nano/4", "--metric_for_best_model", "loss")
     choose_best_metric(args, problem_type, 6)
     assert not args.greater_is_better

@@ -3,8 +3,7 @@
 from transformers.trainer_utils import SaveStrategy
 
 from ...common.errors import UsageError
-from ...data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from ...evaluation.metrics import TOP_K
+from ...tasks.registry import task_named
 from ..inputs.augmentation import VIEW_SCALE
 from .conflicts import check_ranges, check_streaming, conflicts, try_parts
 from .data_arguments import DataArguments
@@ -24,12 +23,6 @@ METHOD_DEFAULTS = {
     "search": {},  # it chooses them
 }
 VALIDATION = 0.15  # share of the training images, of methods that do not cross-validate
-# What validation measures besides the loss, and whether more of it is better; the first says which model is the best.
-VALIDATION_METRICS = {
-    SINGLE_LABEL: {"accuracy": True, f"top{TOP_K}_accuracy": True, "macro_f1": True, "ece": False},
-    MULTI_LABEL: {"mean_average_precision": True, "macro_f1": True},
-    REGRESSION: {"mae": False, "rmse": False, "r2": True},
-}
 
 
 def complete_arguments(
@@ -82,9 +75,7 @@ def choose_best_metric(training_args: ViTTrainingArguments, problem_type: str, n
 
     Raises UsageError for a metric that the task does not have, and for --greater_is_better that says otherwise.
     """
-    known = VALIDATION_METRICS[problem_type] | {"loss": False}
-    if num_labels <= TOP_K:
-        known.pop(f"top{TOP_K}_accuracy", None)
+    known = {**task_named(problem_type).measures(num_labels), "loss": False}
     if training_args.metric_is_default:
         if wants_best(training_args):
             set_best(training_args, *next(iter(known.items())))

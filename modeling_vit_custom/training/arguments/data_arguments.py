@@ -7,11 +7,10 @@ Names are those of transformers' image-classification example wherever they exis
 from dataclasses import dataclass
 
 from ...audit.gate import MODES as AUDIT_MODES
-from ...data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ...tasks.registry import PROBLEM_TYPES
+from ...tasks.task import ONE_LABEL
 from ..inputs.augmentation import AUGMENTATIONS, POLICIES
 from .declarations import FITTED, IN_STEPS, MANY, TRAIN, flag
-
-PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
 
 @dataclass
@@ -118,7 +117,7 @@ class DataArguments:
         group="augmentation",
         commands=(TRAIN,),
         range=(0, 100),
-        tasks=(SINGLE_LABEL,),
+        needs=ONE_LABEL,
         recorded=True,
         idle_for=IN_STEPS,
     )
@@ -128,7 +127,7 @@ class DataArguments:
         group="augmentation",
         commands=(TRAIN,),
         range=(0, 100),
-        tasks=(SINGLE_LABEL,),
+        needs=ONE_LABEL,
         recorded=True,
         idle_for=IN_STEPS,
     )
@@ -153,7 +152,7 @@ class DataArguments:
         default=False,
         help="Draw each class equally often, however many images it has.",
         commands=(TRAIN,),
-        tasks=(SINGLE_LABEL,),
+        needs=ONE_LABEL,
         recorded=True,
         idle_for=IN_STEPS,
     )

@@ -12,7 +12,7 @@ class Facts:
     """What is known of a flag beside its name, type, default and help.
 
     group: its heading in --help.   range: lowest and highest value.   commands: that have it.
-    tasks: problem types that it is for; None for all.
+    needs: what a task has to support for it, such as ONE_LABEL; None where it is for all.
     recorded: whether training_args.json keeps it, and another value refuses to go on with a run.
     idle_for: methods that have no use for it, because they make or choose the steps.
     says_how: whether who gives it has a training in steps in mind, see `choose_method`.
@@ -21,7 +21,7 @@ class Facts:
     group: str = ""
     range: tuple[float, float] | None = None
     commands: tuple[str, ...] = (TRAIN, PRETRAIN)
-    tasks: tuple[str, ...] | None = None
+    needs: str | None = None
     recorded: bool = False
     idle_for: tuple[str, ...] = ()
     says_how: bool = False

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ...tasks.task import Task
 from .data_arguments import DataArguments
 from .declarations import PRETRAIN, Facts, facts_in
 from .model_arguments import ModelArguments
@@ -42,6 +43,6 @@ def given(names: Any, *groups: Any) -> list[str]:
     return found
 
 
-def not_for(task: str, *groups: Any) -> list[str]:
+def not_for(task: Task, *groups: Any) -> list[str]:
     """Return the flags that were given and are not for a task."""
-    return given([name for name, facts in FLAGS.items() if facts.tasks and task not in facts.tasks], *groups)
+    return given([name for name, facts in FLAGS.items() if facts.needs and facts.needs not in task.supports], *groups)

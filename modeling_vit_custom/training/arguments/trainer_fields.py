@@ -7,7 +7,7 @@ and write docs/training_arguments.md from it.
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
-from ...data.examples import SINGLE_LABEL
+from ...tasks.task import ONE_LABEL
 from .declarations import FITTED, IN_STEPS, MANY, TRAIN, Facts
 
 NO_FACTS = Facts()
@@ -115,7 +115,7 @@ FIELDS: dict[str, Field] = {
     "max_grad_norm": Works("gradients are cut to it; 0: never", facts=Facts(range=(0, MANY), recorded=True)),
     "label_smoothing_factor": Works(
         "another loss, of single labels; refused for other labels",
-        facts=Facts(range=(0, 1), recorded=True, commands=(TRAIN,), tasks=(SINGLE_LABEL,), idle_for=FITTED),
+        facts=Facts(range=(0, 1), recorded=True, commands=(TRAIN,), needs=ONE_LABEL, idle_for=FITTED),
     ),
     "neftune_noise_alpha": Works("noise on the embedded patches, in training alone", facts=Facts(range=(0, 1000))),
     }),

@@ -13,8 +13,8 @@ from transformers.trainer_utils import SchedulerType
 
 from ...common.errors import UsageError
 from ...common.processes import Processes
-from ...data.examples import SINGLE_LABEL
 from ...publishing.upload import PublishError, check_target
+from ...tasks.task import ONE_LABEL
 from ..objectives.loss import LOSSES
 from .declarations import FITTED, IN_STEPS, TRAIN, flag
 from .trainer_fields import refusal
@@ -54,7 +54,7 @@ class ViTTrainingArguments(TrainingArguments):
         choices=LOSSES,
         group="loss",
         commands=(TRAIN,),
-        tasks=(SINGLE_LABEL,),
+        needs=ONE_LABEL,
         recorded=True,
         idle_for=FITTED,
     )
@@ -64,7 +64,7 @@ class ViTTrainingArguments(TrainingArguments):
         choices=CLASS_WEIGHTS,
         group="loss",
         commands=(TRAIN,),
-        tasks=(SINGLE_LABEL,),
+        needs=ONE_LABEL,
         recorded=True,
         idle_for=FITTED,
     )

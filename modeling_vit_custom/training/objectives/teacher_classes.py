@@ -11,8 +11,10 @@ from typing import Any
 from ...common.errors import UsageError
 from ...common.fingerprint import digest
 from ...common.text import listed
-from ...data.examples import SINGLE_LABEL, Splits
+from ...data.examples import Splits
 from ...data.labels import canonical_name
+from ...tasks.registry import one_label, task_named
+from ...tasks.task import ONE_LABEL
 from .teacher_loading import Teacher, teacher_of
 
 # What --teacher_config takes; of a folder the last alone, which knows the others itself.
@@ -25,8 +27,8 @@ def open_teacher(name: str, weights: str | None, settings: Mapping[str, Any], sp
 
     Raises UsageError where it cannot be read, is no classifier of single labels, or does not know the data's classes.
     """
-    if splits.problem_type != SINGLE_LABEL:
-        raise UsageError(f"--teacher is for {SINGLE_LABEL}, but the data is {splits.problem_type}: leave it out.")
+    if ONE_LABEL not in task_named(splits.problem_type).supports:
+        raise UsageError(f"--teacher is for {one_label()}, but the data is {splits.problem_type}: leave it out.")
     if unknown := sorted(settings.keys() - {*FIELDS}):
         raise UsageError(f"--teacher_config: {', '.join(unknown)} unknown; it takes {', '.join(FIELDS)}.")
     try:

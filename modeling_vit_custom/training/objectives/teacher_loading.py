@@ -26,11 +26,12 @@ from ...common.model_files import CONFIG, WEIGHTS
 from ...common.text import listed
 from ...conversion.timm_vit import RESAMPLING, labels_of, processor_settings
 from ...conversion.torchvision_vit import processor_of
-from ...data.examples import SINGLE_LABEL
 from ...data.fingerprint import key_hash
 from ...image_processing_vit_custom import ViTCustomImageProcessor
 from ...inference.foreign import check_fields, check_stored_whole, check_timm_folder, header_of, stored_fields
-from ...inference.loading import load_classifier, problem_type_of
+from ...inference.loading import load_classifier
+from ...tasks.registry import one_label, task_of
+from ...tasks.task import ONE_LABEL
 from ...weight_files_vit_custom import read_header
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # timm, Lightning, tutorials
@@ -158,8 +159,8 @@ def _check_timm_folder(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
 def _transformers(folder: Path) -> Teacher:
     model, processor = load_classifier(str(folder), device="cpu")
     config: Any = model.config
-    if (problem_type := problem_type_of(config)) != SINGLE_LABEL:
-        raise UsageError(f"--teacher {folder} is for {problem_type}, not for {SINGLE_LABEL}.")
+    if ONE_LABEL not in (task := task_of(config)).supports:
+        raise UsageError(f"--teacher {folder} is for {task.name}, not for {one_label()}.")
     labels = {int(i): str(label) for i, label in config.id2label.items()}
     channels = getattr(config, "num_channels", None) or 3
     notes = ["images as its own processor prepares them"]

@@ -12,8 +12,10 @@ import yaml
 from ...common.environment import available_cores
 from ...common.errors import UsageError
 from ...common.model_files import RECIPE_FILE
-from ...data.examples import SINGLE_LABEL, Splits
+from ...data.examples import Splits
 from ...modeling_vit_custom import ViTCustomForImageClassification
+from ...tasks.registry import task_named
+from ...tasks.task import ONE_LABEL
 from ..arguments.tables import SAY_HOW
 from ..arguments.training_arguments import ViTTrainingArguments
 from ..initialization.start_checkpoint import open_checkpoint
@@ -69,7 +71,7 @@ def facts_of(splits: Splits, minutes: float | None, checkpoint: Checkpoint | Non
         images=len(splits.train),
         side=side,
         grey=grey,
-        single_label=splits.problem_type == SINGLE_LABEL,
+        single_label=ONE_LABEL in task_named(splits.problem_type).supports,
         minutes=minutes,
         cores=available_cores(),
         accelerator=None if on is None else str(on),

@@ -8,10 +8,12 @@ import numpy as np
 
 from ...audit.gate import audit_before_training
 from ...common.errors import DataError
-from ...data.examples import SINGLE_LABEL, Splits
+from ...data.examples import Splits
 from ...data.mnist5k import write_mnist5k
 from ...data.sources import assemble, read_split, read_splits
 from ...data.streamed_splits import held_in_memory, hold_out_fronts, read_streamed_splits
+from ...tasks.registry import task_named
+from ...tasks.task import ONE_LABEL
 from ..arguments.data_arguments import DataArguments
 from ..arguments.training_arguments import ViTTrainingArguments
 
@@ -80,7 +82,7 @@ def load_streamed(data_args: DataArguments, seed: int) -> Splits:
         raw["train"], raw["validation"] = hold_out_fronts(raw["train"], data_args.train_val_split, limit)
     splits = held_in_memory(assemble(raw, data_args.train_val_split, data_args.max_train_samples, limit, seed))
     splits.notes.append("the images of a stream are not audited: nobody looked for repeated or mislabelled ones")
-    if splits.problem_type == SINGLE_LABEL:
+    if ONE_LABEL in task_named(splits.problem_type).supports:
         splits.notes.extend(order_notes(np.asarray(splits.train.labels), data_args.shuffle_buffer))
     return splits
 

@@ -6,10 +6,8 @@ Shapes: N examples, K outputs.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from ...data.examples import MULTI_LABEL, SINGLE_LABEL
+from ...tasks.registry import task_named
 
 
 @dataclass(frozen=True)
@@ -22,18 +20,13 @@ class Gain:
     problem_type: str
 
     def __str__(self) -> str:
-        unit, factor = ("points", 100) if self.problem_type == SINGLE_LABEL else ("in the score", 1)
+        unit, factor = ("points", 100) if task_named(self.problem_type).in_points else ("in the score", 1)
         return f"{factor * self.mean:+.2f} ± {factor * 1.96 * self.error:.2f} {unit} on {self.n:,} held-out images"
 
 
 def scores(logits: np.ndarray, labels: np.ndarray, problem_type: str) -> np.ndarray:
-    """Return [N], the more the better: whether each example is right, or minus its loss where labels are no classes."""
-    if problem_type == SINGLE_LABEL:
-        return (logits.argmax(axis=1) == labels).astype(np.float64)
-    answers, truth = torch.from_numpy(logits).double(), torch.from_numpy(labels).double().reshape(len(labels), -1)
-    if problem_type == MULTI_LABEL:
-        return -F.binary_cross_entropy_with_logits(answers, truth, reduction="none").mean(dim=1).numpy()
-    return -(answers - truth).square().mean(dim=1).numpy()
+    """Return [N], the more the better: how right each answer is."""
+    return task_named(problem_type).score(logits, labels)
 
 
 def gain_of(logits: np.ndarray, other: np.ndarray, labels: np.ndarray, problem_type: str) -> Gain:
@@ -45,8 +38,7 @@ def gain_of(logits: np.ndarray, other: np.ndarray, labels: np.ndarray, problem_t
 def told(logits: np.ndarray, labels: np.ndarray, problem_type: str) -> str:
     """Return the mean score of logits [N, K] with its 95 % interval."""
     values = scores(logits, labels, problem_type)
-    name = "accuracy" if problem_type == SINGLE_LABEL else "score"
-    return f"{name} {values.mean():.4f} ± {1.96 * _standard_error(values):.4f}"
+    return f"{task_named(problem_type).score_name} {values.mean():.4f} ± {1.96 * _standard_error(values):.4f}"
 
 
 def _standard_error(values: np.ndarray) -> float:

@@ -15,13 +15,15 @@ from ...common.errors import UsageError
 from ...common.text import printable
 from ...data.cache import CachedViews, open_views
 from ...data.dataset import ImageDataset, collate
-from ...data.examples import SINGLE_LABEL, Examples, Splits
+from ...data.examples import Examples, Splits
 from ...data.stream import StreamedViews, stream_of
 from ...data.views import DecodedViews, PixelValues, ViewMaker, eval_views, larger_views
 from ...evaluation.metrics import trainer_metrics
+from ...tasks.registry import one_label, task_named
+from ...tasks.task import ONE_LABEL
 from ..arguments.data_arguments import DataArguments
 from ..arguments.model_arguments import ModelArguments
-from ..arguments.tables import FLAGS, not_for
+from ..arguments.tables import not_for
 from ..arguments.training_arguments import ViTTrainingArguments
 from ..arguments.values import field_values
 from ..initialization.lora import add_adapters
@@ -176,10 +178,10 @@ def prepare_views(
     return views, policy
 
 
-def check_task(task: str, data_args: DataArguments, training_args: ViTTrainingArguments) -> None:
+def check_task(problem_type: str, data_args: DataArguments, training_args: ViTTrainingArguments) -> None:
     """Raises UsageError for a flag that was given and is not for this task."""
-    for name in not_for(task, data_args, training_args):
-        raise UsageError(f"--{name} is for {', '.join(FLAGS[name].tasks or ())}, but the data is {task}: leave it out.")
+    for name in not_for(task_named(problem_type), data_args, training_args):
+        raise UsageError(f"--{name} is for {one_label()}, but the data is {problem_type}: leave it out.")
 
 
 def train_views(config: Any, processor: Any, data_args: DataArguments) -> ViewMaker:
@@ -192,7 +194,7 @@ def train_views(config: Any, processor: Any, data_args: DataArguments) -> ViewMa
 
 def training_loss(splits: Splits, training_args: ViTTrainingArguments) -> ClassificationLoss | None:
     """Of single labels ours, which knows mixed ones; of other tasks None, the model's own."""
-    if splits.problem_type != SINGLE_LABEL:
+    if ONE_LABEL not in task_named(splits.problem_type).supports:
         return None
     weights = None
     if training_args.class_weights == "balanced":
