@@ -21,7 +21,7 @@ HELD_OUT = 0.2  # share of the training images that is such a part
 FOLDS = 2  # in which all of fewer images are held out in turn
 LEAST_PASSES = 6.0  # of a setting, below which fewer settings are tried
 MOST_PASSES = 30.0
-FEWEST_PASSES = 1.0  # with which it is worth a trial
+FEWEST_PASSES = 0.5  # with which it is worth a trial
 
 
 @dataclass(frozen=True)
