@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from loaded_splits import load_splits
 from real_digits import digit_image, write_class_folder
 from sklearn.datasets import load_sample_image
 from torch.utils.data import DataLoader
@@ -15,7 +16,6 @@ from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
 from modeling_vit_custom.data.dataset import DRAWS, ImageDataset, collate
 from modeling_vit_custom.data.draws import example_keys, uniform
 from modeling_vit_custom.data.examples import Examples
-from modeling_vit_custom.data.sources import load_splits
 from modeling_vit_custom.data.views import DecodedViews, PixelValues, eval_views, larger_views
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 from modeling_vit_custom.training.inputs import augmentation as augment
