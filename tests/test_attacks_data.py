@@ -16,6 +16,7 @@ import pytest
 import torch
 from attack_behaviours import TOKEN, counting_server, files_holding
 from attacks import WEIGHTS, one_nan, weights
+from loaded_splits import load_splits
 from real_digits import encoded_digit, write_class_folder, write_digit, write_shards, write_tars
 from saved_models import save_ours, save_resnet
 from tiny_training import tiny_train, tiny_trainer
@@ -27,7 +28,7 @@ from modeling_vit_custom.common.errors import DataError, UsageError
 from modeling_vit_custom.common.text import printable
 from modeling_vit_custom.data.folders import read_class_folder
 from modeling_vit_custom.data.hub_datasets import load_dataset_splits
-from modeling_vit_custom.data.sources import load_splits
+from modeling_vit_custom.data.source import Columns, Source
 from modeling_vit_custom.data.streamed_splits import read_streamed_splits
 from modeling_vit_custom.data.unlabelled import read_unlabelled
 from modeling_vit_custom.training.checkpointing.checkpoints import seal
@@ -128,7 +129,7 @@ def test_a_dataset_names_files_below_itself_only(private, kind):
     with pytest.raises(DataError, match="2 of 5 files of column 'image' lie outside its folder"):
         read()
     with pytest.raises(DataError, match="2 of 5 files of column 'image' lie outside its folder"):
-        read_unlabelled(dataset_name=str(private / "data"))
+        read_unlabelled(Source(dataset_name=str(private / "data")))
     splits = read(follow_links=True)
     found = [Path(image).resolve() for part in (splits.train, splits.validation) for image in part.images]
     assert sorted(path.name for path in found) == ["0.png", "0.png", "1.png", "private.png", "private.png"]
@@ -156,25 +157,25 @@ def test_a_link_out_of_a_dataset_is_refused_and_can_be_allowed(private, kind):
 
 def test_a_stream_opens_files_of_its_own_only(private, monkeypatch):
     write_data(private / "data", "imagefolder", ["images/0.png", "images/1.png"])
-    assert len(read_streamed_splits(str(private / "data"))["train"]) == 2
+    assert len(read_streamed_splits(Source(str(private / "data")))["train"]) == 2
     (private / "data" / "images" / "1.png").unlink()
     (private / "data" / "images" / "1.png").symlink_to(private / "private.png")
     with pytest.raises(DataError, match="link that leads out"):
-        read_streamed_splits(str(private / "data"))
+        read_streamed_splits(Source(str(private / "data")))
     monkeypatch.chdir(private)
-    assert len(read_streamed_splits("data", follow_links=True)["train"]) == 2
+    assert len(read_streamed_splits(Source("data", follow_links=True))["train"]) == 2
     (private / "data" / "images" / "1.png").unlink()
     write_data(private / "data", "imagefolder", ["images/0.png", "images/../../private.png"])
     with pytest.raises(DataError, match=r"private\.png"):
-        read_streamed_splits("data")
+        read_streamed_splits(Source("data"))
 
 
 def test_a_shard_that_a_pattern_finds_is_no_link_out_of_its_folder(private):
     shards = write_shards(private / "elsewhere", (2, 2))
     (private / "data" / "train-0.parquet").symlink_to(shards / "train-00000.parquet")
     with pytest.raises(DataError, match="link that leads out"):
-        read_streamed_splits(str(private / "data" / "*.parquet"))
-    assert len(read_streamed_splits(str(private / "data" / "*.parquet"), follow_links=True)["train"]) == 2
+        read_streamed_splits(Source(str(private / "data" / "*.parquet")))
+    assert len(read_streamed_splits(Source(str(private / "data" / "*.parquet"), follow_links=True))["train"]) == 2
 
 
 def test_members_of_a_tar_are_written_nowhere(private):
@@ -187,9 +188,7 @@ def test_members_of_a_tar_are_written_nowhere(private):
                 member.size = len(content)
                 archive.addfile(member, BytesIO(content))
     before = sorted(private.rglob("*"))
-    raw = read_streamed_splits(str(private / "shards" / "train-odd.tar"), image_column="png", label_column="cls")[
-        "train"
-    ]
+    raw = read_streamed_splits(Source(str(private / "shards" / "train-odd.tar")), Columns("png", "cls"))["train"]
     assert [raw.images[i] for i in range(2)] == [encoded_digit(0), encoded_digit(1)]
     assert [path for path in sorted(private.rglob("*")) if path.suffix in (".png", ".cls")] == [
         path for path in before if path.suffix in (".png", ".cls")
@@ -230,7 +229,7 @@ def test_a_dataset_script_is_never_run(digits, tmp_path):
     (folder / "scripted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     (folder / "train.csv").write_text("image,label\na.png,0\n")
     try:
-        load_dataset_splits(str(folder))
+        load_dataset_splits(Source(dataset_name=str(folder)), Columns())
     except Exception as error:
         assert "script" in str(error).lower()
     assert not (tmp_path / "ran").exists()

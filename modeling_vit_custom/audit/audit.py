@@ -9,6 +9,7 @@ from ..common.errors import DataError
 from ..common.text import visible
 from ..data.labels import natural_sorted
 from ..data.raw import RawSplit
+from ..data.source import Columns, Source
 from ..data.sources import assemble, read_splits
 from .classes import class_counts, class_findings
 from .duplicates import duplicate_findings, same_pixels
@@ -80,13 +81,12 @@ def audit(
     *,
     num_workers: int = 0,
     progress: bool = False,
+    columns: Columns = Columns(),
     follow_links: bool = False,
-    **columns: Any,
 ) -> Audit:
     """Looks at every file and decodes every image of what `train` takes by the same names.
 
-    columns: image_column, label_column, problem_type, label_separator of tables.
-    Raises DataError if a source does not exist.
+    columns, follow_links: as of training. Raises DataError if a source does not exist.
     """
     started = time.perf_counter()
     sources = [source for source in (train, validation, test) if source is not None]
@@ -96,7 +96,7 @@ def audit(
     raw: dict[str, RawSplit] = {}
     images = None
     try:
-        raw = read_splits(train, validation, test, follow_links=follow_links, refuse_links=False, **columns)
+        raw = read_splits(Source(train, validation, test, follow_links=follow_links), columns, refuse_links=False)
     except DataError as error:
         findings += _refused(error)
     files, refused_links = files_on_disk(sources, raw, follow_links)

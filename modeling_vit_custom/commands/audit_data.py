@@ -55,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.test_dir,
             num_workers=args.num_workers,
             progress=True,
-            problem_type=args.problem_type,
-            **table_options(args),
+            **table_options(args, args.problem_type),
         )
         print(text_report(result))
         if args.json:

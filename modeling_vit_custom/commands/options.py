@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from ..common.outputs import OutputError, check_replaceable, is_stream
+from ..data.source import Columns
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +22,10 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def table_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The keywords of `read_splits` and `load_eval_examples`."""
-    return {
-        "image_column": args.image_column_name,
-        "label_column": args.label_column_name,
-        "label_separator": args.label_separator,
-        "follow_links": args.follow_links,
-    }
+def table_options(args: argparse.Namespace, problem_type: str | None = None) -> dict[str, Any]:
+    """Makes the keywords `columns` and `follow_links` that the functions behind these commands take."""
+    columns = Columns(args.image_column_name, args.label_column_name, args.label_separator, problem_type)
+    return {"columns": columns, "follow_links": args.follow_links}
 
 
 def report_file(text: str) -> str:

@@ -13,6 +13,7 @@ from ..common.errors import DataError
 from ..common.text import listed
 from .examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .labels import check_targets
+from .source import Columns
 
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
@@ -35,13 +36,13 @@ def declared_names(feature: Any) -> list[str] | None:
     return list(feature.names) if isinstance(feature, ClassLabel) else None
 
 
-def label_columns_of(available: Sequence[str], image_column: str, label_column: str, source: str) -> list[str]:
-    """The names in `label_column`, which may be several with commas between.
+def label_columns_of(available: Sequence[str], columns: Columns, source: str) -> list[str]:
+    """Splits `columns.label` into the names that it holds.
 
     Raises DataError, calling the table `source`, unless these and the image column are `available`.
     """
-    label_columns = [name.strip() for name in label_column.split(",")]
-    for flag, name in [("image", image_column), *(("label", name) for name in label_columns)]:
+    label_columns = [name.strip() for name in columns.label.split(",")]
+    for flag, name in [("image", columns.image), *(("label", name) for name in label_columns)]:
         if name not in available:
             raise DataError(
                 f"{source} has no column {name!r}, its columns are {listed(available)}. "
@@ -51,23 +52,24 @@ def label_columns_of(available: Sequence[str], image_column: str, label_column: 
 
 
 def read_label_columns(
-    columns: dict[str, list[Any]],
+    cells_of: dict[str, list[Any]],
     names: Sequence[str],
-    problem_type: str | None = None,
-    separator: str = "|",
+    columns: Columns,
     class_names: list[str] | None = None,
 ) -> LabelColumn:
-    """Labels from one column, or from several that stand for one label or target each.
+    """Reads labels from one column, or from several that stand for one label or target each.
 
-    columns: name -> [N] cells (str, int, float, bool or lists of these).
+    cells_of: column -> [N] cells (str, int, float, bool or lists of these).   names: [N], what errors call the rows.
+    columns: the task, if it was named, and what separates labels in a cell.
     class_names: for one column of integers (or lists of them), the names these integers index.
     Raises DataError for missing or unfitting cells, naming rows.
     """
+    problem_type, separator = columns.problem_type, columns.separator
     if problem_type not in (None, *PROBLEM_TYPES):
         raise DataError(f"problem_type is {problem_type!r}: give one of {listed(PROBLEM_TYPES)}.")
-    if len(columns) > 1:
-        return _several_columns(columns, names, problem_type)
-    (column, cells), notes = next(iter(columns.items())), []
+    if len(cells_of) > 1:
+        return _several_columns(cells_of, names, problem_type)
+    (column, cells), notes = next(iter(cells_of.items())), []
     if problem_type is None:
         problem_type, reason = infer_problem_type(cells, separator, class_names is not None)
         notes = [f"column {column!r} {reason}: {problem_type}. --problem_type says otherwise"] if reason else []

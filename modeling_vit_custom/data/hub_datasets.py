@@ -15,51 +15,37 @@ from ..common.text import listed
 from .columns import declared_names, label_columns_of, read_label_columns
 from .folders import SPLIT_FOLDERS, walk_files
 from .raw import RawSplit
+from .source import Columns, Source
 from .tables import TEXT_SUFFIXES, Table, checked_paths, image_paths, image_source, is_text, open_table, read_tables
 
 DATA_SUFFIXES = TEXT_SUFFIXES | {".parquet", ".arrow", ".tar"}
 FILE_NAME = "file_name"  # the image column of an imagefolder's metadata, which `datasets` calls "image"
 
 
-def load_dataset_splits(
-    name: str,
-    config_name: str | None = None,
-    revision: str | None = None,
-    cache_dir: str | None = None,
-    follow_links: bool = False,
-    **columns: Any,
-) -> dict[str, RawSplit]:
-    """{"train": …, "validation": …, "test": …}, those that the dataset has.
-
-    columns: image_column, label_column, problem_type, label_separator. For the rest see `open_dataset`.
-    """
-    opened, notes = open_dataset(name, config_name, revision, cache_dir, follow_links)
-    homes = dataset_homes(name, cache_dir)
+def load_dataset_splits(source: Source, columns: Columns) -> dict[str, RawSplit]:
+    """Reads {"train": …, "validation": …, "test": …}, those that the dataset has; see `open_dataset`."""
+    opened, notes = open_dataset(source)
+    name, homes = str(source.dataset_name), dataset_homes(source)
     splits = {}
     for split, part in opened.items():
         if isinstance(part, list):
-            splits[split] = read_tables(part, split, name, homes[0], follow_links, **columns)
+            splits[split] = read_tables(part, split, name, homes[0], columns, source.follow_links)
         else:
-            splits[split] = read_dataset(part, split, name, homes, follow_links, **columns)
+            splits[split] = read_dataset(part, split, name, homes, columns, source.follow_links)
     splits["train"].notes.extend(notes)
     return splits
 
 
-def open_dataset(
-    name: str,
-    config_name: str | None = None,
-    revision: str | None = None,
-    cache_dir: str | None = None,
-    follow_links: bool = False,
-) -> tuple[dict[str, Any], list[str]]:
-    """({"train": a `datasets.Dataset`, or a list of `Table`, …}, what of the dataset is not used).
+def open_dataset(source: Source) -> tuple[dict[str, Any], list[str]]:
+    """Opens the dataset: ({"train": a `datasets.Dataset`, or a list of `Table`, …}, what of it is not used).
 
-    name: a Hub dataset, a folder written by `save_to_disk`, or a folder of Parquet/CSV/JSON/Arrow files. No
-    dataset script is ever run. Raises DataError if there is no train split, and, unless `follow_links`, for links that
-    lead out of a folder.
+    source.dataset_name: a Hub dataset, a folder written by `save_to_disk`, or a folder of Parquet/CSV/JSON/Arrow files.
+    No dataset script is ever run. Raises DataError if there is no train split, and, unless `source.follow_links`, for
+    links that lead out of a folder.
     """
     from datasets import Dataset, load_dataset_builder, load_from_disk
 
+    name = str(source.dataset_name)
     folder = Path(name)
     if name == "imagefolder" or (folder.is_dir() and not has_data_files(folder)):
         raise DataError(
@@ -67,12 +53,14 @@ def open_dataset(
             "(`datasets` takes files called train.png or test.png for splits)."
         )
     if folder.is_dir():
-        walk_files(folder, follow_links)
+        walk_files(folder, source.follow_links)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         loaded = load_from_disk(name)
         loaded = {"train": loaded} if isinstance(loaded, Dataset) else loaded
     else:
-        builder = load_dataset_builder(name, config_name, revision=revision, cache_dir=cache_dir)
+        builder = load_dataset_builder(
+            name, source.dataset_config_name, revision=source.dataset_revision, cache_dir=source.cache_dir
+        )
         loaded = _text_tables(builder)
         if loaded is None:
             builder.download_and_prepare()
@@ -126,8 +114,9 @@ def has_data_files(folder: Path) -> bool:
     return any(path.suffix.lower() in DATA_SUFFIXES for path in folder.rglob("*"))
 
 
-def dataset_homes(name: str, cache_dir: str | None) -> list[Path]:
-    """Where the files that a dataset names may lie: its folder, or where those of a Hub dataset are downloaded to."""
+def dataset_homes(source: Source) -> list[Path]:
+    """Says where the files that a dataset names may lie: its folder, or where a Hub dataset's are downloaded to."""
+    name, cache_dir = str(source.dataset_name), source.cache_dir
     if Path(name).is_dir():
         return [Path(name)]
     from datasets import config
@@ -143,20 +132,16 @@ def read_dataset(
     split: str,
     name: str,
     homes: Sequence[Path],
+    columns: Columns,
     follow_links: bool = False,
-    image_column: str = "image",
-    label_column: str = "label",
-    problem_type: str | None = None,
-    label_separator: str = "|",
 ) -> RawSplit:
-    """One `datasets.Dataset` as a split; its images stay encoded until they are asked for. See `dataset_images`."""
-    label_columns = label_columns_of(dataset.column_names, image_column, label_column, f"{split}: dataset {name}")
-    sources, names = dataset_images(dataset, split, name, image_column, homes, follow_links)
+    """Reads a `datasets.Dataset` as a split; its images stay encoded until they are asked for, see `dataset_images`."""
+    label_columns = label_columns_of(dataset.column_names, columns, f"{split}: dataset {name}")
+    sources, names = dataset_images(dataset, split, name, columns.image, homes, follow_links)
     labels = read_label_columns(
         {column: list(dataset[column]) for column in label_columns},
         names,
-        problem_type,
-        label_separator,
+        columns,
         declared_names(dataset.features[label_columns[0]]),
     )
     notes = [

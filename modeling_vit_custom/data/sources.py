@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,88 +17,45 @@ from .folders import find_split_folders, read_class_folder
 from .hub_datasets import load_dataset_splits
 from .labels import check_class_names, compare_class_sets, distinct_names, encode_labels, label_map, strata
 from .raw import RawSplit
+from .source import Columns, Source
 from .splits import draw_of_each, draw_subset, draw_validation
 from .tables import is_table, read_table
 
 logger = logging.getLogger(__name__)
 
 
-def load_splits(
-    train: str | Path | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
-    dataset_name: str | None = None,
-    *,
-    train_val_split: float | None = 0.15,
-    max_train_samples: int | None = None,
-    max_eval_samples: int | None = None,
-    seed: int = 0,
-    **reading: Any,
-) -> Splits:
-    """Every split of a dataset, with one label map and one task, nothing decoded yet.
+def read_splits(source: Source, columns: Columns = Columns(), refuse_links: bool = True) -> dict[str, RawSplit]:
+    """Reads the splits as they are found, not yet compared with one another.
 
-    See `read_splits` for what names the data and for `reading`, `assemble` for the other arguments.
-    Raises DataError with what is wrong and how to mend it.
-    """
-    raw = read_splits(train, validation, test, dataset_name, **reading)
-    return assemble(raw, train_val_split, max_train_samples, max_eval_samples, seed)
-
-
-def read_splits(
-    train: str | Path | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
-    dataset_name: str | None = None,
-    *,
-    dataset_config_name: str | None = None,
-    dataset_revision: str | None = None,
-    cache_dir: str | None = None,
-    image_column: str = "image",
-    label_column: str = "label",
-    problem_type: str | None = None,
-    label_separator: str = "|",
-    follow_links: bool = False,
-    refuse_links: bool = True,
-) -> dict[str, RawSplit]:
-    """The splits as they are found, not yet compared with one another.
-
-    train, validation, test: a folder DIR/<class>/…, or a CSV, TSV, JSON or Parquet file; `train` may also be a
-        folder DIR/{train,validation,test}/<class>/…. dataset_name: see `load_dataset_splits`.
+    source: its train, validation and test are a folder DIR/<class>/…, or a CSV, TSV, JSON or Parquet file; train may
+        also be a folder DIR/{train,validation,test}/<class>/…. Its dataset_name: see `load_dataset_splits`.
     refuse_links: whether a link that is not followed is an error; else `RawSplit.contents` names it.
     Raises DataError with what is wrong and how to mend it.
     """
-    columns = {
-        "image_column": image_column,
-        "label_column": label_column,
-        "problem_type": problem_type,
-        "label_separator": label_separator,
-    }
-    if (train is None) == (dataset_name is None):
+    if (source.train is None) == (source.dataset_name is None):
         raise DataError("name the training data once: by --train_dir, or by --dataset_name.")
-    if dataset_name is not None:
-        raw = load_dataset_splits(
-            dataset_name, dataset_config_name, dataset_revision, cache_dir, follow_links, **columns
-        )
+
+    def read(split: str, path: str | Path) -> RawSplit:
+        return read_split(path, split, columns, source.follow_links, refuse_links)
+
+    if source.dataset_name is not None:
+        raw = load_dataset_splits(source, columns)
     else:
-        root = Path(str(train))
-        folders = find_split_folders(root, follow_links) if root.is_dir() else {}
-        parts = folders or {"train": root}
-        raw = {split: read_split(path, split, follow_links, columns, refuse_links) for split, path in parts.items()}
-    for split, path in {"validation": validation, "test": test}.items():
-        if path is not None:
-            raw[split] = read_split(path, split, follow_links, columns, refuse_links)
-    return raw
+        root = Path(str(source.train))
+        folders = find_split_folders(root, source.follow_links) if root.is_dir() else {}
+        raw = {split: read(split, path) for split, path in (folders or {"train": root}).items()}
+    return raw | {split: read(split, path) for split, path in source.held_out().items()}
 
 
 def read_split(
-    path: str | Path, split: str, follow_links: bool, columns: Mapping[str, Any], refuse_links: bool = True
+    path: str | Path, split: str, columns: Columns, follow_links: bool = False, refuse_links: bool = True
 ) -> RawSplit:
-    """A folder of classes or a table as one split; see `read_splits`."""
+    """Reads a folder of classes or a table as one split; see `read_splits`."""
     if is_table(path):
-        return read_table(path, split, follow_links=follow_links, **columns)
-    if columns["problem_type"] not in (None, "single_label_classification"):
+        return read_table(path, split, columns, follow_links)
+    if columns.problem_type not in (None, "single_label_classification"):
         raise DataError(
-            f"{split}: a folder of classes is single-label, not {columns['problem_type']}. "
+            f"{split}: a folder of classes is single-label, not {columns.problem_type}. "
             "Give a CSV or Parquet file with an image and a label column instead."
         )
     return read_class_folder(path, split, follow_links, refuse_links)
@@ -191,26 +147,18 @@ def load_eval_examples(
     data_dir: str | Path,
     id2label: Mapping[int, str],
     problem_type: str,
-    *,
-    image_column: str = "image",
-    label_column: str = "label",
-    label_separator: str = "|",
+    columns: Columns = Columns(),
     follow_links: bool = False,
 ) -> Examples:
-    """Examples to measure a checkpoint on, labelled with *its* ids; what was found is logged as warnings.
+    """Reads examples to measure a checkpoint on, labelled with *its* ids; what was found is logged as warnings.
 
-    data_dir: a folder DIR/<class>/…, or a CSV, TSV, JSON or Parquet file.
+    data_dir: a folder DIR/<class>/…, or a CSV, TSV, JSON or Parquet file.   problem_type: the checkpoint's, whatever
+    that of `columns` is.
     Raises DataError for classes the checkpoint does not know, naming them, and for a folder of splits.
     """
     if Path(data_dir).is_dir() and (folders := find_split_folders(data_dir, follow_links)):
         raise DataError(f"{data_dir} holds several splits: name one of {listed(list(folders.values()))}.")
-    columns = {
-        "image_column": image_column,
-        "label_column": label_column,
-        "problem_type": problem_type,
-        "label_separator": label_separator,
-    }
-    raw = read_split(data_dir, "evaluation", follow_links, columns)
+    raw = read_split(data_dir, "evaluation", replace(columns, problem_type=problem_type), follow_links)
     check_class_names(distinct_names(raw))
     if problem_type == REGRESSION and raw.class_names is not None and len(raw.class_names) != len(id2label):
         raise DataError(f"{data_dir} has {len(raw.class_names)} target(s), the checkpoint {len(id2label)}.")

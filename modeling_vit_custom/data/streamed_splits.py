@@ -21,6 +21,7 @@ from .examples import MULTI_LABEL, REGRESSION, Examples, LazySelection, Splits
 from .folders import SPLIT_FOLDERS, leads_out, named_files, walk_files
 from .hub_datasets import FILE_NAME, downloaded, has_data_files, is_metadata
 from .raw import RawSplit
+from .source import Columns, Source
 from .stream import MAX_PARTS, READ_ERRORS, RowNames, ShardedImages, Shards, stream_of
 from .tables import open_table
 
@@ -29,90 +30,83 @@ HELD_OUT = 1000  # examples for validation, unless --max_eval_samples says other
 LABELS_AT_ONCE = 1000
 
 
-def read_streamed_splits(
-    source: str,
-    config_name: str | None = None,
-    revision: str | None = None,
-    cache_dir: str | None = None,
-    image_column: str = "image",
-    label_column: str = "label",
-    problem_type: str | None = None,
-    label_separator: str = "|",
-    follow_links: bool = False,
-) -> dict[str, RawSplit]:
-    """{"train": …, "validation": …, "test": …}, those that the data has; of all of them every label is read.
+def read_streamed_splits(source: Source, columns: Columns = Columns()) -> dict[str, RawSplit]:
+    """Reads {"train": …, "validation": …, "test": …}, those that the data has; of all of them every label.
 
-    source: a folder of shards (Parquet, WebDataset, Arrow), one of them, a pattern such as "shards/train-*.parquet"
-    (both of these are training data alone), or a Hub dataset.
+    source: its train is a folder of shards (Parquet, WebDataset, Arrow), one of them, or a pattern such as
+    "shards/train-*.parquet" (both of these are training data alone); else its dataset_name is a Hub dataset. Its
+    validation and test, which are no streams, are left to `read_split`.
     Raises DataError for what `datasets` cannot stream, for files that it would leave out, for bad labels, and, unless
-    `follow_links`, for files and links that lead out of the folder.
+    `source.follow_links`, for files and links that lead out of the folder.
     """
-    opened = partial(_opened, source, config_name, revision, cache_dir, follow_links)
+    place = str(source.train or source.dataset_name)
+    opened = partial(_opened, place, source)
     try:
         builder = opened()
         streams = builder.as_streaming_dataset()
         named = {SPLIT_FOLDERS[str(own).lower()]: own for own in streams if str(own).lower() in SPLIT_FOLDERS}
         if "train" not in named:
-            raise DataError(f"{source} has no train split, only {listed(list(streams))}.")
-        label_columns = _checked_columns(streams[named["train"]], image_column, label_column, source)
-        label_streams, image_streams = opened(label_columns), opened([image_column])
+            raise DataError(f"{place} has no train split, only {listed(list(streams))}.")
+        label_columns = _checked_columns(streams[named["train"]], columns, place)
+        label_streams, image_streams = opened(label_columns), opened([columns.image])
         raw = {}
         for split, own in named.items():
             files = builder.config.data_files[own]
-            shards, cells = _read_labels(label_streams.as_streaming_dataset()[own], label_columns, files, source)
+            shards, cells = _read_labels(label_streams.as_streaming_dataset()[own], label_columns, files, place)
             names = RowNames(shards)
             feature = streams[own].features[label_columns[0]]
-            images = _images(image_streams, own, image_column, shards, [str(file) for file in files])
+            images = _images(image_streams, own, columns.image, shards, [str(file) for file in files])
             if images.opens_files:
-                paths = _named_images(images, builder, source, follow_links)
+                paths = _named_images(images, builder, place, source.follow_links)
                 cells |= _metadata_cells(builder, own, paths, label_columns)
-            labels = read_label_columns(cells, names, problem_type, label_separator, declared_names(feature))
-            raw[split] = _raw_split(split, source, images, names, labels)
+            labels = read_label_columns(cells, names, columns, declared_names(feature))
+            raw[split] = _raw_split(split, place, images, names, labels)
     except DataError:
         raise
     except READ_ERRORS as error:
-        raise DataError(f"{source} cannot be read as a stream: {error}") from error
+        raise DataError(f"{place} cannot be read as a stream: {error}") from error
     if unused := [str(split) for split in streams if split not in named.values()]:
-        raw["train"].notes.append(f"split(s) of {source} that are NOT USED: {listed(unused)}")
+        raw["train"].notes.append(f"split(s) of {place} that are NOT USED: {listed(unused)}")
     return raw
 
 
-def _opened(
-    source: str,
-    config_name: str | None,
-    revision: str | None,
-    cache_dir: str | None,
-    follow_links: bool,
-    columns: list[str] | None = None,
-) -> Any:
-    """A builder of `datasets`, which has looked up the files and read nothing; columns: all that Parquet shall read."""
+def _opened(place: str, source: Source, names: list[str] | None = None) -> Any:
+    """Makes a builder of `datasets`, which has looked up the files and read nothing.
+
+    names: of the columns, all that Parquet shall read.
+    """
     from datasets import load_dataset_builder
 
-    path, only = Path(source), {} if columns is None else {"columns": columns}
-    if has_magic(source) or path.is_file():
-        if path.suffix not in READERS or not (files := sorted(glob(source, recursive=True))):
-            raise DataError(f"{source} names no shards: they end in {' or '.join(READERS)}.")
-        linked = [file for file in files if has_magic(source) and leads_out(Path(file), Path(file).parent)]
-        if linked and not follow_links:
+    path, only = Path(place), {} if names is None else {"columns": names}
+    if has_magic(place) or path.is_file():
+        if path.suffix not in READERS or not (files := sorted(glob(place, recursive=True))):
+            raise DataError(f"{place} names no shards: they end in {' or '.join(READERS)}.")
+        linked = [file for file in files if has_magic(place) and leads_out(Path(file), Path(file).parent)]
+        if linked and not source.follow_links:
             raise DataError(f"{linked[0]} is a link that leads out of its folder: pass --follow_links to read it.")
         kind = READERS[path.suffix]
         only = only if kind == "parquet" else {}
-        return load_dataset_builder(kind, data_files={"train": files}, cache_dir=cache_dir, **only)
+        return load_dataset_builder(kind, data_files={"train": files}, cache_dir=source.cache_dir, **only)
     if path.is_dir() and not has_data_files(path):
         raise DataError(
-            f"{source} holds no shards. Images that are files of their own are read one at a time anyway: name their "
+            f"{place} holds no shards. Images that are files of their own are read one at a time anyway: name their "
             "folder with --train_dir, without --streaming."
         )
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        raise DataError(f"{source} is of save_to_disk, which is read row by row anyway: leave --streaming out.")
+        raise DataError(f"{place} is of save_to_disk, which is read row by row anyway: leave --streaming out.")
     if path.is_dir():
-        walk_files(path, follow_links)
-    builder = load_dataset_builder(source, config_name, revision=revision, cache_dir=cache_dir)
+        walk_files(path, source.follow_links)
+    build = partial(
+        load_dataset_builder,
+        place,
+        source.dataset_config_name,
+        revision=source.dataset_revision,
+        cache_dir=source.cache_dir,
+    )
+    builder = build()
     if path.is_dir():
         _check_nothing_is_lost(path, builder)
-    if columns is None or builder.name != "parquet":
-        return builder
-    return load_dataset_builder(source, config_name, revision=revision, cache_dir=cache_dir, **only)
+    return build(**only) if builder.name == "parquet" and names is not None else builder
 
 
 def _check_nothing_is_lost(folder: Path, builder: Any) -> None:
@@ -127,21 +121,21 @@ def _check_nothing_is_lost(folder: Path, builder: Any) -> None:
         )
 
 
-def _checked_columns(stream: Any, image_column: str, label_column: str, source: str) -> list[str]:
-    """The label columns; raises DataError where one is missing, or images are not in the shards."""
+def _checked_columns(stream: Any, columns: Columns, place: str) -> list[str]:
+    """Names the label columns; raises DataError where one is missing, or images are not in the shards."""
     from datasets import Image, Value
 
     if stream.features is None:
-        raise DataError(f"{source} does not say its columns: write it as Parquet to stream it.")
-    label_columns = label_columns_of(list(stream.features), image_column, label_column, source)
-    feature = stream.features[image_column]
+        raise DataError(f"{place} does not say its columns: write it as Parquet to stream it.")
+    label_columns = label_columns_of(list(stream.features), columns, place)
+    feature = stream.features[columns.image]
     if not isinstance(feature, Image) and feature not in (Value("binary"), Value("large_binary")):
-        raise DataError(f"column {image_column!r} of {source} holds {feature}: a stream's images are bytes, in it.")
+        raise DataError(f"column {columns.image!r} of {place} holds {feature}: a stream's images are bytes, in it.")
     return label_columns
 
 
 def _read_labels(
-    stream: Any, columns: list[str], files: Sequence[str], source: str
+    stream: Any, columns: list[str], files: Sequence[str], place: str
 ) -> tuple[Shards, dict[str, list[Any]]]:
     """(the shards and how much they hold, [N] cells of each label column), from a pass that decodes no image."""
     parts = min(stream.num_shards, MAX_PARTS)
@@ -154,8 +148,8 @@ def _read_labels(
                 cells[column].extend(batch[column])
         ends.append(len(cells[columns[0]]))
     if not ends or ends[-1] == 0:
-        raise DataError(f"{source} has no examples.")
-    names = list(files) if parts == len(files) else [f"part {part + 1} of {parts} of {source}" for part in range(parts)]
+        raise DataError(f"{place} has no examples.")
+    names = list(files) if parts == len(files) else [f"part {part + 1} of {parts} of {place}" for part in range(parts)]
     return Shards(names, np.diff(np.array([0, *ends]))), cells
 
 
@@ -168,14 +162,14 @@ def _images(builder: Any, own: Any, column: str, shards: Shards, files: Sequence
     return ShardedImages(stream, column, shards, files, opens_files=builder.name == "imagefolder")
 
 
-def _named_images(images: ShardedImages, builder: Any, source: str, follow_links: bool) -> list[str]:
+def _named_images(images: ShardedImages, builder: Any, place: str, follow_links: bool) -> list[str]:
     """The paths that a stream's cells name; raises DataError unless they are files of the data itself."""
     paths = [str(cell[images.column]["path"]) for cell in images.dataset]
-    if Path(source).is_dir():
-        return named_files(paths, Path(source), source, images.column, follow_links)
+    if Path(place).is_dir():
+        return named_files(paths, Path(place), place, images.column, follow_links)
     own = f"{builder.base_path}/"  # on the Hub; an archive there is the last of several addresses
     if outside := [path for path in paths if not path.split("::")[-1].startswith(own) or ".." in path.split("/")]:
-        raise DataError(f"{source}: {len(outside)} images lie elsewhere, and are not fetched: {listed(outside, 5)}.")
+        raise DataError(f"{place}: {len(outside)} images lie elsewhere, and are not fetched: {listed(outside, 5)}.")
     return paths
 
 
@@ -193,9 +187,9 @@ def _metadata_cells(builder: Any, own: Any, paths: Sequence[str], columns: Seque
     return {column: [cells[i] for cells in found] for i, column in enumerate(columns)}
 
 
-def _raw_split(split: str, source: str, images: ShardedImages, names: RowNames, labels: LabelColumn) -> RawSplit:
+def _raw_split(split: str, place: str, images: ShardedImages, names: RowNames, labels: LabelColumn) -> RawSplit:
     notes = [
-        f"{split}: {len(names):,} examples in {len(images.shards)} shards of {source}, all labels read",
+        f"{split}: {len(names):,} examples in {len(images.shards)} shards of {place}, all labels read",
         *(f"{split}: {note}" for note in labels.notes),
     ]
     return RawSplit(images, names, labels.problem_type, labels.labels, labels.class_names, notes)

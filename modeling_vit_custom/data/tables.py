@@ -18,6 +18,7 @@ from ..common.text import listed
 from .columns import declared_names, label_columns_of, read_label_columns
 from .folders import named_files
 from .raw import RawSplit
+from .source import Columns
 
 JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson"})
 TEXT_SUFFIXES = frozenset({".csv", ".tsv"}) | JSON_SUFFIXES
@@ -46,10 +47,10 @@ def is_table(path: str | Path) -> bool:
     return Path(path).suffix.lower() in TABLE_SUFFIXES
 
 
-def read_table(path: str | Path, split: str, follow_links: bool = False, **columns: Any) -> RawSplit:
-    """One split from a table, a row an example; images lie in its folder or below it. See `read_tables`."""
+def read_table(path: str | Path, split: str, columns: Columns, follow_links: bool = False) -> RawSplit:
+    """Reads one split from a table, a row an example; images lie in its folder or below it. See `read_tables`."""
     table = open_table(path, split)
-    return read_tables([table], split, str(path), table.path.parent, follow_links, **columns)
+    return read_tables([table], split, str(path), table.path.parent, columns, follow_links)
 
 
 def read_tables(
@@ -57,25 +58,22 @@ def read_tables(
     split: str,
     source: str,
     home: Path,
+    columns: Columns,
     follow_links: bool = False,
-    image_column: str = "image",
-    label_column: str = "label",
-    problem_type: str | None = None,
-    label_separator: str = "|",
 ) -> RawSplit:
-    """One split from the rows of all `tables`, which messages call `source`.
+    """Reads one split from the rows of all `tables`, which messages call `source`.
 
-    Images lie in `home` or below it; with `follow_links` anywhere. `label_column` may name several columns, separated
+    Images lie in `home` or below it; with `follow_links` anywhere. `columns.label` may name several columns, separated
     by commas: 0/1 columns for multi-label, numbers for several regression targets. Raises DataError for missing
     columns, files and labels, naming rows.
     """
     cells: dict[str, list[Any]] = {}
     for table in tables:
-        for name in label_columns_of(list(table.columns), image_column, label_column, f"{split}: {table.path}"):
+        for name in label_columns_of(list(table.columns), columns, f"{split}: {table.path}"):
             cells.setdefault(name, []).extend(table.cells(name))
-    images, names = table_images(tables, split, image_column, home, follow_links)
+    images, names = table_images(tables, split, columns.image, home, follow_links)
     declared = tables[0].class_names.get(next(iter(cells)))
-    labels = read_label_columns(cells, names, problem_type, label_separator, declared)
+    labels = read_label_columns(cells, names, columns, declared)
     notes = [
         f"{split}: {len(names):,} rows in {source}, each an example",
         *(f"{split}: {n}" for n in labels.notes),

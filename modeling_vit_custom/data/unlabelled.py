@@ -18,40 +18,33 @@ from .examples import REGRESSION, Examples, Splits
 from .folders import find_split_folders, is_hidden, readable_suffixes, walk_tree
 from .hub_datasets import dataset_homes, dataset_images, open_dataset
 from .raw import FolderContents, RawSplit
+from .source import Columns, Source
 from .splits import draw_subset, draw_validation
 from .tables import Table, is_table, open_table, table_images
 
 
-def read_unlabelled(
-    train: str | Path | None = None,
-    validation: str | Path | None = None,
-    dataset_name: str | None = None,
-    *,
-    dataset_config_name: str | None = None,
-    dataset_revision: str | None = None,
-    image_column: str = "image",
-    follow_links: bool = False,
-) -> dict[str, RawSplit]:
-    """{"train": …, "validation": …}, the second only where there is one; a test split is left for tests, which is said.
+def read_unlabelled(source: Source, columns: Columns = Columns()) -> dict[str, RawSplit]:
+    """Reads {"train": …, "validation": …}, the second only where there is one.
 
-    train: a folder, of which every image is read however deep it lies, a folder DIR/{train,validation,test}/<any>/…,
-        or a CSV, TSV, JSON or Parquet file with an image column.   dataset_name: see `open_dataset`.
+    A test split is left for tests, which is said.
+
+    source: its train is a folder, of which every image is read however deep it lies, a folder
+        DIR/{train,validation,test}/<any>/…, or a CSV, TSV, JSON or Parquet file with an image column; its dataset_name:
+        see `open_dataset`; its test is not looked at.   columns: of them that of images alone.
     Raises DataError with what is wrong and how to mend it.
     """
-    if dataset_name is not None:
-        opened, notes = open_dataset(dataset_name, dataset_config_name, dataset_revision, follow_links=follow_links)
-        raw = {
-            split: _read_dataset(part, split, dataset_name, image_column, follow_links)
-            for split, part in opened.items()
-        }
+    image_column, follow_links = columns.image, source.follow_links
+    if source.dataset_name is not None:
+        opened, notes = open_dataset(source)
+        raw = {split: _read_dataset(part, split, source, image_column) for split, part in opened.items()}
     else:
-        root, notes = Path(str(train)), []
+        root, notes = Path(str(source.train)), []
         parts = (find_split_folders(root, follow_links) if root.is_dir() else {}) or {"train": root}
         raw = {split: _read(path, split, image_column, follow_links) for split, path in parts.items()}
     if (test := raw.pop("test", None)) is not None:
         notes.append(f"test: {len(test):,} images NOT USED, so that they can still measure a fine-tuned model")
-    if validation is not None:
-        raw["validation"] = _read(validation, "validation", image_column, follow_links)
+    if source.validation is not None:
+        raw["validation"] = _read(source.validation, "validation", image_column, follow_links)
     raw["train"].notes.extend(notes)
     return raw
 
@@ -97,12 +90,12 @@ def _read_tables(
     return _raw(images, names, [f"{split}: {len(names):,} rows in {source}, each an image"])
 
 
-def _read_dataset(part: Any, split: str, name: str, image_column: str, follow_links: bool) -> RawSplit:
-    homes = dataset_homes(name, None)
+def _read_dataset(part: Any, split: str, source: Source, image_column: str) -> RawSplit:
+    name, homes = str(source.dataset_name), dataset_homes(source)
     if isinstance(part, list):
-        return _read_tables(part, split, name, image_column, homes[0], follow_links)
+        return _read_tables(part, split, name, image_column, homes[0], source.follow_links)
     _require_column(part.column_names, image_column, f"{split}: dataset {name}")
-    images, names = dataset_images(part, split, name, image_column, homes, follow_links)
+    images, names = dataset_images(part, split, name, image_column, homes, source.follow_links)
     return _raw(images, names, [f"{split}: {len(names):,} rows in {name}, each an image"])
 
 

@@ -18,6 +18,7 @@ from ..common.json_files import write_json
 from ..common.model_files import CONFUSION_PICTURE, METRICS
 from ..common.outputs import check_replaceable, is_stream
 from ..data.examples import Examples
+from ..data.source import Columns
 from ..data.sources import load_eval_examples
 from ..inference.forward import PreparedImages, run_batches
 from ..inference.loading import load_classifier
@@ -87,12 +88,14 @@ def evaluate(
     on_error: str = "raise",
     trust_remote_code: bool = False,
     revision: str | None = None,
-    **columns: Any,
+    columns: Columns = Columns(),
+    follow_links: bool = False,
 ) -> tuple[Evaluation, dict[str, Any], list[Path]]:
     """Measures a saved model on labelled images; returns what it did, what was measured where, and the files written.
 
     model: a saved folder, or a Hub id.   output: gets the metrics as JSON, and confusion_matrix.png beside it unless it
-    is a stream.   html: gets a page.   columns: see `load_eval_examples`.   on_error: as of `evaluate_model`.
+    is a stream.   html: gets a page.   columns, follow_links: of a table; see `load_eval_examples`.   on_error: as of
+    `evaluate_model`.
     Raises ValueError or OSError for what cannot be measured, or written.
     """
     picture = None if is_stream(output) else Path(output).with_name(CONFUSION_PICTURE)
@@ -100,7 +103,7 @@ def evaluate(
         check_replaceable(picture)
     net, processor = load_classifier(model, trust_remote_code, revision=revision)
     config: Any = net.config
-    examples = load_eval_examples(data_dir, config.id2label, task_of(config).name, **columns)
+    examples = load_eval_examples(data_dir, config.id2label, task_of(config).name, columns, follow_links)
     began = time.perf_counter()
     result = evaluate_model(net, processor, examples, batch_size, num_workers, on_error=on_error)
     context: dict[str, Any] = {

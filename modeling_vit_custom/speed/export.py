@@ -21,6 +21,7 @@ from ..common.model_files import EXPORT
 from ..common.outputs import check_new_folder, new_folder
 from ..common.timing import time_in_turn
 from ..data.examples import Examples
+from ..data.source import Columns
 from ..data.sources import load_eval_examples
 from ..engines.exported import FILES, RUNTIMES, ExportedClassifier, file_bytes, file_digest
 from ..engines.tracing import AXES, InFormat, Preprocessed, trace
@@ -75,14 +76,15 @@ def export(
     lost: float = LOST,
     seconds: float = 4.0,
     speed: str | None = None,
-    **columns: Any,
+    columns: Columns = Columns(),
+    follow_links: bool = False,
 ) -> dict[str, Any]:
     """Writes the folder `output`; returns what export.json holds.
 
     data_dir: labelled images on which file and original are compared, and int8 is calibrated; lost: points of accuracy
     that the file may lose on them. seconds: of timing each. speed: one of the checkpoint's `speeds`, at which the file
-    is the model; what it gains and loses is still told against the original without it. columns: image_column,
-    label_column, label_separator and follow_links of a table; see `load_eval_examples`.
+    is the model; what it gains and loses is still told against the original without it. columns,
+    follow_links: of a table; see `load_eval_examples`.
     Raises ExportError where the file's logits are not the original's, at any of the sizes it is for, or its accuracy
     is not; then, and wherever something else fails, there is no folder.
     """
@@ -114,7 +116,7 @@ def export(
     examples = None
     if data_dir is not None:
         labels: Any = model.config.id2label
-        examples = load_eval_examples(data_dir, labels, task_of(model.config).name, **columns)
+        examples = load_eval_examples(data_dir, labels, task_of(model.config).name, columns, follow_links)
     with new_folder(output) as folder:
         exported, record = build(model, processor, folder, wanted, examples)
         record["compared"] = compare(model, processor, exported)

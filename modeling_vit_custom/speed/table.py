@@ -28,6 +28,7 @@ from ..common.outputs import check_replaceable
 from ..common.text import printable
 from ..common.timing import time_in_turn
 from ..data.examples import Examples
+from ..data.source import Columns
 from ..data.sources import load_eval_examples
 from ..inference.forward import PreparedImages, stacked
 from ..inference.loading import load_classifier
@@ -154,13 +155,14 @@ def make_table(
     batch_size: int = 32,
     seconds: float = 2.0,
     max_images: int | None = None,
-    **columns: Any,
+    columns: Columns = Columns(),
+    follow_links: bool = False,
 ) -> dict[str, Any]:
     """Measures a saved model's speeds on labelled images, stores those worth having in its folder, returns the report.
 
-    max_images: measures on so many of them, drawn at random.   columns: see `load_eval_examples`.   Others: as of
-    `options` and `measure`. Raises ValueError for a model without classes to choose among, and for what `measure`
-    refuses.
+    max_images: measures on so many of them, drawn at random.   columns, follow_links: see `load_eval_examples`.
+    Others: as of `options` and `measure`. Raises ValueError for a model without classes to choose among, and for what
+    `measure` refuses.
     """
     folder = Path(source)
     if not (folder / CONFIG).is_file():
@@ -176,7 +178,7 @@ def make_table(
     model.float()  # EXACT_FORMAT, whatever it is stored in
     model.config.token_merging = model.config.shrink_to = None
     labels: Any = model.config.id2label
-    examples = load_eval_examples(data_dir, labels, task.name, **columns)
+    examples = load_eval_examples(data_dir, labels, task.name, columns, follow_links)
     if max_images and max_images < len(examples):
         examples = examples.select(np.random.default_rng(0).permutation(len(examples))[:max_images].tolist())
     tried, impossible = options(model.config, token_merging, sizes, formats)

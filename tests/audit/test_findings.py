@@ -23,6 +23,7 @@ from modeling_vit_custom.audit.scan import scan_images
 from modeling_vit_custom.commands.audit_data import main
 from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.common.text import visible
+from modeling_vit_custom.data.source import Columns, Source
 from modeling_vit_custom.data.sources import read_splits
 
 
@@ -89,7 +90,7 @@ def test_named_pipes_keep_nobody_waiting(clean):
     codes = found(clean)
     assert codes["other-files"].count == 1
     assert codes["unreadable"].count == 3 and "it is no file" in codes["unreadable"].examples[0].text
-    assert audit_before_training(read_splits(clean), "refuse") == []
+    assert audit_before_training(read_splits(Source(clean)), "refuse") == []
 
 
 def test_a_file_that_is_too_large_is_not_read(clean):
@@ -310,8 +311,8 @@ def test_tables_and_several_sources(clean, tmp_path):
     labels = [["china", "small"]] * 3 + [["flower"]] * 3 + [["flower"]]
     pq.write_table(pa.table({"file": images, "tags": labels}), tmp_path / "val.parquet")
     put(clean / "train" / "china" / "unlisted.png", tile("china", 0))
-    table = {"image_column": "file", "label_column": "tags", "problem_type": "multi_label_classification"}
-    codes = found(tmp_path / "train.csv", validation=tmp_path / "val.parquet", **table)
+    columns = Columns("file", "tags", problem_type="multi_label_classification")
+    codes = found(tmp_path / "train.csv", validation=tmp_path / "val.parquet", columns=columns)
     assert set(codes) == {"label-conflict", "leak", "classless-images"}
     assert "row 7 of" in codes["label-conflict"].examples[0].text
     assert codes["classless-images"].examples[0].text.endswith("unlisted.png")

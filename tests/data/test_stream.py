@@ -13,6 +13,7 @@ from real_digits import encoded_digit, write_class_folder, write_shards, write_t
 
 from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, Examples
+from modeling_vit_custom.data.source import Columns, Source
 from modeling_vit_custom.data.stream import Row, StreamedViews, shuffled, stream_of
 from modeling_vit_custom.data.streamed_splits import hold_out_fronts, read_streamed_splits
 
@@ -34,7 +35,7 @@ def order(views: StreamedViews, *seed: int) -> list[int]:
 
 
 def test_each_image_comes_once_with_its_label_and_name(shards):
-    raw = read_streamed_splits(str(shards))["train"]
+    raw = read_streamed_splits(Source(str(shards)))["train"]
     assert raw.class_names == ["nought", "one"] and raw.labels == [["nought", "one"][n % 2] for n in range(33)]
     rows = list(streamed(raw).rows(np.random.default_rng(0)))
     assert sorted(rows) == list(range(33))
@@ -45,15 +46,15 @@ def test_each_image_comes_once_with_its_label_and_name(shards):
 
 def test_tars_hold_the_same(tmp_path):
     write_tars(tmp_path, COUNTS)
-    columns = {"image_column": "png", "label_column": "cls"}
-    raw = read_streamed_splits(str(tmp_path), **columns)["train"]
+    columns = Columns("png", "cls")
+    raw = read_streamed_splits(Source(str(tmp_path)), columns)["train"]
     assert raw.labels == [str(n % 2) for n in range(33)]
     assert all(row.source == encoded_digit(row % 2, row // 2) for row in streamed(raw).rows(np.random.default_rng(0)))
-    assert len(read_streamed_splits(str(tmp_path / "*-0000[12].tar"), **columns)["train"]) == 23
+    assert len(read_streamed_splits(Source(str(tmp_path / "*-0000[12].tar")), columns)["train"]) == 23
 
 
 def test_the_order_follows_from_seed_and_epoch(shards):
-    views = streamed(read_streamed_splits(str(shards))["train"])
+    views = streamed(read_streamed_splits(Source(str(shards)))["train"])
     first = order(views, 0, 0)
     assert first == order(views, 0, 0)
     assert first != order(views, 0, 1) != order(views, 1, 0)
@@ -70,7 +71,7 @@ def test_a_buffer_moves_items_but_loses_none():
 
 
 def test_no_more_is_read_than_the_buffer_holds(shards, monkeypatch):
-    views, read = streamed(read_streamed_splits(str(shards))["train"], buffer=5), []
+    views, read = streamed(read_streamed_splits(Source(str(shards)))["train"], buffer=5), []
     whole = IterableDataset.__iter__
     monkeypatch.setattr(IterableDataset, "__iter__", lambda self: (read.append(0) or item for item in whole(self)))
     rows = views.rows(np.random.default_rng(0))
@@ -90,7 +91,7 @@ def test_labels_and_images_are_read_without_each_other(shards, monkeypatch):
         Parquet, "_generate_tables", lambda self, *a, **k: read.append(self.config.columns) or whole(self, *a, **k)
     )
     monkeypatch.setattr(Image, "decode_example", None)
-    views = streamed(read_streamed_splits(str(shards))["train"])
+    views = streamed(read_streamed_splits(Source(str(shards)))["train"])
     assert read == [["label"]] * 3
     order(views, 0)
     assert read[3:] == [["image"]] * 3
@@ -103,7 +104,7 @@ def test_a_row_travels_whole():
 
 def test_the_front_of_every_shard_is_held_out_but_no_last_image_of_a_class(tmp_path):
     write_shards(tmp_path, COUNTS)
-    raw = read_streamed_splits(str(tmp_path))["train"]
+    raw = read_streamed_splits(Source(str(tmp_path)))["train"]
     train, validation = hold_out_fronts(raw, 0.2, None)
     held_out = stream_of(Examples(validation.images, validation.names))[1]
     assert held_out.tolist() == [0, 1, 2, 10, 11, 21, 22]
@@ -112,7 +113,7 @@ def test_the_front_of_every_shard_is_held_out_but_no_last_image_of_a_class(tmp_p
     assert [validation.images[i] for i in (0, 3)] == [encoded_digit(0, 0), encoded_digit(0, 5)]
     assert sorted(order(streamed(train), 0)) == list(range(26)) and "row 1 of" not in "".join(train.names)
     assert len(hold_out_fronts(raw, 0.2, 3)[1]) == 3
-    rare = read_streamed_splits(str(tmp_path))["train"]
+    rare = read_streamed_splits(Source(str(tmp_path)))["train"]
     rare.labels[:] = ["rare", *["frequent"] * 32]
     assert "rare" not in hold_out_fronts(rare, 0.2, None)[1].labels
 
@@ -121,9 +122,9 @@ def test_other_tasks(tmp_path):
     features = Features({"image": Image(), "tags": Sequence(ClassLabel(names=["a", "b"])), "value": Value("float32")})
     rows = {"image": [{"bytes": encoded_digit(0), "path": None}] * 3, "tags": [[0], [0, 1], []], "value": [1.0, 2, 4]}
     Dataset.from_dict(rows, features).to_parquet(tmp_path / "train.parquet")
-    tags = read_streamed_splits(str(tmp_path), label_column="tags")["train"]
+    tags = read_streamed_splits(Source(str(tmp_path)), Columns(label="tags"))["train"]
     assert (tags.problem_type, tags.labels) == (MULTI_LABEL, [["a"], ["a", "b"], []])
-    values = read_streamed_splits(str(tmp_path / "train.parquet"), label_column="value")["train"]
+    values = read_streamed_splits(Source(str(tmp_path / "train.parquet")), Columns(label="value"))["train"]
     assert values.problem_type == REGRESSION and values.labels.tolist() == [1, 2, 4]
 
 
@@ -134,7 +135,7 @@ def test_image_files_beside_a_table_of_labels(tmp_path):
         (tmp_path / "train" / f"{n}.png").write_bytes(encoded_digit(n % 2, n))
     rows = [json.dumps({"file_name": f"{n}.png", "label": "ab"[n % 2]}) for n in range(6)]
     (tmp_path / "train" / "metadata.jsonl").write_text("\n".join(rows))
-    raw = read_streamed_splits(str(tmp_path))["train"]
+    raw = read_streamed_splits(Source(str(tmp_path)))["train"]
     images = {row.source: raw.labels[row] for row in streamed(raw).rows(np.random.default_rng(0))}
     assert images == {encoded_digit(n % 2, n): "ab"[n % 2] for n in range(6)}
 
@@ -143,7 +144,7 @@ def test_own_splits_of_a_folder(tmp_path):
     write_shards(tmp_path, (4,))
     write_shards(tmp_path, (3,), "validation")
     write_shards(tmp_path, (2,), "test")
-    assert {split: len(raw) for split, raw in read_streamed_splits(str(tmp_path)).items()} == {
+    assert {split: len(raw) for split, raw in read_streamed_splits(Source(str(tmp_path))).items()} == {
         "train": 4,
         "validation": 3,
         "test": 2,
@@ -158,24 +159,24 @@ def test_shards_that_would_be_left_out(tmp_path):
     (tmp_path / "README.md").write_text("no shard")
     shutil.copy(tmp_path / "train-00000.parquet", tmp_path / "more.parquet")
     with pytest.raises(DataError, match=r"would be left out.*more\.parquet.*by a pattern"):
-        read_streamed_splits(str(tmp_path))
-    assert len(read_streamed_splits(f"{tmp_path}/*.parquet")["train"]) == 12
+        read_streamed_splits(Source(str(tmp_path)))
+    assert len(read_streamed_splits(Source(f"{tmp_path}/*.parquet"))["train"]) == 12
     for path in tmp_path.glob("train-*"):
         path.rename(tmp_path / path.name.removeprefix("train-"))
-    assert len(read_streamed_splits(str(tmp_path))["train"]) == 12, "no name says a split: all are of train"
+    assert len(read_streamed_splits(Source(str(tmp_path)))["train"]) == 12, "no name says a split: all are of train"
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"image_column": "img"}, "no column 'img', its columns are image, label, note.*--image_column_name"),
-        ({"label_column": "cls"}, "no column 'cls'"),
-        ({"image_column": "note"}, "'note' .*images are bytes"),
+        (Columns("img"), "no column 'img', its columns are image, label, note.*--image_column_name"),
+        (Columns(label="cls"), "no column 'cls'"),
+        (Columns("note"), "'note' .*images are bytes"),
     ],
 )
 def test_columns_that_are_not_there(shards, columns, message):
     with pytest.raises(DataError, match=message):
-        read_streamed_splits(str(shards), **columns)
+        read_streamed_splits(Source(str(shards)), columns)
 
 
 def test_sources_that_are_no_shards(tmp_path):
@@ -191,7 +192,7 @@ def test_sources_that_are_no_shards(tmp_path):
         "bad": "cannot be read as a stream",
     }.items():
         with pytest.raises(DataError, match=message):
-            read_streamed_splits(str(tmp_path / source))
+            read_streamed_splits(Source(str(tmp_path / source)))
 
 
 @pytest.mark.parametrize(("label", "message"), [(None, "no label for .*row 2 of "), (-1, "class id -1 at row 2 of ")])
@@ -200,12 +201,12 @@ def test_a_label_without_a_meaning_is_named_before_training(tmp_path, label, mes
     rows = {"image": [{"bytes": encoded_digit(0, n), "path": None} for n in range(3)], "label": [0, label, 1]}
     Dataset.from_dict(rows, features).to_parquet(tmp_path / "train-0.parquet")
     with pytest.raises(DataError, match=message + r".*train-0\.parquet"):
-        read_streamed_splits(str(tmp_path))
+        read_streamed_splits(Source(str(tmp_path)))
 
 
 def test_shards_that_change_or_break_while_they_are_read(tmp_path):
     write_shards(tmp_path, (8, 8))
-    views = streamed(read_streamed_splits(str(tmp_path))["train"])
+    views = streamed(read_streamed_splits(Source(str(tmp_path)))["train"])
     whole = (tmp_path / "train-00001.parquet").read_bytes()
     write_shards(tmp_path, (8, 5))
     with pytest.raises(DataError, match=r"train-00001\.parquet held 8 examples and now ends after 5"):
@@ -219,6 +220,6 @@ def test_a_row_without_an_image(tmp_path):
     features = Features({"image": Image(), "label": Value("string")})
     rows = {"image": [{"bytes": encoded_digit(0), "path": None}, {"bytes": None, "path": "/etc/hostname"}]}
     Dataset.from_dict(rows | {"label": ["a", "b"]}, features).to_parquet(tmp_path / "train.parquet")
-    views = streamed(read_streamed_splits(str(tmp_path))["train"])
+    views = streamed(read_streamed_splits(Source(str(tmp_path)))["train"])
     with pytest.raises(DataError, match=r"row 2 of .*train\.parquet: column 'image' holds no image"):
         order(views, 0)

@@ -18,13 +18,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from attacks import WEIGHTS, fields, told, weights
 from datasets import load_dataset
+from loaded_splits import load_splits
 from real_digits import write_class_folder, write_digit
 from saved_models import save_ours, save_transformers_vit
 from tiny_training import tiny_train, tiny_trainer
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomImageProcessor
-from modeling_vit_custom.data.sources import load_splits
 
 TOKEN = "hf_" + "n0tAreal" + "Token" * 5
 HOSTILE_KEYS = {

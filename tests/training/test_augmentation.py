@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from loaded_splits import load_splits
 from real_digits import digit_image, write_class_folder
 from sklearn.datasets import load_sample_image
 from torch.utils.data import DataLoader
@@ -15,7 +16,6 @@ from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
 from modeling_vit_custom.data.dataset import DRAWS, ImageDataset, collate
 from modeling_vit_custom.data.draws import example_keys, uniform
 from modeling_vit_custom.data.examples import Examples
-from modeling_vit_custom.data.sources import load_splits
 from modeling_vit_custom.data.views import DecodedViews, PixelValues, eval_views, larger_views
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 from modeling_vit_custom.training.inputs import augmentation as augment
@@ -217,7 +217,7 @@ def test_shifted_pictures_are_moved_by_whole_pixels_and_mirrored_half_of_the_tim
 
 
 def test_colours_are_taken_away_as_torchvision_does_from_as_many_images_as_asked():
-    photos = torch.stack([torch.from_numpy(image).permute(2, 0, 1)[:, :200, :300] for image in PHOTOS.images] * 200)
+    photos = torch.stack([torch.tensor(image).permute(2, 0, 1)[:, :200, :300] for image in PHOTOS.images] * 200)
     numbers = draws(len(photos))
     found = RandomGrayscale(0.3)(photos, numbers)
     grey = (found == found[:, :1]).flatten(1).all(dim=1)

@@ -2,7 +2,6 @@
 
 from glob import has_magic
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from ...audit.gate import audit_before_training
 from ...common.errors import DataError
 from ...data.examples import Splits
 from ...data.mnist5k import write_mnist5k
+from ...data.source import Columns, Source
 from ...data.sources import assemble, read_split, read_splits
 from ...data.streamed_splits import held_in_memory, hold_out_fronts, read_streamed_splits
 from ...tasks.registry import task_named
@@ -19,22 +19,11 @@ from ..arguments.training_arguments import ViTTrainingArguments
 
 
 def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> Splits:
-    """The splits the flags name, audited; a built-in dataset is written first, by one process. Raises DataError."""
+    """Loads the splits the flags name, audited; a built-in dataset is written first. Raises DataError."""
+    source, columns = named_data(data_args, training_args)
     if data_args.streaming:
-        return load_streamed(data_args, training_args.seed)
-    raw = read_splits(
-        training_source(data_args, training_args),
-        data_args.validation_dir,
-        data_args.test_dir,
-        data_args.dataset_name,
-        dataset_config_name=data_args.dataset_config_name,
-        dataset_revision=data_args.dataset_revision,
-        image_column=data_args.image_column_name,
-        label_column=data_args.label_column_name,
-        problem_type=data_args.problem_type,
-        label_separator=data_args.label_separator,
-        follow_links=data_args.follow_links,
-    )
+        return load_streamed(source, columns, data_args, training_args.seed)
+    raw = read_splits(source, columns)
     splits = assemble(
         raw,
         data_args.train_val_split,
@@ -47,35 +36,38 @@ def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> 
     return splits
 
 
-def training_source(data_args: DataArguments, training_args: ViTTrainingArguments) -> str | None:
-    """The folder or table of --train_dir, or the folder of a built-in dataset, which is written now."""
-    if data_args.dataset != "mnist5k":
-        return data_args.train_dir
-    with training_args.main_process_first(desc="writing MNIST 5k"):
-        return str(write_mnist5k(Path(data_args.data_root) / "mnist5k"))
-
-
-def load_streamed(data_args: DataArguments, seed: int) -> Splits:
-    """The splits of a stream: training images stay where they are, the others are held in memory. Raises DataError."""
-    columns: dict[str, Any] = {
-        "image_column": data_args.image_column_name,
-        "label_column": data_args.label_column_name,
-        "problem_type": data_args.problem_type,
-        "label_separator": data_args.label_separator,
-    }
-    folder = data_args.train_dir
-    if folder is not None and not has_magic(folder) and not Path(folder).exists():
-        raise DataError(f"--train_dir {folder} is not there: name a folder of shards, or a pattern in quotes.")
-    raw = read_streamed_splits(
-        str(folder or data_args.dataset_name),
+def named_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> tuple[Source, Columns]:
+    """Makes of the flags what readers of data take; a built-in dataset is written now, by one process."""
+    train = data_args.train_dir
+    if data_args.dataset == "mnist5k":
+        with training_args.main_process_first(desc="writing MNIST 5k"):
+            train = str(write_mnist5k(Path(data_args.data_root) / "mnist5k"))
+    source = Source(
+        train,
+        data_args.validation_dir,
+        data_args.test_dir,
+        data_args.dataset_name,
         data_args.dataset_config_name,
         data_args.dataset_revision,
         follow_links=data_args.follow_links,
-        **columns,
     )
-    for split, path in (("validation", data_args.validation_dir), ("test", data_args.test_dir)):
-        if path is not None:
-            raw[split] = read_split(path, split, data_args.follow_links, columns)
+    columns = Columns(
+        data_args.image_column_name,
+        data_args.label_column_name,
+        data_args.label_separator,
+        data_args.problem_type,
+    )
+    return source, columns
+
+
+def load_streamed(source: Source, columns: Columns, data_args: DataArguments, seed: int) -> Splits:
+    """Loads a stream: training images stay where they are, the others are held in memory. Raises DataError."""
+    folder = source.train
+    if folder is not None and not has_magic(str(folder)) and not Path(folder).exists():
+        raise DataError(f"--train_dir {folder} is not there: name a folder of shards, or a pattern in quotes.")
+    raw = read_streamed_splits(source, columns)
+    for split, path in source.held_out().items():
+        raw[split] = read_split(path, split, columns, source.follow_links)
     limit = data_args.max_eval_samples
     if "validation" not in raw:
         assert data_args.train_val_split is not None  # complete_arguments has set it

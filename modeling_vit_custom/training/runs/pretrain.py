@@ -42,7 +42,7 @@ from ..objectives.reconstruction import masked_losses, mean_colour_loss, reconst
 from ..optimization.time_budget import time_budget
 from ..trainer.assembly import prepare_views, start_of
 from ..trainer.trainer import ViTCustomTrainer
-from .data_loading import training_source
+from .data_loading import named_data
 from .records import begin_records, describe_run, end_records, told_again, what_happened
 
 # What --learning_rate, --num_train_epochs and --weight_decay are when they are not given.
@@ -131,19 +131,11 @@ def complete_pretraining_arguments(
 
 
 def load_unlabelled(data_args: DataArguments, training_args: ViTTrainingArguments) -> Splits:
-    """The images that the flags name, audited; a built-in dataset is written first, by one process. Raises DataError.
+    """Loads the images the flags name, audited; a built-in dataset is written first. Raises DataError.
 
     A copy of a training image in validation makes the loss there a little too low, and is no reason to stop.
     """
-    raw = read_unlabelled(
-        training_source(data_args, training_args),
-        data_args.validation_dir,
-        data_args.dataset_name,
-        dataset_config_name=data_args.dataset_config_name,
-        dataset_revision=data_args.dataset_revision,
-        image_column=data_args.image_column_name,
-        follow_links=data_args.follow_links,
-    )
+    raw = read_unlabelled(*named_data(data_args, training_args))
     limits = (data_args.max_train_samples, data_args.max_eval_samples)
     assert data_args.train_val_split is not None  # complete_arguments has set it
     splits = assemble_unlabelled(raw, data_args.train_val_split, *limits, training_args.seed)
