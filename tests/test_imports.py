@@ -224,6 +224,24 @@ def test_other_rooms_take_values_and_no_dataclasses_of_flags():
         assert name.replace(".", "/").startswith(TAKES_FLAGS) or not named & FLAGS, name
 
 
+def test_names_of_files_in_a_folder_stand_in_one_place():
+    """(Three files travel, or run, where the package is not, and repeat what they need.)"""
+    alone = {"publishing.fresh_check", "commands.serve_fresh", "serving.demo", "common.model_files"}
+    names = {
+        value.value
+        for node in ast.parse(MODULES["common.model_files"].read_text()).body
+        if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Dict)
+        for value in ast.walk(node.value)
+        if isinstance(value, ast.Constant)
+    }
+    assert {"config.json", "metrics.json", "search.npz"} < names
+    for name in MODULES.keys() - alone:
+        nodes = [*ast.walk(ast.parse(MODULES[name].read_text()))]
+        pieces = {id(piece) for node in nodes if isinstance(node, ast.JoinedStr) for piece in node.values}
+        written = {node.value for node in nodes if isinstance(node, ast.Constant) and id(node) not in pieces}
+        assert not written & names, name
+
+
 def test_scripts_import_the_package_and_never_one_another():
     scripts = {path.stem for path in (PACKAGE.parent / "scripts").glob("*.py")}
     for path in (PACKAGE.parent / "scripts").glob("*.py"):

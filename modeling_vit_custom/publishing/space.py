@@ -59,4 +59,4 @@ def write_space(folder: str | Path, repo_id: str, revision: str) -> None:
     )
     SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / CARD)
     if metadata_load(folder / CARD) != data.to_dict():
-        raise ValueError(f"{folder / 'README.md'}: the metadata did not come back as they were given.")
+        raise ValueError(f"{folder / CARD}: the metadata did not come back as they were given.")

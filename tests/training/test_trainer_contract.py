@@ -82,3 +82,21 @@ def test_trainer_knows_what_the_model_takes(tmp_path):
     model = ViTCustomForImageClassification(ViTCustomConfig(**TINY))
     trainer = Trainer(model, TrainingArguments(tmp_path, use_cpu=True, report_to=[]))
     assert trainer.model_accepts_loss_kwargs and trainer.label_names == ["labels"]
+
+
+def test_the_table_of_hooks_names_each_that_is_overridden_and_by_whom():
+    from modeling_vit_custom.training import trainer as room
+    from modeling_vit_custom.training.trainer.trainer import ViTCustomTrainer
+
+    rows = [line.strip("| ").split(" | ") for line in str(room.__doc__).splitlines() if line.startswith("| ")]
+    told = {
+        (hook, owner) for hooks, owners, _ in rows[1:] for hook in hooks.split(", ") for owner in owners.split(", ")
+    }
+    layers = [each for each in ViTCustomTrainer.__mro__ if each.__module__.startswith(room.__name__)]
+    overridden = {
+        (name, layer.__name__)
+        for layer in layers
+        for name in vars(layer)
+        if hasattr(Trainer, name) and not name.startswith("__")
+    }
+    assert told == overridden

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-# Which of an example's random numbers is used for what; the first ten are `augment`'s.
+# Which of an example's random numbers is used for what; the first ten, and 20, are `augmentation`'s.
 ERASED, ERASED_AREA, ERASED_RATIO, ERASED_LEFT, ERASED_TOP, MIXED, CUT, SHARE, CUT_LEFT, CUT_TOP = range(10, 20)
 LEVELS = 4096  # of a Beta distribution, equally likely
 

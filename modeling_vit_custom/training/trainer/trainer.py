@@ -26,7 +26,7 @@ class ViTCustomTrainer(WeightsTrainer):
     """Decays matrices only, by Muon if asked, lets learning rates fall with depth, keeps a frozen part in eval mode.
 
     For the rest see `WeightsTrainer`, `ResumingTrainer` and `BatchTrainer`. What it pushes to the Hub is staged,
-    checked and complete: see `pushing`.
+    checked and complete: see `hub_push`.
 
     frozen: the part of the model that is not trained (its parameters require no gradient); dropout and drop
     path stay off in it.
