@@ -281,7 +281,7 @@ SAFE_BY = {"np.load": "allow_pickle=False", "torch.load": "weights_only=True"}
 ALLOWED = {
     ("fresh_process.py", "__import__"),  # of this package's own name, to see that it is not there
     # the errors that safe readers raise
-    ("meta.py", "pickle"), ("teacher_sources.py", "pickle"), ("google.py", "zipfile"), ("stream.py", "tarfile"),
+    ("meta.py", "pickle"), ("teacher_loading.py", "pickle"), ("google.py", "zipfile"), ("stream.py", "tarfile"),
     ("checkpoints.py", "zipfile"),  # checks the sums in a file of torch's
     ("sealed_rows.py", "npy.read_array(io.BytesIO(sums), allow_pickle=False)"),
 }  # fmt: skip

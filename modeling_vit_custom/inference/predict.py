@@ -140,53 +140,54 @@ def predict(
     images, for an output that may not be continued and for one that is no file, such as a device, OSError for a model
     that is not there.
     """
-    processes, lines = processes or Processes(), ResumableLines(output)
-    processes.from_first(lines.hold)
-    classifier, processor = load_classifier(model, trust_remote_code, revision=revision, speed=speed, dtype=dtype)
+    processes = processes or Processes()
+    with ResumableLines(output) as lines:
+        processes.from_first(lines.hold)
+        classifier, processor = load_classifier(model, trust_remote_code, revision=revision, speed=speed, dtype=dtype)
 
-    def plan() -> tuple[list[str], list[str], list[int], int]:
-        paths, notes = find_images(inputs, follow_links)
-        settings = {"top_k": top_k, "embeddings": embeddings}
-        identity = {
-            "model": model,
-            "revision": revision,
-            "speed": speed,
-            "dtype": dtype,
-            **settings,
-            "vit_custom": __version__,
-            "fingerprint": fingerprint(classifier, processor, settings),
-        }
-        there = lines.open_run(identity, paths, overwrite)
-        notes += lines.notes
-        todo = [i for i, path in enumerate(paths) if path not in there or there[path].failed]
-        return paths, notes, todo, lines.next_part()
+        def plan() -> tuple[list[str], list[str], list[int], int]:
+            paths, notes = find_images(inputs, follow_links)
+            settings = {"top_k": top_k, "embeddings": embeddings}
+            identity = {
+                "model": model,
+                "revision": revision,
+                "speed": speed,
+                "dtype": dtype,
+                **settings,
+                "vit_custom": __version__,
+                "fingerprint": fingerprint(classifier, processor, settings),
+            }
+            there = lines.open_run(identity, paths, overwrite)
+            notes += lines.notes
+            todo = [i for i, path in enumerate(paths) if path not in there or there[path].failed]
+            return paths, notes, todo, lines.next_part()
 
-    paths, notes, todo, first_part = processes.from_first(plan)
-    batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-    mine = batches[processes.rank :: processes.count]
-    problem_type, id2label = task_of(classifier.config).name, classifier.config.id2label
-    images = PreparedImages(paths, paths, processor)
-    if fast and (example := example_batch(images.take(todo[:batch_size]))) is not None:
-        choose = partial(fastest, classifier, processor, example, embeddings=embeddings)
-        if processes.count == 1:
-            classifier, chosen = choose(total=len(todo))
-        else:  # the first one chooses, and all of them open what it keeps
-            chosen = processes.from_first(lambda: choose(total=len(todo) // processes.count)[1])
-            classifier, _ = choose(total=0)
-        notes = [*notes, f"engine: {chosen}"]
-    own = sum(map(len, mine))
-    title = "predict" if processes.count == 1 else f"predict, process 1 of {processes.count}"
-    with (
-        open(lines.part(processes.rank, first_part), "x", encoding="utf-8") as part,
-        tqdm(total=own, desc=title, unit="img", disable=not processes.is_first or not own) as bar,
-    ):
-        for result in run_batches(classifier, images, mine, num_workers, embeddings):
-            part.writelines(lines_of(result, paths, problem_type, id2label, top_k))
-            part.flush()
-            bar.update(len(result.indices) + len(result.errors))
-    processes.wait()
-    failed = processes.from_first(lambda: lines.merge(paths))
-    return Summary(Path(output), len(paths), failed, len(paths) - len(todo), processes.count, notes)
+        paths, notes, todo, first_part = processes.from_first(plan)
+        batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
+        mine = batches[processes.rank :: processes.count]
+        problem_type, id2label = task_of(classifier.config).name, classifier.config.id2label
+        images = PreparedImages(paths, paths, processor)
+        if fast and (example := example_batch(images.take(todo[:batch_size]))) is not None:
+            choose = partial(fastest, classifier, processor, example, embeddings=embeddings)
+            if processes.count == 1:
+                classifier, chosen = choose(total=len(todo))
+            else:  # the first one chooses, and all of them open what it keeps
+                chosen = processes.from_first(lambda: choose(total=len(todo) // processes.count)[1])
+                classifier, _ = choose(total=0)
+            notes = [*notes, f"engine: {chosen}"]
+        own = sum(map(len, mine))
+        title = "predict" if processes.count == 1 else f"predict, process 1 of {processes.count}"
+        with (
+            open(lines.part(processes.rank, first_part), "x", encoding="utf-8") as part,
+            tqdm(total=own, desc=title, unit="img", disable=not processes.is_first or not own) as bar,
+        ):
+            for result in run_batches(classifier, images, mine, num_workers, embeddings):
+                part.writelines(lines_of(result, paths, problem_type, id2label, top_k))
+                part.flush()
+                bar.update(len(result.indices) + len(result.errors))
+        processes.wait()
+        failed = processes.from_first(lambda: lines.merge(paths))
+        return Summary(Path(output), len(paths), failed, len(paths) - len(todo), processes.count, notes)
 
 
 def example_batch(items: Sequence[Item]) -> torch.Tensor | None:

@@ -60,8 +60,14 @@ class ResumableLines:
         self._held = ExitStack()
         finalize(self, self._held.close)
 
+    def __enter__(self) -> "ResumableLines":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._held.close()
+
     def hold(self) -> None:
-        """Keeps other runs out until `merge`, or the end of this object. Raises ResumeError naming the one there."""
+        """Keeps other runs out until `merge`, or the end of the `with`. Raises ResumeError naming the one there."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
         take_lock(self.lock, self._held, f"--output {self.output}", ResumeError)
 

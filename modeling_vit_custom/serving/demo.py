@@ -8,6 +8,7 @@ process, fonts included, and reports to no one.
 Shapes: B batch, C channels, H, W of the picture, h, w of the model's input, K labels or targets.
 """
 
+import argparse
 import base64
 import csv
 import json
@@ -413,20 +414,37 @@ def launch(classifier: Classifier, host: str | None = None, port: int | None = N
     )  # fmt: skip
 
 
-def run(model: str, revision: str | None, host: str | None = None, port: int | None = None) -> int:
-    """Opens the page; returns an exit code: 0 when Ctrl-C has closed it, 2 if there is none it could open."""
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="demo",
+        description="A page in the browser to try a saved classifier on; it runs the code that lies with the model.",
+        epilog="""examples:
+  %(prog)s --model outputs/quickstart
+  %(prog)s --model someone/digits --revision 0123456789abcdef0123456789abcdef01234567 --port 8000""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=not SETTINGS.is_file(), help="saved folder, or a Hub id")
+    parser.add_argument("--revision", help="commit of a Hub id, 40 characters")
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0 when Ctrl-C has closed the page, 2 if there is none it could open."""
+    args = build_parser().parse_args(argv)
+    chosen = json.loads(SETTINGS.read_text(encoding="utf-8")) if args.model is None else vars(args)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     if find_spec("gradio") is None:
         print("demo: the page needs Gradio. Fix: pip install 'vit-custom[demo]'", file=sys.stderr)
         return 2
     try:
-        launch(Classifier(model, revision), host, port)
+        launch(Classifier(chosen["model"], chosen["revision"]), args.host, args.port)
     except (ValueError, OSError, RuntimeError, StrictDataclassError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-if __name__ == "__main__":  # in a Space, whose model.json names the model
-    settings = json.loads(SETTINGS.read_text(encoding="utf-8"))
-    sys.exit(run(settings["model"], settings["revision"]))
+if __name__ == "__main__":
+    sys.exit(main())

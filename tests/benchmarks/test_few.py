@@ -252,7 +252,7 @@ def test_a_command_is_told_as_a_user_would_type_it(tmp_path):
     assert typed["scratch"].startswith(
         "vit-custom train fashion_mnist --variant micro/4 --config_overrides num_channels=3"
     )
-    assert typed["knn"].startswith("python -m modeling_vit_custom.benchmarks.few_peers knn --train train --test test")
+    assert typed["knn"].startswith("python -m modeling_vit_custom.commands.few_peers knn --train train --test test")
     assert last_lines("a\n\nb /x/y/z.py: c") == ["a", "b z.py: c"]
 
 

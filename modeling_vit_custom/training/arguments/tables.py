@@ -12,7 +12,7 @@ from .training_arguments import ViTTrainingArguments
 MODEL, DATA = facts_in(ModelArguments), facts_in(DataArguments)
 TRAINING = {name: field.facts for name, field in FIELDS.items() if not isinstance(field, Refused)}
 TRAINING |= {name: facts for name, facts in facts_in(ViTTrainingArguments).items() if name not in FIELDS}
-FLAGS: dict[str, Facts] = MODEL | DATA | TRAINING
+FLAGS: dict[str, Facts] = TRAINING | MODEL | DATA
 GROUPS = {
     **{name: facts.group or "model" for name, facts in MODEL.items()},
     **{name: facts.group or "data" for name, facts in DATA.items()},
