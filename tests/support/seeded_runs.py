@@ -4,7 +4,8 @@
     python tests/support/seeded_runs.py OTHER > after.json       # at the commit after
     diff before.json after.json
 
-Each line names a file that a run left and the SHA-256 of what it says; durations, rates and memory are left out of it.
+Each line names a file that a run left and the SHA-256 of what it says; durations, rates and memory are left out of it,
+but for the curve of the time spent waiting for data in report.html.
 What differs can be read in the two folders, where those files lie as they were compared, in `said/`. The package that
 is run is the one Python finds: set PYTHONPATH to a checkout.
 """
@@ -38,7 +39,7 @@ COMMANDS: dict[str, list[list[str]]] = {
 }  # fmt: skip
 CLASSIFIERS = [name for name in COMMANDS if name != "pretrained"]
 OF_TIME = re.compile(
-    r"seconds|runtime|per_second|memory|images_per|throughput|flops|duration|^environment$|^versions$|sha256|began"
+    r"seconds|runtime|per_second|data_wait|memory|images_per|throughput|flops|duration|^environment$|^versions$|sha256|began"
 )
 TIMES = re.compile(
     r"\d[\d.,]*( min)?( \d+)? ?(s|ms|seconds|minutes|images/s|MB|GB)\b"
@@ -56,7 +57,7 @@ def timeless(value):
 def said(path: Path) -> bytes:
     """What a file says, fit to be compared."""
     if path.suffix in (".json",):
-        return json.dumps(timeless(json.loads(path.read_text())), indent=1).encode()
+        return json.dumps(timeless(json.loads(path.read_text())), indent=1, sort_keys=True).encode()
     if path.suffix in (".md", ".html"):
         return TIMES.sub("…", path.read_text()).encode()
     return path.read_bytes()
