@@ -6,6 +6,7 @@ its matrix products (`Shape.products`), of which the last block needs fewer here
 
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -52,6 +53,20 @@ def measure(library: str, shape: Shape, device: str, dtype: str) -> dict[str, An
         "memory_mb": after / 2**20, "forward_mb": (after - before) / 2**20,
         "gflops": operations_of(model, image) / 1e9, "formula_gflops": shape.operations(1) / 1e9,
     }  # fmt: skip
+
+
+def compare(
+    libraries: Sequence[str], variant: str, sizes: Sequence[int], device: str, dtype: str
+) -> list[dict[str, Any]]:
+    """One row for each size and library, each measured in a process of its own; a line of progress each."""
+    rows = []
+    for size in sizes:
+        for library in libraries:
+            line = [sys.executable, "-W", "ignore", "-m", __name__, library, f"{variant}@{size}", device, dtype]
+            done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    return rows
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

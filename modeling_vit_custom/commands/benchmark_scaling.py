@@ -1,16 +1,13 @@
 """`vit-custom benchmark scaling`."""
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ..benchmarks.peers import LIBRARIES
-from ..benchmarks.scaling import draw, table
+from ..benchmarks.scaling import compare, draw, table
 from ..common.environment import hardware, versions
 from ..common.json_files import write_json
 from ..inference.loading import FORMATS
@@ -32,14 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=report_file, metavar="FILE", help="JSON of all rows")
     parser.add_argument("--plot", type=report_file, metavar="FILE", help="PNG: time and memory against tokens")
     args = parser.parse_args(argv)
-    rows = []
-    for size in args.sizes:
-        for library in args.libraries:
-            one = [library, f"{args.variant}@{size}", args.device, args.dtype]
-            line = [sys.executable, "-W", "ignore", "-m", __spec__.name, *one]
-            done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    rows = compare(args.libraries, args.variant, args.sizes, args.device, args.dtype)
     print(table(rows))
     if args.output:
         where = {"dtype": args.dtype, **versions(), **hardware(torch.device(args.device))}
