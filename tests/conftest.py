@@ -82,6 +82,21 @@ def published(tmp_path_factory):
 
 
 @pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on loopback to which the real client talks; pauses between tries are short."""
+    from hub_server import point_client_at, running_hub
+    from huggingface_hub.utils import disable_progress_bars
+
+    from modeling_vit_custom.publishing import upload
+
+    disable_progress_bars()
+    monkeypatch.setattr(upload, "PAUSES", (0.01, 0.02))
+    with running_hub() as hub:
+        point_client_at(hub, monkeypatch, tmp_path)
+        yield hub
+
+
+@pytest.fixture
 def chromium():
     """A headless Chromium; skipped without one, unless VIT_CUSTOM_REQUIRE_BROWSER asks for it."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

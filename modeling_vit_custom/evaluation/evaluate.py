@@ -22,9 +22,7 @@ from ..data.source import Columns
 from ..data.sources import load_eval_examples
 from ..inference.forward import PreparedImages, run_batches
 from ..inference.loading import load_classifier
-from ..reporting.confusion import plot_confusion_matrix
 from ..tasks.registry import task_of
-from .page import write_page
 from .result import Evaluation, score_outputs
 
 
@@ -116,6 +114,8 @@ def evaluate(
     }
     written = []
     if result.confusion is not None and picture is not None:
+        from ..reporting.confusion import plot_confusion_matrix  # matplotlib takes a quarter of a second
+
         labels = [result.id2label[c] for c in range(len(result.id2label))]
         written.append(plot_confusion_matrix(result.confusion, labels, picture))
     if digest := digest_of(model, revision):
@@ -123,5 +123,7 @@ def evaluate(
     pictures = {path.name: sha256_of(path) for path in written}
     written.insert(0, write_json(output, result.report(**context, **({FILES: pictures} if pictures else {}))))
     if html is not None:
+        from .page import write_page  # the same, of Jinja
+
         written.append(write_page(html, result, examples, context))
     return result, context, written

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from fresh_process import run_without_package
-from hub_server import client_environment, point_client_at, running_hub
+from hub_server import client_environment
 from huggingface_hub import HfApi
-from huggingface_hub.utils import disable_progress_bars
 from image_files import CHINA, FLOWER
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -45,15 +44,6 @@ best = pipeline(model=repo, revision=revision, trust_remote_code=True)(image, to
 assert best == model.config.id2label[logits.argmax().item()], best
 print(logits.tolist())
 """
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    disable_progress_bars()
-    monkeypatch.setattr(upload, "PAUSES", (0.01, 0.02))
-    with running_hub() as hub:
-        point_client_at(hub, monkeypatch, tmp_path)
-        yield hub
 
 
 @pytest.fixture

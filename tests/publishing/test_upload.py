@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import point_client_at, running_hub
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import disable_progress_bars
 from image_files import encode, photograph
 from safetensors.torch import load_file, save_file
 
@@ -21,15 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationW
 
 REPO = "ada/tiny"
 CARD = "---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n# Tiny\n"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    disable_progress_bars()
-    monkeypatch.setattr(upload, "PAUSES", (0.01, 0.02))
-    with running_hub() as hub:
-        point_client_at(hub, monkeypatch, tmp_path)
-        yield hub
 
 
 @pytest.fixture

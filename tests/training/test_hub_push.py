@@ -3,14 +3,11 @@
 import re
 
 import pytest
-from hub_server import point_client_at, running_hub
-from huggingface_hub.utils import disable_progress_bars
 from real_digits import write_class_folder
 from tiny_training import command, tiny_train
 
 from modeling_vit_custom.commands.train import main
 from modeling_vit_custom.common.errors import UsageError
-from modeling_vit_custom.publishing import upload
 from modeling_vit_custom.publishing.checks import check_folder
 from modeling_vit_custom.publishing.upload import Repository
 
@@ -18,15 +15,6 @@ from modeling_vit_custom.publishing.upload import Repository
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
 REPO = "ada/digits"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    disable_progress_bars()
-    monkeypatch.setattr(upload, "PAUSES", (0.01, 0.02))
-    with running_hub() as hub:
-        point_client_at(hub, monkeypatch, tmp_path)
-        yield hub
 
 
 @pytest.fixture

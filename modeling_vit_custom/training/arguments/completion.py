@@ -1,4 +1,4 @@
-"""From a command line, or a recipe and flags that win over it, to flags that are complete and go together."""
+"""Flags completed: checked against each other, with the defaults that depend on the method."""
 
 from transformers.trainer_utils import SaveStrategy
 
