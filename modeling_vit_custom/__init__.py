@@ -1,11 +1,11 @@
 """ViT Custom: a Hugging Face-compatible Vision Transformer.
 
 Importing this package registers its classes with transformers' Auto classes, so that folders saved by it load
-without `trust_remote_code`. The modules beside this file are what a published repository holds; the rooms
+without `trust_remote_code`. The modules beside this file go into a published repository. The subpackages
 (data, training, evaluation, …) stay on the machine that installed the package.
 """
 
-from . import _startup  # noqa: F401, first of all
+from . import _startup  # noqa: F401, before the slow imports
 
 # isort: split
 from transformers import (
@@ -22,12 +22,8 @@ from .configuration_vit_custom import VARIANTS, ViTCustomConfig
 from .image_decoding_vit_custom import decode_image, decode_images
 from .image_limits_vit_custom import ImageDecodingError, ImageLimits
 from .image_processing_vit_custom import ViTCustomImageProcessor, ViTCustomImageProcessorPil
-from .modeling_vit_custom import (
-    ViTCustomBackbone,
-    ViTCustomForImageClassification,
-    ViTCustomForMaskedImageModeling,
-    ViTCustomModel,
-)
+from .masked_images_vit_custom import ViTCustomForMaskedImageModeling
+from .modeling_vit_custom import ViTCustomBackbone, ViTCustomForImageClassification, ViTCustomModel
 from .pretrained_vit_custom import ViTCustomPreTrainedModel, resize_input
 
 AutoConfig.register(ViTCustomConfig.model_type, ViTCustomConfig)

@@ -3,6 +3,7 @@
 Shapes: B batch, N tokens, S tokens attended to, D width, H heads, d = D / H.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +13,12 @@ from transformers.integrations.flex_attention import compile_friendly_flex_atten
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_vit_custom import ViTCustomConfig
-from .layers_vit_custom import layer_norm
-from .position_vit_custom import Rope, rotate
+from .layers_vit_custom import dropout_of
+from .position_vit_custom import rotate
 from .quantized_vit_custom import has_own_weights
+from .token_merging_vit_custom import NOTHING, Tokens
+
+Attend = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
 def eager_attention(
@@ -27,9 +31,9 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention [B, N, H, d] and its weights [B, H, N, S], softmax in float32.
+    """Return the attended values [B, N, H, d] and the weights [B, H, N, S], with the softmax in float32.
 
-    Takes query [B, H, N, d], key and value [B, H, S, d], and a mask broadcastable to [B, H, N, S]: bool (True is
+    query: [B, H, N, d].   key, value: [B, H, S, d].   attention_mask: broadcastable to [B, H, N, S], bool (True may be
     attended to) or additive.
     """
     scores = query @ key.transpose(2, 3) * scaling
@@ -51,10 +55,11 @@ def flex_attention_with_bias(
     scaling: float,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """As above, without weights, through flex attention: attention_mask [B, 1, N, S] is the same for every query.
+    """Return what `eager_attention` does, but by flex attention and without weights.
 
-    transformers' own reads it by query as well, which torch 2.14 compiles to a kernel for CPUs that writes beside its
-    memory.
+    attention_mask: additive [B, 1, N, S], the same for every query.
+    transformers' own function indexes the mask by query as well; for that, torch 2.14 compiles a CPU kernel that writes
+    out of bounds.
     """
     bias = attention_mask[:, 0, 0]
 
@@ -67,10 +72,25 @@ def flex_attention_with_bias(
     return attended.transpose(1, 2).contiguous(), None
 
 
+def attention_function(config: Any, eager: bool | None, biased: bool, few: bool) -> Attend:
+    """Return the function that computes attention with the configured backend.
+
+    eager: override the backend, since the fast ones never form the weights.   biased: whether the scores get a bias.
+    few: whether there are fewer queries than keys.
+    """
+    backend = "eager" if eager else config._attn_implementation
+    if biased and ("flash" in backend or (few and backend == "flex_attention")):
+        backend = "sdpa"  # flash takes no bias; flex with a bias does not compile for few queries
+    if biased and backend == "flex_attention":
+        return flex_attention_with_bias
+    return ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention)
+
+
 class ViTCustomAttention(nn.Module):
-    """Attention of tokens [B, N, D] to `context` [B, S, D], which is themselves where it is left out."""
+    """Multi-head attention: tokens [B, N, D] attend to `context` [B, S, D], by default to themselves."""
 
     is_causal = False
+    num_key_value_groups = 1  # read by transformers' attention functions
 
     def __init__(self, config: ViTCustomConfig):
         super().__init__()
@@ -82,61 +102,70 @@ class ViTCustomAttention(nn.Module):
         self.q_proj = nn.Linear(width, width, bias=bias)
         self.k_proj = nn.Linear(width, width, bias=bias)
         self.v_proj = nn.Linear(width, width, bias=bias)
-        self.q_norm = layer_norm(self.head_dim, config.layer_norm_eps, config.use_qk_norm)
-        self.k_norm = layer_norm(self.head_dim, config.layer_norm_eps, config.use_qk_norm)
-        self.qkv_proj: nn.Linear | None = None  # by `join_projections`
+        self.q_norm = nn.LayerNorm(self.head_dim, eps=config.layer_norm_eps) if config.use_qk_norm else None
+        self.k_norm = nn.LayerNorm(self.head_dim, eps=config.layer_norm_eps) if config.use_qk_norm else None
+        self.qkv_proj: nn.Linear | None = None  # set by `fuse_qkv`
         self.o_proj = nn.Linear(width, width)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = dropout_of(config.hidden_dropout_prob)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        rope: Rope | None = None,
+        tokens: Tokens = NOTHING,
         context: torch.Tensor | None = None,
-        bias: torch.Tensor | None = None,
-        output_attentions: bool | None = False,
+        attend: Attend | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """The attended tokens [B, N, D], from eager attention or when asked for the weights [B, H, N, S], and the keys.
+        """Return attended tokens [B, N, D], weights [B, H, N, S] (eager attention only) and keys [B, H, S, d].
 
-        `rope` turns the queries and keys of patches by their position; fewer queries than keys are of prefix tokens.
-        bias [B, 1, 1, S] is added to the scores, in the place of a mask. Fast backends never form the weights, so a
-        call with `output_attentions` computes eagerly.
+        tokens: state of the S tokens attended to. Its rotary positions rotate the queries and keys of patches; if there
+        are fewer queries than keys, all queries are prefix tokens, which are not rotated. The keys returned are not
+        rotated either.   attend: an `attention_function`, by default that of the configuration.
         """
-        query, keys, value = map(self._split_heads, self._project(hidden_states, context))
-        query, keys = self.q_norm(query), self.k_norm(keys)
-        key = keys if rope is None else rotate(keys, rope)
-        if rope is not None and query.shape == key.shape:
-            query = rotate(query, rope)
-        backend = "eager" if output_attentions else self.config._attn_implementation
-        if bias is not None:
-            attention_mask = bias.expand(-1, -1, query.shape[2], -1)
-            few = backend == "flex_attention" and query.shape[2] < key.shape[2]  # a kernel that does not compile
-            backend = "sdpa" if few or "flash" in backend else backend  # and flash attention takes no bias
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention)
-        if bias is not None and backend == "flex_attention":
-            attend = flex_attention_with_bias
+        query, key, value = self._project(hidden_states, context)  # [B, H, N, d], [B, H, S, d] twice
+        if self.q_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        keys, mask = key, tokens.mask
+        if tokens.rope is not None:
+            every = query.shape == key.shape
+            key = rotate(key, tokens.rope)
+            query = rotate(query, tokens.rope) if every else query
+        if tokens.bias is not None:
+            mask = tokens.bias.expand(-1, -1, query.shape[2], -1)
+        if attend is None:
+            few = query.shape[2] < key.shape[2]
+            attend = attention_function(self.config, False, tokens.bias is not None, few)
         dropout = self.attention_dropout if self.training else 0.0
-        attended, weights = attend(
-            self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
-        )
-        return self.dropout(self.o_proj(attended.flatten(2))), weights, keys
+        attended, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
+        attended = self.o_proj(attended.flatten(2))
+        return attended if self.dropout is None else self.dropout(attended), weights, keys
 
     def _project(self, hidden_states: torch.Tensor, context: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        """Queries [B, N, D], keys and values [B, S, D]."""
+        """Queries [B, H, N, d], keys and values [B, H, S, d]."""
+        context = hidden_states if context is None else context
         if self.qkv_proj is None:
-            context = hidden_states if context is None else context
-            return self.q_proj(hidden_states), self.k_proj(context), self.v_proj(context)
-        if context is None:
-            return self.qkv_proj(hidden_states).chunk(3, dim=-1)
+            query, key, value = self.q_proj(hidden_states), self.k_proj(context), self.v_proj(context)
+            return self._heads(query), self._heads(key), self._heads(value)
+        if context is hidden_states:
+            return self._unpack(self.qkv_proj(hidden_states), 3)
         width, weight, bias = hidden_states.shape[-1], self.qkv_proj.weight, self.qkv_proj.bias
         both = F.linear(context, weight[width:], None if bias is None else bias[width:])
-        return self.q_proj(hidden_states), *both.chunk(2, dim=-1)
+        return self._heads(self.q_proj(hidden_states)), *self._unpack(both, 2)
+
+    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
+        """[B, N, D] → [B, H, N, d]."""
+        return projected.view(*projected.shape[:-1], -1, self.head_dim).transpose(1, 2)
+
+    def _unpack(self, packed: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+        """[B, N, count·D] → `count` times [B, H, N, d]."""
+        return packed.view(*packed.shape[:-1], count, -1, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
 
     @torch.no_grad()
-    def join_projections(self):
-        """For inference: queries, keys and values by one product, whose weights are copies of the three layers'."""
+    def fuse_qkv(self):
+        """Copy the three projections into one fused QKV layer, for inference.
+
+        Does nothing if one of them is quantised, offloaded, or changed by an adapter or a hook.
+        """
         layers = (self.q_proj, self.k_proj, self.v_proj)
         if not all(has_own_weights(layer, nn.Linear) for layer in layers):
             return
@@ -146,6 +175,3 @@ class ViTCustomAttention(nn.Module):
             parts = torch.cat([layer.get_parameter(name) for layer in layers])
             setattr(joined, name, nn.Parameter(parts, requires_grad=False))
         self.qkv_proj = joined
-
-    def _split_heads(self, projected: torch.Tensor) -> torch.Tensor:
-        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H, N, d]

@@ -1,10 +1,10 @@
-"""The configuration: every field with its default, one validation, and the table of named variants."""
+"""The configuration: every field with its default, one validation, and construction from a named variant."""
 
 import copy
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
@@ -12,56 +12,37 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
+from .auto_classes_vit_custom import listed_classes, listed_pipelines
 from .foreign_vit_custom import refuse_fetching_quantization, refuse_foreign_config, refuse_foreign_files
-from .interpolation_vit_custom import RESIZE_RULES
-from .labels_vit_custom import read_labels, refuse, require_label_count, validate_labels
+from .heads_vit_custom import Heads, named_by_kind, read_heads
+from .interpolation_vit_custom import COMPUTED, POSITION_RULES
+from .labels_vit_custom import read_labels, reject_field, require_label_count, validate_labels
 from .speeds_vit_custom import check_speed_fields
+from .variants_vit_custom import VARIANTS
 
 logger = logging.get_logger(__name__)
 
 Size = int | list[int] | tuple[int, int]
 
-# Where transformers finds each class in a published folder, which is flat.
-AUTO_MAP = {
-    "AutoConfig": "configuration_vit_custom.ViTCustomConfig",
-    "AutoModel": "modeling_vit_custom.ViTCustomModel",
-    "AutoBackbone": "modeling_vit_custom.ViTCustomBackbone",
-    "AutoModelForImageClassification": "modeling_vit_custom.ViTCustomForImageClassification",
-    "AutoModelForMaskedImageModeling": "modeling_vit_custom.ViTCustomForMaskedImageModeling",
-}
-
-# The pipeline that decodes an image without loss; `pipeline` reads this where it may run the folder's code.
-CUSTOM_PIPELINES: dict[str, dict[str, Any]] = {
-    "image-classification": {
-        "impl": "pipeline_vit_custom.ViTCustomImageClassificationPipeline",
-        "pt": ["AutoModelForImageClassification"],
-        "type": "image",
-    }
-}
 _RUNS_FROM_FOLDER = __name__.startswith("transformers_modules.")  # trust_remote_code, not the installed package
 
-_SMALL_IMAGE = {
-    "image_size": 32,
-    "stem": "conv",
-    "pooling": "mean",
-    "use_cls_token": False,
-    "position_embedding": "sincos2d",
-}
-# name: width, layers, heads, MLP width, and what else differs from the defaults. Sizes: Steiner et al. 2021
-# (AugReg), table 2; the small-image ones follow the compact transformers of arXiv 2104.05704 (28 to 64 px), with
-# weights of about 1/√D: at such widths 0.02 learns several times slower.
-VARIANTS: dict[str, tuple[int, int, int, int, dict[str, Any]]] = {
-    "nano": (96, 4, 3, 192, {**_SMALL_IMAGE, "initializer_range": 0.1}),
-    "micro": (128, 6, 4, 256, {**_SMALL_IMAGE, "initializer_range": 0.09}),
-    "mini": (256, 7, 4, 512, {**_SMALL_IMAGE, "initializer_range": 0.06}),
-    "ti": (192, 12, 3, 768, {}),
-    "s": (384, 12, 6, 1536, {}),
-    "b": (768, 12, 12, 3072, {}),
-    "l": (1024, 24, 16, 4096, {}),
-    "h": (1280, 32, 16, 5120, {}),
+
+class Pooling(NamedTuple):
+    """width: k, the width of the pooled vector in tokens.   first: how many first tokens it reads, None for all."""
+
+    width: int
+    first: int | None
+
+
+POOLINGS = {
+    "cls": Pooling(1, 1),
+    "mean": Pooling(1, None),
+    "cls_mean": Pooling(2, None),
+    "map": Pooling(1, None),
+    "cls_register": Pooling(2, 2),
 }
 
-# Inclusive bounds that no sensible model leaves; beyond them a typing error would allocate the whole memory.
+# Inclusive bounds that every sensible model keeps; without them, a typing error would fill the memory.
 _BOUNDS = {
     "hidden_size": (1, 16_384),
     "num_hidden_layers": (1, 512),
@@ -76,7 +57,7 @@ _BOUNDS = {
     "initializer_range": (0.0, 10.0),
     "layer_norm_eps": (1e-20, 1.0),
 }
-# The same for what None leaves out.
+# The same for fields that None turns off.
 _OPTIONAL_BOUNDS = {
     "layer_scale_init_value": (1e-20, 100),
     "rope_theta": (1.0, 1e9),
@@ -87,12 +68,12 @@ _MAX_SIDE = 32_768
 _MAX_TOKENS = 1_048_576
 _MAX_PARAMETERS = 30_000_000_000  # the largest published Vision Transformer has 22 billion (arXiv 2302.05442)
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
-# Keys of a stored configuration that transformers and we write besides the fields below. All others are left out:
-# some name code or files to load (`attn_implementation` a kernel, `transformers_weights` a file).
+# Keys of a stored configuration that transformers and we write in addition to the fields below. All others are ignored,
+# since some name code or files to load (`attn_implementation` a kernel, `transformers_weights` a file).
 _SERVICE_KEYS = {
     "_commit_hash", "_name_or_path", "architectures", "auto_map", "chunk_size_feed_forward", "custom_pipelines",
-    "dtype", "id2label", "is_encoder_decoder", "label2id", "model_type", "num_labels", "out_features", "out_indices",
-    "output_attentions", "output_hidden_states", "problem_type", "quantization_config", "return_dict",
+    "dtype", "head", "id2label", "is_encoder_decoder", "label2id", "model_type", "num_labels", "out_features",
+    "out_indices", "output_attentions", "output_hidden_states", "problem_type", "quantization_config", "return_dict",
     "stage_names", "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
 
@@ -115,9 +96,11 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         layer_scale_init_value (`float`, *optional*): Initial LayerScale factor; `None` leaves LayerScale out.
         initializer_range (`float`, defaults to 0.02): Standard deviation of initial weights.
         layer_norm_eps (`float`, defaults to 1e-6): Epsilon of every layer norm.
-        image_size (`int` or `(height, width)`, defaults to 224): Input size in pixels the position table is for.
+        image_size (`int` or `(height, width)`, defaults to 224): Input size in pixels, which the position table fits.
         patch_size (`int` or `(height, width)`, defaults to 16): Patch size in pixels.
-        num_channels (`int`, defaults to 3): Channels of the input image.
+        num_channels (`int`, defaults to 3): Channels of the input image: 1 for grey, 3 for RGB; another
+            number for multispectral images, whose bands are not converted (4: red, green, blue and alpha or near
+            infrared).
         qkv_bias (`bool`, defaults to `True`): Whether query, key and value projections have a bias.
         stem (`"patch"` or `"conv"`, defaults to `"patch"`): One strided convolution, or a stack of 3×3 ones
             (Xiao et al. 2021, arXiv 2106.14881) with a norm that does not depend on the batch.
@@ -127,31 +110,33 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         position_embedding (`"learned"`, `"sincos2d"` or `"none"`, defaults to `"learned"`): Position table,
             added to patches only. `"sincos2d"` is fixed (MoCo v3).
         position_interpolation (`str`, defaults to `"bicubic_antialias"`): How the table is resampled for another
-            grid; a row of `RESIZE_RULES`.
+            grid, a key of `RESIZE_RULES`; or `"computed"`: it is computed for that grid (only with `"sincos2d"`).
         rope_theta (`float`, *optional*): Base of two-dimensional rotary positions in every attention (DINOv3: 100);
             `None` leaves them out.
         use_qk_norm (`bool`, defaults to `False`): Whether queries and keys are normalised per head (ViT-22B, arXiv
             2302.05442).
         use_gated_mlp (`bool`, defaults to `False`): Whether MLPs are gated; SwiGLU with `hidden_act="silu"`.
-        pooling (`"cls"`, `"mean"`, `"cls_mean"`, `"cls_register"` or `"map"`, defaults to `"cls"`): From tokens to
-            one vector: class token, mean over patches, both joined (DINOv2's head), class and first register token
-            joined (DeiT's distillation token is such a one), or attention with a learned query.
+        pooling (`"cls"`, `"mean"`, `"cls_mean"`, `"cls_register"` or `"map"`, defaults to `"cls"`): How tokens
+            become one vector: class token, mean over patches, both concatenated (DINOv2's head), class and first
+            register token concatenated (in DeiT the distillation token), or attention with a learned query.
         final_norm (`"tokens"`, `"pooled"` or `"none"`, defaults to `"tokens"`): Whether the last layer norm acts on the
             tokens before pooling or on the pooled vector (timm's `fc_norm`).
         pre_logits_size (`int`, *optional*): Width of a linear layer with tanh before the classifier; `None` leaves it
             out.
         token_merging (`int`, list of `int` or `str`, *optional*): How many patches each block merges into others (ToMe,
-            arXiv 2210.09461): one number, one for each block, or such as `"2x"`, as many as make the blocks' arithmetic
-            that much less. `None` merges none. May be changed at any time.
-        shrink_to (`int` or `(height, width)`, *optional*): Size to which a classifier shrinks larger images before it
-            looks at them: fewer patches. May be changed at any time.
-        speeds (`dict`, *optional*): Such settings by name, measured by `vit-custom speed_table`; `from_pretrained(…,
-            speed="2x")` takes them.
+            arXiv 2210.09461): one number, one for each block, or a target such as `"2x"`, which merges enough to halve
+            the arithmetic of the blocks. `None` merges none. May be changed at any time.
+        shrink_to (`int` or `(height, width)`, *optional*): Size to which a classifier first shrinks larger images, to
+            have fewer patches. May be changed at any time.
+        speeds (`dict`, *optional*): Settings of `token_merging` and `shrink_to` by name, measured by
+            `vit-custom speed_table`; `from_pretrained(…, speed="2x")` applies them.
+        heads (`dict`, *optional*): Options of heads other than a classifier's: a name for each head → its kind and
+            options, see `heads_vit_custom`. With one head, `head={"kind": …}` is the same.
         apply_layernorm (`bool`, defaults to `True`): Whether a backbone normalises its feature maps.
         reshape_hidden_states (`bool`, defaults to `True`): Whether a backbone returns maps [B, D, h, w].
 
-    Raises, from any constructor, an error that names the field, its value and the fix where the model is
-    impossible; nothing has been allocated then.
+    Raises an error from any constructor if the model is impossible, before anything is allocated. The error names the
+    field, its value and the fix.
 
     ```python
     >>> from modeling_vit_custom import ViTCustomConfig
@@ -160,6 +145,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     (14, 20)
     ```"""
 
+    keys_to_ignore_at_inference = ["pooler_output"]  # Trainer gathers all other outputs while it evaluates
     model_type = "vit_custom"
 
     hidden_size: int = 768
@@ -193,6 +179,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     token_merging: int | list[int] | str | None = None
     shrink_to: Size | None = None
     speeds: dict[str, dict[str, Any]] | None = None
+    heads: Heads | None = None
     apply_layernorm: bool = True
     reshape_hidden_states: bool = True
     _out_features: list[str] | None = None
@@ -200,9 +187,9 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def from_variant(cls, name: str, **overrides: Any) -> "ViTCustomConfig":
-        """The configuration of a named variant such as "s/16" (size/patch); `overrides` win.
+        """Return the configuration of a named variant such as "s/16" (size/patch); `overrides` win.
 
-        Raises ValueError for a name outside the table, listing the table.
+        Raises ValueError for an unknown name, listing the sizes.
         """
         size, _, patch = name.lower().partition("/")
         if size not in VARIANTS or not patch.isdecimal():
@@ -220,7 +207,10 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any):
-        """As in transformers; raises ValueError for another library's checkpoint, with the command to convert it."""
+        """Read the stored fields as transformers does.
+
+        Raises ValueError for the checkpoint of another library, with the command that converts it.
+        """
         refuse_foreign_files(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         refuse_foreign_config(pretrained_model_name_or_path, fields, cls.model_type)
@@ -228,9 +218,10 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        """As in transformers, but overrides are validated like stored values, and a new `num_labels` is a new head.
+        """Build a configuration as transformers does, with overrides validated like stored values.
 
-        Stored keys that are no field are left out with a warning; a keyword of the same name still counts.
+        Another `num_labels` than stored means a new head: the stored label names are dropped. Stored keys that are no
+        field are ignored with a warning; a keyword of the same name still counts.
         """
         own = cls.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
         known = {name for name in own if not name.startswith("_")} | _SERVICE_KEYS
@@ -245,7 +236,9 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             _drop(stored, "id2label", "label2id", "num_labels")
         elif kwargs.get("num_labels") not in (None, len(stored.get("id2label") or {})):
             _drop(stored, "id2label", "label2id")
-        for name in [name for name in kwargs if name in cls.__dataclass_fields__ and name != "dtype"]:
+        if "head" in kwargs or "heads" in kwargs:
+            _drop(stored, "head", "heads")
+        for name in [name for name in kwargs if name in {*cls.__dataclass_fields__, "head"} - {"dtype"}]:
             stored[name] = kwargs.pop(name)
         return super().from_dict(stored, **kwargs)
 
@@ -257,12 +250,15 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             require_label_count(kwargs["num_labels"])
         for dtype in (self.dtype, kwargs.get("torch_dtype")):
             if isinstance(dtype, str) and dtype not in _DTYPES:
-                refuse("dtype", dtype, f"must be one of {', '.join(_DTYPES)}")
+                reject_field("dtype", dtype, f"must be one of {', '.join(_DTYPES)}")
         self.id2label, self.label2id = read_labels(self.id2label, self.label2id, kwargs.get("num_labels"))
+        if (head := kwargs.pop("head", None)) is not None and self.heads:
+            reject_field("head", head, f"heads={self.heads} is given too: put all of them into heads")
+        self.heads = read_heads(self.heads or named_by_kind(head))
         self._validate_bounds()
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
         if kwargs.pop("stage_names", self.stage_names) != self.stage_names:
-            _drop(kwargs, "out_features", "out_indices")  # chosen among the stages of another depth
+            _drop(kwargs, "out_features", "out_indices")  # they name stages of a model of another depth
         self._custom_pipelines = kwargs.pop("custom_pipelines", {})
         out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
         self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
@@ -289,7 +285,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         return None if self.shrink_to is None else _pair(self.shrink_to)
 
     def grid_of(self, image_hw: Sequence[int]) -> tuple[int, int]:
-        """Rows and columns of patches of an image of so many pixels."""
+        """Return the rows and columns of patches of an image of (height, width) pixels."""
         return image_hw[0] // self.patch_hw[0], image_hw[1] // self.patch_hw[1]
 
     @property
@@ -299,7 +295,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def mlp_products(self) -> int:
-        """The hidden width of an MLP, once for each matrix that has it."""
+        """The hidden width of an MLP times the number of matrices that have it."""
         return self.intermediate_size * (3 if self.use_gated_mlp else 2)
 
     @property
@@ -310,53 +306,59 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     @property
     def pooled_size(self) -> int:
         """Width k·D of the pooled vector."""
-        return self.hidden_size * (2 if self.pooling in ("cls_mean", "cls_register") else 1)
+        return self.hidden_size * POOLINGS[self.pooling].width
 
     @property
     def has_distillation_token(self) -> bool:
-        """Whether the head is the mean of one on the class token and one on a register, as DeiT's is."""
+        """Whether the logits are the mean of two heads, on the class token and on a register token, as in DeiT."""
         return self.pooling == "cls_register" and not self.pre_logits_size
 
+    @property
+    def head(self) -> dict[str, Any] | None:
+        """The one entry of `heads`, None without an entry.
+
+        Raises ValueError if there are several.
+        """
+        if self.heads and len(self.heads) > 1:
+            reject_field("heads", list(self.heads), "has several heads: read heads instead of head")
+        return next(iter((self.heads or {}).values()), None)
+
     def drop_path_rates(self) -> list[float]:
-        """The rate of each block, growing linearly from 0 to `drop_path_rate`."""
+        """Return the stochastic depth rate of each block, growing linearly from 0 to `drop_path_rate`."""
         last = max(self.num_hidden_layers - 1, 1)
         return [self.drop_path_rate * i / last for i in range(self.num_hidden_layers)]
 
     @property
     def custom_pipelines(self) -> dict[str, Any]:
-        """What config.json says of pipelines, for `pipeline`, which writes into what it reads: a copy each time.
+        """The pipelines that config.json names, copied each time because `pipeline` writes into what it reads.
 
-        Empty in the installed package: importing it registers the pipeline, and `pipeline` would demand
-        trust_remote_code for an entry here.
+        Empty in the installed package: its import registers the pipeline, and for an entry here `pipeline` would
+        demand trust_remote_code.
         """
         return copy.deepcopy(self._custom_pipelines) if _RUNS_FROM_FOLDER else {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field that is saved, as transformers gives it."""
+        """Return the fields to save, as transformers does."""
         output = super().to_dict()
         if pipelines := output.pop("_custom_pipelines", None):
             output["custom_pipelines"] = pipelines
+        if not output.get("heads"):
+            output.pop("heads", None)
         return output
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any):
-        """Save; `auto_map` and `custom_pipelines` list the classes whose module lies in the folder, so that no
-        entry dangles."""
-
-        def lies_there(target: str) -> bool:
-            return os.path.isfile(os.path.join(save_directory, target.split(".")[0] + ".py"))
-
-        self.auto_map = {
-            name: target for name, target in AUTO_MAP.items() if name == "AutoConfig" or lies_there(target)
-        }
-        self._custom_pipelines = {task: entry for task, entry in CUSTOM_PIPELINES.items() if lies_there(entry["impl"])}
+        """Save to a folder, with the `auto_map` and `custom_pipelines` of `auto_classes_vit_custom`."""
+        self.auto_map = listed_classes(save_directory, self.architectures, getattr(self, "auto_map", None))
+        self._custom_pipelines = listed_pipelines(save_directory, self.auto_map)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def validate_architecture(self):
-        """The one validation: impossible values raise ValueError naming field, value and fix."""
+        """Raise ValueError for impossible values, naming field, value and fix; the only validation."""
         self._validate_bounds()
         self._validate_grid()
         self._validate_parameters()
         self._validate_fields_together()
+        read_heads(self.heads)
         names: Any = self.id2label or {}
         validate_labels(names, self.label2id)
 
@@ -364,24 +366,24 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if not low <= value <= high:  # also refuses NaN
-                refuse(name, value, f"must be from {low} to {high}")
+                reject_field(name, value, f"must be from {low} to {high}")
         for name, (low, high) in _OPTIONAL_BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                refuse(name, value, f"must be from {low} to {high}, or None to leave it out")
+                reject_field(name, value, f"must be from {low} to {high}, or None to leave it out")
         for name in ("image_size", "patch_size"):
             value = getattr(self, name)
             if not isinstance(value, int) and len(value) != 2:
-                refuse(name, value, "must be an int or (height, width)")
+                reject_field(name, value, "must be an int or (height, width)")
             if not all(1 <= side <= _MAX_SIDE for side in _pair(value)):
-                refuse(name, value, f"each side must be from 1 to {_MAX_SIDE} pixels")
+                reject_field(name, value, f"each side must be from 1 to {_MAX_SIDE} pixels")
 
     def _validate_grid(self):
         image, patch = self.image_hw, self.patch_hw
         if image[0] < patch[0] or image[1] < patch[1]:
-            refuse("image_size", self.image_size, f"must hold one patch of patch_size={self.patch_size}")
+            reject_field("image_size", self.image_size, f"must hold one patch of patch_size={self.patch_size}")
         if math.prod(self.grid_hw) > _MAX_TOKENS:
-            refuse("patch_size", self.patch_size, f"gives {math.prod(self.grid_hw)} patches: use a larger one")
+            reject_field("patch_size", self.patch_size, f"gives {math.prod(self.grid_hw)} patches: use a larger one")
         if image[0] % patch[0] or image[1] % patch[1]:
             used = tuple(cells * side for cells, side in zip(self.grid_hw, patch, strict=True))
             logger.warning_once(
@@ -389,14 +391,14 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"{used[0]}x{used[1]} pixels are seen. Use image_size={used} to keep the rest from being cut off."
             )
         if self.stem == "conv" and (max(patch) == 1 or any(side & (side - 1) for side in patch)):
-            refuse("patch_size", self.patch_size, "stem='conv' halves the image: use powers of two, at least 2")
+            reject_field("patch_size", self.patch_size, "stem='conv' halves the image: use powers of two, at least 2")
 
     def _validate_parameters(self):
         width, pixels, labels = self.hidden_size, math.prod(self.patch_hw) * self.num_channels, len(self.id2label or {})
         blocks = self.num_hidden_layers * (4 * width**2 + 2 * width * self.intermediate_size)
         about = blocks + width * (pixels + math.prod(self.grid_hw) + labels)
         if about > _MAX_PARAMETERS:
-            refuse(
+            reject_field(
                 "hidden_size", width,
                 f"with num_hidden_layers={self.num_hidden_layers}, intermediate_size={self.intermediate_size}, "
                 f"image_size={self.image_size}, patch_size={self.patch_size} and {labels} labels makes about "
@@ -405,26 +407,28 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def _validate_fields_together(self):
         if self.hidden_size % self.num_attention_heads:
-            refuse("num_attention_heads", self.num_attention_heads, f"must divide hidden_size={self.hidden_size}")
+            reject_field("num_attention_heads", self.num_attention_heads, f"must divide hidden_size={self.hidden_size}")
         if self.hidden_act not in ACT2FN:
-            refuse("hidden_act", self.hidden_act, f"must be one of {', '.join(sorted(ACT2FN))}")
-        if self.position_interpolation not in RESIZE_RULES:
-            refuse("position_interpolation", self.position_interpolation, f"must be one of {list(RESIZE_RULES)}")
-        if self.position_embedding == "sincos2d" and (self.hidden_size % 4 or self.hidden_size < 8):
-            refuse(
-                "hidden_size",
-                self.hidden_size,
-                "position_embedding='sincos2d' needs a multiple of 4, at least 8",
+            reject_field("hidden_act", self.hidden_act, f"must be one of {', '.join(sorted(ACT2FN))}")
+        rule, fixed = self.position_interpolation, self.position_embedding == "sincos2d"
+        if rule not in POSITION_RULES:
+            reject_field("position_interpolation", rule, f"must be one of {list(POSITION_RULES)}")
+        if rule == COMPUTED and not fixed:
+            fix = "a rule of resampling, such as 'bicubic_antialias'"
+            reject_field("position_interpolation", rule, f"needs position_embedding='sincos2d'; use it, or {fix}")
+        if fixed and (self.hidden_size % 4 or self.hidden_size < 8):
+            reject_field(
+                "hidden_size", self.hidden_size, "position_embedding='sincos2d' needs a multiple of 4, at least 8"
             )
         if self.pooling.startswith("cls") and not self.use_cls_token:
-            refuse("pooling", self.pooling, "needs use_cls_token=True; without a class token use 'mean' or 'map'")
+            reject_field("pooling", self.pooling, "needs use_cls_token=True; without a class token use 'mean' or 'map'")
         if self.pooling == "cls_register" and not self.num_register_tokens:
-            refuse("pooling", self.pooling, "needs num_register_tokens of at least 1")
+            reject_field("pooling", self.pooling, "needs num_register_tokens of at least 1")
         if self.rope_theta is not None and self.head_dim % 4:
-            refuse("rope_theta", self.rope_theta, f"needs heads of a multiple of 4, not {self.head_dim}")
+            reject_field("rope_theta", self.rope_theta, f"needs heads of a multiple of 4, not {self.head_dim}")
         check_speed_fields(self.token_merging, self.shrink_to, self.speeds, self)
         if self.problem_type not in _PROBLEM_TYPES:
-            refuse("problem_type", self.problem_type, f"must be one of {_PROBLEM_TYPES}")
+            reject_field("problem_type", self.problem_type, f"must be one of {_PROBLEM_TYPES}")
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """From pixels to tokens: stem, prefix tokens, positions.
 
-Shapes: B batch, C channels, H×W pixels, h×w grid of patches, P prefix tokens, N = P + h·w tokens, D width.
+Shapes: B batch, C channels, H×W pixels, p×q patch, h×w grid of patches, P prefix tokens, N = P + h·w tokens, D width.
 """
 
 import math
@@ -11,14 +11,14 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_vit_custom import ViTCustomConfig
-from .interpolation_vit_custom import RESIZE_RULES, resize_channels, resize_grid, resize_patch_kernel
-from .layers_vit_custom import ChannelNorm, layer_norm
+from .interpolation_vit_custom import COMPUTED, RESIZE_RULES, resize_channels, resize_grid, resize_patch_kernel
+from .layers_vit_custom import ChannelNorm, dropout_of
 from .position_vit_custom import sincos_table
 from .quantized_vit_custom import check_resampling
 
 
 class ViTCustomPatchEmbeddings(nn.Module):
-    """[B, C, H, W] → [B, D, h, w]: one convolution whose stride is the patch."""
+    """Patch embedding, [B, C, H, W] → [B, D, h, w]: one convolution whose stride is the patch size."""
 
     def __init__(self, config: ViTCustomConfig):
         super().__init__()
@@ -26,7 +26,7 @@ class ViTCustomPatchEmbeddings(nn.Module):
 
     @property
     def first_convolution(self) -> nn.Conv2d:
-        """The layer that sees the image."""
+        """The convolution that reads the image."""
         return self.projection
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -34,10 +34,10 @@ class ViTCustomPatchEmbeddings(nn.Module):
 
 
 class ViTCustomConvStem(nn.Module):
-    """[B, C, H, W] → [B, D, h, w]: 3×3 convolutions that halve the image until one position is one patch.
+    """Convolutional stem, [B, C, H, W] → [B, D, h, w]: 3×3 convolutions halve the image until a position is a patch.
 
-    Early convolutions make a ViT learn faster from little data (Xiao et al. 2021, arXiv 2106.14881, table 1).
-    Their batch norm is a layer norm over channels here, so that a prediction never depends on its batch.
+    Early convolutions make a ViT learn faster from little data (Xiao et al. 2021, arXiv 2106.14881, table 1). A layer
+    norm over channels replaces the batch norm of the paper, so that a prediction never depends on its batch.
     """
 
     def __init__(self, config: ViTCustomConfig):
@@ -60,7 +60,7 @@ class ViTCustomConvStem(nn.Module):
 
     @property
     def first_convolution(self) -> nn.Conv2d:
-        """The layer that sees the image."""
+        """The convolution that reads the image."""
         return cast(nn.Conv2d, self.layers[0])
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ STEMS: dict[str, type[Stem]] = {"patch": ViTCustomPatchEmbeddings, "conv": ViTCu
 
 
 class ViTCustomEmbeddings(nn.Module):
-    """[B, C, H, W] → [B, N, D]: patches with positions, behind class and register tokens."""
+    """Images [B, C, H, W] → tokens [B, N, D]: class token, register tokens, then patches with positions."""
 
     mask_token: Any  # parameter or None
     position_embeddings: Any  # parameter where learned, buffer where fixed, or None
@@ -81,6 +81,8 @@ class ViTCustomEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         width, (h, w) = config.hidden_size, config.grid_hw
+        self.num_prefix_tokens = config.num_prefix_tokens
+        self._keep_input(config)
         self.patch_embeddings: Stem = STEMS[config.stem](config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_cls_token else None
         registers = config.num_register_tokens
@@ -92,8 +94,8 @@ class ViTCustomEmbeddings(nn.Module):
             self.register_buffer("position_embeddings", sincos_table((h, w), width)[None])
         else:
             self.position_embeddings = None
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.layernorm = layer_norm(width, config.layer_norm_eps, config.embedding_norm)
+        self.dropout = dropout_of(config.hidden_dropout_prob)
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.embedding_norm else None
 
     def forward(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> torch.Tensor:
         pixel_values = self._whole_patches(pixel_values)
@@ -105,21 +107,30 @@ class ViTCustomEmbeddings(nn.Module):
         if bool_masked_pos is not None:
             patches = torch.where(bool_masked_pos.bool()[:, :, None], self.mask_token.to(patches.dtype), patches)
         if self.position_embeddings is not None:
-            patches = patches + self.positions(grid).to(pixel_values.dtype)  # a loaded buffer keeps its own
+            patches = patches + self.positions(grid).to(pixel_values.dtype)  # a loaded buffer keeps its own dtype
         prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
         tokens = torch.cat([token.expand(patches.shape[0], -1, -1) for token in prefix] + [patches], dim=1)
-        return self.layernorm(self.dropout(tokens))
+        if self.dropout is not None:
+            tokens = self.dropout(tokens)
+        return tokens if self.layernorm is None else self.layernorm(tokens)
 
     def positions(self, grid: tuple[int, int]) -> torch.Tensor:
-        """The position table [1, h·w, D] for any grid, resampled by `position_interpolation` where it differs."""
-        computed = any(isinstance(side, torch.SymInt) for side in grid)  # by an export that is for any size
-        if not computed and tuple(grid) == self.config.grid_hw:
+        """Return the position table [1, h·w, D] for any grid.
+
+        For another grid than the stored one, `position_interpolation` says whether the stored table is resampled or a
+        new one is computed.
+        """
+        for_any = any(isinstance(side, torch.SymInt) for side in grid)  # an export keeps sizes symbolic
+        if not for_any and tuple(grid) == self.grid_hw:
             return self.position_embeddings
-        table = self.position_embeddings.unflatten(1, self.config.grid_hw)[0]  # [h, w, D]
-        return resize_grid(table, grid, RESIZE_RULES[self.config.position_interpolation]).flatten(0, 1)[None]
+        rule = self.config.position_interpolation
+        if rule == COMPUTED:
+            return sincos_table(grid, self.config.hidden_size)[None].to(self.position_embeddings)
+        table = self.position_embeddings.unflatten(1, self.grid_hw)[0]  # [h, w, D]
+        return resize_grid(table, grid, RESIZE_RULES[rule]).flatten(0, 1)[None]
 
     def check_resize(self, config: ViTCustomConfig):
-        """Raises ValueError where `resize_to` this configuration cannot be."""
+        """Raise ValueError if `resize_to(config)` is impossible."""
         if config.stem == "conv" and config.patch_hw != self.config.patch_hw:
             raise ValueError(
                 f"patch_size={config.patch_size}: a conv stem is built for patch_size={self.config.patch_size} "
@@ -132,7 +143,7 @@ class ViTCustomEmbeddings(nn.Module):
 
     @torch.no_grad()
     def resize_to(self, config: ViTCustomConfig):
-        """Resample position table and first convolution in place for the input described by `config`."""
+        """Resample the position table and the first convolution in place for the input that `config` describes."""
         if self.position_embeddings is not None and config.grid_hw != self.config.grid_hw:
             table = self.positions(config.grid_hw)
             learned = config.position_embedding == "learned"
@@ -144,9 +155,17 @@ class ViTCustomEmbeddings(nn.Module):
         if config.patch_hw != self.config.patch_hw:
             conv.weight = _like(conv.weight, resize_patch_kernel(conv.weight, config.patch_hw))
             conv.kernel_size = conv.stride = config.patch_hw
+        self._keep_input(config)
+
+    def _keep_input(self, config: ViTCustomConfig):
+        """Keep what every forward reads of the configuration: a lookup there costs five Python calls."""
+        self.num_channels, self.patch_hw, self.grid_hw = config.num_channels, config.patch_hw, config.grid_hw
 
     def init_own_parameters(self, std: float):
-        """Tokens and learned positions from a truncated normal, the mask token zero, fixed positions computed."""
+        """Initialise the prefix tokens and learned positions from a truncated normal of standard deviation `std`.
+
+        The mask token becomes 0; fixed positions are computed.
+        """
         for token in (self.cls_token, self.register_tokens):
             if token is not None:
                 init.trunc_normal_(token, std=std)
@@ -158,8 +177,8 @@ class ViTCustomEmbeddings(nn.Module):
             init.copy_(self.position_embeddings, sincos_table(self.config.grid_hw, self.config.hidden_size)[None])
 
     def _whole_patches(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The image cut to whole patches, in the dtype of the weights."""
-        channels, patch = self.config.num_channels, self.config.patch_hw
+        """The image cropped to whole patches, in the dtype of the weights; ValueError for an impossible shape."""
+        channels, patch = self.num_channels, self.patch_hw
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}: this model takes [batch, {channels}, "
@@ -171,11 +190,12 @@ class ViTCustomEmbeddings(nn.Module):
                 f"pixel_values has {pixel_values.shape[2]}x{pixel_values.shape[3]} pixels: fewer than one patch of "
                 f"patch_size={self.config.patch_size}. Resize the image."
             )
-        weight = self.patch_embeddings.first_convolution.weight
-        return pixel_values[:, :, : h * patch[0], : w * patch[1]].to(weight.dtype)
+        return pixel_values[:, :, : h * patch[0], : w * patch[1]].to(
+            self.patch_embeddings.first_convolution.weight.dtype
+        )
 
     def _hide(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
-        """The image with masked patches in the mean colour, 0: a conv stem sees beyond the borders of a patch."""
+        """The image with masked patches set to 0, the mean colour: the kernels of a conv stem cross patch borders."""
         if self.mask_token is None:
             raise ValueError("bool_masked_pos needs a mask token: use ViTCustomForMaskedImageModeling.")
         h, w = self.config.grid_of(pixel_values.shape[2:])
@@ -188,7 +208,7 @@ class ViTCustomEmbeddings(nn.Module):
 
 
 def masked_pixels(bool_masked_pos: torch.Tensor, grid: tuple[int, int], patch_hw: tuple[int, int]) -> torch.Tensor:
-    """[B, h·w], True where a patch is masked → bool [B, 1, h·p, w·q], the same for its pixels."""
+    """Return the pixel mask, bool [B, 1, h·p, w·q], of a patch mask [B, h·w] that is True where a patch is masked."""
     mask = bool_masked_pos.bool().view(-1, 1, *grid)
     return mask.repeat_interleave(patch_hw[0], 2).repeat_interleave(patch_hw[1], 3)
 

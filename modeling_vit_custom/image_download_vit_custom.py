@@ -1,8 +1,8 @@
-"""An image file from a web address: only http and https, within limits of size, time and place.
+"""Download of an image file from a web address: only http and https, with limits on size, time and destination.
 
-The place: unless `ImageLimits.private_addresses`, an address that leads to this machine, its local network or a
-cloud's metadata service is refused, in redirects too, before anything is asked of it. Proxies of the environment
-are not used, since nothing behind them could be checked.
+Unless `ImageLimits.private_addresses` is set, an address that leads to this machine, its local network or a cloud's
+metadata service is refused before a request is sent to it, also in redirects. Proxies of the environment are not used,
+since the destination behind a proxy cannot be checked.
 """
 
 import http.client
@@ -26,12 +26,12 @@ _TEXT = re.compile(r"^(text/|application/(json|xml|pdf))", re.IGNORECASE)
 
 
 def is_url(source: Any) -> bool:
-    """Whether a source is a string that starts like a web or data address."""
+    """Return whether a source is a string that starts like a web or data address."""
     return isinstance(source, str) and _URL.match(source) is not None
 
 
 def without_secrets(url: str) -> str:
-    """A URL for messages: what may hold a password or a signature is left out."""
+    """Return a URL for messages, without the parts that may hold a password or a signature."""
     if url.lower().startswith("data:"):
         return "data:…"
     address, *query = re.split(r"[?#]", url, maxsplit=1)
@@ -41,9 +41,9 @@ def without_secrets(url: str) -> str:
 
 
 def download_image(url: str, limits: ImageLimits) -> bytes:
-    """What an address serves, at most `limits.download_bytes` within `limits.download_seconds`.
+    """Download what an address serves, at most `limits.download_bytes` within `limits.download_seconds`.
 
-    Raises ImageDecodingError for anything else: the HTTP status, the limit or the reason is named.
+    Raises ImageDecodingError otherwise, naming the HTTP status, the limit or the reason.
     """
     deadline = _Deadline(limits.download_seconds)
     try:
@@ -99,7 +99,7 @@ def _too_slow(limits: ImageLimits) -> ImageDecodingError:
 
 
 class _Deadline:
-    """Cuts the connection when the time is over: a time-out of its own has every single read, but not the whole."""
+    """Cuts the connection when the time is over, since a time-out of urllib limits each read but not their sum."""
 
     def __init__(self, seconds: float):
         self.end = time.monotonic() + seconds
@@ -113,7 +113,7 @@ class _Deadline:
 
     def watch(self, connection: socket.socket) -> None:
         self.forget()
-        self.connection = connection.dup()  # stays the same connection when TLS takes the socket over
+        self.connection = connection.dup()  # still this connection when TLS has taken the socket over
         if self.passed():
             self.cut()
 
@@ -145,7 +145,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener(deadline: _Deadline, limits: ImageLimits) -> urllib.request.OpenerDirector:
-    """Speaks http and https, and of what urllib also knows (files, ftp, data, proxies, cookies) nothing."""
+    """An opener for http and https only, without what urllib also supports: files, ftp, data, proxies, cookies."""
 
     class Checked(http.client.HTTPConnection):
         def connect(self):
@@ -154,7 +154,7 @@ def _opener(deadline: _Deadline, limits: ImageLimits) -> urllib.request.OpenerDi
                     _refuse_private(str(address[0]))
             super().connect()
             deadline.watch(self.sock)
-            if not limits.private_addresses:  # a name may lead elsewhere when it is looked up again
+            if not limits.private_addresses:  # a second look-up of the name may give another address
                 _refuse_private(self.sock.getpeername()[0])
 
     class CheckedSecure(http.client.HTTPSConnection, Checked):
@@ -187,5 +187,5 @@ def _refuse_private(address: str) -> None:
     if not number.is_global or number.is_multicast:
         raise ImageDecodingError(
             f"leads to {address}, an address that is not public. Fix: ImageLimits(private_addresses=True), if "
-            "whoever gave the address may reach your own network through it."
+            "anyone who gave the address may reach your own network through it."
         )

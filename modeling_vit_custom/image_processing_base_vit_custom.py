@@ -1,6 +1,6 @@
-"""What both image processors share: decoding, settings and their checks, saving.
+"""The base of both image processors: decoding, settings and their checks, saving.
 
-Shapes: B images in a batch, C channels (1 grey or 3 RGB), H height, W width; h×w after resizing.
+Shapes: B images in a batch, C channels (1 grey, 3 RGB, else an image's bands), H height, W width; h×w after resizing.
 """
 
 import copy
@@ -16,7 +16,14 @@ from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
-from .image_decoding_vit_custom import check_background, check_channel_order, check_on_error, decode_each, decode_image
+from .image_decoding_vit_custom import (
+    check_background,
+    check_channel_order,
+    check_num_channels,
+    check_on_error,
+    decode_each,
+    decode_image,
+)
 from .image_limits_vit_custom import DEFAULT_LIMITS, ImageDecodingError, ImageLimits
 from .image_resizing_vit_custom import check_resizing, crop_corner, is_own, resize_own, target_size
 
@@ -31,10 +38,10 @@ AUTO_MAP = {
         "pil": "image_processing_vit_custom.ViTCustomImageProcessorPil",
     }
 }
-# In saved configurations, but no settings.
+# Keys of saved configurations that are not settings.
 _SERVICE_KEYS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
 _DECODING_KEYS = ("num_channels", "background_color", "do_rescale", "input_data_format", "channel_order", "allow_urls")
-# Settings of a call and its machine, not of a model: never saved, nor believed where a saved file has them.
+# Settings of a call and its machine, not of a model: never saved, and ignored in a saved file.
 _PER_CALL_KEYS = (
     "allow_urls",
     "channel_order",
@@ -51,19 +58,21 @@ _SIZE_KEYS = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest
 class ViTCustomImageProcessorKwargs(ImagesKwargs, total=False):
     """
     num_channels (`int`, *optional*):
-        Channels of the output: 3 for RGB, 1 for grey. `image_mean` and `image_std` have as many entries.
+        Channels of the output: 3 for RGB, 1 for grey. With another number, images must have exactly that many channels,
+        which stay as they are (4: red, green, blue and alpha or near infrared). `image_mean` and `image_std` have as
+        many entries.
     background_color (`list[int]`, *optional*):
-        Red, green and blue in 0..255: what shows through transparent pixels.
+        Red, green and blue in 0..255, the colour that shows through transparent pixels.
     antialias (`bool`, *optional*):
-        Off, shrinking reads the nearest 2 × 2 (bilinear) or 4 × 4 (bicubic) pixels only, as `tf.image.resize` does.
+        If off, shrinking reads only the nearest 2 × 2 (bilinear) or 4 × 4 (bicubic) pixels, as `tf.image.resize` does.
     rounding (`str`, *optional*):
         How sizes become whole pixels: "floor" (transformers), "round_crop" (torchvision, timm: half the margin of
-        a crop is rounded) or "round_edge" (big_vision: the longer edge is, where `size` gives the shorter one).
+        a crop is rounded) or "round_edge" (big_vision: the longer edge is rounded, where `size` gives the shorter one).
     channel_order (`str`, *optional*):
-        "bgr" for arrays and tensors as OpenCV makes them. Files and Pillow images know their own order.
+        "bgr" for arrays and tensors from OpenCV. Files and Pillow images know their own order.
     on_error (`str`, *optional*):
-        What an unreadable image of a batch does. "raise": it stops all. "skip": it is left out and a warning names
-        it. "report": it is left out. `errors` and `kept_indices` of the result tell which were.
+        What happens at an unreadable image of a batch. "raise": the call stops. "skip": it is left out and a warning
+        names it. "report": it is left out. `errors` and `kept_indices` of the result say which images were.
     allow_urls (`bool`, *optional*):
         Download http and https addresses, within `limits`.
     """
@@ -80,13 +89,13 @@ class ViTCustomImageProcessorKwargs(ImagesKwargs, total=False):
 class BaseViTCustomImageProcessor(BaseImageProcessor):
     """Puts the one decoder and one validation in front of either transformers backend.
 
-    Images may be paths, bytes of image files, Pillow images, arrays and tensors, mixed as one likes: all are
-    decoded by `decode_image`, so `do_convert_rgb` changes nothing. Errors about one image of a batch name its
-    index. With `do_rescale=False`, float arrays of any finite range are taken as scaled already.
+    Images may be paths, bytes of image files, Pillow images, arrays and tensors, in any mixture: all are decoded by
+    `decode_image`, so `do_convert_rgb` changes nothing. An error about one image of a batch names its index. With
+    `do_rescale=False`, float arrays of any finite range are taken as scaled already.
 
-    What a call returns also tells, as attributes and not as entries that a model would be given, which images it
-    holds: `kept_indices`, their positions among the images given, and `errors`, position -> why not. The sizes
-    that are accepted are the attribute `limits`, an `ImageLimits`; it is never saved.
+    The result of a call has two attributes about unreadable images: `kept_indices`, the positions of the images in the
+    result among those given, and `errors`, position -> why not. They are not entries, which a model would be given.
+    The attribute `limits`, an `ImageLimits`, says which sizes are accepted; it is never saved.
     """
 
     valid_kwargs: Any = ViTCustomImageProcessorKwargs
@@ -127,13 +136,13 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
 
     @classmethod
     def for_model(cls, config, **overrides):
-        """The processor that fits a model: its input size and channels; `overrides` are further settings."""
+        """Return a processor for the input size and channels of a model; `overrides` are further settings."""
         height, width = config.image_hw
         fitting = {"size": {"height": height, "width": width}, "num_channels": config.num_channels}
         return cls(**(fitting | overrides))
 
     def decode(self, source: Any, name: str | None = None, **settings: Any) -> torch.Tensor:
-        """`decode_image` with the settings stored here or given: [num_channels, H, W] uint8."""
+        """Decode one image by `decode_image` with the stored or given settings: [num_channels, H, W] uint8."""
         now = {key: settings.get(key, getattr(self, key)) for key in _DECODING_KEYS}
         return decode_image(
             source,
@@ -150,13 +159,13 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
     # ---------- from images to decoded tensors
 
     def fetch_images(self, image_url_or_urls: Any, **settings: Any) -> Any:
-        """`decode` a source or nested lists of them; addresses only with `allow_urls`, whatever the name says."""
+        """Decode a source or nested lists of sources; addresses only with `allow_urls`, despite the argument's name."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(source, **settings) for source in image_url_or_urls]
         return self.decode(image_url_or_urls, **settings)
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
-        """One image, a list, a list of lists or a [B, ...] array -> a flat list of undecoded images."""
+        """One image, a list, a list of lists or a [B, ...] array, as a flat list of undecoded images."""
         if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4:
             images = list(images)
         elif not isinstance(images, list | tuple):
@@ -170,7 +179,7 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
         return flat
 
     def _preprocess_image_like_inputs(self, images: Any, *args, on_error: str = "raise", **kwargs) -> BatchFeature:
-        """Decode every image into what the backend works on, then hand them over."""
+        """Decode every image to the type of the backend, then let the backend process them."""
         sources = self._prepare_images_structure(images)
         decoded = decode_each(sources, lambda image, name: self.process_image(image, name=name, **kwargs), on_error)
         if not decoded.images:
@@ -185,7 +194,7 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
     # ---------- what both backends do alike
 
     def resize(self, image: Any, size: SizeDict, resample: Any = None, **kwargs) -> Any:
-        """[..., H, W] -> [..., h, w]; bilinear where `resample` is None."""
+        """Resize [..., H, W] to [..., h, w]; bilinear if `resample` is None."""
         hw = target_size(image.shape[-2:], size, self.rounding)
         resample = PILImageResampling.BILINEAR if resample is None else resample
         if is_own(resample, self.antialias):
@@ -193,11 +202,11 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
         return self.resize_by_backend(image, hw, resample, **kwargs)
 
     def resize_by_backend(self, image: Any, hw: tuple[int, int], resample: int, **kwargs) -> Any:
-        """[..., H, W] -> [..., h, w]"""
+        """Resize [..., H, W] to [..., h, w] by the backend."""
         return super().resize(image, SizeDict(height=hw[0], width=hw[1]), resample, **kwargs)
 
     def center_crop(self, image: Any, size: Any, **kwargs) -> Any:
-        """[..., H, W] -> [..., h, w]; the backend pads what is smaller than the crop."""
+        """Crop the centre of [..., H, W] to [..., h, w]; the backend pads images smaller than the crop."""
         if image.shape[-2] < size.height or image.shape[-1] < size.width:
             return super().center_crop(image, size, **kwargs)
         top, left = crop_corner(image.shape[-2:], size, self.rounding)
@@ -222,18 +231,18 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
 
     @property
     def auto_map(self) -> dict[str, dict[str, str]]:
-        """What a saved configuration tells the Auto classes; always this, wherever it was loaded from."""
+        """The entry of a saved configuration for the Auto classes, the same wherever it was loaded from."""
         return copy.deepcopy(AUTO_MAP)
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings that are set, the class (without "Pil") and the auto_map: what is saved."""
+        """Return what is saved: the settings that are set, the class (without "Pil") and the auto_map."""
         saved = {*self.valid_kwargs.__annotations__, "image_processor_type"}.difference(_PER_CALL_KEYS)
         settings = {key: value for key, value in super().to_dict().items() if key in saved}
         return settings | {"auto_map": self.auto_map}
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
-        """Build from saved settings; keys that are none, or belong to a call, are left out, with a warning."""
+        """Build from saved settings; unknown keys, and settings of a call, are ignored with a warning."""
         known = {*cls.valid_kwargs.__annotations__, *_SERVICE_KEYS}.difference(_PER_CALL_KEYS)
         foreign = [key for key in image_processor_dict if key not in known]
         if foreign:
@@ -269,13 +278,8 @@ def check_settings(
     data_format: str | None = None,
     **others,
 ) -> None:
-    """Refuse settings no image could be processed with, before one is.
-
-    Raises:
-        ValueError: the message names the setting, its value and the fix.
-    """
-    if num_channels not in (1, 3):
-        raise ValueError(f"num_channels={num_channels!r}: use 1 (grey) or 3 (RGB).")
+    """Raise ValueError for settings that cannot process any image, naming the setting, its value and the fix."""
+    check_num_channels(num_channels)
     check_background(background_color)
     check_channel_order(channel_order)
     check_on_error(on_error)

@@ -1,9 +1,9 @@
 """The image processors: `ViTCustomImageProcessor` on torchvision, `ViTCustomImageProcessorPil` on Pillow.
 
-Both turn images into `pixel_values` [B, C, H, W] float32: decode, resize to a fixed size (unless told otherwise
-bilinear with antialiasing, the aspect ratio given up as in Google's ViT), rescale to [0, 1], normalise. Their outputs
-differ by at most one grey level. They share this file so that every saved folder holds both, whichever was
-loaded; it does not import torchvision itself, so the Pillow backend works without it.
+Both turn images into `pixel_values` [B, C, H, W] float32: decode, resize to a fixed size (by default bilinear with
+antialiasing and without keeping the aspect ratio, as in Google's ViT), rescale to [0, 1], normalise. Their outputs
+differ by at most one grey level. They share this file so that every saved folder holds both, whichever was loaded. The
+file does not import torchvision itself, so the Pillow backend works without it.
 """
 
 from typing import Any
@@ -17,15 +17,15 @@ from .image_processing_base_vit_custom import BaseViTCustomImageProcessor, ViTCu
 
 
 class ViTCustomImageProcessor(BaseViTCustomImageProcessor, TorchvisionBackend):
-    """Tensors throughout, on any device; images of equal size are resized together.
+    """Image processor on torchvision: tensors throughout, on any device; images of equal size are resized together.
 
     Args:
-        num_channels: 3 for RGB, 1 for grey.
-        background_color: RGB in 0..255, seen through transparent pixels.
-        antialias, rounding: how pixels are resampled and sizes become whole, as the source of the weights did.
+        num_channels: 3 for RGB, 1 for grey, another number for images with that many bands.
+        background_color: RGB in 0..255, seen through transparent pixels if the output is grey or RGB.
+        antialias, rounding: how pixels are resampled and sizes rounded, as where the weights come from.
         size, resample, do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std, crop_size,
             do_center_crop, …: as in every transformers image processor. The mean and standard deviation have
-            one entry per channel, 0.5 unless given.
+            one entry per channel, by default 0.5.
     """
 
     valid_kwargs = ViTCustomImageProcessorKwargs
@@ -39,7 +39,7 @@ class ViTCustomImageProcessor(BaseViTCustomImageProcessor, TorchvisionBackend):
 
 
 class ViTCustomImageProcessorPil(BaseViTCustomImageProcessor, PilBackend):
-    """numpy and Pillow on the CPU, one image at a time; needs no torchvision. Settings: see the other."""
+    """Image processor on numpy and Pillow: on the CPU, one image at a time, without torchvision; settings as above."""
 
     valid_kwargs = ViTCustomImageProcessorKwargs
 
@@ -48,8 +48,8 @@ class ViTCustomImageProcessorPil(BaseViTCustomImageProcessor, PilBackend):
         return self.decode(image, name, **kwargs).numpy()
 
     def resize_by_backend(self, image: np.ndarray, hw: tuple[int, int], resample: int, **kwargs) -> np.ndarray:
-        """[C, H, W] -> [C, h, w]; images scaled already (float) channel by channel, in whatever range."""
-        if image.dtype == np.uint8:
+        """Resize [C, H, W] to [C, h, w]; bands and scaled (float) images channel by channel, in any range."""
+        if image.dtype == np.uint8 and len(image) in (1, 3):
             return super().resize_by_backend(image, hw, resample, **kwargs)
         channels = [Image.fromarray(channel).resize((hw[1], hw[0]), resample) for channel in image]
         return np.stack([np.asarray(channel) for channel in channels])

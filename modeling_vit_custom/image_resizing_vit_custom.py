@@ -1,4 +1,4 @@
-"""Sizes in whole pixels, and the resizings that image libraries other than Pillow do.
+"""Sizes in whole pixels, and the resizing of image libraries other than Pillow.
 
 Shapes: C channels, H×W → h×w pixels; n → m pixels of one axis.
 """
@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.image_utils import PILImageResampling, get_image_size_for_max_height_width
 
-# How the longer edge, which follows the shorter one, and half the margin of a crop become whole pixels.
+# How to round the longer edge, where `size` gives the shorter one, and half the margin of a crop.
 ROUNDING: dict[str, tuple[Callable[[float], int], Callable[[float], int]]] = {
     "floor": (math.floor, math.floor),  # transformers
     "round_crop": (math.floor, round),  # torchvision, timm
@@ -23,12 +23,12 @@ _PLAIN = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "
 
 
 def is_own(resample: int, antialias: bool) -> bool:
-    """Whether `resize_own` resizes so, because Pillow or torchvision does not."""
+    """Return whether to use `resize_own`, because Pillow or torchvision does not resize this way."""
     return resample == PILImageResampling.BOX or (not antialias and resample != PILImageResampling.NEAREST)
 
 
 def check_resizing(resample: int | None, antialias: bool, rounding: str) -> None:
-    """Raises ValueError for settings that no image could be resized by."""
+    """Raise ValueError for settings that cannot resize any image."""
     if rounding not in ROUNDING:
         raise ValueError(f"rounding={rounding!r}: give one of {', '.join(ROUNDING)}.")
     if resample is not None and resample not in list(PILImageResampling):
@@ -40,7 +40,7 @@ def check_resizing(resample: int | None, antialias: bool, rounding: str) -> None
 
 
 def target_size(image_hw: Sequence[int], size: Any, rounding: str) -> tuple[int, int]:
-    """(h, w) of an image of (H, W) pixels resized by the rules of `size`."""
+    """Return the size (h, w) to which the rules of `size` resize an image of (H, W) pixels."""
     height, width = image_hw
     if size.shortest_edge and size.longest_edge:
         return get_size_with_aspect_ratio((height, width), size.shortest_edge, size.longest_edge)
@@ -54,17 +54,17 @@ def target_size(image_hw: Sequence[int], size: Any, rounding: str) -> tuple[int,
 
 
 def crop_corner(image_hw: Sequence[int], size: Any, rounding: str) -> tuple[int, int]:
-    """(top, left) of the crop in the middle of an image that holds it."""
+    """Return (top, left) of the centre crop of an image that is at least as large."""
     _, to_int = ROUNDING[rounding]
     height, width = image_hw
     return to_int((height - size.height) / 2), to_int((width - size.width) / 2)
 
 
 def resize_own(image: Any, hw: tuple[int, int], resample: int) -> Any:
-    """[..., C, H, W] → [..., C, h, w] in float32, tensors and arrays alike; uint8 is rounded at the end.
+    """Resize [..., C, H, W] to [..., C, h, w] in float32, both tensors and arrays; uint8 is rounded at the end.
 
-    BOX is the mean of the area that a pixel covers, pixels at its border counted by their part, as TensorFlow's
-    "area". The others are bilinear and bicubic without antialiasing, from pixel centre to pixel centre.
+    BOX is the mean over the area of an output pixel, with the input pixels at its border counted by their part, as
+    TensorFlow's "area". The other filters are bilinear and bicubic without antialiasing, with half-pixel centres.
     """
     given = torch.as_tensor(image)
     pixels = given.to(torch.float32)
@@ -81,7 +81,7 @@ def resize_own(image: Any, hw: tuple[int, int], resample: int) -> Any:
 
 
 def _area(n: int, m: int) -> torch.Tensor:
-    """[m, n]: which part of each output pixel each input pixel covers; rows sum to 1."""
+    """[m, n]: the part of each output pixel that each input pixel covers; rows sum to 1."""
     step = n / m
     start = torch.arange(m, dtype=torch.float64)[:, None] * step
     left = torch.arange(n, dtype=torch.float64)

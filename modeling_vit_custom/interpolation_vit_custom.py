@@ -1,10 +1,10 @@
-"""All resizing of tables and kernels, as one matrix per axis: `out = R_h @ x @ R_w.T`.
+"""Resizing of tables, kernels and images by one matrix per axis: `out = R_h @ x @ R_w.T`.
 
-Two matrix products instead of `F.interpolate` export everywhere, are exact in float64, and have a
-pseudo-inverse, which is what changing the patch size of a trained model needs.
+Unlike `F.interpolate`, two matrix products export everywhere, are exact in float64, and have a pseudo-inverse, which
+changing the patch size of a trained model needs.
 
 Shapes: n input length, m output length of one axis; h×w → h'×w' grid; p×q → p'×q' patch kernel; D width;
-C image channels.
+C image channels; B batch, H×W → h×w image.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class ResizeRule:
     offset: float = 0.0
 
 
-# Position tables are resampled by whichever rule the checkpoint's own library uses.
+# Position tables are resampled by the rule of the library that the checkpoint comes from.
 RESIZE_RULES = {
     "bicubic_antialias": ResizeRule("bicubic", antialias=True),  # timm; DINOv2 with registers
     "bicubic": ResizeRule("bicubic"),  # transformers' ViT, DeiT, DINOv2
@@ -40,12 +40,14 @@ RESIZE_RULES = {
     "bilinear": ResizeRule("bilinear"),  # timm reading .npz files
     "nearest": ResizeRule("nearest"),
 }
+COMPUTED = "computed"  # sine-cosine positions computed for each grid: big_vision
+POSITION_RULES = (*RESIZE_RULES, COMPUTED)
 
 
 def resize_matrix(n: int, m: int, rule: ResizeRule) -> torch.Tensor:
-    """The [m, n] float64 matrix that resamples a signal of length n to length m; each row sums to 1.
+    """Return the [m, n] float64 matrix that resamples a signal of length n to length m; each row sums to 1.
 
-    Raises ValueError for an unknown kernel, or for antialiasing where it is not defined.
+    Raises ValueError for an unknown kernel, or if it has no such antialiasing or corner alignment.
     """
     builders = {
         "nearest": _nearest,
@@ -66,7 +68,7 @@ def resize_matrix(n: int, m: int, rule: ResizeRule) -> torch.Tensor:
 
 
 def resize_grid(table: torch.Tensor, size: tuple[int, int], rule: ResizeRule) -> torch.Tensor:
-    """Resample the first two axes of a [h, w, ...] table to `size` = (h', w'), in float32, in its own dtype."""
+    """Resample the first two axes of a [h, w, ...] table to `size` = (h', w'), in float32, and keep its dtype."""
     h, w = table.shape[:2]
     rows = resize_matrix(h, size[0], rule).to(table.device, torch.promote_types(table.dtype, torch.float32))
     columns = resize_matrix(w, size[1], rule).to(rows)
@@ -75,7 +77,7 @@ def resize_grid(table: torch.Tensor, size: tuple[int, int], rule: ResizeRule) ->
 
 
 def shrink_images(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Images [B, C, H, W], antialiased, to at most `size` pixels on either side: [B, C, h, w], in their own dtype."""
+    """Shrink images [B, C, H, W] to at most `size` = (h, w) pixels, antialiased, in their own dtype."""
     target = tuple(min(side, most) for side, most in zip(images.shape[2:], size, strict=True))
     if target == tuple(images.shape[2:]):
         return images
@@ -87,8 +89,8 @@ def shrink_images(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def resize_patch_kernel(kernel: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resample a patch embedding [D, C, p, q] to [D, C, p', q'] so that embeddings are kept (FlexiViT, eq. 5).
 
-    With B the resizing of a patch, w' = (Bᵀ)⁺ w solves ⟨x, w⟩ = ⟨Bx, w'⟩ for every patch x when p' ≥ p, and
-    in the least-squares sense when p' < p. B is a Kronecker product, so each axis has its own pseudo-inverse.
+    If B resizes a patch, w' = (Bᵀ)⁺ w solves ⟨x, w⟩ = ⟨Bx, w'⟩, for every patch x when p' ≥ p and in the
+    least-squares sense when p' < p. B is a Kronecker product, so each axis has its own pseudo-inverse.
     Source: Beyer et al. 2023, arXiv 2212.08013, section 3.4.
     """
     rule = RESIZE_RULES["bilinear"]
@@ -100,10 +102,10 @@ def resize_patch_kernel(kernel: torch.Tensor, size: tuple[int, int]) -> torch.Te
 
 
 def resize_channels(kernel: torch.Tensor, num_channels: int) -> torch.Tensor:
-    """Adapt a kernel [D, C, p, q] to `num_channels` input channels, [D, C', p, q].
+    """Adapt a kernel [D, C, p, q] to C' = `num_channels` input channels: [D, C', p, q].
 
-    To one channel the kernels are summed: a grey image then embeds as its RGB copy did. Otherwise they are
-    repeated cyclically and scaled by C / C', which keeps that property whenever C' is a multiple of C.
+    For one channel the kernels are summed, so that a grey image embeds as its RGB copy did. Otherwise they are repeated
+    cyclically and scaled by C / C', which keeps that property if C' is a multiple of C.
     """
     old = kernel.shape[1]
     if num_channels == 1:
@@ -125,7 +127,7 @@ def _area(n: int, m: int, rule: ResizeRule) -> torch.Tensor:
 
 
 def _interpolating(n: int, m: int, rule: ResizeRule) -> torch.Tensor:
-    """Bilinear and bicubic without antialiasing: a fixed number of taps, repeated at the border."""
+    """Bilinear or bicubic without antialiasing: a fixed number of taps; border pixels are repeated."""
     if rule.align_corners:
         source = _arange(m) * ((n - 1) / max(m - 1, 1))
     else:
@@ -142,17 +144,17 @@ def _interpolating(n: int, m: int, rule: ResizeRule) -> torch.Tensor:
 
 
 def _antialiased(n: int, m: int, rule: ResizeRule) -> torch.Tensor:
-    """The kernel stretched over the shrinking factor and normalised, as in PIL."""
+    """Bilinear or bicubic with antialiasing: the kernel, stretched when shrinking and normalised, as in PIL."""
     scale = n / (m + rule.offset)
     centre = (_arange(m) + 0.5) * scale
-    stretch: Any = torch.sym_max(scale, 1.0)  # `max` would decide for lengths that an export leaves open
+    stretch: Any = torch.sym_max(scale, 1.0)  # `max` would fix the branch in an export with symbolic lengths
     distance = (_arange(n) + 0.5 - centre[:, None]) / stretch
     matrix = _kernel_weight(distance, rule.kernel, cubic=-0.5)
     return matrix / matrix.sum(dim=1, keepdim=True)
 
 
 def _kernel_weight(distance: torch.Tensor, kernel: str, cubic: float) -> torch.Tensor:
-    """Triangle, or the cubic convolution of Keys 1981 with parameter a = `cubic`."""
+    """The triangle kernel, or the cubic convolution of Keys 1981 with parameter a = `cubic`."""
     x = distance.abs()
     if kernel == "bilinear":
         return (1 - x).clamp(min=0)

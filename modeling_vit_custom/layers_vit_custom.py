@@ -9,21 +9,22 @@ from transformers.activations import ACT2FN
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an activation between: [B, N, D] → [B, N, D]."""
+    """Two linear layers with an activation in between: [B, N, D] → [B, N, D]."""
 
     def __init__(self, width: int, hidden_width: int, activation: str, dropout: float):
         super().__init__()
         self.fc1 = nn.Linear(width, hidden_width)
         self.activation = ACT2FN[activation]
         self.fc2 = nn.Linear(hidden_width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout_of(dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.fc2(self.activation(self.fc1(hidden_states))))
+        transformed = self.fc2(self.activation(self.fc1(hidden_states)))
+        return transformed if self.dropout is None else self.dropout(transformed)
 
 
 class GatedMlp(nn.Module):
-    """An MLP with gated hidden units; SwiGLU where the activation is SiLU (Shazeer 2020, arXiv 2002.05202)."""
+    """An MLP with gated hidden units, [B, N, D] → [B, N, D]; with SiLU, SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(self, width: int, hidden_width: int, activation: str, dropout: float):
         super().__init__()
@@ -31,15 +32,16 @@ class GatedMlp(nn.Module):
         self.up_proj = nn.Linear(width, hidden_width)
         self.activation = ACT2FN[activation]
         self.down_proj = nn.Linear(hidden_width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout_of(dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         gated = self.activation(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
-        return self.dropout(self.down_proj(gated))
+        transformed = self.down_proj(gated)
+        return transformed if self.dropout is None else self.dropout(transformed)
 
 
 class LayerScale(nn.Module):
-    """A learned factor per channel on a residual branch (CaiT, arXiv 2103.17239)."""
+    """A learned factor per channel on a residual branch, [B, N, D] → [B, N, D] (CaiT, arXiv 2103.17239)."""
 
     def __init__(self, width: int, init_value: float):
         super().__init__()
@@ -51,9 +53,9 @@ class LayerScale(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: while training, drops the whole branch of a sample with probability `rate`.
+    """Stochastic depth: in training, drops the whole branch of a sample with probability `rate`.
 
-    Survivors are scaled by 1 / (1 - rate), so that the expectation is kept (Huang et al. 2016, arXiv 1603.09382).
+    Kept branches are scaled by 1 / (1 - rate) to keep the expectation (Huang et al. 2016, arXiv 1603.09382).
     """
 
     def __init__(self, rate: float):
@@ -71,10 +73,9 @@ class DropPath(nn.Module):
 
 
 class PatchDropout(nn.Module):
-    """While training, leaves out a random share `rate` of each image's patches (Liu et al. 2022, arXiv 2208.07220).
+    """In training, drops a random share `rate` of each image's patches (Liu et al. 2022, arXiv 2208.07220).
 
-    What follows then costs that much less; in eval mode every patch is there. `prefix` tokens come before the patches
-    and stay.
+    The blocks after it then cost that much less. The first `prefix` tokens always stay; in eval mode every patch does.
     """
 
     def __init__(self, rate: float, prefix: int):
@@ -88,7 +89,7 @@ class PatchDropout(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, angles: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """[B, N, D] and the patches' rotary angles [N - P, d] -> [B, N', D] and theirs [B, N' - P, d]."""
+        """Return the kept ones of tokens [B, N, D] and of rotary angles [N - P, d]: [B, N', D] and [B, N' - P, d]."""
         if not self.active:
             return hidden_states, angles
         prefix, patches = hidden_states.split([self.prefix, hidden_states.shape[1] - self.prefix], dim=1)
@@ -109,20 +110,25 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def layer_norm(width: int, eps: float, wanted: bool) -> nn.Module:
-    """A layer norm, or the identity where it is off."""
+    """Return a layer norm, or the identity if not `wanted`."""
     return nn.LayerNorm(width, eps=eps) if wanted else nn.Identity()
 
 
-def layer_scale(width: int, init_value: float | None) -> nn.Module:
-    """`LayerScale`, or the identity where it is off."""
-    return nn.Identity() if init_value is None else LayerScale(width, init_value)
+def layer_scale(width: int, init_value: float | None) -> LayerScale | None:
+    """Return a `LayerScale`, or None without an `init_value`."""
+    return None if init_value is None else LayerScale(width, init_value)
 
 
 def mlp(width: int, hidden_width: int, activation: str, dropout: float, gated: bool) -> nn.Module:
-    """`Mlp` or `GatedMlp`."""
+    """Return a `GatedMlp` if `gated`, else an `Mlp`."""
     return (GatedMlp if gated else Mlp)(width, hidden_width, activation, dropout)
 
 
-def drop_path(rate: float) -> nn.Module:
-    """`DropPath`, or the identity where it is off."""
-    return DropPath(rate) if rate > 0 else nn.Identity()
+def dropout_of(rate: float) -> nn.Dropout | None:
+    """Return a dropout layer, or None at rate 0."""
+    return nn.Dropout(rate) if rate > 0 else None
+
+
+def drop_path(rate: float) -> DropPath | None:
+    """Return a `DropPath`, or None at rate 0."""
+    return DropPath(rate) if rate > 0 else None

@@ -1,10 +1,21 @@
-"""The classification loss: hard, soft, multi-label and regression targets.
+"""Losses: of classification, with hard, soft, multi-label and regression targets; of masked pixels.
 
 Shapes: B batch, C classes, T regression targets.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+
+IGNORED = -100  # class id of an image that the loss leaves out, as in torch
+
+# Options "loss" of a head that predicts pixels → the error of each value of predictions and pixels, same shape.
+PIXEL_ERRORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "l1": lambda predicted, pixels: (pixels - predicted).abs(),
+    "smooth_l1": lambda predicted, pixels: F.smooth_l1_loss(predicted, pixels, reduction="none"),
+    "l2": lambda predicted, pixels: (pixels - predicted).square(),
+}
 
 
 def image_classification_loss(
@@ -14,14 +25,17 @@ def image_classification_loss(
     num_items_in_batch: torch.Tensor | float | None = None,
     **kwargs,
 ) -> torch.Tensor:
-    """The scalar loss of logits [B, C] under `config.problem_type`, which is never written.
+    """Return the scalar loss of logits [B, C]; `config.problem_type` is read, never written.
 
-    Labels: [B] integers, cross-entropy; [B, C] floats, cross-entropy against soft targets (mixup, distillation), or
-    binary cross-entropy where problem_type is "multi_label_classification"; [B] or [B, T], squared error where it
-    is "regression" or there is one label. With `num_items_in_batch`, the number of label entries Trainer counted
-    over all accumulated batches, the sum is divided by it, so that accumulation equals one large batch.
+    labels: one of
+        [B] integers      class ids: cross-entropy; IGNORED leaves an image out
+        [B, C] floats     soft targets (mixup, distillation): cross-entropy
+        [B, C]            multi-hot, if problem_type is "multi_label_classification": binary cross-entropy
+        [B] or [B, T]     targets, if problem_type is "regression" or there is one label: squared error
+    num_items_in_batch: number of label entries that Trainer counted over all accumulated batches. The summed loss is
+    divided by it, so that gradient accumulation equals one large batch.
 
-    Raises ValueError where labels and logits do not fit, or the model has no head.
+    Raises ValueError if labels and logits do not fit, a class id is out of range, or the model has no head.
     """
     if not config.num_labels:
         raise ValueError("num_labels=0: there is no head to train; load the model with num_labels=…")
@@ -40,18 +54,31 @@ def image_classification_loss(
     else:
         if labels.numel() != len(logits):
             _refuse_labels(labels, logits, "one class id per image; for multi-hot labels set problem_type")
-        loss = F.cross_entropy(logits, labels.flatten().long(), reduction=reduction)
+        ids = labels.flatten().long()
+        _check_class_ids(ids, logits.shape[1])
+        loss = F.cross_entropy(logits, ids, reduction=reduction)
     if num_items_in_batch is None:
         return loss
     return loss / torch.as_tensor(num_items_in_batch, device=loss.device)
 
 
 def _one_per_logit(labels: torch.Tensor, logits: torch.Tensor, problem: str) -> torch.Tensor:
-    """The labels as floats of the logits' shape; [B] stands for [B, 1]."""
+    """The labels as floats in the shape of the logits; [B] is read as [B, 1]."""
     labels = labels[:, None] if labels.ndim == 1 else labels
     if labels.shape != logits.shape:
         _refuse_labels(labels, logits, f"one entry per logit under problem_type={problem!r}; check num_labels")
     return labels.float()
+
+
+def _check_class_ids(ids: torch.Tensor, num_labels: int) -> None:
+    """Raise ValueError for ids outside 0 to num_labels - 1; on a GPU and in compiled code, assert it asynchronously."""
+    fine = (((ids >= 0) & (ids < num_labels)) | (ids == IGNORED)).all()
+    expected = f"labels must be class ids from 0 to {num_labels - 1} (num_labels={num_labels}), or {IGNORED} for none"
+    if ids.device.type == "cuda" or torch.compiler.is_compiling():
+        torch._assert_async(fine, expected)
+    elif ids.device.type == "cpu" and not fine:
+        bad = ids[(ids != IGNORED) & ((ids < 0) | (ids >= num_labels))].unique().tolist()
+        raise ValueError(f"labels={bad[:5]}: {expected}. Ids that start at 1 need 1 taken off.")
 
 
 def _refuse_labels(labels: torch.Tensor, logits: torch.Tensor, expected: str):

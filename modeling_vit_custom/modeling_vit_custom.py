@@ -4,8 +4,7 @@ Shapes: B batch, C channels, H×W pixels, p×q patch, h×w grid, P prefix tokens
 k·D pooled width, K classes.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,36 +17,47 @@ from transformers.modeling_outputs import (
     BackboneOutput,
     BaseModelOutputWithPooling,
     ImageClassifierOutput,
-    MaskedImageModelingOutput,
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention_vit_custom import ViTCustomAttention
+from .attention_vit_custom import Attend, ViTCustomAttention, attention_function
 from .configuration_vit_custom import ViTCustomConfig
-from .embeddings_vit_custom import ViTCustomEmbeddings, masked_pixels
-from .interpolation_vit_custom import RESIZE_RULES, resize_grid, shrink_images
-from .layers_vit_custom import PatchDropout, drop_path, layer_norm, layer_scale, mlp
+from .embeddings_vit_custom import ViTCustomEmbeddings
+from .interpolation_vit_custom import shrink_images
+from .layers_vit_custom import LayerScale, PatchDropout, drop_path, layer_norm, layer_scale, mlp
 from .loss_vit_custom import image_classification_loss
 from .pooling_vit_custom import ViTCustomPooler
 from .position_vit_custom import rope_angles, rope_of
 from .pretrained_vit_custom import ViTCustomPreTrainedModel
-from .quantized_vit_custom import check_resampling
-from .token_merging_vit_custom import Tokens, counts_for, merge, unmerge
+from .token_merging_vit_custom import NOTHING, Tokens, counts_for, merge, unmerge
+
+
+class Step:
+    """The task of one block in one forward.
+
+    merged: how many patches it merges.   first: how many of the first tokens it computes, None for all; they attend to
+    every token.   attend: an `attention_function`, by default that of the configuration.
+    left: the token state after a merge. The block writes it here instead of returning it, since hooks and tools expect
+    a block to return one tensor; activation checkpointing runs the block twice and writes the same again.
+    """
+
+    def __init__(self, merged: int = 0, first: int | None = None, attend: Attend | None = None):
+        self.merged, self.first, self.attend = merged, first, attend
+        self.left: Tokens | None = None
+
+
+WHOLE = Step()
 
 
 class ViTCustomBlock(GradientCheckpointingLayer):
-    """A pre-norm block: attention, then MLP, each on a residual branch; [B, N, D] → [B, N - merged, D].
-
-    `first`: only so many first tokens are computed, [B, first, D]; they attend to all the same.
-    """
+    """A pre-norm block: attention, then MLP, each on a residual branch; [B, N, D] → [B, N', D] as its `Step` says."""
 
     def __init__(self, config: ViTCustomConfig, drop_path_rate: float):
         super().__init__()
         width, eps = config.hidden_size, config.layer_norm_eps
-        self.num_prefix_tokens = config.num_prefix_tokens
         self.layernorm_before = nn.LayerNorm(width, eps=eps)
         self.attention = ViTCustomAttention(config)
         self.layer_scale1 = layer_scale(width, config.layer_scale_init_value)
@@ -59,42 +69,40 @@ class ViTCustomBlock(GradientCheckpointingLayer):
         self.drop_path = drop_path(drop_path_rate)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        tokens: Tokens,
-        attention_mask: torch.Tensor | None = None,
-        merged: int = 0,
-        first: int | None = None,
-        **kwargs,
-    ) -> tuple[torch.Tensor, Tokens]:
-        normed = self.layernorm_before(hidden_states)
-        read, context = (normed, None) if first is None else (normed[:, :first], normed)
-        attended, _, keys = self.attention(
-            read, attention_mask, tokens.rope, context=context, bias=tokens.bias, **kwargs
-        )
-        hidden_states = hidden_states[:, :first] + self.drop_path(self.layer_scale1(attended))
-        hidden_states, tokens = merge(hidden_states, tokens, keys, merged, self.num_prefix_tokens)
-        del normed, read, context, attended, keys  # an MLP takes the most memory of a forward
+        self, hidden_states: torch.Tensor, tokens: Tokens = NOTHING, step: Step = WHOLE, **kwargs
+    ) -> torch.Tensor:
+        normed = read = self.layernorm_before(hidden_states)
+        if step.first is not None:
+            hidden_states, read = hidden_states[:, : step.first], normed[:, : step.first]
+        attended, _, keys = self.attention(read, tokens, normed, step.attend, **kwargs)
+        hidden_states = hidden_states + self._branch(attended, self.layer_scale1)
+        if step.merged:
+            hidden_states, step.left = merge(hidden_states, tokens, keys, step.merged)
+        del normed, read, attended, keys  # freed: the MLP needs the most memory of a forward
         transformed = self.mlp(self.layernorm_after(hidden_states))
-        return hidden_states + self.drop_path(self.layer_scale2(transformed)), tokens
+        return hidden_states + self._branch(transformed, self.layer_scale2)
+
+    def _branch(self, transformed: torch.Tensor, scale: LayerScale | None) -> torch.Tensor:
+        scaled = transformed if scale is None else scale(transformed)
+        return scaled if self.drop_path is None else self.drop_path(scaled)
 
 
 class ViTCustomModel(ViTCustomPreTrainedModel):
     """The encoder: embeddings → blocks → norm → pooling.
 
-    `add_pooling_layer=False` leaves pooling out; `use_mask_token=True` adds the token that masked patches become.
+    `add_pooling_layer=False` leaves pooling out; `use_mask_token=True` adds the token that replaces masked patches.
     """
 
+    head_prefixes = ("pooler.",)
     _can_record_outputs = {
         "hidden_states": ViTCustomBlock,
         "attentions": OutputRecorder(ViTCustomAttention, index=1, layer_name="layers"),
-        "tokens": OutputRecorder(ViTCustomBlock, index=1),
     }
 
     def __init__(self, config: ViTCustomConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
         super().__init__(config)
         self.embeddings = ViTCustomEmbeddings(config, use_mask_token=use_mask_token)
-        # Heads that need every patch, such as maps and reconstructions, pool nothing.
+        # Heads without pooling, such as feature maps and reconstruction, need every patch.
         drop_rate = config.patch_drop_rate if add_pooling_layer else 0.0
         self.patch_dropout = PatchDropout(drop_rate, config.num_prefix_tokens)
         self.layers = nn.ModuleList(ViTCustomBlock(config, rate) for rate in config.drop_path_rates())
@@ -110,57 +118,75 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         bool_masked_pos: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         pooled_only: bool = False,
+        output_tokens: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encode images [B, C, H, W] of any size that holds a patch.
 
-        bool_masked_pos [B, h·w]: True where a patch is replaced by the mask token. attention_mask [B, N]: 1 where a
-        token may be attended to by the blocks; pooling takes every token all the same. pooled_only: the last block
-        computes the tokens that pooling reads, and last_hidden_state holds these alone, merged ones where
-        `token_merging` is on; otherwise it has every token again. Returns
-        last_hidden_state [B, N, D] (fewer tokens while training with a `patch_drop_rate`), pooler_output [B, k·D]
-        and, when asked for under any attention backend, hidden_states and attentions (one [B, heads, N, N] per block).
+        bool_masked_pos: [B, h·w], True where the mask token replaces a patch.
+        attention_mask: [B, N], 1 where the blocks may attend to a token; pooling reads every token anyway.
+        pooled_only: return only what pooling needs. The last block computes only the tokens that pooling reads (unless
+            there is a mask, or hidden_states or attentions are asked for), and merged tokens stay merged.
+        output_tokens: return also `tokens`, the `Tokens` after each block.
+
+        Returns last_hidden_state [B, N, D] (fewer tokens with `pooled_only`, or in training with a `patch_drop_rate`),
+        pooler_output [B, k·D] and, if asked for, hidden_states and attentions, with any attention backend: one
+        [B, heads, N, N] per block.
         """
         hidden_states = self.embeddings(pixel_values, bool_masked_pos)
-        kwargs["output_attentions"] = kwargs.get("output_attentions", self.config.output_attentions)
-        attention_mask = self._attention_mask(attention_mask, hidden_states, kwargs["output_attentions"])
         angles = self._rope_angles(pixel_values.shape[2:], hidden_states)
-        hidden_states, angles = self.patch_dropout(hidden_states, angles)
-        tokens = Tokens(angles=angles, rope=None if angles is None else rope_of(angles))
-        *body, last = zip(self.layers, self._merge_counts(hidden_states.shape[1]), strict=True)
-        for layer, merged in body:
-            hidden_states, tokens = layer(hidden_states, tokens, attention_mask, merged, **kwargs)
-        (layer, merged), read = last, self._tokens_read(kwargs) if pooled_only and attention_mask is None else None
-        merged = merged if read is None else 0
-        hidden_states, tokens = layer(hidden_states, tokens, attention_mask, merged, read, **kwargs)
+        eager = kwargs.pop("output_attentions", self.config.output_attentions)
+        mask = self._attention_mask(attention_mask, hidden_states, eager)
+        if self.patch_dropout.active:
+            hidden_states, angles = self.patch_dropout(hidden_states, angles)
+        rope = None if angles is None else rope_of(angles)
+        tokens = Tokens(self.embeddings.num_prefix_tokens, mask, angles=angles, rope=rope)
+        shown = eager or mask is not None or kwargs.get("output_hidden_states", self.config.output_hidden_states)
+        first = None if self.pooler is None or shown or not pooled_only else self.pooler.first_tokens
+        left: list[Tokens] = []
+        for layer, step in zip(self.layers, self._plan(hidden_states.shape[1], first, eager), strict=True):
+            hidden_states = layer(hidden_states, tokens, step, **kwargs)
+            tokens = step.left or tokens
+            left += [tokens]
         hidden_states = self.layernorm(hidden_states)
         pooled = None if self.pooler is None else self.pooler(hidden_states, tokens.sizes)
-        every = hidden_states if pooled_only else unmerge(hidden_states, tokens, self.config.num_prefix_tokens)
-        return BaseModelOutputWithPooling(last_hidden_state=every, pooler_output=pooled)
+        every = hidden_states if pooled_only else unmerge(hidden_states, tokens)
+        outputs = BaseModelOutputWithPooling(last_hidden_state=every, pooler_output=pooled)
+        if output_tokens:
+            outputs["tokens"] = tuple(left)
+        return outputs
 
-    def _tokens_read(self, asked: Mapping[str, Any]) -> int | None:
-        """How many first tokens of the last block are read where nothing but the pooled vector is; None for all."""
-        shown = (asked.get(name, getattr(self.config, name)) for name in ("output_hidden_states", "output_attentions"))
-        return None if self.pooler is None or any(shown) else self.pooler.first_tokens
+    def _plan(self, length: int, first: int | None, eager: bool | None) -> list[Step]:
+        """One `Step` per block. length: tokens before the first.   first: how many the last computes, None for all."""
+        setting, config = self.config.token_merging, self.config
+        if setting is None:
+            attend = attention_function(config, eager, False, first is not None)
+            return [Step(0, None, attend)] * (len(self.layers) - 1) + [Step(0, first, attend)]
+        counts = counts_for(config, setting, length - self.embeddings.num_prefix_tokens)
+        if first is not None:
+            counts[-1] = 0
+        steps, biased = [], False
+        for count in counts:
+            steps.append(Step(count, None, attention_function(config, eager, biased, False)))
+            biased = biased or count > 0
+        if first is not None:
+            steps[-1] = Step(0, first, attention_function(config, eager, biased, True))
+        return steps
 
     def _rope_angles(self, image_hw: Sequence[int], hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """Rotary positions of the patches of images of this size, where the configuration has them."""
+        """The rotary angles [h·w, d] of the patches of images of this size, None without `rope_theta`."""
         if self.config.rope_theta is None:
             return None
         return rope_angles(self.config.grid_of(image_hw), self.config.head_dim, self.config.rope_theta, hidden_states)
 
-    def _merge_counts(self, tokens: int) -> list[int]:
-        """How many patches each block merges, by `token_merging`."""
-        return counts_for(self.config, self.config.token_merging, tokens - self.config.num_prefix_tokens)
-
     def _attention_mask(self, mask: torch.Tensor | None, hidden_states: torch.Tensor, eager: bool | None):
-        """The mask in the form its backend reads; attentions are asked of the eager one."""
+        """The mask in the form that its backend reads; with `eager`, asked for attentions, that of eager attention."""
         if mask is None:
             return None
         if self.patch_dropout.active:
             raise ValueError(
                 f"attention_mask cannot be given while training with patch_drop_rate={self.patch_dropout.rate}: "
-                "the patches it names are drawn anew. Leave one of them out."
+                "the patches it names are drawn again. Leave one of them out."
             )
         if self.config.token_merging is not None:
             raise ValueError("attention_mask names single tokens: set config.token_merging to None, or leave it out.")
@@ -176,17 +202,29 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
 
 @dataclass
 class ViTCustomImageClassifierOutput(ImageClassifierOutput):
-    """cls_logits, distillation_logits: [B, K], where `output_token_logits` asks for them; `logits` is their mean."""
+    """Output of the classifier, with three fields more than in transformers.
+
+    cls_logits, distillation_logits: [B, K], if `output_token_logits` asks for them; `logits` is their mean.
+    pooler_output: [B, k·D], the input of the head; `to_tuple` leaves it out.
+    """
 
     cls_logits: torch.Tensor | None = None
     distillation_logits: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the values without pooler_output, as in transformers, so that `loss, logits = …` unpacks."""
+        return tuple(value for name, value in self.items() if name != "pooler_output")
 
 
 class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
-    """The encoder with one linear layer on the pooled vector; `num_labels=0` returns that vector as logits.
+    """The encoder with a linear classifier on the pooled vector; with `num_labels=0` the logits are that vector.
 
-    `pre_logits_size` puts a linear layer and a tanh before it (Dosovitskiy et al. 2021, section 3.1).
+    `pre_logits_size` puts a linear layer with tanh before the classifier (Dosovitskiy et al. 2021, section 3.1).
     """
+
+    head_prefixes = ("vit.pooler.", "pre_logits.", "classifier.")
+    label_prefixes = ("classifier.",)
 
     def __init__(self, config: ViTCustomConfig):
         super().__init__(config)
@@ -208,11 +246,11 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         output_token_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ViTCustomImageClassifierOutput:
-        """Logits [B, K] of images [B, C, H, W], and the loss where labels are given.
+        """Return logits [B, K] of images [B, C, H, W] and, if labels are given, the loss.
 
-        labels: [B] class ids, [B, K] soft targets or multi-hot, or regression targets; see `loss_vit_custom`.
-        output_token_logits: with pooling="cls_register" also those of the class token and of the register alone, as
-        DeiT's distillation needs them (Touvron et al. 2021, arXiv 2012.12877).
+        labels: [B] class ids, [B, K] soft or multi-hot targets, or regression targets; see `loss_vit_custom`.
+        output_token_logits: with pooling="cls_register", return also the logits of the class token alone and of the
+        register token alone, for DeiT's distillation (Touvron et al. 2021, arXiv 2012.12877).
         """
         if self.config.shrink_hw is not None:
             pixel_values = shrink_images(pixel_values, self.config.shrink_hw)
@@ -228,13 +266,14 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
             attentions=outputs.attentions,
             cls_logits=cls_logits,
             distillation_logits=distillation_logits,
+            pooler_output=outputs.pooler_output,
         )
 
     def _token_logits(self, pooled: torch.Tensor) -> list[torch.Tensor]:
-        """[B, 2·D] → [B, K] twice: a head on each token, both with the classifier's bias; their mean is the logits.
+        """Logits of each of the two tokens alone, [B, 2·D] → [B, K] twice; their mean is the logits.
 
-        The head is called, on each token doubled beside zeros in the other's place: its weights can be adapted,
-        quantised or elsewhere until it is.
+        Both include the classifier's bias. The classifier is called with one token doubled and the other one zero; its
+        weights are not sliced, since they may be adapted, quantised or offloaded.
         """
         if not self.config.has_distillation_token or not self.config.num_labels:
             raise ValueError(
@@ -246,82 +285,8 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         return list(self.classifier(alone).chunk(2))
 
 
-class ViTCustomPatchDecoder(nn.Module):
-    """Predicts the pixels of each patch: [B, h·w, D] → [B, C, h·p, w·q]."""
-
-    def __init__(self, config: ViTCustomConfig):
-        super().__init__()
-        self.shape = (config.num_channels, *config.patch_hw)
-        self.projection = nn.Linear(config.hidden_size, math.prod(self.shape))
-
-    def forward(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        (channels, p, q), (h, w) = self.shape, grid
-        pixels = self.projection(patches).view(-1, h, w, channels, p, q)
-        return pixels.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, h * p, w * q)
-
-    def check_resize(self, config: ViTCustomConfig):
-        """Raises ValueError where `resize_to` this configuration cannot be."""
-        if self.shape != (config.num_channels, *config.patch_hw):
-            check_resampling(self.projection, "weight", nn.Linear)
-
-    @torch.no_grad()
-    def resize_to(self, config: ViTCustomConfig):
-        """Resample what is predicted for a patch; new channels repeat the old ones."""
-        if self.shape == (config.num_channels, *config.patch_hw):
-            return
-        channels, p, q = self.shape
-        self.shape = (config.num_channels, *config.patch_hw)
-        linear = self.projection
-        order = torch.arange(config.num_channels, device=linear.weight.device) % channels
-        for name in ("weight", "bias"):
-            values = getattr(linear, name)
-            table = values.view(channels, p, q, -1)[order].permute(1, 2, 0, 3)  # [p, q, C, D or 1]
-            table = resize_grid(table, config.patch_hw, RESIZE_RULES["bilinear"]).permute(2, 0, 1, 3)
-            resized = table.reshape(-1, *values.shape[1:])
-            setattr(linear, name, nn.Parameter(resized, requires_grad=values.requires_grad))
-        linear.out_features = len(linear.weight)
-
-
-class ViTCustomForMaskedImageModeling(ViTCustomPreTrainedModel):
-    """Predict the pixels of masked patches with one linear layer (SimMIM; Xie et al. 2022, arXiv 2111.09886)."""
-
-    def __init__(self, config: ViTCustomConfig):
-        super().__init__(config)
-        self.vit = ViTCustomModel(config, add_pooling_layer=False, use_mask_token=True)
-        self.decoder = ViTCustomPatchDecoder(config)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        bool_masked_pos: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> MaskedImageModelingOutput:
-        """The reconstruction [B, C, h·p, w·q] and, with bool_masked_pos [B, h·w], the mean L1 loss on masked pixels.
-
-        Masked pixels are seen by the loss alone: they are 0 for the stem, and behind it their token is the mask token.
-        """
-        outputs = self.vit(pixel_values, bool_masked_pos, attention_mask, return_dict=True, **kwargs)
-        p, q = self.config.patch_hw
-        h, w = self.config.grid_of(pixel_values.shape[2:])
-        reconstruction = self.decoder(outputs.last_hidden_state[:, self.config.num_prefix_tokens :], (h, w))
-        loss = None
-        if bool_masked_pos is not None:
-            mask = masked_pixels(bool_masked_pos, (h, w), (p, q))
-            error = (pixel_values[:, :, : h * p, : w * q] - reconstruction).abs().float() * mask
-            loss = error.sum() / (mask.sum() * self.config.num_channels).clamp(min=1)
-        return MaskedImageModelingOutput(
-            loss=loss,
-            reconstruction=reconstruction,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-
-
 class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
-    """The encoder as feature maps, for detection and segmentation heads; "stem" is the embeddings' output."""
+    """The encoder as feature maps, for detection and segmentation heads; stage "stem" is the embeddings' output."""
 
     def __init__(self, config: ViTCustomConfig):
         super().__init__(config)
@@ -337,13 +302,14 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BackboneOutput:
-        """Feature maps [B, D, h, w] of the stages in `out_features`, or tokens where `reshape_hidden_states` is off."""
+        """Return feature maps [B, D, h, w] of the stages in `out_features`; tokens without `reshape_hidden_states`."""
         kwargs["output_hidden_states"] = True
-        merged: Any = {"output_tokens": self.config.token_merging is not None}
-        outputs = self.vit(pixel_values, attention_mask=attention_mask, return_dict=True, **kwargs, **merged)
-        recorded = [Tokens(), *(outputs.get("tokens") or [Tokens()] * (len(self.stage_names) - 1))]
+        outputs: Any = self.vit(
+            pixel_values, attention_mask=attention_mask, output_tokens=True, return_dict=True, **kwargs
+        )
+        recorded = [Tokens(), *outputs.tokens]
         maps: Any = tuple(
-            self._feature_map(unmerge(hidden_states, tokens, self.config.num_prefix_tokens), pixel_values)
+            self._feature_map(unmerge(hidden_states, tokens), pixel_values)
             for stage, hidden_states, tokens in zip(self.stage_names, outputs.hidden_states, recorded, strict=True)
             if stage in self.out_features
         )
@@ -361,4 +327,3 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
 ViTCustomModel.register_for_auto_class("AutoModel")
 ViTCustomBackbone.register_for_auto_class("AutoBackbone")
 ViTCustomForImageClassification.register_for_auto_class("AutoModelForImageClassification")
-ViTCustomForMaskedImageModeling.register_for_auto_class("AutoModelForMaskedImageModeling")

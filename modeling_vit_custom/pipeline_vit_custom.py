@@ -1,8 +1,8 @@
-"""The image classification pipeline, which gives the model what the image processor makes of the file itself.
+"""The image classification pipeline, in which the image processor decodes the file itself.
 
-transformers' own decodes a path before the processor sees it, to 8-bit RGB: transparency, 16 bits and floats are
-lost there, and it takes for granted that there is one image, that it is readable, and that the scores are numbers.
-Three ways lead here instead, whichever way `pipeline("image-classification", …)` is called:
+transformers' own pipeline decodes a path to 8-bit RGB before the processor sees it, so that transparency, 16 bits and
+floats are lost. It also assumes that there is an image, that it is readable, and that the scores are numbers. However
+`pipeline("image-classification", …)` is called, it builds this class, in one of three ways:
     a saved folder or Hub id, with trust_remote_code   `custom_pipelines` in its config.json names the class
     the same after `import modeling_vit_custom`        the entry of transformers' table of tasks, changed below
     a model object                                     the same entry
@@ -30,17 +30,17 @@ TASK = "image-classification"
 class ViTCustomImageClassificationPipeline(ImageClassificationPipeline):
     """Classifies images from any source that `decode_image` reads.
 
-    As transformers' pipeline, and beyond it:
+    As transformers' pipeline, with these additions:
         inputs: also bytes, arrays, tensors, `datasets` records; a [B, ...] array is B images.
         on_error: "raise" stops at the first unreadable image, by its path or position. "report" puts
             {"error": why} in its place among the results. "skip" leaves it out, and a warning names it.
-        allow_urls: download http and https addresses (`timeout`: within how many seconds).
+        allow_urls: download http and https addresses, within `timeout` seconds.
         channel_order, input_data_format: how to read arrays; see `decode_image`.
-    A model whose output is NaN or infinite is an error of that image as well.
+    An output of the model that is NaN or infinite counts as an error of that image too.
     """
 
     def check_model_type(self, supported_models: Any) -> None:
-        """Nothing: transformers' list holds only its own models, and calls any other unsupported."""
+        """Accept any model: transformers' list holds only its own models and calls any other unsupported."""
 
     def _sanitize_parameters(self, on_error=None, timeout=None, top_k=None, function_to_apply=None, **decoding):
         unknown = sorted(set(decoding) - {"allow_urls", "channel_order", "input_data_format"})
@@ -55,8 +55,8 @@ class ViTCustomImageClassificationPipeline(ImageClassificationPipeline):
         return preprocess, forward, shared | postprocess
 
     def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:
-        """Results as transformers' pipeline gives them: a list for one image, an iterator for data sets and
-        generators, a list of lists for several images.
+        """Classify images. Returns, as transformers does, a list for one image, a list of lists for several, and an
+        iterator for a data set or a generator.
 
         Raises ImageDecodingError for an unreadable image (see `on_error`), ValueError for no image at all.
         """
@@ -76,7 +76,7 @@ class ViTCustomImageClassificationPipeline(ImageClassificationPipeline):
     def preprocess(
         self, image: Any, on_error: str = "raise", timeout: float | None = None, **decoding: Any
     ) -> dict[str, Any]:
-        """{"pixel_values": [1, C, h, w], "name": …, "error": None}, or with an error and a black image."""
+        """Return {"pixel_values": [1, C, h, w], "name": …, "error": None}, or a black image and the error."""
         index, source = (image.index, image.source) if isinstance(image, _Numbered) else (None, image)
         name = source_name(source)
         if index is not None:
@@ -95,7 +95,7 @@ class ViTCustomImageClassificationPipeline(ImageClassificationPipeline):
                 raise
             error = str(failure)
             decoded = torch.zeros(config.num_channels, *config.image_hw)  # a batch needs something in its place
-        layout = {"input_data_format": "channels_first"}  # an image may be as narrow as it has channels
+        layout = {"input_data_format": "channels_first"}  # no guess: an image may be as narrow as it has channels
         inputs = processor(images=decoded, return_tensors="pt", **layout).to(self.dtype)
         return {**inputs, "name": name, "error": error}
 
@@ -104,7 +104,7 @@ class ViTCustomImageClassificationPipeline(ImageClassificationPipeline):
         return {"logits": self.model(**model_inputs).logits, **said}
 
     def postprocess(self, model_outputs: dict[str, Any], on_error: str = "raise", **kwargs: Any) -> Any:
-        """The labels and scores of one image; {"error": why}, or None to be left out, as `on_error` asks."""
+        """Return the labels and scores of one image; on an error {"error": why}, or None to leave it out ("skip")."""
         error = model_outputs["error"]
         if error is None and not model_outputs["logits"].isfinite().all():
             name = model_outputs["name"]
@@ -138,7 +138,7 @@ class _NumberedDataset(Dataset):
 
 
 def _numbered(inputs: Any) -> Any:
-    """Several images, as the kind of collection they came in, each with its position; one image as it is."""
+    """Several images, in the kind of collection given, each with its position; one image as it is."""
     if isinstance(inputs, list):
         return [_Numbered(index, source) for index, source in enumerate(inputs)]
     if isinstance(inputs, GeneratorType | IterableDataset):
@@ -146,11 +146,11 @@ def _numbered(inputs: Any) -> Any:
     return _NumberedDataset(inputs) if isinstance(inputs, Dataset) else inputs
 
 
-class PipelineOfModel(ImageClassificationPipeline):
-    """What `pipeline("image-classification")` builds: the pipeline that the model names, else transformers' own."""
+class PipelineRouter(ImageClassificationPipeline):
+    """Builds the pipeline that the model names, else transformers' own, for `pipeline("image-classification")`."""
 
     def __new__(cls, model: Any, **kwargs: Any):
         return getattr(model, "image_classification_pipeline", ImageClassificationPipeline)(model, **kwargs)
 
 
-PIPELINE_REGISTRY.supported_tasks[TASK]["impl"] = PipelineOfModel
+PIPELINE_REGISTRY.supported_tasks[TASK]["impl"] = PipelineRouter

@@ -1,4 +1,4 @@
-"""What every model here shares: initial weights, loading at any input size, and what is refused while loading."""
+"""The base class of all models: initial weights, loading at any input size, and the checks while loading."""
 
 import copy
 import dataclasses
@@ -16,21 +16,21 @@ from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .configuration_vit_custom import Size, ViTCustomConfig
 from .foreign_vit_custom import refuse_foreign_files
+from .heads_vit_custom import of_kind
+from .interpolation_vit_custom import COMPUTED
 from .layers_vit_custom import LayerScale
 from .pipeline_vit_custom import ViTCustomImageClassificationPipeline
 from .quantized_vit_custom import is_finite, keep_new_layers_plain, linear_layers, misshapen, renew_misfits, shapes_of
-from .speeds_vit_custom import choose_speed
-from .weight_files_vit_custom import Header, check_weight_map, read_headers, some
+from .speeds_vit_custom import apply_speed_preset
+from .weight_files_vit_custom import Header, check_weight_map, read_headers, shorten_list
 
 logger = logging.get_logger(__name__)
 
 # Fields that describe the input: stored weights are resampled when these change, never re-initialised.
 INPUT_FIELDS = ("image_size", "patch_size", "num_channels")
-# The one layer whose shape follows the labels: another number of classes means a new one.
-HEAD_PREFIX = "classifier."
-# The encoder's own weights. All others are a head's, and another head legitimately lacks them.
+# The encoder's weights in any checkpoint, whichever head it has; the mask token is that of one head.
 _ENCODER = re.compile(r"embeddings\.(?!mask_token)|layers\.|layernorm\.")
-# Types of a tensor that holds the numbers of a weight one by one, whatever a quantiser does.
+# Dtypes that hold the numbers of a weight one by one; other dtypes are a quantiser's own layout.
 _WEIGHTS = ("F64", "F32", "F16", "BF16")
 _ONLY_SAFETENSORS = (
     "Only safetensors are read: pickled weights (.bin, .pt) can run code. To convert a file that you trust: "
@@ -54,7 +54,12 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _input_embed_layer = "patch_embeddings"
-    image_classification_pipeline = ViTCustomImageClassificationPipeline  # its file is saved along for this line
+    # Prefixes of the weights that the head adds to the encoder, which a checkpoint with another head lacks; and, of
+    # these, of the layers whose shape follows the labels, of which other labels need new ones.
+    head_prefixes: tuple[str, ...] = ()
+    label_prefixes: tuple[str, ...] = ()
+    head_kind: str | None = None  # the kind of its options in `config.heads`, if it has any
+    image_classification_pipeline = ViTCustomImageClassificationPipeline  # makes save_pretrained copy its file
 
     def __init__(self, config: ViTCustomConfig, *args: Any, **kwargs: Any):
         config.validate()
@@ -79,16 +84,20 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         speed: str | None = None,
         **kwargs,
     ):
-        """Load as transformers does, from safetensors only, at any input size, and never with random weights unsaid.
+        """Load as transformers does, but only from safetensors, at any input size, and with a warning for new weights.
 
-        `image_size`, `patch_size` or `num_channels`, as keywords or in `config`, may differ from what was stored: the
-        weights are loaded at their own size, then resampled, and a warning says so. A head that the checkpoint does not
-        have or has for other labels, and a part that was not in the stored configuration, is newly initialised, also
-        said. `speed`: one of the configuration's `speeds`, such as "2x". Raises WeightFileError for a file whose header
-        lies; RuntimeError, naming the weights, where the checkpoint lacks any that its own configuration promises,
-        holds others, or has them in another shape (all of which `ignore_mismatched_sizes=True` turns into that
-        warning), and where one is NaN or infinite, or integer or complex without quantisation; OSError where there is
-        no safetensors file; ValueError, with the command that converts it, for another library's checkpoint.
+        `image_size`, `patch_size` or `num_channels`, as keywords or in `config`, may differ from the stored ones: the
+        weights are loaded at their own size, then resampled, with a warning. A head that the checkpoint lacks or has
+        for other labels, and a part that its stored configuration lacks, are newly initialised, also with a warning.
+        speed: one of the configuration's `speeds`, such as "2x".
+
+        Raises:
+            WeightFileError: the header of a file is not valid.
+            RuntimeError: the checkpoint lacks weights that its own configuration promises, holds others, or has them in
+                another shape (`ignore_mismatched_sizes=True` turns these three into the warning); or a weight is NaN or
+                infinite, or integer or complex without quantisation. The message names the weights.
+            OSError: there is no safetensors file.
+            ValueError: the checkpoint is of another library; the message holds the command that converts it.
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError(f"use_safetensors=False: leave it out. {_ONLY_SAFETENSORS}")
@@ -116,19 +125,22 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         if not getattr(model, "_weights_were_checked", False):
             raise RuntimeError("This way of loading passes the checks of weight files by. Use save_pretrained's files.")
         if broken := nonfinite_weights(model):
-            raise RuntimeError(f"NaN or infinite weights: {some(broken)}. This checkpoint is broken: use another.")
+            raise RuntimeError(
+                f"NaN or infinite weights: {shorten_list(broken)}. This checkpoint is broken: use another."
+            )
+        model.config.heads = of_kind(model.config.heads, cls.head_kind)  # those of another class are not in this model
         if speed is not None:
-            choose_speed(model.config, speed)
+            apply_speed_preset(model.config, speed)
         if requested:
             model.resize_input(**requested)
         return (model, info) if output_loading_info else model
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
-        """transformers' reading of the files, the headers checked before, what did not fit checked after.
+        """Loading by transformers, with the headers checked before it and the fit of the weights after it.
 
-        After it, transformers allocates what is missing: nothing that a configuration alone claims gets that far.
-        expected_keys: the weights of an adapter, which is read into a model that has been loaded.
+        transformers allocates missing weights only later, so a configuration cannot make it allocate weights that no
+        file holds.   expected_keys: the weights of an adapter, which is read into a model that is already loaded.
         """
         header: Header = {name: (_WEIGHTS[0], tuple(tensor.shape)) for name, tensor in (state_dict or {}).items()}
         if checkpoint_files is not None:
@@ -150,15 +162,15 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
             _check_fit(model, info, load_config)
         elif lacking := sorted(info.missing_keys & set(expected_keys)):
             raise RuntimeError(
-                f"Of the adapter these weights were not found: {some(lacking)}. Load the base model and then the "
-                "adapter with peft.PeftModel.from_pretrained."
+                f"Of the adapter these weights were not found: {shorten_list(lacking)}. Load the base model and then "
+                "the adapter with peft.PeftModel.from_pretrained."
             )
         model._weights_were_checked = True
         return info, offloaded
 
     @staticmethod
     def _finalize_model_loading(model, load_config, loading_info):
-        """transformers' initialising of new weights; `_load_pretrained_model` has decided which may be new."""
+        """Initialisation of new weights by transformers; `_load_pretrained_model` has decided which may be new."""
         fitting = dataclasses.replace(load_config, ignore_mismatched_sizes=True)
         return PreTrainedModel._finalize_model_loading(model, fitting, loading_info)
 
@@ -169,10 +181,11 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         patch_size: Size | None = None,
         num_channels: int | None = None,
     ) -> "ViTCustomPreTrainedModel":
-        """Resample position table and patch kernel in place for another input; returns the model.
+        """Resample the patch kernel and the position table in place for another input, and return the model.
 
-        The config follows; its `speeds`, which were measured at the size before, are dropped, with a warning.
-        `resize_input(model, processor, size)` changes the image processor as well.
+        With `position_interpolation="computed"` the table is computed for the new grid instead. The config changes as
+        well; its `speeds`, which were measured at the old size, are dropped with a warning. The function
+        `resize_input(model, processor, size)` also changes the image processor.
         """
         values = (
             tuple(value) if isinstance(value, list) else value for value in (image_size, patch_size, num_channels)
@@ -197,14 +210,16 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         if self.config.speeds:
             logger.warning(f"The speeds {', '.join(self.config.speeds)} were measured at another size: dropped.")
         said = [f"{name} {getattr(self.config, name)} -> {value}" for name, value in changes.items()]
+        computed = target.position_interpolation == COMPUTED and changes.keys() == {"image_size"}
         logger.warning(
-            f"Resampled weights for {', '.join(said)} (grid {self.config.grid_hw} -> {target.grid_hw}). "
+            f"{'Computed positions' if computed else 'Resampled weights'} for {', '.join(said)} "
+            f"(grid {self.config.grid_hw} -> {target.grid_hw}). "
             "Accuracy may need a short fine-tuning at the new size."
         )
         copies: dict[int, Any] = {
             id(module.config): module.config for module in self.modules() if hasattr(module, "config")
         }
-        for config in copies.values():  # an adapter copies modules and, with them, what they hold
+        for config in copies.values():  # an adapter copies modules together with their configs
             config.speeds = None
             for name, value in changes.items():
                 setattr(config, name, value)
@@ -212,10 +227,9 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
 
 
 def resize_input(model: ViTCustomPreTrainedModel, processor: Any, size: Size):
-    """Make a model and its image processor take images of `size` pixels, an int or (height, width).
+    """Change a model and its image processor in place to images of `size` pixels, an int or (height, width).
 
-    The processor's resize and crop keep their proportion to each other. Returns (model, processor), both changed
-    in place.
+    The resize and the crop of the processor keep their ratio. Returns (model, processor).
     """
     model.resize_input(image_size=size)
     height, width = model.config.image_hw
@@ -229,15 +243,15 @@ def resize_input(model: ViTCustomPreTrainedModel, processor: Any, size: Size):
 
 
 def nonfinite_weights(model: torch.nn.Module) -> list[str]:
-    """Names of the weights that hold NaN or infinity, if quantised in a scale; those not loaded are passed by."""
+    """Return the names of weights that hold NaN or infinity (quantised ones in a scale); skip those without data."""
     return [name for name, tensor in model.state_dict().items() if not is_finite(tensor)]
 
 
 def _at_stored_input(cls, path, config, requested: dict, kwargs: dict) -> tuple[Any, dict]:
-    """`config` with the input fields of the stored weights, and the changes that lead back to what was asked for.
+    """`config` with the input fields of the stored weights, and the changes that lead back to the requested input.
 
-    A config named by its path gets those fields as keywords, in `kwargs`. Weights stored without a configuration are
-    taken to fit the given one.
+    If `config` is a path, these fields are put into `kwargs` instead. Weights that are stored without a configuration
+    are assumed to fit the given one.
     """
     hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
     by_path = not isinstance(config, PreTrainedConfig)
@@ -256,7 +270,7 @@ def _at_stored_input(cls, path, config, requested: dict, kwargs: dict) -> tuple[
 
 
 def _check_types(model: ViTCustomPreTrainedModel, header: Header, load_config: Any):
-    """Raise RuntimeError for integers and complex numbers where weights belong: cast, they would be other weights."""
+    """Raise RuntimeError for integer or complex weights, which a cast would change."""
     prefix = f"{model.base_model_prefix}."
     weights = {name.removeprefix(prefix) for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     if load_config.is_quantized and load_config.hf_quantizer.pre_quantized:
@@ -264,13 +278,13 @@ def _check_types(model: ViTCustomPreTrainedModel, header: Header, load_config: A
     odd = [f"{name} {dtype}" for name, (dtype, _) in header.items() if not dtype.startswith(("F", "BF"))]
     if odd := [text for text in odd if text.split()[0].removeprefix(prefix) in weights]:
         raise RuntimeError(
-            f"Weights that are no floating-point numbers: {some(odd)}. If they are quantised, load them with the "
-            "quantization_config that they were saved with."
+            f"Weights that are no floating-point numbers: {shorten_list(odd)}. If they are quantised, load them with "
+            "the quantization_config that they were saved with."
         )
 
 
 def _check_fit(model: ViTCustomPreTrainedModel, info: Any, load_config: Any):
-    """Say which weights are new; raise RuntimeError where the checkpoint should have held them, or holds others."""
+    """Warn of new weights; raise RuntimeError if the checkpoint should have held them, or holds others."""
     shapes = {key: f"{key} stored {tuple(s)}, needed {tuple(n)}" for key, s, n in sorted(info.mismatched_keys)}
     prefix = f"{model.base_model_prefix}."
     own = {key: key.removeprefix(prefix) for key in info.missing_keys | info.unexpected_keys}
@@ -279,24 +293,27 @@ def _check_fit(model: ViTCustomPreTrainedModel, info: Any, load_config: Any):
     foreign = {key for key in info.unexpected_keys if _ENCODER.match(own[key]) and not _is_of(own[key], layers)}
     if wrong_shapes := misshapen(model):
         raise RuntimeError(
-            f"These quantised weights do not fit the configuration: {some(wrong_shapes, '; ')}. Load with the stored "
-            "configuration, or load the weights that were quantised."
+            f"These quantised weights do not fit the configuration: {shorten_list(wrong_shapes, separator='; ')}. "
+            "Load with the stored configuration, or load the weights that were quantised."
         )
     if not load_config.ignore_mismatched_sizes:
         promised = _promised_names(model, load_config) if info.missing_keys or foreign else set()
         wrong = {
-            "of another shape": [text for key, text in shapes.items() if not key.startswith(HEAD_PREFIX)],
+            "of another shape": [text for key, text in shapes.items() if not key.startswith(model.label_prefixes)],
             "missing": sorted(key for key in info.missing_keys if own[key] in promised),
             "not of this model": sorted(key for key in foreign if own[key] not in promised),
         }
         if any(wrong.values()):
-            listed = ". ".join(f"{what.capitalize()}: {some(keys, '; ')}" for what, keys in wrong.items() if keys)
+            listed = ". ".join(
+                f"{what.capitalize()}: {shorten_list(keys, separator='; ')}" for what, keys in wrong.items() if keys
+            )
             raise RuntimeError(
                 f"These weights do not fit the configuration. {listed}. Load with the stored configuration, or pass "
-                "ignore_mismatched_sizes=True to initialise anew what does not fit."
+                "ignore_mismatched_sizes=True to initialise again what does not fit."
             )
-    if any(key.startswith(HEAD_PREFIX) for key in {*shapes, *info.missing_keys}):  # a bias belongs to its weight
-        for key in {key for key in model.state_dict() if key.startswith(HEAD_PREFIX)} - shapes.keys():
+    for prefix in model.label_prefixes:  # weight and bias belong together
+        layer = {key for key in model.state_dict() if key.startswith(prefix)}
+        for key in layer - shapes.keys() if layer & {*shapes, *info.missing_keys} else ():
             setattr(model.get_parameter(key), "_is_hf_initialized", False)  # noqa: B010 - mypy knows no such field
             info.missing_keys.add(key)
     if new := [*shapes.values(), *sorted(info.missing_keys)]:
@@ -309,9 +326,9 @@ def _is_of(key: str, layers: set[str]) -> bool:
 
 
 def _promised_names(model: Any, load_config: Any) -> set[str]:
-    """Weights, without the encoder's prefix, that a checkpoint holds by its own configuration.
+    """Names, without the encoder's prefix, of the weights that a checkpoint holds by its own configuration.
 
-    All where it was saved by this class, else the encoder's. Without a stored configuration, the model's counts.
+    If another class saved it, only the encoder's. Without a stored configuration, that of the model counts.
     """
     fields: dict[str, Any] = {}
     if (path := load_config.pretrained_model_name_or_path) is not None:
@@ -321,4 +338,4 @@ def _promised_names(model: Any, load_config: Any) -> set[str]:
     with torch.device("meta"):
         stored = type(model if saved_with_head else model.base_model)(config)
     names = {name.removeprefix(f"{model.base_model_prefix}.") for name in stored.state_dict()}
-    return names if saved_with_head else set(filter(_ENCODER.match, names))
+    return names if saved_with_head else {name for name in names if not name.startswith(stored.head_prefixes)}

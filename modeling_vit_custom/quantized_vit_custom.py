@@ -1,6 +1,7 @@
-"""Weights that are no ordinary tensors: quantised, offloaded, or in a layer that an adapter or a hook has changed.
+"""Weights that are not ordinary tensors: quantised, offloaded, or in a layer that an adapter or a hook has changed.
 
-What computes with a layer calls it, and then all of these act. What reads or replaces its weights asks here first.
+Code that computes with a layer calls the layer, so that these take effect. Code that reads or replaces its weights asks
+here first.
 """
 
 import copy
@@ -11,24 +12,24 @@ from typing import Any
 import torch
 from torch import nn
 
-# What quantisers of transformers call the layers that they leave as they are.
+# Names in transformers' quantisers of the list of layers that are not quantised.
 _LEFT_OUT = ("modules_to_not_convert", "llm_int8_skip_modules")
 
 
 def is_ordinary(tensor: torch.Tensor) -> bool:
-    """Whether the numbers of a tensor are just there: it is not quantised, sharded, or without data."""
+    """Return whether a tensor holds its numbers directly: it is not quantised, sharded, or on the meta device."""
     return type(tensor) in (torch.Tensor, nn.Parameter) and not tensor.is_meta
 
 
 def has_own_weights(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a layer computes what a `kind` with its weights does: no adapter, no hook, ordinary weights."""
+    """Return whether a layer computes what a `kind` with its weights does: no adapter, no hook, ordinary weights."""
     hooked = "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks
     return type(layer) is kind and not hooked and all(map(is_ordinary, layer.parameters()))
 
 
 def plain_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The ordinary tensors that a tensor is made of: itself, or a quantised one's codes, scales and zero points."""
-    if hasattr(tensor, "full_tensor"):  # sharded by torch, which computes with it as with a whole one
+    """Return the ordinary tensors of a tensor: itself, or the codes, scales and zero points of a quantised one."""
+    if hasattr(tensor, "full_tensor"):  # sharded: torch computes with it as with a whole tensor
         return [tensor.detach()]
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
@@ -37,21 +38,21 @@ def plain_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no number of a tensor is NaN or infinite; of a quantised one its scales and zero points count too."""
+    """Return whether a tensor is free of NaN and infinity, in its scales and zero points too if it is quantised."""
     return all(map(_is_finite, plain_parts(tensor)))
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel() or "float4" in str(tensor.dtype):
         return True
-    numbers = tensor if tensor.itemsize > 1 else tensor.float()  # float8 knows no comparisons
+    numbers = tensor if tensor.itemsize > 1 else tensor.float()  # float8 has no comparisons
     return all(extreme.isfinite() for extreme in numbers.aminmax())
 
 
 def check_resampling(layer: nn.Module, name: str, kind: type[nn.Module] | None = None) -> None:
-    """Raises ValueError unless `layer.name` can be replaced by a resampled tensor.
+    """Raise ValueError unless tensor `name` of the layer can be replaced by a resampled one.
 
-    kind: the class of the layer where nothing has wrapped it.
+    kind: the class that the layer has if nothing wraps it.
     """
     wrapped = kind is not None and type(layer) is not kind
     if not wrapped and is_ordinary(tensor := getattr(layer, name)):
@@ -66,16 +67,16 @@ def check_resampling(layer: nn.Module, name: str, kind: type[nn.Module] | None =
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The linear layers by name, also those of a quantiser's own class."""
+    """Yield (name, layer) of each linear layer, also of those in a quantiser's own class."""
     return ((name, layer) for name, layer in model.named_modules() if hasattr(layer, "in_features"))
 
 
 def keep_new_layers_plain(model: Any, stored: Mapping[str, tuple[int, ...] | None], quantizer: Any) -> list[str]:
-    """Before loading: layers that a checkpoint does not fill are not quantised, as only plain ones can be initialised.
+    """Replace layers that a checkpoint does not fill by plain ones, before loading, and return their names.
 
-    stored: the shapes of the checkpoint's tensors, None for one in a quantiser's own layout. The configuration of the
-    quantiser, a copy from now on, leaves the layers out as well: what is saved is then loaded as it is. Returns the
-    layers' names.
+    Only plain layers can be initialised. The quantiser gets a copy of its configuration that leaves them out too, so
+    that the model loads the same way once it is saved.
+    stored: the shapes of the checkpoint's tensors, None for one in a quantiser's own layout.
     """
     prefix, names = f"{model.base_model_prefix}.", []
     shapes = {name.removeprefix(prefix): shape for name, shape in stored.items()}
@@ -103,10 +104,10 @@ def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
 
 
 def renew_misfits(model: Any, needed: Mapping[str, torch.Size], new_layers: list[str]) -> set[Any]:
-    """After loading: makes room for initial values where a plain tensor has not the shape that it had before.
+    """Replace plain tensors that lost their `needed` shape in loading by empty ones, which are then initialised.
 
-    A quantiser fills a new layer with its old weights, and under it older transformers compare no shapes at all.
-    Returns {(name, stored, needed)}.
+    A quantiser fills a new layer with its old weights, and with a quantiser older transformers compare no shapes.
+    Returns {(name, stored shape, needed shape)}.
     """
     found = set()
     for name, shape in needed.items():
@@ -120,20 +121,20 @@ def renew_misfits(model: Any, needed: Mapping[str, torch.Size], new_layers: list
         empty = torch.empty(shape, dtype=model.dtype, device="meta")
         setattr(layer, own, nn.Parameter(empty) if own in layer._parameters else empty)
     for name in new_layers:
-        model.get_submodule(name)._is_hf_initialized = False  # a quantiser marks what it has filled
+        model.get_submodule(name)._is_hf_initialized = False  # a quantiser marks layers that it fills as initialised
     return found
 
 
 def misshapen(model: nn.Module) -> list[str]:
-    """After loading: the quantised weights that have not the shape of their layer, which transformers compares not."""
+    """Return the quantised weights that do not fit their layer after loading, which transformers does not check."""
     found = []
     for name, layer in linear_layers(model):
         weight: Any = getattr(layer, "weight", None)
         needed = (layer.out_features, layer.in_features)
-        if hasattr(weight, "quant_state"):  # of bitsandbytes, whose 4 bits are packed
+        if hasattr(weight, "quant_state"):  # bitsandbytes packs 4-bit weights
             weight = weight.quant_state
         elif not torch.is_tensor(weight) or not (weight.is_floating_point() or hasattr(weight, "SCB")):
-            continue  # a layout of its own
+            continue  # a quantiser's own layout
         if weight is not None and (shape := tuple(weight.shape)) != needed:
             found.append(f"{name}.weight stored {shape}, needed {needed}")
     return found

@@ -1,7 +1,7 @@
-"""What a safetensors file says about itself, checked before anything it says is believed.
+"""The header of a safetensors file, checked before it is trusted.
 
-A file is 8 bytes n (little-endian), n bytes of JSON `{name: {"dtype", "shape", "data_offsets"}}`, then the tensors,
-one behind the other. Only that JSON is read here.
+A file is 8 bytes n (little-endian), n bytes of JSON `{name: {"dtype", "shape", "data_offsets"}}`, then the tensors
+without gaps. Only that JSON is read here.
 """
 
 import json
@@ -9,13 +9,13 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 Header = dict[str, tuple[str, tuple[int, ...]]]
 
-# The largest model the configuration takes has 512 blocks of 18 tensors; its header is 1.2 MB.
+# The largest model that the configuration allows has 512 blocks of 18 tensors; its header is 1.2 MB.
 MAX_TENSORS = 10_000
 MAX_HEADER_BYTES = 2_000_000
 _MAX_DIMENSIONS = 16
@@ -32,14 +32,14 @@ BITS = {
 
 
 class WeightFileError(ValueError):
-    """A weight file must not be read; the message names the file, what is wrong and how to mend it."""
+    """A weight file that must not be read; the message names the file, the error and the fix."""
 
 
 def read_header(path: str | os.PathLike) -> Header:
-    """{tensor name: (dtype, shape)} of a safetensors file, in the order of its data; no tensor is read.
+    """Read {tensor name: (dtype, shape)} of a safetensors file, in the order of its data, but no tensor.
 
     Raises WeightFileError unless the header is small, strict JSON in which each name occurs once and the tensors
-    fill the file exactly; OSError where the file cannot be opened.
+    fill the file exactly. Raises OSError if the file cannot be opened.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -67,7 +67,7 @@ def read_header(path: str | os.PathLike) -> Header:
 
 
 def read_headers(paths: list[str] | list[Path]) -> Header:
-    """The headers of all files of one checkpoint as one.
+    """Read the headers of all files of one checkpoint and merge them.
 
     Raises WeightFileError also for a tensor that two files hold, and for a file that is a link out of its folder.
     """
@@ -84,7 +84,7 @@ def read_headers(paths: list[str] | list[Path]) -> Header:
 
 
 def check_weight_map(weight_map: Any, source: str | os.PathLike) -> None:
-    """Raises WeightFileError unless an index's {tensor name: file name} names safetensors files of its own folder."""
+    """Raise WeightFileError unless an index, {tensor name: file name}, names only safetensors files of its folder."""
     if not isinstance(weight_map, dict):
         _refuse(source, "the weight_map of its index is no object")
     for name, file in weight_map.items():
@@ -93,7 +93,7 @@ def check_weight_map(weight_map: Any, source: str | os.PathLike) -> None:
 
 
 def check_shapes(header: Header | str | os.PathLike, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises WeightFileError, naming tensors, unless a file (or its header) has just the expected names and shapes."""
+    """Raise WeightFileError, naming tensors, unless a file or header has exactly the expected names and shapes."""
     stored = header if isinstance(header, dict) else read_header(header)
     source = "the checkpoint" if isinstance(header, dict) else header
     differences = {
@@ -106,13 +106,13 @@ def check_shapes(header: Header | str | os.PathLike, expected: Mapping[str, tupl
         ],
     }
     if any(differences.values()):
-        _refuse(source, "; ".join(f"{what}: {some(names)}" for what, names in differences.items() if names))
+        _refuse(source, "; ".join(f"{what}: {shorten_list(names)}" for what, names in differences.items() if names))
 
 
 def _check_within(folder: Path, path: Path) -> None:
-    """Raises WeightFileError where `path` is a link that leads out of `folder`.
+    """Raise WeightFileError if `path` is a link that leads out of `folder`.
 
-    In the Hub's cache a snapshot's files are links to the same repository's blobs; these are inside.
+    In the cache of the Hub, the files of a snapshot are links to blobs of the same repository, which count as inside.
     """
     home = folder.resolve()
     home = next((parent.parent for parent in home.parents if parent.name == "snapshots"), home)
@@ -121,7 +121,7 @@ def _check_within(folder: Path, path: Path) -> None:
 
 
 def parse_strict_json(data: bytes, path: str | os.PathLike) -> dict[str, Any]:
-    """The JSON object `data`; raises WeightFileError for repeated keys, NaN, deep nesting and whatever is no object."""
+    """Return the JSON object `data`. Raises WeightFileError for repeated keys, NaN, deep nesting and any non-object."""
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -131,10 +131,10 @@ def parse_strict_json(data: bytes, path: str | os.PathLike) -> dict[str, Any]:
     return value
 
 
-def some(names: list[str], separator: str = ", ", limit: int = 10) -> str:
-    """The first names, and how many more there are."""
-    rest = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return separator.join(names[:limit]) + rest
+def shorten_list(items: Sequence[Any], limit: int = 10, separator: str = ", ") -> str:
+    """Return the first items as text, and how many more there are."""
+    rest = f" and {len(items) - limit:,} more" if len(items) > limit else ""
+    return separator.join(map(str, items[:limit])) + rest
 
 
 def _entry(path: Path, name: str, fields: Any) -> tuple[tuple[int, int], str, str, tuple[int, ...]]:
@@ -172,4 +172,4 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _refuse(path: Any, what: str) -> NoReturn:
-    raise WeightFileError(f"{path}: {what}. Do not use this file: get it again from whoever made it.")
+    raise WeightFileError(f"{path}: {what}. Do not use this file: get it again from its author.")

@@ -1,12 +1,12 @@
-"""Look for what is wrong with images and labels before training; `python scripts/audit_data.py --help` shows how."""
+"""Look for errors in images and labels before training; `python scripts/audit_data.py --help` shows how."""
 
 import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.audit_data import main as audit_data
+    from vit_custom import main as vit_custom
 
-    return audit_data(argv)
+    return vit_custom(["audit_data", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Measure training and inference beside the peers; `python scripts/benchmark.py --help` lists what."""
+"""Measure training and inference next to other libraries; `python scripts/benchmark.py --help` lists what."""
 
 import sys
 from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.benchmark import main as benchmark
+    from vit_custom import main as vit_custom
 
-    return benchmark(argv)
+    return vit_custom(["benchmark", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Read a ViT checkpoint of another library into this model; `python scripts/convert.py --help` shows how."""
+"""Convert a ViT checkpoint of another library to this model, or back; `python scripts/convert.py --help` shows how."""
 
 import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.convert import main as convert
+    from vit_custom import main as vit_custom
 
-    return convert(argv)
+    return vit_custom(["convert", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

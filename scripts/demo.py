@@ -1,12 +1,12 @@
-"""A page in the browser to try a saved classifier on; `python scripts/demo.py --help` shows how."""
+"""Open a page in the browser to try a saved classifier; `python scripts/demo.py --help` shows how."""
 
 import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.demo import main as demo
+    from vit_custom import main as vit_custom
 
-    return demo(argv)
+    return vit_custom(["demo", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.evaluate import main as evaluate
+    from vit_custom import main as vit_custom
 
-    return evaluate(argv)
+    return vit_custom(["evaluate", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

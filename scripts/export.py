@@ -1,13 +1,13 @@
-"""Write a classifier for another runtime; `python scripts/export.py --help` shows how."""
+"""Export a classifier for another runtime; `python scripts/export.py --help` shows how."""
 
 import sys
 from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.export import main as export
+    from vit_custom import main as vit_custom
 
-    return export(argv)
+    return vit_custom(["export", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

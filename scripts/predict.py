@@ -1,4 +1,4 @@
-"""Predict image files with a saved classifier; `python scripts/predict.py --help` shows how.
+"""Classify image files with a saved classifier; `python scripts/predict.py --help` shows how.
 
 Sharded over processes: accelerate launch --multi_gpu --num_processes 2 scripts/predict.py --model DIR FOLDER
 """
@@ -7,9 +7,9 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.predict import main as predict
+    from vit_custom import main as vit_custom
 
-    return predict(argv)
+    return vit_custom(["predict", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Learn from images without labels; `python scripts/pretrain.py --help` shows how."""
+"""Pretrain on images without labels; `python scripts/pretrain.py --help` shows how."""
 
 import sys
 from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.pretrain import main as pretrain
+    from vit_custom import main as vit_custom
 
-    return pretrain(argv)
+    return vit_custom(["pretrain", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

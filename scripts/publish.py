@@ -4,9 +4,9 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.publish import main as publish
+    from vit_custom import main as vit_custom
 
-    return publish(argv)
+    return vit_custom(["publish", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

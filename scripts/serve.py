@@ -4,9 +4,9 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.serve import main as serve
+    from vit_custom import main as vit_custom
 
-    return serve(argv)
+    return vit_custom(["serve", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

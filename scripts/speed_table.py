@@ -1,13 +1,13 @@
-"""Measure what a classifier's speed settings gain and cost; `python scripts/speed_table.py --help` shows how."""
+"""Measure the speed and accuracy of a classifier's speed settings; `python scripts/speed_table.py --help` shows how."""
 
 import sys
 from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.speed_table import main as speed_table
+    from vit_custom import main as vit_custom
 
-    return speed_table(argv)
+    return vit_custom(["speed_table", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

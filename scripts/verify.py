@@ -4,9 +4,9 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    from modeling_vit_custom.commands.verify import main as verify
+    from vit_custom import main as vit_custom
 
-    return verify(argv)
+    return vit_custom(["verify", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Shared fixtures: a tiny configuration, a model made of it; and when transformers' own tests are collected."""
+"""Shared fixtures (a tiny configuration, a random model, a local Hub), and the rule that collects transformers' own
+tests."""
 
 import os
 import shutil
@@ -20,7 +21,7 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Importing test_transformers_*.py fetches a source distribution: only when slow tests are asked for."""
+    """Leave out test_transformers_*.py unless slow tests run: importing them downloads a source distribution."""
     if collection_path.name.startswith("test_transformers_") and "not slow" in config.option.markexpr:
         return True
     return None
@@ -33,35 +34,35 @@ def _seed():
 
 @pytest.fixture(scope="session", autouse=True)
 def _image_cache(tmp_path_factory):
-    """Trainings keep their images here, and compilers their files, not in the home of whoever runs the tests."""
+    """Keep the images of trainings and the files of compilers in temporary folders, not in the user's home."""
     os.environ["VIT_CUSTOM_CACHE"] = str(tmp_path_factory.mktemp("images"))
-    run = tmp_path_factory.getbasetemp()  # of this run; of one worker of it, in the folder of the run
+    run = tmp_path_factory.getbasetemp()  # the folder of the whole run: with xdist, each worker's folder lies in it
     run = run.parent if "PYTEST_XDIST_WORKER" in os.environ else run
-    for variable, name in COMPILERS.items():  # torch has written its default into them
+    for variable, name in COMPILERS.items():  # torch has set these variables to its defaults by now
         os.environ[variable] = str(make_folders(run / name))
 
 
 @pytest.fixture(params=ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 def any_config(request) -> ViTCustomConfig:
-    """The tiny configuration in every architecture."""
+    """Return the tiny configuration, once for each architecture."""
     return ViTCustomConfig(**{**TINY, **request.param})
 
 
 @pytest.fixture
 def tiny_config() -> ViTCustomConfig:
-    """The tiny configuration."""
+    """Return the tiny configuration."""
     return ViTCustomConfig(**TINY)
 
 
 @pytest.fixture
 def pixel_values() -> torch.Tensor:
-    """Three images of the tiny configuration's size."""
+    """Return three images of the tiny configuration's size."""
     return torch.randn(3, 3, 24, 32)
 
 
 @pytest.fixture
 def random_model():
-    """Builds a model whose every parameter is random, biases and norms too, so that nothing hides in a zero."""
+    """Return a function that builds a model with random parameters, biases and norms too: no zero hides a mistake."""
 
     def build(config: ViTCustomConfig, cls=ViTCustomForImageClassification):
         model = cls(config).eval()
@@ -75,7 +76,7 @@ def random_model():
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory):
-    """A published folder, in which every check passes; not to be changed."""
+    """Return a published folder that passes every check; tests must not change it."""
     from published_models import publish_tiny
 
     return publish_tiny(tmp_path_factory.mktemp("published"))
@@ -83,7 +84,7 @@ def published(tmp_path_factory):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A Hub on loopback to which the real client talks; pauses between tries are short."""
+    """Run a Hub on loopback and point the real client at it; pauses between tries are short."""
     from hub_server import point_client_at, running_hub
     from huggingface_hub.utils import disable_progress_bars
 
@@ -98,7 +99,7 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture
 def chromium():
-    """A headless Chromium; skipped without one, unless VIT_CUSTOM_REQUIRE_BROWSER asks for it."""
+    """Start a headless Chromium; skip without one, or fail if VIT_CUSTOM_REQUIRE_BROWSER is set."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None or find_spec("playwright") is None:
         reason = "needs the program chromium and the package playwright"

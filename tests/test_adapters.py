@@ -1,4 +1,4 @@
-"""peft adapters find the layers by transformers' ViT names, and survive saving and merging."""
+"""peft adapters find the layers by transformers' ViT names, and can be saved and merged."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tiny import TINY
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
 from modeling_vit_custom.weight_files_vit_custom import WeightFileError
 
-# peft asks by a name that the newest transformers has renamed
+# peft asks for a name that the newest transformers has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
@@ -28,7 +28,7 @@ def test_lora_trains_saves_loads_and_merges(tmp_path, random_model, tiny_config,
     trainable = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert trainable == {name for name, p in adapted.named_parameters() if p.grad is not None}
     assert {name.split(".")[-4] for name in trainable if "lora_" in name} == {"q_proj", "v_proj"}
-    assert len(trainable) == 3 * 2 * 2 + 2, "two matrices for two layers of three blocks, and the classifier"
+    assert len(trainable) == 3 * 2 * 2 + 2, "two matrices for two layers in three blocks, and two for the head"
     adapted.eval().save_pretrained(tmp_path / "adapter")
     expected = adapted(pixel_values=pixel_values).logits
 
@@ -55,7 +55,7 @@ def test_an_adapter_folder_loads_as_a_model_at_any_size(tmp_path, random_model, 
 
 @torch.no_grad()
 def test_a_head_saved_with_an_adapter_is_loaded_or_refused(tmp_path, random_model, tiny_config, pixel_values):
-    """transformers 5.10.1 leaves such a head at the base model's weights, and only its report says so."""
+    """transformers 5.10.1 leaves such a head at the base model's weights, and only its loading report says so."""
     random_model(tiny_config).save_pretrained(tmp_path / "base")
     adapted = with_lora(ViTCustomForImageClassification.from_pretrained(tmp_path / "base")).eval()
     adapted.classifier.modules_to_save["default"].weight.add_(1.0)

@@ -1,4 +1,4 @@
-"""Nothing hostile is loaded: headers that lie, weights that are not there, configurations, other people's code."""
+"""Nothing hostile is loaded: false headers, missing weights, bad configurations, other people's code."""
 
 import ast
 import json
@@ -31,19 +31,19 @@ COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
-    """A saved classifier of ours with its processor."""
+    """Save a classifier of ours with its processor."""
     return save_ours(tmp_path_factory.mktemp("models") / "ours")
 
 
 @pytest.fixture
 def folder(sound, tmp_path) -> Path:
-    """A copy of it to spoil."""
+    """Return a copy that a test may spoil."""
     return Path(shutil.copytree(sound, tmp_path / "model"))
 
 
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
-    """Warnings of loading, as they are given."""
+    """Return the list in which loading puts its warnings."""
     messages: list[str] = []
     monkeypatch.setattr(pretrained_vit_custom.logger, "warning", messages.append)
     return messages
@@ -52,7 +52,7 @@ def said(monkeypatch) -> list[str]:
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_hostile_files_are_refused_at_once_with_a_reason(attack, folder):
     error, seconds = attempt(attack, folder, OURS)
-    assert error is not None, "accepted"
+    assert error is not None, "the hostile file was accepted"
     assert re.search(attack.says, str(error))
     assert not isinstance(error, MemoryError) and seconds < 5, f"{seconds:.1f} s"
 
@@ -84,7 +84,7 @@ def test_a_header_tells_names_types_and_shapes(sound):
 
 @pytest.fixture
 def cached(folder, tmp_path, monkeypatch) -> Path:
-    """The blobs of me/vit at COMMIT in the Hub's cache, which keeps snapshots/SHA/file -> ../../blobs/HASH."""
+    """Put the model into the Hub's cache (snapshots/SHA/file -> ../../blobs/HASH) as me/vit; return its blobs."""
     repository = tmp_path / "cache" / "models--me--vit"
     snapshot = repository / "snapshots" / COMMIT
     snapshot.mkdir(parents=True), (repository / "refs").mkdir(), (repository / "blobs").mkdir()
@@ -107,7 +107,7 @@ def test_links_of_the_hubs_cache_stay_inside_and_headers_are_checked(cached, rev
 
 
 def test_an_adapter_on_the_hub_leads_to_no_other_repository(cached):
-    """transformers loads, instead of the repository that was named, the one that its adapter names."""
+    """transformers alone would load the repository that the adapter names instead of the one that the user named."""
     (cached / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else", "peft_type": "LORA"}')
     snapshot = cached.parent / "snapshots" / COMMIT
     (snapshot / "adapter_config.json").symlink_to("../../blobs/adapter_config.json")
@@ -271,7 +271,7 @@ def test_a_folder_has_no_revision(folder):
 
 # ---------- our own code
 
-# Calls that run or unpack what a file says.
+# Calls that run or unpack the content of a file.
 FORBIDDEN = {
     "eval", "exec", "compile", "__import__", "extractall", "extract", "unpack_archive", "os.system", "os.popen",
     "yaml.load", "yaml.unsafe_load", "yaml.full_load", "np.load", "numpy.load", "torch.load",
@@ -279,16 +279,17 @@ FORBIDDEN = {
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "tarfile", "zipfile"}
 SAFE_BY = {"np.load": "allow_pickle=False", "torch.load": "weights_only=True"}
 ALLOWED = {
-    ("fresh_process.py", "__import__"),  # of this package's own name, to see that it is not there
+    ("fresh_process.py", "__import__"),  # imports only this package's name, to check that it is absent
     # the errors that safe readers raise
     ("meta.py", "pickle"), ("teacher_loading.py", "pickle"), ("google.py", "zipfile"), ("stream.py", "tarfile"),
-    ("checkpoints.py", "zipfile"),  # checks the sums in a file of torch's
+    ("meta.py", "zipfile"),  # checks that nothing in it is compressed
+    ("checkpoints.py", "zipfile"),  # checks the checksums in a file of torch's
     ("sealed_rows.py", "npy.read_array(io.BytesIO(sums), allow_pickle=False)"),
 }  # fmt: skip
 
 
 def dangerous(path: Path) -> set[tuple[str, str]]:
-    """(file, what) for each forbidden call and import."""
+    """Return (file, call or import) for each forbidden call and import."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):

@@ -1,4 +1,4 @@
-"""Data and trainings that are hostile: links and paths that lead out, archives, pickles, tokens, escapes."""
+"""Hostile data and trainings: links and paths that lead out, archives, pickles, tokens, escape sequences."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def digits(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory) -> Path:
-    """A finished training with checkpoints after one and two epochs."""
+    """Train with a checkpoint after each of two epochs; return the folder."""
     output_dir = tmp_path_factory.mktemp("runs") / "run"
     tiny_train(output_dir, "--train_dir", digits, "--num_train_epochs", 2)
     return output_dir
@@ -83,7 +83,7 @@ def test_a_table_names_files_below_itself_only(tmp_path, suffix, way):
 
 
 def write_data(folder: Path, kind: str, cells: list[str]) -> None:
-    """A dataset whose images are the files that `cells` name, a and b by turns."""
+    """Write a dataset whose images are the files named by `cells`, labelled a and b in turn."""
     labels = ["ab"[i % 2] for i in range(len(cells))]
     rows = list(zip(cells, labels, strict=True))
     dicts = [{"bytes": None, "path": cell} for cell in cells]
@@ -112,7 +112,7 @@ KINDS = ("csv", "imagefolder", "parquet of dicts", "parquet of Images", "arrow",
 
 @pytest.fixture
 def private(tmp_path, monkeypatch) -> Path:
-    """A folder DIR/data with two images, and a third one outside it."""
+    """Write DIR/data with two images, and a third image outside it."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     write_digit(tmp_path / "private.png", 3)
     for n in range(2):
@@ -252,7 +252,7 @@ def test_no_address_is_ever_fetched(tmp_path):
 
 
 class Run:
-    """Unpickled, it writes a file."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, proof: Path):
         self.proof = str(proof)
@@ -333,7 +333,7 @@ def test_printable_spells_out_what_steers_a_terminal():
 
 
 def test_file_names_steer_no_terminal(tmp_path, capfd):
-    """A class folder, a note, an error and a prediction, of files whose names hold escape sequences."""
+    """A class folder, a note, an error and a prediction print file names with escape sequences as text."""
     model = save_ours(tmp_path / "model")
     photos = write_class_folder(tmp_path / "photos", {"0": 2, "1": 2})
     (photos / "0" / f"{ESCAPE}.txt").write_text("no image")
@@ -348,7 +348,7 @@ def test_file_names_steer_no_terminal(tmp_path, capfd):
 
 
 def test_labels_of_other_models_steer_neither_terminal_nor_picture(tmp_path, capfd):
-    """transformers' own models take any label; JSON and the picture's names hold it spelt out."""
+    """transformers' own models take any label; JSON and the picture's names hold it escaped."""
     model = save_resnet(tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     config["id2label"]["0"], config["label2id"] = f"{ESCAPE}$\\frac{{<b>", None

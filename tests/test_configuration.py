@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from modeling_vit_custom import VARIANTS, ViTCustomConfig, ViTCustomForImageClassification
-from modeling_vit_custom.configuration_vit_custom import AUTO_MAP, CUSTOM_PIPELINES
+from modeling_vit_custom.auto_classes_vit_custom import AUTO_MAP, CUSTOM_PIPELINES
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +46,11 @@ IMPOSSIBLE = [
     ({"pooling": "max"}, "pooling"),
     ({"pooling": "cls", "use_cls_token": False}, "pooling='cls': needs use_cls_token=True"),
     ({"position_interpolation": "lanczos"}, "position_interpolation='lanczos'"),
+    ({"position_interpolation": "computed"}, "position_interpolation='computed': needs position_embedding='sincos2d'"),
+    (
+        {"position_interpolation": "computed", "position_embedding": "none"},
+        "position_interpolation='computed': .* use it, or a rule of resampling",
+    ),
     ({"position_embedding": "sincos2d", "hidden_size": 30, "num_attention_heads": 2}, "hidden_size=30"),
     ({"num_labels": -1}, "num_labels=-1"),
     ({"num_labels": 10**9}, "num_labels=1000000000"),

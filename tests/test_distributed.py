@@ -1,4 +1,4 @@
-"""Two processes: every parameter takes part in every step, and the gradients are those of one process."""
+"""In two processes, every parameter takes part in every step, and the gradients are those of one process."""
 
 import copy
 
@@ -16,7 +16,7 @@ MASKS = torch.arange(4 * 24).view(4, 24) % 3 == 0
 
 
 def inputs_of(model) -> dict[str, torch.Tensor]:
-    """Four images of the model's size with what its loss needs; every image has as many masked patches."""
+    """Return four images of the model's size with what its loss needs; each image has as many masked patches."""
     h, w = model.config.grid_hw
     images = torch.randn(4, 3, *model.config.image_hw, generator=torch.Generator().manual_seed(1))
     if isinstance(model, ViTCustomForMaskedImageModeling):
@@ -34,7 +34,7 @@ def compare_with_one_process(rank: int, store: str):
         model = cls(ViTCustomConfig(**{**TINY, **fields}))
         alone, batch = copy.deepcopy(model), inputs_of(model)
         alone(**batch).loss.backward()
-        shared = DistributedDataParallel(model)  # raises in its second step where a parameter has no gradient
+        shared = DistributedDataParallel(model)  # raises in its second step if a parameter has no gradient
         for _ in range(2):
             model.zero_grad()
             shared(**{name: tensor[2 * rank : 2 * rank + 2] for name, tensor in batch.items()}).loss.backward()

@@ -1,4 +1,5 @@
-"""Trainings that are killed, starved and spoilt (see `faults`) come to what they would have come to, bit for bit."""
+"""Trainings that are killed, run out of disk or get damaged files (see `faults`) end equal, bit for bit, to undisturbed
+ones."""
 
 import os
 import subprocess

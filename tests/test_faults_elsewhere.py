@@ -1,4 +1,5 @@
-"""Commands and trainings that are killed (see `faults_elsewhere`): what is left is whole, absent or refused by name."""
+"""Commands and trainings that are killed (see `faults_elsewhere`) leave output that is whole, absent or refused by
+name."""
 
 import os
 import subprocess

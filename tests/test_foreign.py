@@ -1,4 +1,4 @@
-"""from_pretrained on another library's checkpoint: one error, with the command that converts it."""
+"""from_pretrained on another library's checkpoint gives one error, with the command that converts it."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def pickled(root: Path) -> Path:
 
 
 FOREIGN = {
-    # what: (makes it, what is wrong with it, what is to be converted)
+    # what: (function that makes it, part of the error, file to convert)
     "a folder of transformers": (lambda root: save_encoder(root / "dinov2"), "a model of type 'dinov2'", ""),
     "a folder of timm": (of_timm, "a model of type 'timm_wrapper'", ""),
     "a .npz": (lambda root: save_npz(root / "B_16.npz"), "is a file of weights", ""),
@@ -65,26 +65,28 @@ FOREIGN = {
 def test_every_class_names_the_command(tmp_path, what):
     make, wrong, file = FOREIGN[what]
     source = make(tmp_path)
-    command = f"vit-custom convert {source}{file} OUT"
+    command = f"vit-custom convert --model {source}{file} --output OUT"
     for cls in CLASSES:
         with pytest.raises(ValueError, match=re.escape(command)) as raised:
             cls.from_pretrained(source)
         assert wrong in str(raised.value), cls
-    if source.is_dir():  # of a file, AutoModel looks for adapters before it comes to our class
+    if source.is_dir():  # for a file, AutoModel looks for adapters before it calls our class
         with pytest.raises(ValueError, match=re.escape(command)):
             AutoModel.from_pretrained(source, config=ViTCustomConfig())
 
 
 @pytest.mark.parametrize("what", [what for what in FOREIGN if "folder of" not in what])
 def test_commands_name_it_too(tmp_path, what):
-    """Of folders with a config.json, they run those of other libraries themselves."""
+    """Folders of other libraries with a config.json are left out, because the commands run those models themselves."""
     make, wrong, _ = FOREIGN[what]
     with pytest.raises(ValueError, match=f"{wrong}.*vit-custom convert"):
         load_classifier(str(make(tmp_path)))
 
 
 def test_a_hub_name_is_to_be_downloaded_first():
-    with pytest.raises(ValueError, match="hf download ada/vit --local-dir FOLDER; vit-custom convert FOLDER OUT"):
+    with pytest.raises(
+        ValueError, match="hf download ada/vit --local-dir FOLDER; vit-custom convert --model FOLDER --output OUT"
+    ):
         refuse_foreign_config("ada/vit", {"model_type": "vit"}, "vit_custom")
     with pytest.raises(ValueError, match="'vit_small_patch16_224'"):
         refuse_foreign_config("ada/vit", {"architecture": "vit_small_patch16_224"}, "vit_custom")

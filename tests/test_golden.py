@@ -1,4 +1,4 @@
-"""A repository saved by each released version still loads and predicts what it did then."""
+"""A repository saved by each released version still loads, and predicts what it did then."""
 
 import json
 from pathlib import Path

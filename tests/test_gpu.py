@@ -1,7 +1,6 @@
-"""On a GPU: the answers of the CPU, by every attention kernel, format and compiler; training that goes on.
+"""On a GPU: the answers equal the CPU's with every attention kernel, format and compiler; trainings resume.
 
-`make test-gpu`. Convolutions would round to TF32 there by default: what is compared does not.
-
+Run by `make test-gpu`. Convolutions on a GPU round to TF32 by default; these tests switch that off.
 Shapes: B batch, C channels, H×W pixels.
 """
 
@@ -29,8 +28,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
-MANY = 10**9  # images, of which a quarter of the time is enough to choose
-HEADS_OF_16 = {**TINY, "hidden_size": 64}  # the least that flex attention's kernel takes
+MANY = 10**9  # so many images that a quarter of their time is enough to choose
+HEADS_OF_16 = {**TINY, "hidden_size": 64}  # flex attention's kernel needs heads of at least 16
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +38,7 @@ def _float32(monkeypatch):
 
 
 def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference, of the largest expected value."""
+    """Return the largest difference, relative to the largest expected value."""
     expected = expected.float().cpu()
     return float((found.float().cpu() - expected).abs().max() / expected.abs().max())
 
@@ -80,7 +79,7 @@ def test_the_flash_kernel(random_model, pixel_values, form):
     with torch.inference_mode():
         expected = model(images).logits
     model.set_attn_implementation("sdpa")
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # no other: an error where it cannot
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # no other kernel is allowed: an error if it cannot run
         output = model(images, labels=labels)
         output.loss.backward()
     assert apart(output.logits.detach(), expected) < 0.05
@@ -120,7 +119,7 @@ def test_a_compiled_step_is_the_eager_one(random_model, pixel_values):
 
 def test_muon_orthogonalizes_as_on_the_cpu():
     matrix = torch.randn(2, 48, 32)
-    assert apart(orthogonal(matrix.cuda()), orthogonal(matrix)) < 0.05  # bfloat16 there
+    assert apart(orthogonal(matrix.cuda()), orthogonal(matrix)) < 0.05  # the GPU computes in bfloat16
 
 
 # ---------- predicting
@@ -193,7 +192,7 @@ EVERYTHING = (
     ],
     ids=["float32", "bf16", "fp16", "bf16 compiled", "bf16 everything", "bf16 LoRA"],
 )
-def test_a_training_goes_on_as_if_nothing_had_happened(tmp_path, flags):
+def test_a_training_resumes_as_if_nothing_had_happened(tmp_path, flags):
     write_class_folder(tmp_path / "digits", {str(i): 4 for i in range(10)})
     model = ["--model_name_or_path", str(save_ours(tmp_path / "base"))] if "--method" in flags else None
     whole, again = tmp_path / "whole", tmp_path / "again"

@@ -1,5 +1,6 @@
 """What is saved is a flat, complete repository: it loads where this package is not installed."""
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers import (
     AutoModelForMaskedImageModeling,
     pipeline,
 )
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from modeling_vit_custom import (
     ViTCustomBackbone,
@@ -29,6 +31,7 @@ from modeling_vit_custom import (
     ViTCustomImageProcessor,
     ViTCustomModel,
 )
+from modeling_vit_custom.auto_classes_vit_custom import AUTO_MAP
 
 ROOT = Path(__file__).parent.parent
 CLASSES = (ViTCustomModel, ViTCustomBackbone, ViTCustomForImageClassification, ViTCustomForMaskedImageModeling)
@@ -36,14 +39,12 @@ CLASSES = (ViTCustomModel, ViTCustomBackbone, ViTCustomForImageClassification, V
 LOAD_EVERYTHING = """
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification,
-                          AutoModelForMaskedImageModeling, pipeline)
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 folder, images, out = sys.argv[1:4]
 pixel_values = load_file(images)["pixel_values"]
 with torch.no_grad():
     classifier = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
     base = AutoModel.from_pretrained(folder, trust_remote_code=True)
-    masked = AutoModelForMaskedImageModeling.from_pretrained(folder, trust_remote_code=True)
     resized = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True, image_size=(40, 16))
     assert type(classifier).__module__.startswith("transformers_modules."), type(classifier).__module__
     assert resized.config.image_size == (40, 16)
@@ -156,14 +157,39 @@ def test_checkout_is_loadable_and_what_it_saves_is_complete(tmp_path, photograph
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_every_class_saves_the_whole_code_and_the_whole_map(tmp_path, tiny_config, cls):
+def test_a_saved_folder_lists_its_own_class_and_the_encoder(tmp_path, tiny_config, cls):
     cls(tiny_config).save_pretrained(tmp_path)
     assert_complete(tmp_path)
-    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-    assert {target.split(".")[1] for target in auto_map.values()} == {
-        "ViTCustomConfig",
-        *(each.__name__ for each in CLASSES),
-    }
+    stored = json.loads((tmp_path / "config.json").read_text())
+    own = {"AutoConfig", "AutoModel", *(auto for auto, target in AUTO_MAP.items() if target.endswith(cls.__name__))}
+    assert stored["auto_map"] == {auto: AUTO_MAP[auto] for auto in own}
+    assert ("image-classification" in stored.get("custom_pipelines", {})) == (cls is ViTCustomForImageClassification)
+    files = {path.stem for path in tmp_path.glob("*.py")}
+    assert ("masked_images_vit_custom" in files) == (cls is ViTCustomForMaskedImageModeling)
+
+
+OWN_HEAD = """
+from modeling_vit_custom import ViTCustomForImageClassification
+
+class WithTwoHeads(ViTCustomForImageClassification):
+    pass
+
+WithTwoHeads.register_for_auto_class("AutoModelForImageClassification")
+"""
+
+
+def test_a_users_own_subclass_is_listed_and_loaded(tmp_path, tiny_config, monkeypatch):
+    (tmp_path / "own_head.py").write_text(OWN_HEAD)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = importlib.import_module("own_head").WithTwoHeads(tiny_config).eval()
+    model.save_pretrained(tmp_path / "saved")
+    auto_map = json.loads((tmp_path / "saved" / "config.json").read_text())["auto_map"]
+    assert auto_map["AutoModelForImageClassification"] == "own_head.WithTwoHeads"
+    cls = get_class_from_dynamic_module("own_head.WithTwoHeads", tmp_path / "saved")
+    pixels = torch.randn(1, 3, 24, 32)
+    loaded = cls.from_pretrained(tmp_path / "saved")
+    assert type(loaded).__name__ == "WithTwoHeads"
+    assert_close_but_for_rounding((loaded(pixels).logits,), (model(pixels).logits,), model.config)
 
 
 def test_saving_the_config_alone_into_a_model_folder_keeps_its_map(tmp_path, classifier):

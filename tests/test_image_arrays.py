@@ -1,4 +1,4 @@
-"""Arrays and tensors: layout, type and channel order are read one way, or refused."""
+"""Arrays and tensors: layout, type and channel order are read in one way, or refused."""
 
 import numpy as np
 import pytest
@@ -112,7 +112,7 @@ REFUSED = {
     "negative integers": (RGB.astype(np.int16) - 128, "int16 values must be in 0..255"),
     "complex": (RGB.astype(np.complex64), "complex64 is no pixel type"),
     "objects": (RGB.astype(object), "object is no pixel type"),
-    "six channels": (np.zeros((20, 30, 6), np.uint8), "no axis of 1 to 4 channels"),
+    "six channels": (np.zeros((20, 30, 6), np.uint8), "has 6 channels, the model takes 3"),
     "one axis": (np.zeros(30, np.uint8), "is not an image"),
     "five axes": (np.zeros((1, 1, 3, 8, 9), np.uint8), "is not an image"),
     "a batch": (np.zeros((2, 3, 8, 9), np.uint8), "is a batch.*one by one"),
@@ -138,8 +138,11 @@ def test_things_that_are_no_images(thing):
 
 
 def test_impossible_arguments():
-    with pytest.raises(ValueError, match="num_channels=4: images are decoded to 1"):
-        decode_image(RGB, num_channels=4)
+    for impossible in (0, 1_025, 2.0, True):
+        with pytest.raises(
+            ValueError, match=r"num_channels=.*: give 1 .grey., 3 .RGB. or the number of an image's bands"
+        ):
+            decode_image(RGB, num_channels=impossible)
     for background in (255, (1, 2), (0, 0, 256), (0.5, 0.5, 0.5), "red"):
         with pytest.raises(ValueError, match=r"background_color=.*integers in 0..255"):
             decode_image(RGB, background=background)
@@ -149,14 +152,14 @@ def test_impossible_arguments():
         decode_image(RGB, input_data_format="channels_last")
 
 
-# ---------- scaled already
+# ---------- arrays that are already scaled
 
 
 def test_keep_float_passes_finite_floats_through():
     scaled = (RGB / 255 - 0.485) / 0.229
     kept = decode_image(np.moveaxis(scaled, 0, -1), keep_float=True)
     assert kept.dtype == torch.float32 and np.array_equal(kept, scaled.astype(np.float32))
-    assert np.array_equal(decode_image(RGB, keep_float=True), RGB)  # what is not float is decoded as ever
+    assert np.array_equal(decode_image(RGB, keep_float=True), RGB)  # other types are decoded as usual
     grey = decode_image(scaled, num_channels=1, keep_float=True)
     np.testing.assert_allclose(grey[0], np.tensordot([0.299, 0.587, 0.114], scaled, 1), atol=1e-4)
     assert np.array_equal(decode_image(scaled[:1], keep_float=True), np.repeat(scaled[:1], 3, 0).astype(np.float32))
@@ -172,7 +175,7 @@ def test_keep_float_still_refuses_what_no_model_can_use():
 # ---------- channel order
 
 
-def test_bgr_arrays_are_put_in_order_when_told():
+def test_bgr_arrays_are_put_in_order_when_asked():
     bgr, alpha = LAST[..., ::-1], RAMP[..., None]  # a view with a negative stride, as OpenCV users write it
     grey = np.asarray(GREY)
     for array in (bgr, bgr.copy(), np.moveaxis(bgr, -1, 0), bgr / 255, torch.from_numpy(bgr.copy())):
@@ -184,13 +187,13 @@ def test_bgr_arrays_are_put_in_order_when_told():
     assert np.array_equal(decode_image(grey, channel_order="bgr"), GREY_RGB)
     scaled = (RGB / 255 - 0.5) / 0.5
     assert np.array_equal(decode_image(scaled[::-1], channel_order="bgr", keep_float=True), scaled.astype(np.float32))
-    for source in (JPEG, PHOTO):  # they know their own order
+    for source in (JPEG, PHOTO):  # files and Pillow images know their own order
         assert torch.equal(decode_image(source, channel_order="bgr"), decode_image(source))
     with pytest.raises(ValueError, match="channel_order='gbr': give one of rgb, bgr"):
         decode_image(RGB, channel_order="gbr")
 
 
-# ---------- tensors and arrays that hold no plain pixels
+# ---------- tensors and arrays without plain pixels
 
 ODD = {
     "sparse": lambda: torch.zeros(3, 8, 9).to_sparse(),

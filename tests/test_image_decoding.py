@@ -1,4 +1,4 @@
-"""One decoder: every kind of image a data set or a user has been seen to bring, and every one it must refuse."""
+"""The decoder reads every kind of image that data sets and users are known to have, and refuses the others by name."""
 
 import logging
 from io import BytesIO
@@ -6,11 +6,12 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from image_files import encode, photograph, pixels, ramp, rotated, with_alpha
+from image_files import encode, photograph, pixels, ramp, rotated, with_alpha, without_plugins
 from PIL import Image, ImageOps
 
 from modeling_vit_custom import image_limits_vit_custom
 from modeling_vit_custom.image_decoding_vit_custom import decode_image, decode_images
+from modeling_vit_custom.image_files_vit_custom import accepted_formats
 from modeling_vit_custom.image_limits_vit_custom import ImageDecodingError
 
 PHOTO = photograph()
@@ -27,7 +28,7 @@ def nothing_reported_yet(monkeypatch):
 
 
 def over(background, colour=RGB, alpha=RAMP):
-    """Compositing in float64, the definition."""
+    """Composite in float64, by the definition."""
     weight = alpha / 255.0
     return colour * weight + np.reshape(background, (3, 1, 1)) * (1 - weight)
 
@@ -65,7 +66,7 @@ def test_opaque_files_hold_what_pillow_sees(image, file_format, options, tmp_pat
         assert np.array_equal(
             decode_image(reopened, num_channels=1)[0], np.asarray(reopened.convert("RGB").convert("L"))
         )
-    assert np.abs(decoded.numpy().astype(int) - pixels(image)).mean() < 12  # it is that picture
+    assert np.abs(decoded.numpy().astype(int) - pixels(image)).mean() < 12  # it is the same picture
 
 
 @pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (200, 30, 90)])
@@ -80,7 +81,7 @@ def test_grey_with_alpha_is_composited_on_the_background():
     assert np.abs(decode_image(file).numpy() - over((255, 255, 255), GREY_RGB)).max() <= 0.5
     tinted = decode_image(file, background=(200, 30, 90))
     assert np.abs(tinted.numpy() - over((200, 30, 90), GREY_RGB)).max() <= 0.5
-    luma = 0.299 * 200 + 0.587 * 30 + 0.114 * 90  # a grey model sees the background's luma
+    luma = 0.299 * 200 + 0.587 * 30 + 0.114 * 90  # a grey model uses the background's luma
     grey = decode_image(file, num_channels=1, background=(200, 30, 90))
     assert np.abs(grey.numpy() - over((luma,) * 3, GREY_RGB)).max() <= 1.5
 
@@ -179,7 +180,7 @@ def test_exif_orientation_of_jpeg(orientation, tmp_path):
     with Image.open(tmp_path / "photo.jpg") as image:
         upright = ImageOps.exif_transpose(image)
     assert np.array_equal(decode_image(tmp_path / "photo.jpg"), pixels(upright))
-    assert np.array_equal(decode_image(upright), pixels(upright))  # turned by the caller: not turned again
+    assert np.array_equal(decode_image(upright), pixels(upright))  # rotated by the caller, and not rotated again
 
 
 def test_nonsense_in_exif_does_not_lose_the_image():
@@ -210,8 +211,16 @@ def test_a_frame_that_the_caller_chose_is_kept_and_named(caplog, tmp_path):
     assert "two.tiff: of its 2 frames number 2 is used" in caplog.text
 
 
+def test_the_frames_notice_names_the_file_or_row(caplog, tmp_path, monkeypatch):
+    (tmp_path / "two.gif").write_bytes(encode(PHOTO, "GIF", save_all=True, append_images=[PHOTO.rotate(9)]))
+    for source, name in {tmp_path / "two.gif": None, (tmp_path / "two.gif").read_bytes(): "row 3 of t.parquet"}.items():
+        monkeypatch.setattr("modeling_vit_custom.image_limits_vit_custom._reported", set())
+        decode_image(source, name=name)
+        assert f"{name or source}: of its 2 frames number 1 is used" in caplog.text
+
+
 def test_frames_of_a_long_file_are_not_counted(caplog, monkeypatch):
-    """Counting reads every frame: a file of millions of tiny ones would take minutes."""
+    """Counting would read every frame: a file of millions of tiny ones would take minutes."""
     monkeypatch.setattr("modeling_vit_custom.image_files_vit_custom.MAX_BYTES_TO_COUNT", 100)
     decode_image(encode(PHOTO, "GIF", save_all=True, append_images=[PHOTO.rotate(9)]))
     assert "of its several frames number 1 is used" in caplog.text
@@ -237,16 +246,17 @@ UNUSABLE = {
     "empty.jpg": (b"", "0 bytes"),
     "text.jpg": (b"this is not an image", "not an image that Pillow reads"),
     "drawing.svg.png": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG has to be drawn"),
-    "phone.heic": (b"\x00\x00\x00\x18ftypheic" + bytes(200), "a HEIC photo.*pillow_heif.register_heif_opener"),
-    "phone.jpg": (b"\x00\x00\x00\x18ftypmif1" + bytes(200), "a HEIC photo.*pillow_heif.register_heif_opener"),
-    "next.jxl": (b"\x00\x00\x00\x0cJXL \r\n\x87\n" + bytes(200), "JPEG XL image.*pillow-jxl-plugin"),
+    "phone.heic": (b"\x00\x00\x00\x18ftypheic" + bytes(200), "a HEIC photo.*Fix: pip install pillow-heif, or convert"),
+    "phone.jpg": (b"\x00\x00\x00\x18ftypmif1" + bytes(200), "a HEIC photo.*Fix: pip install pillow-heif, or convert"),
+    "next.jxl": (b"\x00\x00\x00\x0cJXL \r\n\x87\n" + bytes(200), "JPEG XL image.*pip install pillow-jxl-plugin"),
     "saved.jpg": (b"\n<!DOCTYPE html><html></html>", "a web page"),
     "paper.png": (b"%PDF-1.7 and so on", "a PDF document"),
 }
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_unusable_files_are_named_with_reason_and_fix(name, tmp_path):
+def test_unusable_files_are_named_with_reason_and_fix(name, tmp_path, monkeypatch):
+    without_plugins(monkeypatch)
     content, reason = UNUSABLE[name]
     (tmp_path / name).write_bytes(content)
     for source in (tmp_path / name, str(tmp_path / name), {"bytes": None, "path": str(tmp_path / name)}):
@@ -269,7 +279,7 @@ def test_missing_files_and_folders(tmp_path):
     with pytest.raises(ImageDecodingError, match="cannot be opened"):
         decode_image(tmp_path)
     with pytest.raises(ImageDecodingError, match=r"aaa… \(100000 characters\)") as error:
-        decode_image("a" * 100_000)  # base64 text taken for a path
+        decode_image("a" * 100_000)  # base64 text given as a path
     assert len(str(error.value)) < 400
 
 
@@ -306,7 +316,7 @@ def test_batches_tell_what_was_left_out(caplog):
 
 
 def test_photos_of_several_pictures_are_jpegs():
-    """Phones write them; Pillow calls them MPO and opens them as JPEG."""
+    """Phones write such files; Pillow calls them MPO and opens them as JPEG."""
     file = encode(PHOTO, "MPO", save_all=True, append_images=[PHOTO.rotate(90)], quality=95)
     with Image.open(BytesIO(file)) as image:
         assert image.format == "MPO"
@@ -314,7 +324,7 @@ def test_photos_of_several_pictures_are_jpegs():
 
 
 def test_heic_and_avif(tmp_path):
-    """AVIF is built in; HEIC is read where the user has registered the package for it, and named where not."""
+    """AVIF is built in. HEIC is read without registering anything if its plugin is installed."""
     pillow_heif = pytest.importorskip("pillow_heif", reason="reads HEIC")
     file = tmp_path / "photo.heic"
     heif = pillow_heif.from_pillow(PHOTO)
@@ -322,13 +332,14 @@ def test_heic_and_avif(tmp_path):
         heif.save(file, quality=95)
     except (RuntimeError, ValueError) as error:
         pytest.skip(f"this build writes no HEIC: {error}")
-    with pytest.raises(ImageDecodingError, match=r"photo\.heic: a HEIC photo.*pillow_heif\.register_heif_opener"):
+    assert np.abs(decode_image(file).numpy().astype(int) - RGB).mean() < 6
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ImageDecodingError, match=r"photo\.heic: .*damaged"):
         decode_image(file)
-    pillow_heif.register_heif_opener()
-    try:
-        assert np.abs(decode_image(file).numpy().astype(int) - RGB).mean() < 6
-    finally:
-        for extension in [extension for extension, name in Image.EXTENSION.items() if name == "HEIF"]:
-            del Image.EXTENSION[extension]
-        Image.ID.remove("HEIF")
-        del Image.OPEN["HEIF"]
+
+
+def test_jpeg_xl_is_read_where_its_plugin_is_installed(tmp_path):
+    pytest.importorskip("pillow_jxl", reason="reads JPEG XL")
+    accepted_formats()
+    PHOTO.save(tmp_path / "photo.jxl", lossless=True)
+    assert np.array_equal(decode_image(tmp_path / "photo.jxl"), RGB)

@@ -1,4 +1,4 @@
-"""Images from web addresses, against a real server on this machine that behaves in every bad way."""
+"""Images from web addresses, against a real server on this machine that misbehaves in every way."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from modeling_vit_custom.image_download_vit_custom import MAX_REDIRECTS, _refuse
 PHOTO = photograph()
 PNG = encode(PHOTO, "PNG")
 HERE = ImageLimits(private_addresses=True, download_seconds=0.6, download_bytes=100_000)
-STOP = threading.Event()  # ends what a handler drips
+STOP = threading.Event()  # ends a handler that sends slowly
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         try:
-            for _ in range(10_000):  # 640 MB, were they read
+            for _ in range(10_000):  # 640 MB in all
                 self.wfile.write(bytes(2**16))
         except OSError:
             pass

@@ -1,4 +1,4 @@
-"""What is refused from its header, before it costs memory or time."""
+"""Images that are refused from their header, before they cost memory or time."""
 
 import os
 import time
@@ -10,6 +10,7 @@ from image_files import encode, huge_png, photograph, pixels
 from PIL import Image
 
 from modeling_vit_custom import ImageDecodingError, ImageLimits, decode_image
+from modeling_vit_custom.common.image_pixels import pixels_allowed
 
 PHOTO = photograph()
 
@@ -21,7 +22,7 @@ def test_a_decompression_bomb_is_refused_before_decoding(pillows_own, tmp_path, 
     start = time.perf_counter()
     with pytest.raises(ImageDecodingError, match=r"bomb\.png: refused before decoding.*Fix: shrink it"):
         decode_image(tmp_path / "bomb.png")
-    assert time.perf_counter() - start < 0.5  # decoding it takes seconds
+    assert time.perf_counter() - start < 0.5  # decoding it would take seconds
 
 
 LIMITED = {
@@ -48,18 +49,38 @@ def test_limits_are_named_and_can_be_raised(image, limits, reason, tmp_path):
                 decode_image(source, limits=limits, input_data_format="channels_last")
 
 
+def test_a_command_raises_the_limit_and_pillow_s_and_names_its_flag(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    PHOTO.save(tmp_path / "photo.png")
+    with pixels_allowed(2639):
+        for source in (tmp_path / "photo.png", np.asarray(PHOTO)):
+            with pytest.raises(ImageDecodingError, match=r"2,?639 pixels.* Fix: shrink it, or raise --max_pixels"):
+                decode_image(source)
+        with pytest.raises(ImageDecodingError, match=r"resizing leaves nothing to recognise\. Fix: crop it\.$"):
+            decode_image(PHOTO.resize((500, 1)))
+        with pytest.raises(ImageDecodingError, match="more than 10 pixels"):
+            decode_image(PHOTO, limits=ImageLimits(pixels=10))
+    with pixels_allowed(2640):
+        assert np.array_equal(decode_image(tmp_path / "photo.png"), pixels(PHOTO))
+    assert Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(ImageDecodingError, match=r"PIL\.Image\.MAX_IMAGE_PIXELS"):
+        decode_image(tmp_path / "photo.png")
+    with pixels_allowed(1000), pytest.raises(ImageDecodingError, match=r"refused.*raise --max_pixels if you trust it"):
+        decode_image(tmp_path / "photo.png")  # Pillow refuses above twice its limit, before our check
+
+
 def test_the_size_in_an_icon_s_directory_is_not_believed():
-    """Its directory says 1 x 1; the PNG inside is what would be decoded."""
+    """The icon's directory says 1 x 1, but the PNG inside would be decoded."""
     icon = bytearray(encode(PHOTO.resize((64, 64)), "ICO", sizes=[(64, 64)]))
     icon[6:8] = b"\x01\x01"
     with pytest.warns(UserWarning, match="not the expected size"):
-        opened = Image.open(BytesIO(icon))  # by the caller: we open no icons
+        opened = Image.open(BytesIO(icon))  # opened by the caller: we open no icons
     with opened, pytest.raises(ImageDecodingError, match="64 x 64 is more than 100 pixels"):
         decode_image(opened, limits=ImageLimits(pixels=100))
 
 
 def test_a_progressive_jpeg_of_endless_scans_is_refused_at_once():
-    """One scan more is a dozen bytes in the file, and a pass over the whole image for the decoder."""
+    """One more scan takes a dozen bytes in the file, but a pass over the whole image in the decoder."""
     image = PHOTO.resize((3000, 3000))
     file = encode(image, "JPEG", progressive=True, quality=1)
     start = file.rindex(b"\xff\xda")

@@ -1,4 +1,4 @@
-"""Both image processors: the same pixels on every route, settings checked, saved folders complete."""
+"""Both image processors: the same pixels on every route, checked settings, complete saved folders."""
 
 import json
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ def pixel_values(processor, images, **kwargs):
 
 
 def awkward_files(folder):
-    """One file of every kind that loses something when it is read by another route than ours."""
+    """Write one file of every kind that loses something when it is read by another route than ours."""
     alpha = PHOTO.copy()
     alpha.putalpha(Image.fromarray(np.tile(np.arange(PHOTO.width, dtype=np.uint8) * 4, (PHOTO.height, 1))))
     deep = Image.fromarray(np.asarray(PHOTO.convert("L")).astype(np.uint16) * 257)
@@ -62,7 +62,7 @@ def test_every_route_gives_the_same_tensor(backend, num_channels):
         assert expected.shape == (1, num_channels, 96, 128) and expected.dtype == torch.float32
         for route in routes:
             assert torch.equal(pixel_values(processor, route), expected)
-        batch = pixel_values(processor, [*routes, FLOWER])  # sizes and types mixed
+        batch = pixel_values(processor, [*routes, FLOWER])  # mixed sizes and types
         assert torch.equal(batch[:-1], expected.expand(len(routes), -1, -1, -1))
         assert torch.equal(batch[-1:], pixel_values(processor, FLOWER))
 
@@ -235,7 +235,8 @@ IMPOSSIBLE = {
     "mean infinite": ({"image_mean": float("inf")}, "image_mean=.*inf.*give finite"),
     "mean too short": ({"image_mean": [0.5]}, "image_mean=.*1 values for num_channels=3. Give one for each"),
     "mean too long": ({"num_channels": 1, "image_mean": [0.5] * 3}, "image_mean=.*3 values for num_channels=1"),
-    "two channels": ({"num_channels": 2}, "num_channels=2: use 1"),
+    "no channels": ({"num_channels": 0}, "num_channels=0: give 1"),
+    "means for three of five": ({"num_channels": 5, "image_mean": [0.5] * 3}, "3 values for num_channels=5. Give one"),
     "size huge": ({"size": 100_000}, "size=.*100000.*from 1 to 8192"),
     "size 0": ({"size": {"height": 0, "width": 4}}, "size=.*height must be an integer from 1"),
     "size negative": ({"size": (4, -4)}, "size=.*width must be an integer from 1"),
@@ -300,11 +301,11 @@ def test_for_model(backend):
     assert pixel_values(processor, CHINA).shape == (1, 1, 48, 80)
     processor = BACKENDS[backend].for_model(config, size=32, background_color=(0, 0, 0))
     assert pixel_values(processor, CHINA).shape == (1, 1, 32, 32) and processor.background_color == (0, 0, 0)
-    with pytest.raises(ValueError, match="num_channels=4"):
-        BACKENDS[backend].for_model(SimpleNamespace(image_hw=(32, 32), num_channels=4))
+    with pytest.raises(ValueError, match="num_channels=0"):
+        BACKENDS[backend].for_model(SimpleNamespace(image_hw=(32, 32), num_channels=0))
 
 
-# ---------- batches with unreadable images, settings that belong to a call
+# ---------- batches with unreadable images, settings of one call
 
 
 @both_backends
@@ -313,7 +314,7 @@ def test_unreadable_images_are_left_out_when_asked(backend, tmp_path, caplog):
     (tmp_path / "cut.jpg").write_bytes(encode(PHOTO, "JPEG")[:500])
     images = [CHINA, tmp_path / "cut.jpg", FLOWER, np.full((8, 9, 3), np.nan)]
     reported = processor(images, return_tensors="pt", on_error="report")
-    assert list(reported) == ["pixel_values"]  # what a model is given holds nothing else
+    assert list(reported) == ["pixel_values"]  # the model gets nothing else
     assert torch.equal(reported["pixel_values"], pixel_values(processor, [CHINA, FLOWER]))
     assert reported.kept_indices == [0, 2] and set(reported.errors) == {1, 3} and "cut.jpg" in reported.errors[1]
     assert reported.to(torch.float16).errors == reported.errors and not caplog.messages
@@ -351,7 +352,7 @@ def test_limits_are_an_attribute_of_the_processor(backend):
 
 @both_backends
 def test_what_belongs_to_a_call_is_neither_saved_nor_believed(backend, tmp_path, caplog):
-    """A downloaded configuration must not switch downloads on, or change what a user's arrays mean."""
+    """A downloaded configuration must not switch downloads on, or change the meaning of a user's arrays."""
     given = {"allow_urls": True, "channel_order": "bgr", "on_error": "skip"}
     BACKENDS[backend](**given).save_pretrained(tmp_path)
     file = tmp_path / "preprocessor_config.json"

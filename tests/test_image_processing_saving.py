@@ -1,4 +1,4 @@
-"""Saved image processors: complete folders that load, and save again, where this package is not installed."""
+"""Saved image processors: complete folders that load and save again on machines without this package."""
 
 import json
 import os
@@ -15,13 +15,15 @@ from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProces
 BACKENDS = {"torchvision": ViTCustomImageProcessor, "pil": ViTCustomImageProcessorPil}
 CODE = [
     f"image_{part}_vit_custom.py"
-    for part in ("arrays", "decoding", "download", "files", "limits", "processing_base", "processing", "resizing")
-]
+    for part in (
+        "arrays", "bands", "decoding", "download", "files", "limits", "processing_base", "processing", "resizing",
+    )
+]  # fmt: skip
 SETTINGS = {"num_channels": 1, "size": (20, 30), "background_color": (10, 20, 30), "image_mean": 0.25}
 
 
 def assert_complete(folder):
-    """Flat, all the code, an auto_map of which every value names a class of a file present there."""
+    """Check that the folder is flat and holds all the code, and that auto_map names classes of files in it."""
     assert sorted(os.listdir(folder)) == [*CODE, "preprocessor_config.json"]
     saved = json.loads((folder / "preprocessor_config.json").read_text())
     assert set(saved["auto_map"]["AutoImageProcessor"]) == set(BACKENDS)
@@ -38,7 +40,7 @@ def test_saved_equals_loaded(backend, tmp_path):
     processor = BACKENDS[backend](**SETTINGS, device="cpu", return_tensors="np")
     processor.save_pretrained(tmp_path / "one")
     saved = assert_complete(tmp_path / "one")
-    assert not {"device", "return_tensors"} & set(saved)  # belong to a call, not to a model
+    assert not {"device", "return_tensors"} & set(saved)  # settings of a call, not of a model
     for other in BACKENDS.values():
         loaded = other.from_pretrained(tmp_path / "one")
         assert loaded.to_dict() == processor.to_dict()
@@ -68,7 +70,7 @@ processor.save_pretrained(out)
 
 
 def in_a_fresh_process(source, out, *backend, without_torchvision=False):
-    """Load, process and save again where the package cannot be imported; returns the class name."""
+    """Load, process and save again in a process that cannot import the package; return the class name."""
     empty = out.parent / "empty"
     empty.mkdir(exist_ok=True)
     script = FRESH_PROCESS.format(without_torchvision=without_torchvision)
@@ -95,7 +97,7 @@ def test_saved_folders_load_and_save_where_the_package_is_not_importable(tmp_pat
     assert name == "ViTCustomImageProcessorPil" and np.array_equal(np.load(tmp_path / "by_pil.npy"), expected["pil"])
     assert assert_complete(tmp_path / "by_pil") == assert_complete(tmp_path / "saved")
 
-    name = in_a_fresh_process(tmp_path / "by_pil", tmp_path / "by_default")  # torchvision, where it is installed
+    name = in_a_fresh_process(tmp_path / "by_pil", tmp_path / "by_default")  # torchvision, if it is installed
     assert name == "ViTCustomImageProcessor"
     assert np.array_equal(np.load(tmp_path / "by_default.npy"), expected["torchvision"])
     assert assert_complete(tmp_path / "by_default") == assert_complete(tmp_path / "saved")

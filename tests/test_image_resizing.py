@@ -1,4 +1,4 @@
-"""Resizings and roundings that Pillow does not do: as the libraries do them that weights come from."""
+"""Resizing and rounding rules that Pillow lacks equal those of the libraries that the weights come from."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def pixels(processor, images) -> np.ndarray:
 
 
 def expected(picture: Image.Image, height: int, width: int, along) -> np.ndarray:
-    """[3, height, width] by a reference that shares no code with ours."""
+    """Return [3, height, width] by a reference that shares no code with ours."""
     rows = along(np.asarray(picture).astype(np.float64), height)
     return along(rows.swapaxes(0, 1), width).transpose(2, 1, 0)
 
@@ -37,11 +37,11 @@ def test_bilinear_without_antialiasing_and_area_are_tensorflow_s(backend, size, 
         ({"resample": AREA}, google_reference.area),
     ):
         actual = pixels(backend(size=size, **UNSCALED, **settings), picture)[0]
-        assert np.abs(actual - expected(picture, *size, along)).max() <= 0.51  # rounded to whole levels, from float32
+        assert np.abs(actual - expected(picture, *size, along)).max() <= 0.51  # float32, rounded to whole levels
 
 
 def test_the_references_agree_with_torch_where_it_has_the_same():
-    """Bilinear by torch without antialiasing; areas where they are whole pixels."""
+    """The reference is torch's bilinear without antialiasing, and average pooling if areas are whole pixels."""
     image = torch.rand(1, 3, 60, 90, dtype=torch.float64)
     rows = image[0].permute(1, 2, 0).numpy()
     for height in (7, 60, 101):
@@ -52,7 +52,7 @@ def test_the_references_agree_with_torch_where_it_has_the_same():
     np.testing.assert_allclose(
         google_reference.area(rows, 15), by_torch[0].permute(1, 2, 0).numpy(), rtol=0, atol=1e-12
     )
-    weights = google_reference.area(np.eye(7), 3)  # of each input: 7/3 of a pixel, the border shared by its part
+    weights = google_reference.area(np.eye(7), 3)  # each output covers 7/3 inputs; a shared one counts by its part
     np.testing.assert_allclose(weights[0], np.array([1, 1, 1 / 3, 0, 0, 0, 0]) * 3 / 7, rtol=0, atol=1e-12)
 
 
@@ -86,7 +86,7 @@ def test_antialiasing_off_changes_shrinking_only_and_a_call_can_change_it(backen
 @pytest.mark.parametrize("hw", [(300, 401), (403, 300), (301, 305), (300, 300), (20, 500)], ids=str)
 @pytest.mark.parametrize("rounding", ["floor", "round_crop", "round_edge"])
 def test_sizes_become_whole_as_the_libraries_do_it(backend, hw, rounding):
-    """A picture that tells each pixel's place, never resampled but to its own size: what is seen is the crop."""
+    """The picture's pixels are all different and only resized to their own size, so the result shows the crop."""
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (*hw, 3), dtype=np.uint8))
     shorter, side = min(hw), min(hw) - 9

@@ -1,4 +1,4 @@
-"""Every strange image through every door is right or refused by name; the same judge finds today's stack wrong."""
+"""Every unusual image is read correctly or refused by name on every way in; the same check finds transformers wrong."""
 
 import warnings
 
@@ -19,11 +19,11 @@ def test_every_case_is_right_or_a_clear_error(table):
     for case in cases:
         for door in case.doors:
             expected = "clear error" if case.means is None else "right"
-            assert verdict(case, *ours[door]) == expected, f"{case.name} through {door}"
+            assert verdict(case, *ours[door]) == expected, f"{case.name}, by {door}"
 
 
 def test_the_judge_finds_what_today_s_processor_makes_of_some(table):
-    """It would not be worth much if it found nothing anywhere."""
+    """A check that finds nothing wrong anywhere would be worthless."""
     cases, _, today = table
     named = {case.name: case for case in cases}
     known = {

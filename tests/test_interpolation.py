@@ -1,4 +1,4 @@
-"""Resizing by matrices equals `F.interpolate` in float64, and patch kernels keep their embeddings."""
+"""Resizing by matrices equals `F.interpolate` in float64, and resized patch kernels give the same embeddings."""
 
 import itertools
 
@@ -22,7 +22,7 @@ SIZES = [(14, 14), (16, 24), (7, 5), (3, 9), (28, 2)]
 
 
 def interpolate(table: torch.Tensor, size: tuple[int, int], rule: ResizeRule) -> torch.Tensor:
-    """torch's own answer for a [h, w, D] table."""
+    """Return torch's result for a [h, w, D] table."""
     options = {}
     if rule.kernel in ("bilinear", "bicubic"):
         options = {"antialias": rule.antialias, "align_corners": rule.align_corners}
@@ -38,7 +38,7 @@ def test_every_mode_is_exact_in_float64(rule):
 
 @pytest.mark.parametrize("rule", MODES, ids=str)
 def test_one_column_grids_follow_the_one_row_ones(rule):
-    """torch's antialiased modes are wrong where the output has one column: the transposed case is the reference."""
+    """torch's antialiased modes are wrong if the output has one column, so the transposed case is the reference."""
     column = torch.randn(14, 1, 3, dtype=torch.float64)
     expected = interpolate(column.transpose(0, 1), (1, 9), rule).transpose(0, 1)
     torch.testing.assert_close(resize_grid(column, (9, 1), rule), expected, rtol=0, atol=1e-12)
@@ -75,7 +75,7 @@ def test_rules_that_mean_nothing_are_refused(rule, message):
 
 @pytest.mark.parametrize("size", [(16, 16), (12, 32), (8, 9)])
 def test_larger_patches_embed_exactly_as_before(size):
-    """Resize the patches and the kernel accordingly: the embeddings do not change (FlexiViT's criterion)."""
+    """Resizing patches and kernel together does not change the embeddings (FlexiViT's criterion)."""
     kernel = torch.randn(5, 3, 8, 8, dtype=torch.float64)
     patches = torch.randn(20, 3, 8, 8, dtype=torch.float64)
     resized = F.interpolate(patches, size=size, mode="bilinear")

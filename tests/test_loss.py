@@ -1,4 +1,4 @@
-"""The loss of each problem type, and that accumulating batches equals one large batch."""
+"""The loss of each problem type; accumulated batches equal one large batch."""
 
 import copy
 
@@ -17,6 +17,7 @@ def config(num_labels: int = 5, problem_type: str | None = None) -> ViTCustomCon
 HARD = torch.tensor([0, 4, 2, 2, 1, 3, 0, 0])
 SOFT = torch.softmax(torch.randn(8, 5, generator=torch.Generator().manual_seed(1)), dim=-1)
 MULTI = (SOFT > 0.2).float()
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 CASES = {
     "hard": (5, None, HARD),
     "hard, explicit": (5, "single_label_classification", HARD),
@@ -65,7 +66,7 @@ def test_the_config_is_never_written(num_labels, problem_type, labels, logits):
 @pytest.mark.parametrize(("num_labels", "problem_type", "labels"), CASES.values(), ids=CASES.keys())
 @pytest.mark.parametrize("parts", [(4, 4), (2, 5, 1)])
 def test_accumulated_batches_equal_one_large_batch(num_labels, problem_type, labels, parts, logits):
-    """Trainer hands each part the number of label entries in all parts, and adds the losses up."""
+    """Trainer gives each part the number of label entries in all parts, and adds the losses."""
     settings, logits = config(num_labels, problem_type), logits[:, :num_labels]
     whole = image_classification_loss(labels, logits, settings)
     pieces = zip(labels.split(parts), logits.split(parts), strict=True)
@@ -91,7 +92,7 @@ def test_labels_that_do_not_fit_are_refused_with_both_shapes(num_labels, problem
         image_classification_loss(labels, logits, config(num_labels, problem_type))
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.int64])
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_class_ids_of_any_integer_type(dtype, logits):
     expected = image_classification_loss(HARD, logits, config())
     assert torch.equal(image_classification_loss(HARD.to(dtype), logits, config()), expected)
@@ -101,3 +102,23 @@ def test_class_ids_of_any_integer_type(dtype, logits):
 def test_a_model_without_a_head_has_no_loss(logits):
     with pytest.raises(ValueError, match="num_labels=0: there is no head to train"):
         image_classification_loss(HARD, logits, config(num_labels=0))
+
+
+@pytest.mark.parametrize(("shift", "shown"), [(1, r"\[5\]"), (-1, r"\[-1\]"), (-101, r"\[-101, -99, -98, -97\]")])
+def test_ids_of_no_class_are_refused_by_name(shift, shown, logits):
+    with pytest.raises(ValueError, match=rf"labels={shown}: .* class ids from 0 to 4 \(num_labels=5\)"):
+        image_classification_loss(HARD + shift, logits, config())
+
+
+def test_an_image_without_an_id_is_left_out(logits):
+    ids = HARD.index_fill(0, torch.tensor([1]), -100)
+    others = [0, *range(2, 8)]
+    expected = image_classification_loss(HARD[others], logits[others], config())
+    torch.testing.assert_close(image_classification_loss(ids, logits, config()), expected)
+
+
+def test_compiled_it_is_one_graph_that_asserts_the_ids(logits):
+    compiled = torch.compile(image_classification_loss, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(HARD, logits, config()), image_classification_loss(HARD, logits, config()))
+    with pytest.raises(RuntimeError, match="class ids from 0 to 4"):
+        compiled(HARD + 1, logits, config())

@@ -1,4 +1,4 @@
-"""Several processes come to what one comes to, by the configurations that we ship."""
+"""Several processes give the result of one process, with the configurations that we ship."""
 
 import json
 import os
@@ -26,7 +26,7 @@ ENVIRONMENT = {
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_way_of_training_in_every_place():
-    """Two processes, two nodes and shared weights equal one process, and each run goes on bit for bit."""
+    """Two processes, two nodes and shared weights equal one process, and each run resumes equal, bit for bit."""
     wanted = [row for row in ROWS if row not in PARTS_OF_OTHERS]
     line = [sys.executable, str(SUPPORT / "many_processes.py"), *wanted]
     done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True)
@@ -37,7 +37,7 @@ def test_every_way_of_training_in_every_place():
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """(images, the weights that one process comes to)"""
+    """Return (the images, the weights after training in one process)."""
     root = tmp_path_factory.mktemp("alone")
     images = write_class_folder(root / "digits", {"0": 16, "1": 16})
     run([sys.executable, "scripts/train.py", *flags(root / "o", images, 8)])
@@ -97,9 +97,9 @@ def close(one: dict, other: dict) -> None:
 def test_accelerate_reads_every_configuration(path):
     stored, read = yaml.safe_load(path.read_text()), load_config_from_file(str(path))
     assert read.distributed_type.value == stored["distributed_type"] and read.mixed_precision == "bf16"
-    assert "ot run" in path.read_text(), "what was not run says so"
+    assert "ot run" in path.read_text(), "the file must say what was not run"
 
 
 @pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.sh")), ids=lambda path: path.stem)
-def test_the_shell_scripts_are_ones(path):
+def test_the_shell_scripts_are_valid(path):
     assert subprocess.run(["bash", "-n", path]).returncode == 0 and os.access(path, os.X_OK)

@@ -23,7 +23,7 @@ from modeling_vit_custom.position_vit_custom import sincos_table
 
 
 @pytest.fixture(autouse=True)
-def _compiled_anew():
+def _compiled_again():
     """Flex attention compiles; torch gives up after a number of models in one process."""
     torch.compiler.reset()
 

@@ -1,4 +1,4 @@
-"""Masked image modeling: only hidden pixels are learned from, nothing depends on them, as transformers' own."""
+"""Masked image modeling: only masked pixels have a loss, the output does not depend on them, as in transformers."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_masked_image_modeling_learns_only_from_masked_pixels(tiny_config, rando
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
 def test_nothing_depends_on_masked_pixels(random_model, pixel_values, stem):
-    """A convolutional stem looks across the borders of patches: hiding tokens behind it would not do."""
+    """A convolutional stem looks across patch borders, so hiding tokens after the stem would not be enough."""
     model = random_model(ViTCustomConfig(**TINY, stem=stem), ViTCustomForMaskedImageModeling)
     mask = torch.rand(3, 12) < 0.6
     others = torch.where(masked_pixels(mask, (3, 4), (8, 8)), torch.randn_like(pixel_values), pixel_values)
@@ -36,7 +36,7 @@ def test_nothing_depends_on_masked_pixels(random_model, pixel_values, stem):
 
 
 def test_masked_image_modeling_is_that_of_transformers(random_model, pixel_values):
-    """Reconstruction and loss, with the class token's position folded into the token, in float64."""
+    """Reconstruction and loss are equal in float64, with the class token's position added into the token."""
     fields = {name: value for name, value in TINY.items() if name not in ("image_size", "num_labels")}
     config = ViTConfig(**fields, image_size=24, encoder_stride=8, layer_norm_eps=1e-6, hidden_act="gelu")
     theirs = random_model(config, ViTForMaskedImageModeling).double()
@@ -61,7 +61,7 @@ def test_masking_needs_the_model_for_it(tiny_config, pixel_values):
 
 @pytest.mark.parametrize("shape", [(1, 12), (3, 11), (3, 3, 4)], ids=str)
 def test_masks_of_the_wrong_shape_are_named(tiny_config, pixel_values, shape):
-    """A mask [1, h·w] would broadcast, and the loss be divided by one image's masked pixels instead of the batch's."""
+    """A mask [1, h·w] would broadcast, and the loss would be divided by the masked pixels of one image only."""
     model = ViTCustomForMaskedImageModeling(tiny_config)
     with pytest.raises(ValueError, match=r"bool_masked_pos has shape .*: give one entry per patch, \(3, 12\)"):
         model(pixel_values, bool_masked_pos=torch.ones(shape, dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""`pipeline("image-classification", …)`: our decoder on every way to call it, and nothing lost from transformers'."""
+"""`pipeline("image-classification", …)` uses our decoder however it is called, and keeps transformers' features."""
 
 import json
 import shutil
@@ -15,12 +15,12 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ImageClassificationPipeline, pipeline
 
 from modeling_vit_custom import ImageDecodingError, ViTCustomConfig, ViTCustomForImageClassification
-from modeling_vit_custom.configuration_vit_custom import CUSTOM_PIPELINES
+from modeling_vit_custom.auto_classes_vit_custom import CUSTOM_PIPELINES
 from modeling_vit_custom.pipeline_vit_custom import ViTCustomImageClassificationPipeline
 
 ROOT = Path(__file__).parent.parent
 TASK = "image-classification"
-ROUNDING = 1e-5  # of a score from 0 to 1: images in batches of another size are summed in another order
+ROUNDING = 1e-5  # of a score from 0 to 1: batches of other sizes sum in another order
 PHOTO = photograph()
 
 
@@ -31,7 +31,7 @@ def saved(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[str]:
-    """Images that transformers' own pipeline changes: half transparent, grey with alpha, 16 bits, float."""
+    """Write images that transformers' own pipeline changes: half transparent, grey with alpha, 16 bits, float."""
     folder = tmp_path_factory.mktemp("files")
     alpha = with_alpha(PHOTO)
     grey = np.asarray(PHOTO.convert("L"))
@@ -52,7 +52,7 @@ def classify(saved):
 
 
 def scores(results) -> np.ndarray:
-    """[images, 10]: the scores of `results` by label, whatever their order."""
+    """Return [images, 10]: the scores of `results` sorted by label."""
     return np.array([[score for _, score in sorted((r["label"], r["score"]) for r in one)] for one in results])
 
 
@@ -126,7 +126,7 @@ show(pipeline(TASK, model=again + "2", **trust))
 
 
 def test_a_process_without_the_package_uses_our_decoder_on_every_way(saved, files, expected, tmp_path):
-    """Folder, task left out, Hub id, pinned revision, model object, and after two re-saves."""
+    """The ways: folder, task left out, Hub id, pinned revision, model object, and after two saves."""
     printed = run_without_package(FRESH, tmp_path / "fresh", saved, files[0], tmp_path / "again")
     lines = [json.loads(line) for line in printed.splitlines()]
     assert len(lines) == 7
@@ -148,7 +148,7 @@ print(type(classify).__name__, len(classify(image)))
 
 
 def test_the_checkout_itself_is_served(saved, files, tmp_path):
-    """Its config.json names files in a sub-folder."""
+    """The config.json of the checkout names files in a sub-folder."""
     checkout = tmp_path / "checkout"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "modeling_vit_custom", checkout / "modeling_vit_custom", ignore=ignored)
@@ -170,7 +170,7 @@ def test_feature_extraction_is_transformers_own(saved, files):
     assert np.isfinite(features(files[0])).all()
 
 
-# ---------- what it takes
+# ---------- what it accepts
 
 
 def test_every_source_of_one_image_gives_the_same_scores(classify, files):
@@ -180,7 +180,7 @@ def test_every_source_of_one_image_gives_the_same_scores(classify, files):
         sources = [file, Path(file), Path(file).read_bytes(), image, array, torch.tensor(array), array / 255]
         sources += [np.moveaxis(array, -1, 0), array.astype(np.uint16) * 257, {"bytes": None, "path": file}]
         results = scores([classify(source, top_k=10) for source in sources])
-        together = scores(classify(sources, top_k=10))  # uint8, uint16 and float mixed
+        together = scores(classify(sources, top_k=10))  # mixed uint8, uint16 and float
         batched = scores(classify(sources, top_k=10, batch_size=4))
     assert (results == results[0]).all()
     np.testing.assert_allclose(together, results, atol=ROUNDING)
@@ -301,7 +301,7 @@ class Streamed(IterableDataset):
     [
         *((kind, size, 0) for kind in ("list", "dataset", "iterable dataset", "generator") for size in (1, 3)),
         ("list", 3, 1),
-        ("dataset", 3, 1),  # a generator does not travel to another process in transformers' pipeline either
+        ("dataset", 3, 1),  # no generator: transformers' pipeline cannot send one to another process either
     ],
 )
 def test_collections_batches_and_workers(classify, files, kind, batch_size, num_workers):

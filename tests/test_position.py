@@ -1,4 +1,4 @@
-"""Rotary positions: equal to DINOv3's, pure rotations, relative between patches."""
+"""Rotary positions equal DINOv3's, are pure rotations, and make scores depend on relative positions."""
 
 import torch
 from transformers import DINOv3ViTConfig
@@ -27,7 +27,7 @@ def test_prefix_tokens_stay_and_lengths_are_kept():
 
 
 def test_scores_depend_on_the_distance_between_patches_alone():
-    """The same query and key two columns apart score alike wherever they lie in the row."""
+    """The same query and key two columns apart have the same score everywhere in the row."""
     query, key = torch.randn(2, 16)
     rope = rope_of(rope_angles((1, 8), 16, 100.0))
     rows = [rotate(vector.expand(1, 1, 8, 16), rope)[0, 0] for vector in (query, key)]

@@ -1,4 +1,4 @@
-"""Quantised weights (torchao's): loaded, checked, saved, loaded again; what is new is whole, what is wrong refused."""
+"""Weights quantised by torchao are loaded, checked, saved and loaded again; new layers are plain, errors have names."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ from modeling_vit_custom.common.fingerprint import digest, fingerprint
 from modeling_vit_custom.conversion.engine import ConversionError
 from modeling_vit_custom.conversion.export import export as convert_to
 from modeling_vit_custom.engines.fastest import reason_against
-from modeling_vit_custom.engines.logits import LogitsOf
+from modeling_vit_custom.engines.output import OutputOf
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.pretrained_vit_custom import nonfinite_weights
@@ -35,7 +35,7 @@ from modeling_vit_custom.speed.export import export
 from modeling_vit_custom.training.initialization.start_checkpoint import Start, open_checkpoint
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # asked by peft
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft asks for it
     "ignore::UserWarning:torchao",
 )
 load = ViTCustomForImageClassification.from_pretrained
@@ -64,7 +64,7 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def saved(plain, kind, tmp_path_factory):
-    """Every linear layer quantised, the head as well."""
+    """Quantise every linear layer, the head as well; return the saved folder."""
     return save_quantised(plain, tmp_path_factory.mktemp("saved"), kind())
 
 
@@ -81,7 +81,7 @@ def save_quantised(source, folder, how, cls=ViTCustomForImageClassification, **o
 
 
 def changed(source, folder, change):
-    """A copy of a saved model in which `change` has done something to its tensors."""
+    """Copy a saved model and apply `change` to its tensors."""
     for file in source.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     with safe_open(source / "model.safetensors", framework="pt") as file:
@@ -114,7 +114,7 @@ def test_quantised_models_compute_about_the_same_and_are_saved_and_loaded(plain,
     expected = logits(load(plain), pixel_values)
     error = (logits(model, pixel_values) - expected).abs().max() / expected.std()
     without_vnni = not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    # there, sums of two products of 8 bits saturate at 16
+    # without VNNI, sums of two 8-bit products saturate at 16 bits
     assert 0 < error < (1 if without_vnni and kind is Int8DynamicActivationInt8WeightConfig else 0.3)
     assert torch.equal(logits(load(saved), pixel_values), logits(model, pixel_values))
 
@@ -137,8 +137,8 @@ def test_a_new_head_is_whole_and_no_old_weight_stays(
     new = info["missing_keys"] | {key for key, *_ in info["mismatched_keys"]}
     assert new == {"classifier.weight", "classifier.bias"}
     assert "NEWLY INITIALISED, train before use: classifier.bias stored (10,), needed (7,)" in caplog.text
-    assert config.modules_to_not_convert is None, "the caller's own configuration is as it was"
-    if stored == "quantised":  # transformers saves no torchao model that it has loaded from codes
+    assert config.modules_to_not_convert is None, "the caller's configuration must not change"
+    if stored == "quantised":  # transformers cannot save a torchao model that was loaded from quantised weights
         return
     model.save_pretrained(tmp_path)
     again = load(tmp_path)
@@ -159,12 +159,12 @@ def test_layers_that_the_checkpoint_lacks_are_new_and_plain(tmp_path, random_mod
 
 
 def test_a_head_on_other_features_is_new_with_its_bias(plain, int8):
-    """Its bias has the right shape, its weight has not."""
+    """The new head's bias has the stored shape, its weight has not."""
     for options in ({}, {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}):
         model, info = load(plain, pooling="cls_mean", output_loading_info=True, **options)
         assert_initialised(model.classifier)
         assert "classifier.bias" in info["missing_keys"]
-    for lenient in (False, True):  # of codes, no shape is known before they are read
+    for lenient in (False, True):  # for quantised weights, no shape is known before they are read
         with pytest.raises(RuntimeError, match=r"classifier.weight stored \(10, 32\), needed \(10, 64\)\. Load with"):
             load(int8, pooling="cls_mean", ignore_mismatched_sizes=lenient)
 
@@ -180,7 +180,7 @@ def test_quantised_blocks_are_compared_as_others_are(int8, tmp_path):
         load(int8, intermediate_size=40)
 
 
-# ---------- what is refused in ordinary weights is refused in these
+# ---------- quantised weights are refused for the same reasons as ordinary ones
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -247,7 +247,7 @@ def test_a_quantised_decoder_is_not_resampled(tmp_path, random_model):
     assert before == [(name, id(tensor)) for name, tensor in model.named_parameters()]
 
 
-# ---------- what else reads weights
+# ---------- other code that reads weights
 
 
 def test_what_reads_weights_reads_codes_and_scales(plain, int8, tmp_path):
@@ -263,7 +263,7 @@ def test_what_reads_weights_reads_codes_and_scales(plain, int8, tmp_path):
         assert digest(model.state_dict()) != digest(other.state_dict())
     images = torch.randn(2, 3, 24, 32)
     with torch.no_grad():
-        torch.testing.assert_close(LogitsOf(model).joined(images), logits(model, images))
+        torch.testing.assert_close(OutputOf(model, "logits").fused_qkv(images), logits(model, images))
 
 
 def test_token_logits_of_a_quantised_head(tmp_path, random_model, pixel_values):

@@ -1,4 +1,4 @@
-"""Any input size: at run time, at load, and in place, all three the same function."""
+"""Any input size: at run time, at load and in place give the same function."""
 
 import logging
 
@@ -15,13 +15,13 @@ from modeling_vit_custom import (
     ViTCustomForMaskedImageModeling,
     ViTCustomImageProcessor,
 )
-from modeling_vit_custom.interpolation_vit_custom import RESIZE_RULES
+from modeling_vit_custom.interpolation_vit_custom import RESIZE_RULES, shrink_images
 from modeling_vit_custom.pretrained_vit_custom import resize_input
 
 
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
-    """What the loader warned of."""
+    """Return the list in which the loader puts its warnings."""
     warnings: list[str] = []
     monkeypatch.setattr(
         "modeling_vit_custom.pretrained_vit_custom.logger.warning", lambda text, *_: warnings.append(text)
@@ -56,6 +56,41 @@ def test_positions_follow_the_rule_of_the_config(random_model, rule):
     else:
         expected = F.interpolate(table, size=(5, 7), **options)
     torch.testing.assert_close(embeddings.positions((5, 7)), expected.flatten(2).transpose(1, 2), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_computed_positions_are_those_of_a_model_of_that_size(tmp_path, random_model, said, dtype):
+    """The size may be given in a call, at load, in place, or by `shrink_to`."""
+    fields = {**TINY, "position_embedding": "sincos2d", "position_interpolation": "computed"}
+    model = random_model(ViTCustomConfig(**fields)).to(dtype)
+    native = ViTCustomForImageClassification(ViTCustomConfig(**{**fields, "image_size": (40, 56)})).to(dtype).eval()
+    positions = native.vit.embeddings.position_embeddings
+    native.load_state_dict({**model.state_dict(), "vit.embeddings.position_embeddings": positions})
+    images = torch.randn(2, 3, 40, 56)
+    expected = native(images).logits
+    assert torch.equal(model.vit.embeddings.positions((5, 7)), positions)
+    assert torch.equal(model(images).logits, expected)
+    model.save_pretrained(tmp_path)
+    loaded = ViTCustomForImageClassification.from_pretrained(tmp_path, image_size=(40, 56), dtype=dtype)
+    assert torch.equal(loaded.vit.embeddings.position_embeddings.to(dtype), positions)
+    assert len(said) == 1 and said[0].startswith("Computed positions for image_size (24, 32) -> (40, 56)")
+    loaded.config.shrink_to = (24, 32)
+    torch.testing.assert_close(loaded(images).logits, model(shrink_images(images, (24, 32))).logits)
+    resampling = ViTCustomForImageClassification.from_pretrained(
+        tmp_path, dtype=dtype, position_interpolation="bilinear_align_corners"
+    )
+    assert not torch.allclose(resampling(images).logits, expected, rtol=0.01, atol=0.01)
+
+
+@torch.no_grad()
+def test_computed_positions_compile_for_any_size(random_model):
+    config = ViTCustomConfig(**TINY, position_embedding="sincos2d", position_interpolation="computed")
+    embeddings = random_model(config).vit.embeddings
+    compiled = torch.compile(embeddings, backend="aot_eager", dynamic=True, fullgraph=True)
+    for size in ((24, 32), (40, 56), (64, 8)):
+        images = torch.randn(2, 3, *size)
+        torch.testing.assert_close(compiled(images), embeddings(images))
 
 
 def test_images_are_cut_to_whole_patches_by_every_stem(any_config, random_model):
@@ -213,7 +248,7 @@ def test_weights_without_a_stored_config_are_described_by_the_given_one(tmp_path
 
 
 def test_a_crop_keeps_its_proportion_whatever_size_the_positions_are_for(tiny_config):
-    """DINOv2's positions are for 518 pixels, its images are resized to 256 and cropped to 224."""
+    """DINOv2's positions are for 518 pixels, but its images are resized to 256 and cropped to 224."""
     model = ViTCustomForImageClassification(tiny_config)
     crop = {"do_center_crop": True, "crop_size": {"height": 16, "width": 16}, "size": {"shortest_edge": 20}}
     model, processor = resize_input(model, ViTCustomImageProcessor(**crop), 32)

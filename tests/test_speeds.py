@@ -1,4 +1,4 @@
-"""Speeds of one checkpoint: what a configuration may hold, and that loading, pipelines and predict take them."""
+"""The speeds of a checkpoint: valid configurations, and how loading, pipelines and predict use them."""
 
 import json
 
@@ -23,7 +23,7 @@ def test_shrinking_is_what_torch_does(random_model):
     images = torch.rand(2, 3, 24, 32, dtype=torch.float64)
     expected = torch.nn.functional.interpolate(images, (16, 24), mode="bilinear", antialias=True)
     torch.testing.assert_close(shrink_images(images, (16, 24)), expected)
-    assert shrink_images(images, (24, 40)) is images, "smaller images stay as they are"
+    assert shrink_images(images, (24, 40)) is images, "smaller images must stay as they are"
     model = random_model(ViTCustomConfig(**TINY)).double()
     whole = model(expected).logits
     model.config.shrink_to = (16, 24)
@@ -44,14 +44,14 @@ def test_a_speed_is_chosen_while_loading(tmp_path):
         in_pipeline = pipeline("image-classification", model=folder, model_kwargs={"speed": name}).model
         assert torch.equal(in_pipeline(images).logits, fast(images).logits)
     between = ViTCustomForImageClassification.from_pretrained(folder, speed="1.7x").config
-    assert (between.token_merging, list(between.shrink_to)) == (None, [16, 24]), "as 2x"
+    assert (between.token_merging, list(between.shrink_to)) == (None, [16, 24]), "1.7x takes the next faster speed, 2x"
     with pytest.raises(ValueError, match=r"speed='9x': this checkpoint has '1.5x', '2x'; `vit-custom speed_table`"):
         ViTCustomForImageClassification.from_pretrained(folder, speed="9x")
 
 
 def test_speeds_are_of_the_size_they_were_measured_at(tmp_path, caplog):
     folder = str(save_ours(tmp_path / "model", speeds=SPEEDS, num_channels=3))
-    other = ViTCustomForImageClassification.from_pretrained(folder, patch_size=(12, 16))  # of which 16 is no multiple
+    other = ViTCustomForImageClassification.from_pretrained(folder, patch_size=(12, 16))  # 16 is not a multiple of 12
     assert other.config.speeds is None
     assert "The speeds 1.5x, 2x were measured at another size: dropped." in caplog.text
     assert ViTCustomForImageClassification.from_pretrained(folder, image_size=(24, 32)).config.speeds == SPEEDS

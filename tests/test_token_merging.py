@@ -1,4 +1,4 @@
-"""Merging means what it says: equal tokens merge without a trace, off is off, merged patches are found again."""
+"""Token merging: equal tokens merge without effect, off changes nothing, and merged patches can be found again."""
 
 import pytest
 import torch
@@ -12,20 +12,21 @@ from modeling_vit_custom.token_merging_vit_custom import (
     Matching,
     Tokens,
     average,
+    counts_for,
     match,
     merge,
     merge_counts,
-    places_of,
+    merged_index,
     source_of,
     unmerge,
 )
 
 
-def test_the_likest_merge_and_the_others_keep_their_order():
+def test_the_most_similar_merge_and_the_others_keep_their_order():
     keys = torch.eye(8)[None, :, :].repeat(2, 1, 1)
-    keys[0, 4] = keys[0, 1]  # of the first set: 0, 2, 4, 6; of the second: 1, 3, 5, 7
+    keys[0, 4] = keys[0, 1]  # first set: 0, 2, 4, 6; second set: 1, 3, 5, 7
     keys[1, 6] = keys[1, 3]
-    found = places_of(match(keys, 1), 8, 0)
+    found = merged_index(match(keys, 1), 8, 0)
     assert found.tolist() == [[0, 3, 1, 4, 3, 5, 2, 6], [0, 3, 1, 4, 2, 5, 4, 6]]
 
 
@@ -33,7 +34,7 @@ def test_averages_are_weighted_by_what_tokens_stand_for():
     values, sizes = torch.randn(2, 2 + 7, 3), torch.randint(1, 9, (2, 2 + 7))
     matching = Matching(*(torch.tensor(each) for each in ([[0, 3, 2, 1], [2, 1, 0, 3]], [[2, 2, 0], [1, 1, 1]])))
     merged, after = average(values, sizes, matching, 2)
-    places = places_of(matching, 9, 2)
+    places = merged_index(matching, 9, 2)
     assert places.tolist() == [[0, 1, 5, 3, 2, 4, 3, 5, 5], [0, 1, 4, 3, 4, 4, 4, 5, 2]]
     for image in range(2):
         for place in range(6):
@@ -46,10 +47,10 @@ def test_averages_are_weighted_by_what_tokens_stand_for():
 
 def test_sources_follow_through_several_merges():
     values = torch.randn(2, 2 + 12, 4)
-    hidden, tokens = values, Tokens()
+    hidden, tokens = values, Tokens(prefix=2)
     for count in (4, 3, 1):
-        hidden, tokens = merge(hidden, tokens, torch.randn(2, 3, hidden.shape[1], 8), count, 2)
-    back, source = unmerge(hidden, tokens, 2), source_of(tokens, hidden.shape[1], 2)
+        hidden, tokens = merge(hidden, tokens, torch.randn(2, 3, hidden.shape[1], 8), count)
+    back, source = unmerge(hidden, tokens), source_of(tokens, hidden.shape[1])
     assert hidden.shape == (2, 6, 4) and back.shape == values.shape
     torch.testing.assert_close(back[:, :2], values[:, :2])  # prefix tokens never merge
     assert torch.equal(tokens.sizes.sum(1), torch.full((2,), 14.0))
@@ -61,7 +62,7 @@ def test_sources_follow_through_several_merges():
 
 
 def twins(config: ViTCustomConfig, batch: int = 2) -> torch.Tensor:
-    """Images [B, C, H, W] of which every two neighbouring columns of patches are the same."""
+    """Return images [B, C, H, W] in which every two neighbouring columns of patches are equal."""
     h, w = config.grid_hw
     p, q = config.patch_hw
     cells = torch.randn(batch, config.num_channels, h, p, w // 2, 1, q).expand(-1, -1, -1, -1, -1, 2, -1)
@@ -81,13 +82,13 @@ def twins(config: ViTCustomConfig, batch: int = 2) -> torch.Tensor:
     ],
 )
 def test_equal_tokens_merge_without_a_trace(random_model, fields, backend):
-    """Each patch has a twin and no position: attention with sizes gives what it gave with both."""
+    """Each patch has a twin and no position: proportional attention gives the result that both gave unmerged."""
     torch.compiler.reset()
     model = random_model(ViTCustomConfig(**TINY, position_embedding="none", **fields))
     model.set_attn_implementation(backend)
     images = twins(model.config)
     whole = model(images).logits
-    model.config.token_merging = [6, 0, 0]  # of 12
+    model.config.token_merging = [6, 0, 0]  # 6 of 12 patches in the first block
     tokens = model.vit(images, pooled_only=True, output_tokens=True).tokens[0]
     assert (tokens.sizes[:, model.config.num_prefix_tokens :] == 2).all()
     torch.testing.assert_close(model(images).logits, whole, rtol=1e-4, atol=1e-5)
@@ -131,15 +132,15 @@ def test_training_with_activation_checkpointing_is_the_same(random_model, pixel_
 
 @torch.no_grad()
 def test_rotary_positions_are_those_of_the_average_place(random_model, pixel_values):
-    """Merging all pairs of neighbours in a row: the angles are those of a patch between the two."""
+    """All pairs of neighbours in a row are merged: the angles are those of a patch between the two."""
     config = ViTCustomConfig(**TINY, **ARCHITECTURES["rope"])
     model = random_model(config)
     angles = model.vit._rope_angles(config.image_hw, pixel_values)
     n = len(angles)
     hidden = torch.randn(1, config.num_prefix_tokens + n, 4)
-    keys = torch.eye(n)[torch.arange(n) // 2 * 2]  # the keys of neighbours are equal
+    keys = torch.eye(n)[torch.arange(n) // 2 * 2]  # neighbours have equal keys
     keys = torch.cat([torch.zeros(config.num_prefix_tokens, n), keys])[None, None]
-    _, tokens = merge(hidden, Tokens(angles=angles), keys, n // 2, config.num_prefix_tokens)
+    _, tokens = merge(hidden, Tokens(config.num_prefix_tokens, angles=angles), keys, n // 2)
     torch.testing.assert_close(tokens.angles[0], angles.unflatten(0, (-1, 2)).mean(1))
     torch.testing.assert_close(tokens.rope[0][0, 0], tokens.angles[0].cos())
 
@@ -151,7 +152,7 @@ def test_dense_outputs_have_every_patch_again(random_model, pixel_values):
     output = encoder(pixel_values, output_hidden_states=True, output_tokens=True)
     assert output.last_hidden_state.shape[1] == config.num_prefix_tokens + 12
     assert [states.shape[1] for states in output.hidden_states] == [14, 11, 8, 5]
-    expected = encoder.layernorm(unmerge(output.hidden_states[-1], output.tokens[-1], config.num_prefix_tokens))
+    expected = encoder.layernorm(unmerge(output.hidden_states[-1], output.tokens[-1]))
     torch.testing.assert_close(output.last_hidden_state, expected)
     maps = random_model(config, ViTCustomBackbone)(pixel_values).feature_maps
     assert {feature_map.shape[2:] for feature_map in maps} == {config.grid_hw}
@@ -171,7 +172,7 @@ def test_it_compiles_in_one_graph(random_model, pixel_values, setting):
 def test_counts():
     sizes = {"layers": 4, "patches": 16, "prefix": 1, "width": 32, "mlp_width": 2 * 128}
     assert merge_counts(None, **sizes) == [0, 0, 0, 0] and merge_counts(3, **sizes) == [3, 3, 3, 3]
-    assert merge_counts(7, **sizes) == [7, 4, 2, 1]  # half of 16, 9, 5, 3 at most
+    assert merge_counts(7, **sizes) == [7, 4, 2, 1]  # at most half of 16, 9, 5 and 3
     assert merge_counts([1, 0, 2, 9], **sizes) == [1, 0, 2, 6]
     assert merge_counts("1x", **sizes) == [0] * 4
     with pytest.raises(ValueError, match="'9x': with 16 patches and 4 blocks at most"):
@@ -184,7 +185,7 @@ def test_counts():
 @torch.no_grad()
 @pytest.mark.parametrize("fields", [{}, {"use_gated_mlp": True}])
 def test_a_target_is_met_by_the_smallest_number(random_model, fields):
-    """Of the operations that torch counts in the blocks, attention computed eagerly; the last block whole."""
+    """The operations are those that torch counts in the blocks, with eager attention and the whole last block."""
     model = random_model(ViTCustomConfig(**TINY | {"image_size": 64}, **fields, pooling="mean"), ViTCustomModel)
     model.set_attn_implementation("eager")
 
@@ -197,7 +198,7 @@ def test_a_target_is_met_by_the_smallest_number(random_model, fields):
 
     whole = operations(None)
     model.config.token_merging = "1.5x"
-    count = model._merge_counts(65)[0]
+    count = counts_for(model.config, "1.5x", 64)[0]
     assert whole / operations(count) > 1.5 * 0.97 and whole / operations(count - 1) < 1.5
 
 

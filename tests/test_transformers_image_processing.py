@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 def setUpModule():
-    """The suite loads by AutoImageProcessor without trusting remote code, as for registered classes."""
+    """Register the classes, because the suite loads by AutoImageProcessor without trusting remote code."""
     classes = {"torchvision": ViTCustomImageProcessor, "pil": ViTCustomImageProcessorPil}
     AutoImageProcessor.register(ViTCustomConfig, image_processor_classes=classes, exist_ok=True)
 

@@ -17,7 +17,7 @@ from modeling_vit_custom import (
 )
 
 modeling = load_suite("test_modeling_common")
-# The shared tests tell by these tables which labels a class takes.
+# By these tables, the shared tests decide which labels a class takes.
 modeling.MODEL_MAPPING_NAMES = {**modeling.MODEL_MAPPING_NAMES, "vit_custom": "ViTCustomModel"}
 modeling.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES = {
     **modeling.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 
 class ModelTester:
-    """What the shared tests ask of: a small configuration, its inputs, and the numbers of both."""
+    """The small configuration and inputs that the shared tests ask for, with their sizes."""
 
     fields = {**TINY, "image_size": 24, "num_hidden_layers": 2}
     batch_size = 2
@@ -131,7 +131,7 @@ class ViTCustomModelTest(modeling.ModelTesterMixin, unittest.TestCase):
 
     @staticmethod
     def _prepare_config_headdim(config, requested_dim):
-        """As the shared one, for a configuration whose head_dim follows from its width."""
+        """Return what the shared one returns, for a configuration whose head_dim follows from its width."""
         width = max(requested_dim, config.head_dim) * config.num_attention_heads
         return ViTCustomConfig(**config.to_dict() | {"hidden_size": width})
 
@@ -139,7 +139,7 @@ class ViTCustomModelTest(modeling.ModelTesterMixin, unittest.TestCase):
         self.config_tester.run_common_tests()
 
     def test_model_get_set_embeddings(self):
-        """As the shared test, for a model whose input layer is a convolution."""
+        """The shared test's claim, for a model whose input layer is a convolution."""
         for model_class in self.all_model_classes:
             model = model_class(self.model_tester.get_config())
             assert isinstance(model.get_input_embeddings(), torch.nn.Module)

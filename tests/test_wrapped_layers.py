@@ -1,4 +1,4 @@
-"""Layers whose weights are adapted or elsewhere: every path calls them, and what replaces weights refuses by name."""
+"""Layers with adapted or offloaded weights: every path calls them, and changing such weights is refused by name."""
 
 import copy
 
@@ -15,12 +15,12 @@ from modeling_vit_custom import (
     ViTCustomForImageClassification,
     ViTCustomForMaskedImageModeling,
 )
-from modeling_vit_custom.engines.logits import LogitsOf
+from modeling_vit_custom.engines.output import OutputOf
 
 TWO_TOKENS = {"pooling": "cls_register", "num_register_tokens": 1}
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)  # asked by peft
+)  # peft asks for it
 NEAR = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -37,7 +37,7 @@ def compare(found: list[torch.Tensor], expected: list[torch.Tensor], **tolerance
 
 
 def adapted(model, kinds=(nn.Linear, nn.Conv2d), **options):
-    """The model with a random adapter on every layer of these kinds."""
+    """Put a random adapter on every layer of these kinds."""
     layers = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     with_adapters = get_peft_model(model, LoraConfig(target_modules=layers, **options)).eval()
     with torch.no_grad():
@@ -52,7 +52,7 @@ def offloaded(model, how: str, folder):
     return cpu_offload(model, "cpu") if how == "cpu" else disk_offload(model, folder, "cpu", offload_buffers=True)
 
 
-# ---------- the path that a row of the faults was about
+# ---------- token logits, which once left the adapter out
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
@@ -61,7 +61,7 @@ def test_token_logits_see_the_adapter_on_the_head(random_model, pixel_values, do
     asked = model(pixel_values, output_token_logits=True)
     torch.testing.assert_close((asked.cls_logits + asked.distillation_logits) / 2, asked.logits, **NEAR)
     expected = outputs(copy.deepcopy(model).merge_and_unload(), pixel_values, output_token_logits=True)
-    compare([asked.logits, asked.cls_logits, asked.distillation_logits], expected)
+    compare([asked.logits, asked.cls_logits, asked.distillation_logits, asked.pooler_output], expected)
 
 
 @pytest.mark.parametrize("where", ["cpu", "disk"])
@@ -80,8 +80,8 @@ def test_token_logits_are_trained_through_an_adapter_with_dropout(random_model):
     draws = model.train()(image.expand(512, -1, -1, -1), output_token_logits=True).cls_logits
     expected = model.eval()(image, output_token_logits=True).cls_logits[0]
     error = draws.std(dim=0) / 512**0.5
-    assert error.min() > 0, "the adapter's dropout acts"
-    assert ((draws.mean(dim=0) - expected).abs() < 6 * error).all(), "around what the head gives without it"
+    assert error.min() > 0, "the adapter's dropout must act"
+    assert ((draws.mean(dim=0) - expected).abs() < 6 * error).all(), "the mean must be the output without dropout"
     draws.sum().backward()
     assert head.lora_B.default.weight.grad.abs().sum() > 0
 
@@ -109,7 +109,7 @@ every_model = pytest.mark.parametrize(("cls", "fields"), MODELS.values(), ids=MO
 def test_adapters_on_all_layers_compute_as_merged(random_model, cls, fields):
     model = adapted(random_model(ViTCustomConfig(**TINY, **fields), cls))
     merged = copy.deepcopy(model).merge_and_unload()
-    for size in ((24, 32), (40, 24)):  # to the second, positions are resampled while it runs
+    for size in ((24, 32), (40, 24)):  # for the second size, positions are resampled at run time
         images = torch.randn(2, 3, *size)
         compare(outputs(model, images), outputs(merged, images), rtol=1e-3, atol=1e-4)
 
@@ -124,7 +124,7 @@ def test_offloaded_models_compute_alike(random_model, tmp_path, cls, fields):
         compare(outputs(away, images), outputs(model, images))
         if cls is ViTCustomForImageClassification:
             with torch.no_grad():
-                torch.testing.assert_close(LogitsOf(away).joined(images), model(images).logits, **NEAR)
+                torch.testing.assert_close(OutputOf(away, "logits").fused_qkv(images), model(images).logits, **NEAR)
 
 
 @pytest.mark.parametrize("cls", [ViTCustomForImageClassification, ViTCustomBackbone])
@@ -145,7 +145,7 @@ def test_a_hook_on_one_projection_keeps_the_three_apart(random_model, pixel_valu
     model = random_model(ViTCustomConfig(**TINY))
     model.vit.layers[0].attention.k_proj.register_forward_hook(lambda module, args, output: output * 2)
     with torch.no_grad():
-        torch.testing.assert_close(LogitsOf(model).joined(pixel_values), model(pixel_values).logits)
+        torch.testing.assert_close(OutputOf(model, "logits").fused_qkv(pixel_values), model(pixel_values).logits)
 
 
 # ---------- replacing weights

@@ -1,1 +1,1 @@
-"""Audit: what is wrong with a folder or table of images, found before a model is trained on it."""
+"""Audit: problems in a folder or table of images, found before a model is trained on it."""

@@ -1,4 +1,4 @@
-"""`vit-custom audit_data`: everything that can be said about a folder or table of images before training on it."""
+"""`vit-custom audit_data`: all that can be reported about a folder or table of images before training on it."""
 
 import time
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from ..common.errors import DataError
 from ..common.text import visible
-from ..data.labels import natural_sorted
+from ..data.names import natural_sorted
 from ..data.raw import RawSplit
 from ..data.source import Columns, Source
 from ..data.sources import assemble, read_splits
@@ -15,7 +15,7 @@ from .classes import class_counts, class_findings
 from .duplicates import duplicate_findings, same_pixels
 from .files import files_on_disk, link_findings, loaded_files, split_trap, unloaded_findings
 from .findings import ERROR, SEVERITIES, SPLITS, Catalogue, Finding, catalogue, finding
-from .images import image_findings, unreadable_findings
+from .images import depth_findings, image_findings, unreadable_findings
 from .scan import scan_images
 from .similar import similar_findings
 
@@ -29,11 +29,11 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found.
+    """The result of an audit.
 
-    sources: the folders and tables as they were named.   files: files on disk.
+    sources: the folders and tables as they were named.   files: number of files on disk.
     counts: split -> class -> images.   sizes: split -> images.   findings: worst first.
-    images: the examples, to draw from; None if nothing could be loaded.
+    images: the examples, from which thumbnails are made; None if nothing could be loaded.
     """
 
     sources: list[str]
@@ -48,11 +48,11 @@ class Audit:
         return sum(one.severity == severity for one in self.findings)
 
     def summary(self) -> str:
-        """How many there are of each severity, as in: 2 errors, 1 warning, 0 notes."""
+        """Return how many findings there are of each severity, as in: 2 errors, 1 warning, 0 notes."""
         return ", ".join(f"{n} {name}{'s' * (n != 1)}" for name in SEVERITIES for n in [self.count(name)])
 
     def report(self) -> dict[str, Any]:
-        """What --json writes."""
+        """Return what --json writes."""
         return {
             "sources": self.sources,
             "files_on_disk": self.files,
@@ -75,7 +75,7 @@ class Audit:
 
 
 def audit(
-    train: str | Path,
+    train: Source | str | Path,
     validation: str | Path | None = None,
     test: str | Path | None = None,
     *,
@@ -84,35 +84,39 @@ def audit(
     columns: Columns = Columns(),
     follow_links: bool = False,
 ) -> Audit:
-    """Looks at every file and decodes every image of what `train` takes by the same names.
+    """Look at every file and decode every image that training would take by the same arguments.
 
-    columns, follow_links: as of training. Raises DataError if a source does not exist.
+    train: the training data, or the `Source` of all splits, which replaces validation, test and follow_links.
+    columns, follow_links: as in training. Raises DataError if a source does not exist.
     """
     started = time.perf_counter()
-    sources = [source for source in (train, validation, test) if source is not None]
-    if missing := [str(source) for source in sources if not Path(source).exists()]:
+    source = train if isinstance(train, Source) else Source(train, validation, test, follow_links=follow_links)
+    sources = [path for path in (source.train, source.validation, source.test) if path is not None]
+    if missing := [str(path) for path in sources if not Path(path).exists()]:
         raise DataError(f"{', '.join(missing)} does not exist.")
     findings: list[Finding] = []
     raw: dict[str, RawSplit] = {}
     images = None
     try:
-        raw = read_splits(Source(train, validation, test, follow_links=follow_links), columns, refuse_links=False)
+        raw = read_splits(source, columns, refuse_links=False)
     except DataError as error:
         findings += _refused(error)
-    files, refused_links = files_on_disk(sources, raw, follow_links)
+    files, refused_links = files_on_disk(sources, raw, source.follow_links)
     findings += link_findings(refused_links)
     if raw:
         images, loaded = catalogue(raw), loaded_files(raw)
         unloaded = {path: root for path, root in files.items() if str(path) not in loaded}
         findings += unloaded_findings(unloaded, len(images))
-        findings += _split_trap(Path(train), files, images)
+        if source.train is not None:
+            findings += _split_trap(Path(source.train), files, images)
         by_class = class_findings(raw)
         findings += by_class + _assembled(raw, by_class)
         records, errors = scan_images(images.images, images.names, num_workers, progress)
         findings += unreadable_findings(errors) + image_findings(images, records)
+        findings += depth_findings(images, records)
         findings += duplicate_findings(images, same_pixels(records)) + similar_findings(images, records)
     return Audit(
-        [str(source) for source in sources],
+        [*([] if source.dataset_name is None else [source.dataset_name]), *map(str, sources)],
         len(files),
         {split: len(raw[split]) for split in SPLITS if split in raw},
         {split: _ordered(class_counts(raw[split])) for split in SPLITS if split in raw},
@@ -128,12 +132,12 @@ def _ordered(counts: dict[str, int]) -> dict[str, int]:
 
 def _refused(error: DataError) -> list[Finding]:
     return finding(
-        ERROR, "refused", "training would refuse these data", "Mend this first, then look again.", [str(error)]
+        ERROR, "refused", "training would refuse these data", "Fix this first, then look again.", [str(error)]
     )
 
 
 def _assembled(raw: dict[str, RawSplit], by_class: list[Finding]) -> list[Finding]:
-    """What training refuses about splits that go ill together, if no finding on classes has said it already."""
+    """What training refuses about splits that do not go together, unless a finding on classes is an error already."""
     if any(one.severity == ERROR for one in by_class):
         return []
     try:
@@ -151,7 +155,7 @@ def _split_trap(root: Path, files: dict[Path, Path], images: Catalogue) -> list[
 
 
 def text_report(audit: Audit) -> str:
-    """A short summary, then each finding with its first examples; safe to print."""
+    """Return a short summary, then each finding with its first examples; safe to print."""
     lines = [f"{' '.join(audit.sources)}: {audit.summary()}"]
     lines += [
         f"  {split:<11}{size:>9,} images" + (f" of {len(audit.counts[split]):,} classes" if audit.counts[split] else "")

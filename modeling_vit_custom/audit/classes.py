@@ -1,4 +1,4 @@
-"""What class names and class sizes reveal before a single image is opened.
+"""Findings on class names and class sizes, before a single image is opened.
 
 Shapes: C classes.
 """
@@ -7,9 +7,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-from ..data.examples import MULTI_LABEL, REGRESSION
 from ..data.folders import SPLIT_FOLDERS, empty_classes
-from ..data.labels import canonical_name, class_name_problems, distinct_names, natural_sorted, unshared_classes
+from ..data.labels import distinct_names, unshared_classes
+from ..data.names import canonical_name, class_name_problems, natural_sorted
 from ..data.raw import RawSplit
 from .findings import ERROR, WARNING, Finding, finding
 
@@ -18,20 +18,18 @@ IMBALANCE = 10.0  # largest class over smallest
 
 
 def class_counts(part: RawSplit) -> Counter[str]:
-    """Images of each class of a split; nothing for regression."""
-    if part.problem_type == REGRESSION:
-        return Counter()
-    groups = part.labels if part.problem_type == MULTI_LABEL else [[name] for name in part.labels]
-    return Counter(canonical_name(name) for group in groups for name in set(group))
+    """Return how many images of a split each class has; it is empty if labels are numbers."""
+    groups = (set(part.targets.names_of(label)) for label in part.labels)
+    return Counter(canonical_name(name) for group in groups for name in group)
 
 
 def class_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
-    """Names, sets and sizes of classes."""
+    """Return findings on names, sets and sizes of classes."""
     return name_findings(raw) + set_findings(raw) + size_findings(raw)
 
 
 def name_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
-    """Names that no label map should hold, that look alike, or that are splits rather than classes."""
+    """Return findings on names that no label map should hold, that look alike, or that are splits, not classes."""
     names = natural_sorted({name for part in raw.values() for name in distinct_names(part)})
     alike = defaultdict(list)
     for name in natural_sorted({canonical_name(name) for name in names}):
@@ -65,7 +63,7 @@ def name_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
 
 
 def set_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
-    """Classes that a split lacks."""
+    """Return findings on classes that a split lacks."""
     empty = [
         f"{split}: {part.contents.root / name}"
         for split, part in raw.items()
@@ -101,7 +99,7 @@ def set_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
 
 
 def size_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
-    """Classes of train that are small, or far from the size of others."""
+    """Return findings on classes of train that are small, or of very different sizes."""
     counts = class_counts(raw["train"])
     ranked = [(name, counts[name]) for name in natural_sorted(counts)]
     ranked.sort(key=lambda item: item[1])
@@ -119,7 +117,8 @@ def size_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
             WARNING,
             "imbalance",
             f"the largest class has {ratio:.1f} times the training images of the smallest",
-            "Read the figures of each class, not accuracy alone: always answering the largest class looks good.",
+            "Read the figures of each class, not accuracy alone: always answering the largest class looks good. With "
+            "one label an image, --class_weights balanced makes rare classes count as much as frequent ones.",
             [f"{named[-1]}, but {named[0]}"] if ratio >= IMBALANCE else [],
         ),
     ]

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..data.examples import REGRESSION
 from .findings import ERROR, EXAMPLES, NOTE, SERIOUS_SHARE, SPLITS, WARNING, Catalogue, Example, Finding, finding
 
-ENDS = 4096  # bytes read of each end of a file before all of it is
+ENDS = 4096  # bytes read at each end of a file, before the whole file is read
 
 
 def group_equal(numbers: Iterable[int], key: Callable[[int], Hashable]) -> list[list[int]]:
-    """The numbers of equal key together, where there are two or more."""
+    """Return groups of two or more numbers with equal keys."""
     groups = defaultdict(list)
     for i in numbers:
         groups[key(i)].append(i)
@@ -29,14 +28,14 @@ def group_equal(numbers: Iterable[int], key: Callable[[int], Hashable]) -> list[
 
 
 def same_pixels(records: np.ndarray) -> list[list[int]]:
-    """Groups of images that decode to the same pixels, whatever their files are."""
+    """Return groups of images that decode to the same pixels, whatever their files are."""
     return group_equal(np.flatnonzero(records["height"] > 0).tolist(), lambda i: records["pixels"][i].tobytes())
 
 
 def same_bytes(images: Sequence[Any]) -> list[list[int]]:
-    """Groups of equal files, or of equal encoded images, without decoding; others are left out.
+    """Return groups of equal files, or of equal encoded images, without decoding; others are left out.
 
-    Files are told apart by size, then by both ends, then by all of it, so that few are read whole.
+    Files are compared by size, then by both ends, then by all of their content, so that few are read whole.
     """
     encoded, files = {}, {}
     for i in range(len(images)):
@@ -53,7 +52,7 @@ def same_bytes(images: Sequence[Any]) -> list[list[int]]:
             try:
                 return by(files[i])
             except OSError:
-                return object()  # equal to none: whoever decodes it says what is wrong
+                return object()  # equal to no other: decoding will report what is wrong
 
         for by in (_size, _ends, _whole):
             groups = [equal for group in groups for equal in group_equal(group, partial(tell_apart, by))]
@@ -61,7 +60,7 @@ def same_bytes(images: Sequence[Any]) -> list[list[int]]:
 
 
 def _size(path: str | os.PathLike) -> int:
-    if not os.path.isfile(path):  # to read a named pipe is to wait for ever
+    if not os.path.isfile(path):  # reading a named pipe would wait forever
         raise OSError(f"{path} is no file")
     return os.path.getsize(path)
 
@@ -82,10 +81,13 @@ def _digest(data: bytes) -> bytes:
 
 
 def duplicate_findings(catalogue: Catalogue, groups: Sequence[Sequence[int]]) -> list[Finding]:
-    """Label conflicts, leaks between splits and plain repetition among groups of identical images, each ascending."""
+    """Return findings on groups of identical images: label conflicts, leaks between splits and plain repetition.
+
+    groups: the image numbers of each, ascending.
+    """
     labels = [len({catalogue.labels[i] for i in group}) for group in groups]
     conflicts = [group for group, several in zip(groups, labels, strict=True) if several > 1]
-    several_ratings = catalogue.problem_type == REGRESSION
+    several_ratings = not catalogue.targets.named
     found = finding(
         WARNING if several_ratings else ERROR,
         "label-conflict",
@@ -94,7 +96,7 @@ def duplicate_findings(catalogue: Catalogue, groups: Sequence[Sequence[int]]) ->
         "with all of them (multi-label).",
         [_group_example(catalogue, group) for group in conflicts],
     )
-    leaked = {i for group in groups for i in group if catalogue.gives_away(i, group[0])}  # the splits are in order
+    leaked = {i for group in groups for i in group if catalogue.leaks_to(i, group[0])}  # the splits are in order
     for position, split in enumerate(SPLITS):
         inside = {i for i in leaked if catalogue.splits[i] == position}
         size = int((catalogue.splits == position).sum())

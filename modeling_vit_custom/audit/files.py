@@ -1,4 +1,4 @@
-"""Every file accounted for: what of a folder is loaded, what is not, and what other tools would make of it."""
+"""Findings on files: which of a folder are loaded, which are not, and how other tools would read them."""
 
 import re
 from collections import Counter
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.folders import IMAGE_SUFFIXES, is_hidden, readable_suffixes, walk_tree
+from ..data.folders import IMAGE_SUFFIXES, is_hidden, readable_suffixes, unread_images, unread_sentence, walk_tree
 from ..data.raw import RawSplit
 from ..data.tables import is_table
 from .findings import ERROR, NOTE, SERIOUS_SHARE, WARNING, Finding, finding
 
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
-# What `datasets`' imagefolder takes for a split, in a folder's or file's name (datasets.data_files.SPLIT_KEYWORDS).
+# Words in folder and file names that `datasets`' imagefolder takes for a split (datasets.data_files.SPLIT_KEYWORDS).
 SPLIT_WORDS = {
     "train": "train|training",
     "validation": "validation|valid|dev|val",
@@ -25,9 +25,9 @@ _SEPARATOR = "[-._ 0-9]"
 def files_on_disk(
     sources: Iterable[str | Path], raw: Mapping[str, RawSplit], follow_links: bool
 ) -> tuple[dict[Path, Path], list[str]]:
-    """({file: the root it was found under}, why links were not followed).
+    """Return ({file: the root it was found under}, why links were not followed).
 
-    All files below each folder, and those beside the images that a table names.
+    The files are all those below each folder, and those beside the images that a table names.
     """
     found: dict[Path, Path] = {}
     refused: list[str] = []
@@ -45,12 +45,12 @@ def files_on_disk(
 
 
 def loaded_files(raw: Mapping[str, RawSplit]) -> set[str]:
-    """The paths of all examples that are files."""
+    """Return the paths of all examples that are files."""
     return {image for part in raw.values() if isinstance(part.images, list) for image in part.images}
 
 
 def link_findings(refused: Iterable[str]) -> list[Finding]:
-    """Links that are not followed, because they lead out of the folder or in a circle."""
+    """Return a finding on links that are not followed, because they lead out of the folder or in a circle."""
     return finding(
         ERROR,
         "links",
@@ -61,7 +61,7 @@ def link_findings(refused: Iterable[str]) -> list[Finding]:
 
 
 def unloaded_findings(unloaded: Mapping[Path, Path], loaded: int) -> list[Finding]:
-    """One finding for each reason why a file is no example; every file is in exactly one.
+    """Return one finding for each reason why a file is no example; every file is in exactly one.
 
     unloaded: file -> the root it was found under.   loaded: how many others are examples.
     """
@@ -75,8 +75,7 @@ def unloaded_findings(unloaded: Mapping[Path, Path], loaded: int) -> list[Findin
             ERROR if lost > SERIOUS_SHARE * (loaded + lost) else WARNING,
             "lost-images",
             f"images that would be left out for how their names end ({_suffix_counts(groups['lost'])})",
-            "Rename them, or convert what Pillow does not read to JPEG or PNG: an image is read if its name ends in "
-            ".jpg, .png and the like.",
+            _ways_back(groups["lost"]),
             groups["lost"],
         ),
         *finding(
@@ -106,6 +105,13 @@ def unloaded_findings(unloaded: Mapping[Path, Path], loaded: int) -> list[Findin
     ]
 
 
+def _ways_back(lost: list[str]) -> str:
+    """How to get images read that would be left out."""
+    unread = unread_images(lost)
+    rename = "Rename them: an image is read if its name ends in .jpg, .png and the like."
+    return " ".join([unread_sentence(lost)] * bool(unread) + [rename] * (len(unread) < len(lost)))
+
+
 def _reason(path: Path, root: Path, readable: frozenset[str]) -> str:
     suffix = path.suffix.lower()
     if is_hidden(path, root):
@@ -118,15 +124,15 @@ def _reason(path: Path, root: Path, readable: frozenset[str]) -> str:
 
 
 def _holds_image(path: Path, readable: frozenset[str]) -> bool:
-    """Whether a file that is no image by its name is one by its content."""
-    if not path.is_file():  # to open a named pipe is to wait for ever
+    """Whether a file that is no image by its name is an image by its content."""
+    if not path.is_file():  # opening a named pipe would wait forever
         return False
     known = Image.registered_extensions()
-    formats = sorted({known[suffix] for suffix in readable} - {"TGA"})  # TGA has no mark to tell it by
+    formats = sorted({known[suffix] for suffix in readable & set(known)} - {"TGA"})  # TGA has no signature
     try:
         with Image.open(path, formats=formats):
             return True
-    except Exception:  # Pillow raises a dozen types for what is no image
+    except Exception:  # Pillow raises errors of a dozen types for a file that is no image
         return False
 
 
@@ -136,7 +142,7 @@ def _suffix_counts(names: Iterable[str]) -> str:
 
 
 def split_trap(root: Path, files: Iterable[Path], ours: Mapping[str, str]) -> list[Finding]:
-    """Images that `load_dataset("imagefolder")` would put into another split, into several, or nowhere.
+    """Return a finding on images that `load_dataset("imagefolder")` would put into another split, several, or none.
 
     files: all below `root`. ours: image -> the split it is in here.
     """
@@ -157,9 +163,10 @@ def split_trap(root: Path, files: Iterable[Path], ours: Mapping[str, str]) -> li
 
 
 def imagefolder_splits(paths: Mapping[str, str]) -> dict[str, set[str]]:
-    """For each file (a key -> its path below the root) the splits `datasets` sorts it into, by the words in names.
+    """Return the splits that `datasets` sorts each file into by the words in names.
 
-    Folder names count if any folder has such a word, else file names, else all is train.
+    paths: a key of each file -> its path below the root. Folder names count if any folder has such a word, else file
+    names; without any such word all files are train.
     """
     in_folder, in_name = {}, {}
     for key, path in paths.items():

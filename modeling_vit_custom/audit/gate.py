@@ -1,4 +1,4 @@
-"""The audit's cheap part, run before every training: nothing is decoded twice for it."""
+"""The audit's cheap part, run before every training: it decodes only a few 16-bit images."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -10,25 +10,27 @@ from .classes import class_findings
 from .duplicates import duplicate_findings, same_bytes
 from .files import unloaded_findings
 from .findings import ERROR, NOTE, WARNING, Finding, catalogue
+from .images import depth_findings
+from .scan import deep_sample
 
 MODES = ("refuse", "warn", "off")
 SHOWN = 3
 
 
 def quick_findings(raw: Mapping[str, RawSplit]) -> list[Finding]:
-    """Errors and warnings that need no decoding: files left out, classes, equal files."""
+    """Return errors and warnings that need almost no decoding: unloaded files, classes, equal files, dark 16-bit."""
     unloaded = {path: part.contents.root for part in raw.values() if part.contents for path in part.contents.skipped}
     images = catalogue(dict(raw))
     found = unloaded_findings(unloaded, len(images)) + class_findings(raw)
-    found += duplicate_findings(images, same_bytes(images.images))
+    found += duplicate_findings(images, same_bytes(images.images)) + depth_findings(images, deep_sample(images))
     return [one for one in found if one.severity != NOTE]
 
 
 def audit_before_training(raw: Mapping[str, RawSplit], mode: str, tolerated: Collection[str] = ()) -> list[Finding]:
-    """What was found; raises DataError for what would make the result silently wrong.
+    """Return what was found; raise DataError for anything that would make the result silently wrong.
 
-    mode: "refuse"; "warn" turns the error into findings; "off" looks at nothing.
-    tolerated: codes of findings that are warnings at most.
+    mode: "refuse"; "warn" returns such errors as findings; "off" looks at nothing.
+    tolerated: codes of findings that count as warnings at most.
     """
     if mode == "off":
         return []
@@ -38,14 +40,14 @@ def audit_before_training(raw: Mapping[str, RawSplit], mode: str, tolerated: Col
         raise DataError(
             "the result would be silently wrong:\n  - "
             + "\n  - ".join(errors)
-            + "\n`vit-custom audit_data DIR --html audit.html` shows all of it. Mend it, or train nevertheless with "
+            + "\n`vit-custom audit_data DIR --html audit.html` shows all of it. Fix it, or train nevertheless with "
             "--audit warn."
         )
     return found
 
 
-def told(one: Finding) -> str:
-    """A finding as a line of a log."""
+def format_finding(one: Finding) -> str:
+    """Return a finding as a line of a log."""
     return f"{one.severity.upper()}, {_sentence(one)}"
 
 

@@ -1,8 +1,9 @@
-"""What the records of all images say about single ones: unreadable, misnamed, odd in size or kind.
+"""Findings on single images, from the records of all: unreadable, misnamed, odd in size or kind.
 
 Shapes: N images.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from .findings import ERROR, NOTE, WARNING, Catalogue, Example, Finding, finding
 TINY_SIDE = 8  # pixels
 EXTREME_ASPECT = 5.0  # longer side over shorter
 OUTLIER = 16.0  # times the median area, or as much below
+DARK_RANGE = 64  # of 255: the brightest that 14-bit data gets in 16 bits
 SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}  # files of the first kind carry names of the second
 
 
 def unreadable_findings(errors: Mapping[int, str]) -> list[Finding]:
-    """Images that do not decode to the end."""
+    """Return a finding on images that do not decode to the end."""
     return finding(
         ERROR,
         "unreadable",
@@ -29,12 +31,35 @@ def unreadable_findings(errors: Mapping[int, str]) -> list[Finding]:
 
 
 def image_findings(catalogue: Catalogue, records: np.ndarray) -> list[Finding]:
-    """What is odd about single images, from the records of those that decode."""
+    """Return findings on what is odd about single images, from the records of those that decode."""
     found = []
     for severity, code, mask, title, advice in [*_sizes(records), *_kinds(records), *_names(catalogue, records)]:
         cases = [_example(catalogue, records, int(i)) for i in np.flatnonzero(mask & (records["height"] > 0))]
         found += finding(severity, code, title, advice, cases)
     return found
+
+
+def depth_findings(catalogue: Catalogue, records: np.ndarray) -> list[Finding]:
+    """Return a finding on 16-bit images if none comes near white: their data has fewer bits than the file type.
+
+    Such images are read as nearly black, because the file type sets the range of values.
+    """
+    deep = _of_16_bits(records["mode"]) & (records["height"] > 0)
+    brightest = int(records["brightest"][deep].max(initial=0))
+    if brightest > DARK_RANGE:
+        return []
+    bits = math.ceil(math.log2(max(brightest - 0.5, 0.5) * 257))
+    return finding(
+        WARNING,
+        "deep-but-dark",
+        f"16-bit images whose values use only about {bits} bits of that range: they are read as nearly black",
+        f"Scale them first, for {bits}-bit data times {2 ** (16 - bits)}; or save them with 8 bits.",
+        [_example(catalogue, records, int(i)) for i in np.flatnonzero(deep)],
+    )
+
+
+def _of_16_bits(mode: np.ndarray) -> np.ndarray:
+    return np.char.startswith(mode, b"I") | np.char.endswith(mode, b" uint16")
 
 
 def _example(catalogue: Catalogue, records: np.ndarray, i: int) -> Example:
@@ -81,7 +106,7 @@ def _sizes(records: np.ndarray):
 def _kinds(records: np.ndarray):
     mode = records["mode"]
     grey = np.isin(mode, [b"1", b"L", b"LA"])
-    deep = np.char.startswith(mode, b"I") | (mode == b"F")
+    deep = _of_16_bits(mode) | (mode == b"F") | np.char.endswith(mode, b" float32")
     palette, cmyk = (mode == b"P") | (mode == b"PA"), mode == b"CMYK"
     readable = records["height"] > 0
     mixed = bool((grey & readable).any() and (~grey & ~deep & readable).any())
@@ -91,7 +116,8 @@ def _kinds(records: np.ndarray):
             "animated",
             records["animated"],
             "images with several frames, of which only the first is used",
-            "Save the frames that matter as images of their own.",
+            "Save the frames that matter as images of their own; a model of as many channels as a TIFF has pages reads "
+            "them all, as its channels.",
         ),
         (
             NOTE,

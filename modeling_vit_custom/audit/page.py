@@ -14,7 +14,7 @@ SHOWN = 12  # examples of each finding
 
 
 def write_page(path: str | Path, audit: Audit) -> Path:
-    """Writes the page and returns its path."""
+    """Write the page and return its path."""
     return page.write_page(path, "audit/page.html.j2", _content(audit))
 
 
@@ -31,7 +31,7 @@ def _content(audit: Audit) -> dict[str, Any]:
 
 
 def illustrated(findings: Sequence[Finding], images: Catalogue | None = None) -> list[dict[str, Any]]:
-    """What finding.html.j2 shows of each finding: its first examples, with thumbnails where there are `images`."""
+    """Return what finding.html.j2 shows of each finding: its first examples, with thumbnails if there are `images`."""
     shown = []
     left = MAX_THUMBNAILS
     for one in findings:
@@ -46,13 +46,13 @@ def illustrated(findings: Sequence[Finding], images: Catalogue | None = None) ->
 
 
 def _below(sources: Sequence[str], text: str) -> str:
-    """`text` with paths written from the one folder that was audited, which the heading names."""
+    """`text` with paths relative to the audited folder, if there is just one; the heading names it."""
     folder = f"{sources[0].rstrip('/')}/"
     return text.replace(folder, "") if len(sources) == 1 and Path(folder).is_dir() else text
 
 
 def _class_rows(audit: Audit) -> list[dict[str, Any]]:
-    """For each class its images in each split, and the share of the largest class in percent."""
+    """For each class its images in each split, also as percent of the largest class."""
     names = dict.fromkeys(name for counts in audit.counts.values() for name in counts)
     rows = [(name, {split: counts.get(name, 0) for split, counts in audit.counts.items()}) for name in names]
     largest = max((sum(counts.values()) for _, counts in rows), default=1)

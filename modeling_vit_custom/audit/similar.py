@@ -1,10 +1,10 @@
 """Near duplicates between splits: the same picture resized, re-encoded, brightened or slightly cropped.
 
-Candidates are pairs whose perceptual hashes (the signs of the 64 lowest DCT coefficients about their median, as
-in Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010) differ in at most 12 bits.
-They are confirmed by the cosine between the gradients of their thumbnails. What two *different* images reach
-there depends on the data: photographs below 0.2, handwritten ones above 0.9. So the bar is set by the data
-itself, well above what pairs of one class have in common.
+Candidates are pairs whose perceptual hashes (the signs of the 64 lowest DCT coefficients about their median, as in
+Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010) differ in at most 12 bits. They are
+confirmed by the cosine similarity of their thumbnails' gradients. How similar two *different* images can be depends on
+the data: photographs stay below 0.2, handwriting reaches above 0.9. So the threshold (the bar) comes from the data
+itself, well above the similarity of pairs of one class.
 
 Shapes: N images, S the side of a thumbnail, R x K images of one block.
 """
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.fft import dctn
 
-from ..data.examples import SINGLE_LABEL
 from .findings import WARNING, Catalogue, Example, Finding, finding
 
 HASH_SIDE, MAX_BITS = 8, 12
@@ -26,7 +25,7 @@ BLOCK = 2048
 
 
 def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
-    """[N, S, S] grey -> [N, 64] of ±1."""
+    """Return [N, 64] of ±1 for thumbnails [N, S, S], grey."""
     hashes = np.empty((len(thumbnails), HASH_SIDE**2), np.float32)
     for start in range(0, len(thumbnails), BLOCK):
         block = thumbnails[start : start + BLOCK].astype(np.float32)
@@ -36,7 +35,7 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def gradients(thumbnails: np.ndarray) -> np.ndarray:
-    """[N, S, S] grey -> [N, 2·(S-1)²] of length 1, or 0 where the thumbnail is flat."""
+    """Return [N, 2·(S-1)²] of length 1, or 0 where the thumbnail is flat, for thumbnails [N, S, S], grey."""
     grey = thumbnails.astype(np.float32)
     right, down = np.diff(grey, axis=2)[:, :-1], np.diff(grey, axis=1)[:, :, :-1]
     both = np.stack([right, down], axis=1).reshape(len(grey), -1)
@@ -46,13 +45,13 @@ def gradients(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def similarity_bars(catalogue: Catalogue, thumbnails: np.ndarray) -> np.ndarray:
-    """[N] similarity that a duplicate of each image must exceed: what chance does not reach within its class.
+    """Return [N] similarity that a duplicate of each image must exceed: more than chance reaches within its class.
 
-    From the median and the 90 % quantile of Fisher's z over sampled pairs: a few real duplicates do not move them.
+    Computed from the median and the 90 % quantile of Fisher's z over sampled pairs: a few real duplicates do not move
+    them.
     """
     rng = np.random.default_rng(0)
-    single = catalogue.problem_type == SINGLE_LABEL
-    labels = catalogue.labels if single else [""] * len(catalogue)
+    labels = catalogue.labels if catalogue.targets.single else [""] * len(catalogue)
     bars = np.full(len(labels), _bar(thumbnails, rng))
     _, ids = np.unique(np.array(labels, dtype=str), return_inverse=True)
     order = np.argsort(ids, kind="stable")
@@ -75,9 +74,10 @@ def _bar(thumbnails: np.ndarray, rng: np.random.Generator) -> float:
 
 
 def nearest_leaks(catalogue: Catalogue, records: np.ndarray) -> Iterator[tuple[int, int, float]]:
-    """(image, the most similar image that gives it away, similarity) for each image that has one.
+    """Yield (image, the most similar image that leaks it, similarity) for each image that has one.
 
-    Images that decode to the same pixels are left out. Compared block by block: memory grows with N, not N².
+    See `Catalogue.leaks_to`. Images that decode to the same pixels are left out. Images are compared block by block:
+    memory grows with N, not N².
     """
     thumbnails = records["thumbnail"]
     bars, hashes = similarity_bars(catalogue, thumbnails), perceptual_hashes(thumbnails)
@@ -89,7 +89,7 @@ def nearest_leaks(catalogue: Catalogue, records: np.ndarray) -> Iterator[tuple[i
         for first in range(0, start + 1, BLOCK):
             columns = usable[first : first + BLOCK]
             close = hashes[rows] @ hashes[columns].T >= HASH_SIDE**2 - 2 * MAX_BITS
-            r, k = np.nonzero(close & catalogue.gives_away(rows[:, None], columns[None]))
+            r, k = np.nonzero(close & catalogue.leaks_to(rows[:, None], columns[None]))
             other = (records["pixels"][rows[r]] != records["pixels"][columns[k]]).any(axis=1)
             r, k = r[other], k[other]
             if not len(r):
@@ -100,14 +100,14 @@ def nearest_leaks(catalogue: Catalogue, records: np.ndarray) -> Iterator[tuple[i
                 cosine = np.einsum("nd,nd->n", row_gradients[a], column_gradients[b])
                 cosine[cosine <= np.maximum(bars[rows[a]], bars[columns[b]])] = 0
                 better = np.flatnonzero(cosine > best[a])
-                better = better[np.argsort(cosine[better])]  # of several for one image the last one stays
+                better = better[np.argsort(cosine[better])]  # so that the best for an image is written last
                 best[a[better]], partner[a[better]] = cosine[better], columns[b[better]]
         for i in np.flatnonzero(best):
             yield int(rows[i]), int(partner[i]), float(best[i])
 
 
 def similar_findings(catalogue: Catalogue, records: np.ndarray) -> list[Finding]:
-    """Images that look like one of another split, most similar first."""
+    """Return a finding on images that look like one of another split, most similar first."""
     pairs = sorted(nearest_leaks(catalogue, records), key=lambda pair: -pair[2])
     return finding(
         WARNING,

@@ -1,1 +1,1 @@
-"""Measurements against peers, alternately, in one run."""
+"""Benchmarks against peers, measured in turn in one run."""

@@ -1,6 +1,6 @@
-"""From the start of a new Python to the first answer of a saved model, and that process's peak of memory.
+"""Cold start: time from the start of a new Python to a saved model's first output, and the process's peak of memory.
 
-Each script imports what a user of that library would, and nothing of this package where it is not the one measured.
+Each script imports what a user of that library would import; it imports this package only to measure our model.
 """
 
 import json
@@ -62,7 +62,7 @@ else:
 
 
 def cold_starts(shape: Shape, libraries: Iterable[str], repeats: int = 3) -> list[dict[str, Any]]:
-    """One row for each library that is installed: the fastest of some starts, in turn, and the peak of memory in MB."""
+    """Measure starts of each installed library, in turn; return one row each: fastest start, peak of memory in MB."""
     with tempfile.TemporaryDirectory() as root:
         folders = {library: Path(root) / library for library in libraries}
         for library in list(folders):
@@ -87,7 +87,7 @@ def cold_starts(shape: Shape, libraries: Iterable[str], repeats: int = 3) -> lis
 
 
 def _save(library: str, shape: Shape, folder: Path) -> None:
-    """As its users do: a folder of transformers, or a state dict."""
+    """Save the model as users of the library do: a save_pretrained folder, or a state dict."""
     model: Any = LIBRARIES[library](shape)
     if library in ("ours", "transformers"):
         model.model.save_pretrained(folder)
@@ -97,7 +97,7 @@ def _save(library: str, shape: Shape, folder: Path) -> None:
 
 
 def _start(library: str, shape: Shape, folder: Path) -> tuple[float, int]:
-    """(seconds, megabytes)"""
+    """(seconds, peak memory in MB) of one start."""
     script = _SCRIPT.format(open=_OPEN[library].strip())
     line = [sys.executable, "-W", "ignore", "-c", script, str(folder), json.dumps(asdict(shape))]
     began = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Who trains in `benchmark training`: two models in two loops, our recipe, and transformers' example.
+"""Contenders of `benchmark training`: two models in two loops, our recipe, and transformers' example.
 
-The two models are of one size: 28 px, patch 4, width 128, depth 6, class token. Our loop is `train`; the plain one is
-what a tutorial shows. All learn from one folder, from scratch, for the same seconds.
+The two models have the same size: 28 px, patch 4, width 128, depth 6, class token. Our loop is `train`; the plain loop
+is that of a tutorial. All train on the same folder, from scratch, for the same number of seconds.
 
 Shapes: B batch, C channels, h x w pixels, L classes.
 """
@@ -22,11 +22,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from ..configuration_vit_custom import ViTCustomConfig
-from ..engines.logits import LogitsOf
+from ..engines.output import OutputOf
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..training.arguments.completion import complete_arguments
 from ..training.arguments.parsing import parse_flags
-from ..training.arguments.recipes import recipe_flags
 from ..training.initialization.build import build_model
 from ..training.runs.data_loading import load_data
 from ..training.trainer.assembly import build_trainer, prepare_feed, start_of
@@ -34,7 +33,7 @@ from .peers import Shape
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS, HIDDEN = 28, 4, 128, 6, 4, 512
 BATCH, RATE, DECAY, SMOOTHING, WARMUP = 128, 1e-3, 0.05, 0.1, 0.1
-PROBE = 40  # steps whose speed says how many fit, where a loop has to know before
+PROBE = 40  # steps timed to estimate max_steps, for a loop that needs it in advance
 
 
 @dataclass
@@ -49,7 +48,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingBudget:
     """data: a folder train/<class>/… and test/<class>/….   seconds: of training.   workers: loading processes."""
 
     data: Path
@@ -65,7 +64,7 @@ def same_size_fields(labels: int) -> dict[str, Any]:
 
 
 def our_model(labels: int) -> nn.Module:
-    return LogitsOf(ViTCustomForImageClassification(ViTCustomConfig(**same_size_fields(labels))))
+    return OutputOf(ViTCustomForImageClassification(ViTCustomConfig(**same_size_fields(labels))), "logits")
 
 
 def timm_model(labels: int) -> nn.Module:
@@ -77,7 +76,7 @@ def timm_model(labels: int) -> nn.Module:
 
 
 class Labelled(nn.Module):
-    """What Trainer takes, of a model that gives logits."""
+    """Adapter of a model that returns logits to the interface that Trainer needs."""
 
     def __init__(self, model: nn.Module, config: Any):
         super().__init__()
@@ -92,14 +91,14 @@ class Labelled(nn.Module):
 
 
 def plain_transform(train: bool) -> Callable[[Any], torch.Tensor]:
-    """28 px, grey, in [-1, 1]; flipped and shifted for training."""
+    """Build the transform to 28 px, grey, in [-1, 1]; with random flips and shifts for training."""
     augment = [v2.RandomHorizontalFlip(), v2.RandomAffine(0, translate=(0.1, 0.1))] if train else []
     to_tensor = [v2.Grayscale(), v2.ToImage(), v2.Resize((SIDE, SIDE)), v2.ToDtype(torch.float32, scale=True)]
     return v2.Compose([*augment, *to_tensor, v2.Normalize([0.5], [0.5])])
 
 
-def plain_loop(build: Callable[[int], nn.Module], task: Task) -> Trained:
-    """AdamW, a cosine of the time with warm-up, label smoothing, batches of 128."""
+def plain_loop(build: Callable[[int], nn.Module], task: TrainingBudget) -> Trained:
+    """Train by AdamW, a cosine schedule over time with warm-up, label smoothing, and batches of 128."""
     torch.manual_seed(task.seed)
     dataset = ImageFolder(str(task.data / "train"), plain_transform(train=True))
     persistent = {"num_workers": task.workers, "persistent_workers": bool(task.workers)}
@@ -127,8 +126,8 @@ def plain_loop(build: Callable[[int], nn.Module], task: Task) -> Trained:
 # ---------- our loop
 
 
-def our_loop(task: Task, *flags: Any, replaced_by: Callable[[int], nn.Module] | None = None) -> Trained:
-    """`train` as far as the end of the training; `replaced_by` builds the model that is trained instead of ours."""
+def our_loop(task: TrainingBudget, *flags: Any, replaced_by: Callable[[int], nn.Module] | None = None) -> Trained:
+    """Run `train` up to the end of the training.   replaced_by: builds a model to train instead of ours."""
     argv = [*flags, "--train_dir", task.data / "train", "--seed", task.seed, "--output_dir", task.output_dir]
     argv += ["--max_minutes", task.seconds / 60, "--eval_strategy", "no", "--save_strategy", "no", "--audit", "off"]
     argv += ["--load_best_model_at_end", "false", "--disable_tqdm", "true", "--report_to", "none"]
@@ -139,10 +138,10 @@ def our_loop(task: Task, *flags: Any, replaced_by: Callable[[int], nn.Module] | 
     model, processor, splits = build_model(start_of(model_args), None, splits, training_args.seed)
     feed = prepare_feed(model.config, processor, splits, data_args, training_args)
     if replaced_by is not None:
-        model = Labelled(replaced_by(len(splits.id2label)), model.config)  # type: ignore[assignment]
+        model = Labelled(replaced_by(len(splits.id2label)), model.config)
     trainer = build_trainer(model, processor, splits, model_args, feed, training_args)
     budget: Any = trainer.budget
-    budget.after, budget.began = 0.0, time.monotonic()  # the seconds are of training alone
+    budget.after, budget.began = 0.0, time.monotonic()  # the seconds count training alone
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
@@ -154,16 +153,16 @@ def our_loop(task: Task, *flags: Any, replaced_by: Callable[[int], nn.Module] | 
 
     net: Any = trainer.model
     classes = [splits.id2label[i] for i in range(len(splits.id2label))]
-    return Trained(LogitsOf(net) if replaced_by is None else net.model, classes, transform, images, seconds)
+    return Trained(OutputOf(net, "logits") if replaced_by is None else net.model, classes, transform, images, seconds)
 
 
-def our_recipe(task: Task, flags: Sequence[Any] = ()) -> Trained:
-    """The recipe for small grey pictures, and flags that overrule it."""
-    return our_loop(task, *recipe_flags("fashion_mnist"), *flags)
+def our_recipe(task: TrainingBudget, flags: Sequence[Any] = ()) -> Trained:
+    """Train by the recipe for small grey pictures.   flags: win over the recipe's."""
+    return our_loop(task, "--recipe", "fashion_mnist", *flags)
 
 
 def same_size_flags() -> list[Any]:
-    """Our loop with the plain one's settings."""
+    """Return the flags that give our loop the settings of the plain loop."""
     plain = {"stem": "patch", "pooling": "cls", "use_cls_token": True, "position_embedding": "learned"}
     fields = same_size_fields(0) | plain
     left = {"image_size", "patch_size", "num_labels"}
@@ -178,8 +177,8 @@ def same_size_flags() -> list[Any]:
 # ---------- transformers' example
 
 
-def transformers_example(task: Task) -> Trained:
-    """ViTForImageClassification in plain Trainer, with the transforms of transformers' image-classification example."""
+def transformers_example(task: TrainingBudget) -> Trained:
+    """Train ViTForImageClassification by plain Trainer, with the transforms of transformers' classification example."""
     from transformers import Trainer, TrainerCallback, TrainingArguments, ViTConfig, ViTForImageClassification
 
     torch.manual_seed(task.seed)
@@ -223,13 +222,15 @@ def transformers_example(task: Task) -> Trained:
     _, probed = run(PROBE, math.inf)
     trainer, seconds = run(max(PROBE, int(task.seconds / probed * PROBE)), task.seconds)
     plain = v2.Compose([v2.Resize(SIDE), v2.CenterCrop(SIDE), *colours])
-    return Trained(LogitsOf(trainer.model), dataset.classes, plain, trainer.state.global_step * BATCH, seconds)
+    return Trained(
+        OutputOf(trainer.model, "logits"), dataset.classes, plain, trainer.state.global_step * BATCH, seconds
+    )
 
 
-# ---------- who takes part
+# ---------- the contenders
 
 RECIPE = "our recipe"
-# flags that take one part of the recipe away, or add one that it leaves out
+# ablation: flags that remove one part of the recipe, or add one
 PARTS: dict[str, tuple[Any, ...]] = {
     "AdamW for Muon": ("--muon", "false"),
     "patches for the convolutional stem": ("--config_overrides", "num_channels=1,stem=patch"),
@@ -248,7 +249,7 @@ PARTS: dict[str, tuple[Any, ...]] = {
     "stochastic depth 0.1": ("--config_overrides", "num_channels=1,drop_path_rate=0.1"),
 }
 
-CONTENDERS: dict[str, Callable[[Task], Trained]] = {
+CONTENDERS: dict[str, Callable[[TrainingBudget], Trained]] = {
     RECIPE: our_recipe,
     "our model, our loop": lambda task: our_loop(task, *same_size_flags()),
     "our model, plain loop": lambda task: plain_loop(our_model, task),
@@ -256,7 +257,7 @@ CONTENDERS: dict[str, Callable[[Task], Trained]] = {
     "timm, plain loop": lambda task: plain_loop(timm_model, task),
     "transformers, Trainer": transformers_example,
 }
-ABLATION: dict[str, Callable[[Task], Trained]] = {
+ABLATION: dict[str, Callable[[TrainingBudget], Trained]] = {
     RECIPE: our_recipe,
     **{part: partial(our_recipe, flags=flags) for part, flags in PARTS.items()},
 }

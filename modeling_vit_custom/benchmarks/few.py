@@ -1,8 +1,8 @@
-"""`benchmark few`: few images a class, `train` against what a user of scikit-learn or timm would write.
+"""`benchmark few`: training on few images a class, `train` against baselines with scikit-learn and timm.
 
-One row a command, in a process of its own: accuracy on a fixed part of the test images, which it reads once, CPU
-seconds of all its processes, wall seconds, and the peak of memory. Nothing is kept from one row for the next; what is
-there is in the results, where each row is written as soon as it has run, and is not run again.
+Each row is one command in its own process. Measured: accuracy on a fixed part of the test images, which are read once;
+CPU seconds of all its processes; wall seconds; and the peak of memory. Rows share no caches. Each row is written to the
+results file as soon as it has run; a row that is there is not run again.
 """
 
 import json
@@ -26,12 +26,12 @@ from .few_data import MNIST5K, Parts, draw, read_parts, subset, write_pictures
 from .few_methods import DRAWN_OFTEN, METHODS, Job, Ran, accuracy_of, as_typed, export_for_timm, last_lines, run
 
 ROWS = ["cifar10:5,25,100,500", "fashion_mnist:10,170", "bccd:25", "mnist5k:10"]
-LOOKED_AT = 200  # images, for colours
+LOOKED_AT = 200  # at least this many images (or all) are checked for colours
 SETTINGS = ("size", "test_images", "checkpoint")
 
 
 class Key(NamedTuple):
-    """What one row is about. images: of each class, or "all"."""
+    """Identity of a row.   images: number of each class, or "all"."""
 
     data: str
     images: int | str
@@ -40,17 +40,17 @@ class Key(NamedTuple):
 
 
 def keys(cells: Sequence[tuple[str, list[int | str]]], methods: Sequence[str], draws: int) -> Iterator[Key]:
-    """All rows in the order in which they run: the methods of a draw in turn."""
+    """Yield the keys of all rows in the order in which they run: the methods of a draw in turn."""
     for data, counts in cells:
         for images in counts:
             for number in range(draws):
-                for method in METHODS:  # `default` before those that are given its time
+                for method in METHODS:  # in this order `default` precedes the methods that get its time
                     if method in methods and (number == 0 or method in DRAWN_OFTEN):
                         yield Key(data, images, method, number)
 
 
 class Results:
-    """The rows of a results file: those that were there, and each new one as soon as it is added."""
+    """The rows of a results file: existing ones are loaded, each new one is written as soon as it is added."""
 
     def __init__(self, path: str | None, settings: dict[str, Any]):
         self.path, self.settings = path, settings
@@ -65,7 +65,7 @@ class Results:
         return key in self.rows and "failed" not in self.rows[key]
 
     def default_of(self, key: Key) -> dict[str, Any] | None:
-        """The row of `default` for the same images, if it has run to its end."""
+        """Return the row of `default` for the same images, if it has finished without failing."""
         default = key._replace(method="default")
         return self.rows[default] if self.is_done(default) else None
 
@@ -85,9 +85,9 @@ def key_of(row: dict[str, Any]) -> Key:
 
 @dataclass(frozen=True)
 class Bench:
-    """data: name -> its folder.   folder: where rows work.   timm: where the checkpoint for timm is kept.
+    """data: name -> its folder.   folder: working folder of the rows.   timm: folder of the checkpoint for timm.
 
-    size: pixels of the model's input.   test_images: at most, always the same.
+    size: side of the model's input in pixels.   test_images: maximum number of test images, always the same ones.
     """
 
     data: dict[str, str]
@@ -99,7 +99,7 @@ class Bench:
 
 
 def measure(key: Key, parts: Parts, bench: Bench, default: dict[str, Any] | None) -> dict[str, Any]:
-    """Draws the images, runs the method, and returns the rest of its row."""
+    """Draw the images, run the method, and return its row without the key."""
     drawn = draw(parts[0], None if key.images == "all" else int(key.images), key.draw)
     test = subset(parts[1], bench.test_images)
     with tempfile.TemporaryDirectory(dir=bench.folder, prefix="row-") as temporary:
@@ -119,19 +119,19 @@ def measure(key: Key, parts: Parts, bench: Bench, default: dict[str, Any] | None
         ran = run(command, folder)
         row |= {"command": as_typed(command), **figures_of(ran)}
         if ran.code == 0:
-            told = accuracy_of(job, ran)
-            row |= told | {"interval": wilson_interval(told["accuracy"], len(test))}
+            found = accuracy_of(job, ran)
+            row |= found | {"interval": wilson_interval(found["accuracy"], len(test))}
         return row | {"threads": os.environ.get("OMP_NUM_THREADS"), **versions(), **hardware(torch.device("cpu"))}
 
 
 def figures_of(ran: Ran) -> dict[str, Any]:
-    """What a process used; of one that failed its exit code and last words too."""
+    """Return the resources that a process used; if it failed, also its exit code and the last lines of stderr."""
     failed = {"failed": ran.code, "stderr": last_lines(ran.stderr)} if ran.code else {}
     return ran.used | failed
 
 
 def benchmark(bench: Bench, wanted: Sequence[Key], results: Results) -> None:
-    """Runs the rows that are not there; one line of progress each."""
+    """Run the rows that are not in `results` yet; print one line of progress for each."""
     began = time.perf_counter()
     for number, key in enumerate(wanted, 1):
         if results.is_done(key):

@@ -1,6 +1,6 @@
-"""The images of `benchmark few`: a pool and a test part of each data set, and what is drawn from them.
+"""Images of `benchmark few`: a training pool and a test part of each data set, and random draws from them.
 
-An image, told by its content, is in one place only: in the test part, else where it first stands in the pool.
+Duplicate images (same content) are removed: an image of the test part is not in the pool, and no image occurs twice.
 """
 
 import gzip
@@ -23,7 +23,7 @@ from ..image_files_vit_custom import open_image
 MNIST5K = "mnist5k"
 FASHION = ("t_shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot")
 CELLS = ("RBC", "WBC", "Platelets")
-SMALLEST = 8  # pixels of a cell's shorter side
+SMALLEST = 8  # minimum of a cell's shorter side, in pixels
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Picture:
     data: bytes | Path | np.ndarray
 
     def encoded(self) -> bytes:
-        """The bytes of an image file."""
+        """Return the image as the bytes of an image file; pixels are encoded as PNG."""
         if isinstance(self.data, np.ndarray):
             file = io.BytesIO()
             Image.fromarray(self.data).save(file, "PNG")
@@ -43,7 +43,7 @@ class Picture:
 
     @property
     def digest(self) -> bytes:
-        """Equal for two pictures of the same content."""
+        """SHA-256 of the content; equal for two pictures of the same content."""
         pixels = self.data
         content = repr(pixels.shape).encode() + pixels.tobytes() if isinstance(pixels, np.ndarray) else self.encoded()
         return hashlib.sha256(content).digest()
@@ -58,7 +58,7 @@ Parts = tuple[list[Picture], list[Picture]]
 
 
 def read_parts(name: str, source: str) -> Parts:
-    """(pool, test part) of the data set `name` in the folder `source`; raises DataError where it is not there."""
+    """Read (pool, test part) of the data set `name` in the folder `source`. Raises DataError if a part is empty."""
     read = READERS.get(name, read_folder)
     parts = {part: list(read(Path(source), part)) for part in ("test", "train")}
     if empty := [part for part, pictures in parts.items() if not pictures]:
@@ -74,23 +74,23 @@ def _is_new(picture: Picture, seen: set[bytes]) -> bool:
     return not known
 
 
-# ---------- data sets: the pictures of "train" or "test" below a folder
+# ---------- readers of the "train" or "test" part below a folder
 
 
 def read_folder(folder: Path, part: str) -> Iterator[Picture]:
-    """FOLDER/{train,test}/<class>/<file>"""
+    """Yield the pictures of FOLDER/{train,test}/<class>/<file>."""
     for path in sorted((folder / part).glob("*/*")):
         if path.suffix.lower() in readable_suffixes():
             yield Picture(path.parent.name, path)
 
 
 def read_mnist5k(folder: Path, part: str) -> Iterator[Picture]:
-    """The digits that `train mnist5k` trains with and tests on; written to the folder if they are not there."""
+    """Yield the digits that `train mnist5k` uses; they are written to the folder first if missing."""
     return read_folder(write_mnist5k(folder), part)
 
 
 def read_cifar10(folder: Path, part: str) -> Iterator[Picture]:
-    """FOLDER/{train,test}-*.parquet with the columns image {bytes, path} and label, a text."""
+    """Yield the pictures of FOLDER/{train,test}-*.parquet with the columns image {bytes, path} and label, a text."""
     import pyarrow.parquet as parquet
 
     for path in sorted(folder.glob(f"{part}-*.parquet")):
@@ -100,7 +100,7 @@ def read_cifar10(folder: Path, part: str) -> Iterator[Picture]:
 
 
 def read_fashion_mnist(folder: Path, part: str) -> Iterator[Picture]:
-    """FOLDER/{train,t10k}-images-idx3-ubyte[.gz] and the labels beside them."""
+    """Yield the pictures of FOLDER/{train,t10k}-images-idx3-ubyte[.gz] with the labels of the file beside it."""
     prefix = "t10k" if part == "test" else part
     found = [[*folder.glob(f"{prefix}-{what}-ubyte*")] for what in ("images-idx3", "labels-idx1")]
     if all(found):
@@ -115,7 +115,7 @@ def _read_idx(path: Path) -> np.ndarray:
 
 
 def read_bccd(folder: Path, part: str) -> Iterator[Picture]:
-    """Single blood cells, cut out of the photographs in the official lists (train and val are the pool)."""
+    """Yield single blood cells, cropped from the photographs of the official lists (train and val are the pool)."""
     lists = ("test",) if part == "test" else ("train", "val")
     files = [path for name in lists if (path := folder / "ImageSets" / "Main" / f"{name}.txt").is_file()]
     for stem in sorted({word for file in files for word in file.read_text().split()}):
@@ -129,7 +129,7 @@ def read_bccd(folder: Path, part: str) -> Iterator[Picture]:
 
 
 def _boxes(path: Path) -> Iterator[tuple[str, list[int]]]:
-    """(name, [left, top, right, bottom]) of each object of a file in the form of Pascal VOC."""
+    """(name, [left, top, right, bottom]) of each object in a Pascal VOC annotation file."""
     for item in ElementTree.parse(path).iter("object"):
         edges = [item.findtext(f"bndbox/{edge}", "0") for edge in ("xmin", "ymin", "xmax", "ymax")]
         yield item.findtext("name", ""), [round(float(edge)) for edge in edges]
@@ -142,16 +142,16 @@ READERS: dict[str, Callable[[Path, str], Iterator[Picture]]] = {
     MNIST5K: read_mnist5k,
 }
 
-# ---------- what is drawn from them
+# ---------- random draws
 
 
 def draw(pool: Sequence[Picture], images: int | None, seed: int) -> list[Picture]:
-    """So many images of each class (None: all), other ones with another seed; a class that has fewer gives all."""
+    """Draw `images` pictures of each class (None: all) at random by `seed`; a class that has fewer gives all."""
     return [picture for pictures in _shuffled(pool, seed).values() for picture in pictures[:images]]
 
 
 def subset(test: Sequence[Picture], most: int) -> list[Picture]:
-    """At most so many, always the same, of each class in proportion."""
+    """Return at most `most` pictures, stratified by class; always the same ones."""
     if len(test) <= most:
         return list(test)
     classes = _shuffled(test, 0)
@@ -163,7 +163,7 @@ def subset(test: Sequence[Picture], most: int) -> list[Picture]:
 
 
 def _shuffled(pictures: Sequence[Picture], seed: int) -> dict[str, list[Picture]]:
-    """The pictures of each class, in an order that the seed decides."""
+    """The pictures of each class, shuffled by the seed."""
     rng = np.random.default_rng(seed)
     classes: dict[str, list[Picture]] = {label: [] for label in sorted({picture.label for picture in pictures})}
     for picture in pictures:
@@ -172,7 +172,7 @@ def _shuffled(pictures: Sequence[Picture], seed: int) -> dict[str, list[Picture]
 
 
 def write_pictures(pictures: Sequence[Picture], folder: Path) -> None:
-    """Writes FOLDER/<class>/<number>.png or .jpg."""
+    """Write the pictures to FOLDER/<class>/<number>.png or .jpg."""
     for number, picture in enumerate(pictures):
         data = picture.encoded()
         path = folder / picture.label / f"{number:05d}{'.jpg' if data.startswith(bytes([0xFF, 0xD8])) else '.png'}"

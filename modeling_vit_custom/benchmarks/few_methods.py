@@ -1,4 +1,4 @@
-"""How `benchmark few` has each method run: the command that a user would type, in a process of its own, measured."""
+"""Methods of `benchmark few`: each is a command that a user would type, run and measured in its own process."""
 
 import json
 import os
@@ -13,15 +13,18 @@ from typing import Any
 from ..common.model_files import METRICS
 from .few_data import MNIST5K
 
-MINUTES, CPU_SECONDS = 5.0, 600.0  # of auto; of what is given the time of `default`, where that has not run
-TOLD = 5  # last lines of what a command that failed has written
+MINUTES, CPU_SECONDS = 5.0, 600.0  # budget of auto; of the methods that get the time of `default`, if that has not run
+LAST_LINES = 5  # number of last lines kept from a failed command
 ROOT = __name__.partition(".")[0]
 _PATH = re.compile(r"(?<![\w:/])(?:/[^/\s'\",:]+)*/(?=[^/\s'\",:])")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One row's images and folders. timm: the checkpoint for timm. grey: no image has colours. default: its row."""
+    """Images and folders of one row.
+
+    timm: the checkpoint for timm.   grey: whether no image has colours.   default: the row of method `default`, if any.
+    """
 
     data: str
     train: Path
@@ -45,7 +48,7 @@ class Ran:
 
 
 def run(command: list[str], folder: Path) -> Ran:
-    """Runs a command to its end; what it keeps for a next time, decoded images for one, goes to `folder`."""
+    """Run a command to its end. Its cache, such as decoded images, is written below `folder`."""
     environment = os.environ | {"VIT_CUSTOM_CACHE": str(folder / "cache")}
     files = {name: folder / name for name in ("stdout", "stderr", "used")}
     line = [sys.executable, "-S", str(Path(__file__).with_name("measured.py")), str(files["used"]), *command]
@@ -63,7 +66,7 @@ def run(command: list[str], folder: Path) -> Ran:
 
 
 def accuracy_of(job: Job, ran: Ran) -> dict[str, Any]:
-    """{"accuracy": …} and what else a method has told: by the metrics it left, or in the last line it printed."""
+    """Read {"accuracy": …} from the metrics file of a run, else that and more from the last line that it printed."""
     metrics = job.output / METRICS
     if metrics.is_file():
         return {"accuracy": json.loads(metrics.read_text(encoding="utf-8"))["test"]["accuracy"]}
@@ -71,13 +74,13 @@ def accuracy_of(job: Job, ran: Ran) -> dict[str, Any]:
 
 
 def last_lines(text: str) -> list[str]:
-    """The end of what a command wrote, each line as it looked last, without paths of this machine."""
+    """Return the last lines of a command's output, without paths; a line that was redrawn counts in its last state."""
     lines = [line.rstrip().rpartition("\r")[2].strip() for line in text.split("\n")]
-    return [without_paths(line) for line in lines if line][-TOLD:]
+    return [without_paths(line) for line in lines if line][-LAST_LINES:]
 
 
 def without_paths(text: str) -> str:
-    """The text with each path shortened to its name."""
+    """Shorten each path in the text to its file name."""
     return _PATH.sub("", text)
 
 
@@ -85,18 +88,18 @@ def without_paths(text: str) -> str:
 
 
 def train(job: Job, *flags: str) -> list[str]:
-    """`vit-custom train` with the images of a job."""
+    """Return the command `vit-custom train` with the images of a job."""
     folders = ["--train_dir", str(job.train), "--test_dir", str(job.test), "--output_dir", str(job.output)]
     return [sys.executable, "-m", "modeling_vit_custom.cli", "train", *flags, *folders]
 
 
 def fine_tune(job: Job, *flags: str) -> list[str]:
-    """`vit-custom train` from the checkpoint."""
+    """Return the command `vit-custom train` that starts from the checkpoint."""
     return train(job, *flags, "--model_name_or_path", job.checkpoint, "--image_size", str(job.size))
 
 
 def peer(job: Job, module: str, what: str, *flags: str) -> list[str]:
-    """A script of this folder with the images of a job."""
+    """Return the command that runs a module of `commands` with the images of a job."""
     folders = ["--train", str(job.train), "--test", str(job.test)]
     return [sys.executable, "-W", "ignore", "-m", f"{ROOT}.commands.{module}", what, *folders, *flags]
 
@@ -106,7 +109,7 @@ def scikit_learn(job: Job, classifier: str) -> list[str]:
 
 
 def from_scratch(job: Job) -> list[str]:
-    """The recipe for small pictures, for as long as `default` took."""
+    """Return the command of the recipe for small pictures, with the wall time that `default` took."""
     minutes = job.default["seconds"] / 60 if job.default else MINUTES
     channels = f"num_channels={1 if job.grey else 3}"
     flags = ["--variant", "micro/4", "--config_overrides", channels, "--max_minutes", f"{minutes:.2f}"]
@@ -130,17 +133,17 @@ METHODS: dict[str, Callable[[Job], list[str]]] = {
     "scratch": from_scratch,
     "timm": timm,
 }
-DRAWN_OFTEN = tuple(METHODS)[:4]  # the others run on the first draw alone
+DRAWN_OFTEN = tuple(METHODS)[:4]  # the others run only on the first draw
 
 
 def export_for_timm(checkpoint: str, size: int, output: Path, folder: Path) -> Ran:
-    """Converts the checkpoint for timm: once, and in no row's time."""
+    """Convert the checkpoint for timm; done once, and not counted in the time of any row."""
     words = ["export", "--checkpoint", checkpoint, "--size", str(size), "--output", str(output)]
     return run([sys.executable, "-W", "ignore", "-m", f"{ROOT}.commands.few_timm", *words], folder)
 
 
 def as_typed(command: list[str]) -> list[str]:
-    """A command as it stands in the results: the program's name instead of Python's, and no path of this machine."""
+    """Return a command as shown in the results: with the program's name instead of Python's, and without paths."""
     words = command[command.index("-m") + 1 :]
     named = ["vit-custom", *words[1:]] if words[0].endswith(".cli") else ["python", "-m", *words]
     return [Path(word).name if os.path.isabs(word) else word for word in named]

@@ -11,10 +11,11 @@ Rows = Sequence[dict[str, Any]]
 
 
 def table(rows: Rows, methods: Sequence[str]) -> str:
-    """Markdown, a line for each data set and number of images a class.
+    """Return a Markdown table with one line for each data set and number of images a class.
 
-    Of each method the mean over the draws, in %, the interval that the test images of one draw allow, and CPU seconds.
-    Last what our ways are worth, over the draws that both have: points of accuracy, and how many times the CPU seconds.
+    For each method: the mean accuracy over the draws in %, its Wilson interval for the test images of one draw, and CPU
+    seconds. The last columns compare two methods over the draws that both have: difference in points of accuracy, and
+    ratio of CPU seconds.
     """
     shown = [method for method in methods if any(row["method"] == method for row in rows)]
     verdicts = [
@@ -30,7 +31,7 @@ def table(rows: Rows, methods: Sequence[str]) -> str:
 
 
 def figures(rows: Rows) -> str:
-    """Accuracy, its interval and CPU seconds of one method, "failed" where no draw ran to its end."""
+    """Return accuracy, its interval and CPU seconds of one method as text; "failed" if every draw failed."""
     done = [row for row in rows if "failed" not in row]
     if not done:
         return "failed" if rows else "–"
@@ -49,7 +50,7 @@ def _verdicts(by_method: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def _paired(by_method: dict[str, list[dict[str, Any]]], one: str, other: str) -> list[tuple[dict, dict]]:
-    """The rows of two methods that ran to their end on the same draw."""
+    """Pairs of rows of two methods that both finished on the same draw."""
     first, second = (
         {row["draw"]: row for row in by_method.get(name, []) if "failed" not in row} for name in (one, other)
     )

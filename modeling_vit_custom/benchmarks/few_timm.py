@@ -1,12 +1,12 @@
 """timm's fine-tuning as a plain loop: its model, augmentation, optimizer with layer decay, and schedule.
 
 `python -m modeling_vit_custom.commands.few_timm train --train DIR --test DIR --checkpoint DIR --cpu_seconds S` trains
-until so many CPU seconds of the process are used, the test images included; `… few_timm export --checkpoint DIR --size
-N --output DIR` writes such a checkpoint for timm from a folder of ours.
+until the process has used S CPU seconds, evaluation on the test images included; `… few_timm export --checkpoint DIR
+--size N --output DIR` writes this checkpoint for timm from a folder of ours.
 
 Settings are those of timm's recipes for pre-trained Vision Transformers, as far as so few images allow: AdamW, layer
-decay 0.7, weight decay 0.05, RandAugment, random erasing, label smoothing 0.1, drop path 0.1, a cosine with warm-up;
-batches of 32, and a learning rate for such. No mixup.
+decay 0.7, weight decay 0.05, RandAugment, random erasing, label smoothing 0.1, drop path 0.1, a cosine schedule with
+warm-up; batches of 32, with a learning rate for this batch size. No mixup.
 """
 
 import math
@@ -25,11 +25,11 @@ from ..pretrained_vit_custom import resize_input
 from .usage import cpu_seconds
 
 BATCH, RATE, DECAY, LAYER_DECAY, SMOOTHING, DROP_PATH, WARMUP = 32, 2e-4, 0.05, 0.7, 0.1, 0.1, 0.1
-TICKS = 10_000  # of the schedule, from its beginning to its end
+TICKS = 10_000  # steps of the schedule, from its beginning to its end
 
 
 def export(checkpoint: str, size: int, output: str) -> None:
-    """Resizes a folder of ours and converts it for timm. Raises ConversionError."""
+    """Change the image size of a model folder of ours and convert it for timm. Raises ConversionError."""
     model = ViTCustomModel.from_pretrained(checkpoint)
     processor = ViTCustomImageProcessor.from_pretrained(checkpoint)
     resize_input(model, processor, size)
@@ -40,7 +40,7 @@ def export(checkpoint: str, size: int, output: str) -> None:
 
 
 def fine_tune(train: str, test: str, checkpoint: str, seconds: float) -> dict[str, Any]:
-    """Trains until so many CPU seconds of this process are used; returns accuracy and steps."""
+    """Train until this process has used `seconds` CPU seconds; return accuracy and steps."""
     import timm
     from timm.data import create_transform, resolve_model_data_config
     from timm.loss import LabelSmoothingCrossEntropy
@@ -62,7 +62,7 @@ def fine_tune(train: str, test: str, checkpoint: str, seconds: float) -> dict[st
 
     began = cpu_seconds()
     right(model, *next(iter(unseen)))
-    end = seconds - (cpu_seconds() - began) * len(unseen)  # what the test images need is left to them
+    end = seconds - (cpu_seconds() - began) * len(unseen)  # reserves time for the test images
     began = cpu_seconds()
     steps = 0
     for images, labels in endless(batches):
@@ -86,5 +86,5 @@ def endless(batches: DataLoader) -> Iterator[Any]:
 
 @torch.inference_mode()
 def right(model: Any, images: torch.Tensor, labels: torch.Tensor) -> int:
-    """How many of a batch are classified rightly."""
+    """Count the correctly classified images of a batch."""
     return int((model.eval()(images).argmax(1) == labels).sum())

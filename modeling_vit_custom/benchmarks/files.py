@@ -1,7 +1,7 @@
-"""`benchmark files`: from image files to answers, `predict` against transformers' ViT in transformers' pipeline.
+"""`benchmark files`: from image files to predictions, `predict` against transformers' ViT in transformers' pipeline.
 
-Both models are of one size, saved and loaded as their users would; each run reads and decodes every file anew, in turn,
-in batches of one size. The files have been read once before, so that the disk does not count.
+Both models have the same size, and are saved and loaded as their users would. The runs take turns, with the same batch
+size; each reads and decodes every file again. All files are read once in advance, so that the disk does not count.
 """
 
 import statistics
@@ -21,7 +21,7 @@ ROUNDS = 3
 
 
 def compare(shape: Shape, folder: str, batch_size: int, flags: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row for each of the two: images a second, of the median of some runs."""
+    """Measure both; return one row each, with images a second of the median run."""
     from transformers import ViTImageProcessor, pipeline
 
     paths, _ = find_images([folder])
@@ -43,7 +43,7 @@ def compare(shape: Shape, folder: str, batch_size: int, flags: dict[str, Any]) -
             "transformers, pipeline": lambda: list(classify(paths, batch_size=batch_size)),
         }
         times: dict[str, list[float]] = {name: [] for name in calls}
-        calls["ours, predict"]()  # finds the engine, which is kept
+        calls["ours, predict"]()  # chooses the engine, which is cached
         for _ in range(ROUNDS):
             for name, call in calls.items():
                 began = time.perf_counter()

@@ -1,8 +1,8 @@
-"""`benchmark inference`: one model as four libraries build it, in turn, in one process, on the same cores.
+"""`benchmark inference`: the same model built by four libraries, timed in turn, in one process, on the same cores.
 
-What is measured: images a second, the median and the 99th percentile of a batch's time, and the rate of arithmetic as a
-share of the model's own matrix products, timed between the contenders; see also `cold_start`. Ratios hold for the
-machine they were measured on.
+Measured: images a second, the median and the 99th percentile of a batch's time, and FLOPs a second as a share of the
+rate of the model's own matrix products, which are timed between the contenders; see also `cold_start`. Ratios hold for
+the machine they were measured on.
 
 Shapes: B batch.
 """
@@ -19,7 +19,7 @@ import torch
 
 from ..common.allocator import keep_freed_memory
 from ..common.timing import time_in_turn
-from ..engines.exported import Run
+from ..engines.exported import InferenceFn
 from ..engines.fastest import choose
 from ..engines.registry import build_engine, installed_engines
 from ..inference.loading import FORMATS
@@ -27,9 +27,9 @@ from ..reporting.markdown import markdown_table
 from .peers import LIBRARIES, Shape
 from .usage import operations_of
 
-AGREED = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # of logits, relative to the largest
+AGREED = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}  # allowed difference of logits, relative to the largest
 PRODUCTS = "its own matrix products"
-EXACT_MODE = "exact mode"  # what `predict --fast` chooses
+EXACT_MODE = "exact mode"  # the engine that `predict --fast` chooses
 
 
 def compare(
@@ -41,11 +41,11 @@ def compare(
     device: str = "cpu",
     dtype: str = "float32",
 ) -> list[dict[str, Any]]:
-    """One row for each engine and library, each timed in several rounds between the others.
+    """Time every engine and library in turn, in several rounds; return one row for each.
 
-    What cannot be run has a row that says why: {"not_run": why}.
+    A combination that cannot run gets the row {"not_run": reason}.
     """
-    keep_freed_memory()  # for all of them
+    keep_freed_memory()  # the same allocator settings for every library
     torch.manual_seed(0)
     where: dict[str, Any] = {"device": device, "dtype": FORMATS[dtype]}
     images = torch.randn(batch, 3, shape.image, shape.image, **where)
@@ -59,7 +59,7 @@ def compare(
             try:
                 model = LIBRARIES[library](shape).eval().to(**where)
             except ImportError as error:
-                keys = {"shape": shape.name, "batch": batch, "library": library, "not_run": told(error)}
+                keys = {"shape": shape.name, "batch": batch, "library": library, "not_run": format_error(error)}
                 rows += [keys | {"engine": engine} for engine in own]
                 continue
             operations[library] = operations_of(model, images[:1])
@@ -68,9 +68,9 @@ def compare(
                 try:
                     name, run = ready(engine, model, images, Path(folder) / f"{library}-{engine}")
                     with torch.inference_mode():
-                        answers = run(images)  # a compiler starts here
-                except Exception as error:  # whatever stops one engine, the others are still to be compared
-                    rows.append(key | {"not_run": told(error)})
+                        answers = run(images)  # compiles, if the engine does
+                except Exception as error:  # one failing engine must not stop the others
+                    rows.append(key | {"not_run": format_error(error)})
                     continue
                 with torch.inference_mode():
                     check_answers(answers, model(images), AGREED[dtype])
@@ -88,7 +88,7 @@ def compare(
 
 
 def memory_of(call: Callable[[], Any]) -> float:
-    """MB of a GPU's memory that a call takes besides what is there before it; a recorded graph has its own already."""
+    """Return the MB of GPU memory that a call adds at its peak; a recorded graph has its memory already."""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     with torch.inference_mode():
@@ -96,12 +96,12 @@ def memory_of(call: Callable[[], Any]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def told(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else type(error).__name__
 
 
-def ready(engine: str, model: Any, images: torch.Tensor, folder: Path) -> tuple[str, Run]:
-    """(the engine's name, and what was chosen for the exact mode; its call)"""
+def ready(engine: str, model: Any, images: torch.Tensor, folder: Path) -> tuple[str, InferenceFn]:
+    """Build an engine; return (its name, for the exact mode with the chosen engine; its call)."""
     if engine != EXACT_MODE:
         return engine, build_engine(engine, model, images, folder)
     if images.dtype != torch.float32:
@@ -112,7 +112,7 @@ def ready(engine: str, model: Any, images: torch.Tensor, folder: Path) -> tuple[
 
 
 def check_answers(given: torch.Tensor, expected: torch.Tensor, agreed: float) -> None:
-    """Raises RuntimeError for logits that are not the eager model's: nothing would be compared."""
+    """Raise RuntimeError if the logits differ from the eager model's: a comparison would be meaningless."""
     apart = float((given - expected).abs().max() / expected.abs().max())
     if not apart < agreed:
         raise RuntimeError(f"the answers differ by {apart:.1e} of the largest: nothing would be compared.")
@@ -121,7 +121,10 @@ def check_answers(given: torch.Tensor, expected: torch.Tensor, agreed: float) ->
 def row(
     shape: Shape, batch: int, engine: str, library: str, samples: list[float], operations: int, rate: float
 ) -> dict[str, Any]:
-    """samples: seconds of each batch.   operations: of a batch.   rate: of the matrix products, operations a second."""
+    """Build a row of results.
+
+    samples: seconds of each batch.   operations: FLOPs of a batch.   rate: FLOPs a second of the matrix products.
+    """
     middle = statistics.median(samples)
     return {
         "shape": shape.name, "batch": batch, "engine": engine, "library": library,
@@ -132,7 +135,7 @@ def row(
 
 
 def products(shape: Shape, images: torch.Tensor) -> Callable[[], None]:
-    """The model's matrix products, of random numbers, and nothing else."""
+    """Return a function that computes only the model's matrix products, of random numbers."""
     options: dict[str, Any] = {"device": images.device, "dtype": images.dtype}
     pairs = [
         (count, torch.randn(a, **options), torch.randn(b, **options)) for count, a, b in shape.products(len(images))
@@ -150,7 +153,10 @@ def products(shape: Shape, images: torch.Tensor) -> Callable[[], None]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown; ratios are to the fastest of the other libraries under the same engine, of the exact mode to eager."""
+    """Return the rows as a Markdown table.
+
+    Ratios are to the fastest other library with the same engine; those of the exact mode are to eager.
+    """
     columns = ["model", "batch", "engine", "library", "images/s", "of the fastest peer", "p50 ms", "p99 ms"]
     cells = []
     for one in rows:

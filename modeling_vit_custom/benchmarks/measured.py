@@ -1,6 +1,6 @@
-"""Runs a command and writes down what it used: `python measured.py FILE COMMAND …`, as a file of its own.
+"""Runs a command and records the resources it used: `python measured.py FILE COMMAND …`; run as a file, not imported.
 
-A process inherits the peak of memory of the one that starts it. This one is small, so that the peak is the command's.
+A process inherits the peak of memory of its parent. This parent is small, so that the peak is that of the command.
 """
 
 import json
@@ -12,9 +12,9 @@ import time
 
 
 def main(file: str, *command: str) -> int:
-    """Returns the command's exit code; FILE gets CPU seconds of all its processes, wall seconds and the peak.
+    """Run the command and return its exit code; write CPU seconds of all its processes, wall seconds and peak to FILE.
 
-    The peak of memory is that of the largest process. Told to end, it ends the command.
+    The peak of memory is that of the largest process. SIGTERM kills the command.
     """
     began = time.perf_counter()
     process = subprocess.Popen(command)

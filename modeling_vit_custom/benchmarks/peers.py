@@ -1,4 +1,4 @@
-"""One Vision Transformer as four libraries build it: ours, transformers', timm's, torchvision's; random weights.
+"""The same Vision Transformer, with random weights, built by four libraries: ours, transformers, timm, torchvision.
 
 Shapes: B batch, C channels, D width, M width of the MLP's hidden layer, N tokens, K classes.
 """
@@ -11,13 +11,13 @@ from typing import Any
 from torch import nn
 
 from ..configuration_vit_custom import VARIANTS, ViTCustomConfig
-from ..engines.logits import LogitsOf
+from ..engines.output import OutputOf
 from ..modeling_vit_custom import ViTCustomForImageClassification
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A size that all of them can build: patch embedding, class token, learned positions, blocks, linear head."""
+    """Model size that all four can build: patch embedding, class token, learned positions, blocks, linear head."""
 
     name: str
     image: int
@@ -30,15 +30,17 @@ class Shape:
 
     @classmethod
     def of(cls, name: str) -> "Shape":
-        """Of a variant and its image size, such as "ti/16@224"."""
+        """Parse a variant and its image size, such as "ti/16@224". Raises ValueError for any other text."""
         variant, _, image = name.partition("@")
         size, _, patch = variant.partition("/")
+        if size not in VARIANTS or not (image.isdecimal() and patch.isdecimal()):
+            raise ValueError(f"{name!r} is no shape: give VARIANT/PATCH@PIXELS, such as ti/16@224.")
         width, depth, heads, hidden, _ = VARIANTS[size]
         return cls(name, int(image), int(patch), width, depth, heads, hidden)
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Of a configuration, ours or transformers'."""
+        """Configuration fields, the same for ours and transformers."""
         return {
             "image_size": self.image, "patch_size": self.patch, "hidden_size": self.width, "num_labels": self.classes,
             "num_hidden_layers": self.depth, "num_attention_heads": self.heads, "intermediate_size": self.hidden,
@@ -49,7 +51,7 @@ class Shape:
         return (self.image // self.patch) ** 2 + 1
 
     def products(self, batch: int) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
-        """The matrix products of a forward: how often, and the two shapes."""
+        """Return the matrix products of a forward: (count, shape of a, shape of b) each."""
         n, d, m, h = self.tokens, self.width, self.hidden, self.heads
         rows = batch * n
         return [
@@ -62,23 +64,23 @@ class Shape:
         ]
 
     def operations(self, batch: int) -> int:
-        """Floating point operations of all these."""
+        """Return the FLOPs of all these products."""
         return sum(count * product_operations(a, b) for count, a, b in self.products(batch))
 
 
 def product_operations(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """Floating point operations of one matrix product, two for each multiplication."""
+    """Return the FLOPs of one matrix product, two for each multiplication."""
     return 2 * math.prod(a) * b[-1]
 
 
 def ours(shape: Shape) -> nn.Module:
-    return LogitsOf(ViTCustomForImageClassification(ViTCustomConfig(**shape.fields)))
+    return OutputOf(ViTCustomForImageClassification(ViTCustomConfig(**shape.fields)), "logits")
 
 
 def transformers_vit(shape: Shape) -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
-    return LogitsOf(ViTForImageClassification(ViTConfig(**shape.fields)))
+    return OutputOf(ViTForImageClassification(ViTConfig(**shape.fields)), "logits")
 
 
 def timm_vit(shape: Shape) -> nn.Module:
@@ -97,7 +99,7 @@ def torchvision_vit(shape: Shape) -> nn.Module:
         image_size=shape.image, patch_size=shape.patch, num_layers=shape.depth, num_heads=shape.heads,
         hidden_dim=shape.width, mlp_dim=shape.hidden, num_classes=shape.classes,
     )  # fmt: skip
-    nn.init.normal_(model.heads.head.weight, std=0.02)  # zero: all logits would be
+    nn.init.normal_(model.heads.head.weight, std=0.02)  # torchvision starts at zero: all logits would be equal
     return model
 
 

@@ -1,7 +1,7 @@
-"""`benchmark scaling`: time and memory of one image as it grows, ours beside the peers, each run in its own process.
+"""`benchmark scaling`: time and memory of one image for growing image sizes, ours and peers, each in its own process.
 
-The floating point operations that the table tells are counted while the model runs, and compared with the formula of
-its matrix products (`Shape.products`), of which the last block needs fewer here.
+The table shows the FLOPs counted while the model runs, and those by the formula of its matrix products
+(`Shape.products`); our last block needs fewer of these products.
 """
 
 import json
@@ -27,9 +27,9 @@ REPEATS = 5
 
 
 def measure(library: str, shape: Shape, device: str, dtype: str) -> dict[str, Any]:
-    """In this process: seconds of a forward of one image, the peak of memory, operations.
+    """Measure one image in this process: seconds of a forward, the peak of memory, FLOPs.
 
-    The memory is the process's own, on a GPU the GPU's, of which a library's kernels take some beside torch.
+    The memory is that of the process; on a GPU, the GPU memory that torch allocated, without that of kernel libraries.
     """
     return_freed_memory()
     where: dict[str, Any] = {"device": device, "dtype": FORMATS[dtype]}
@@ -40,7 +40,7 @@ def measure(library: str, shape: Shape, device: str, dtype: str) -> dict[str, An
     with torch.inference_mode():
         model(image)
         after = torch.cuda.max_memory_allocated() if image.is_cuda else peak_memory(children=False)
-        keep_freed_memory()  # and now the time
+        keep_freed_memory()  # the timing starts here
         model(image)
         for _ in range(REPEATS):
             finished()
@@ -58,12 +58,12 @@ def measure(library: str, shape: Shape, device: str, dtype: str) -> dict[str, An
 def compare(
     libraries: Sequence[str], variant: str, sizes: Sequence[int], device: str, dtype: str
 ) -> list[dict[str, Any]]:
-    """One row for each size and library, each measured in a process of its own; a line of progress each."""
+    """Measure every size and library, each in its own process; return one row each and print progress."""
     rows = []
     for size in sizes:
         for library in libraries:
             line = [sys.executable, "-W", "ignore", "-m", __name__, library, f"{variant}@{size}", device, dtype]
-            done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True, start_new_session=True)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     return rows

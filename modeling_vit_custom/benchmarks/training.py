@@ -1,8 +1,8 @@
-"""`benchmark training` and `ablation`: everyone trains alternately, each in a process of its own on the same cores.
+"""`benchmark training` and `ablation`: the contenders train in turn, each in its own process on the same cores.
 
-What is measured: images a second while training; CPU seconds and the peak of memory of all that a process does, reading
-the data and finding the number of steps included; and the accuracy on the test images, which each training looks at
-once, at its end. Ratios hold for the machine they were measured on.
+Measured: images a second while training; CPU seconds and the peak of memory of the whole process, including reading the
+data and estimating the number of steps; and the accuracy on the test images, which each training evaluates once, at its
+end. Ratios hold for the machine they were measured on.
 """
 
 import json
@@ -19,15 +19,15 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from ..reporting.markdown import markdown_table
-from .contenders import ABLATION, CONTENDERS, Task, Trained
+from .contenders import ABLATION, CONTENDERS, Trained, TrainingBudget
 from .usage import cpu_seconds, operations_of, peak_memory
 
 PEER = "timm, plain loop"
 MEASURED = ("images_per_second", "cpu_seconds", "memory_mb", "accuracy")
 
 
-def contend(name: str, task: Task) -> dict[str, Any]:
-    """Trains and measures one contender, in this process."""
+def contend(name: str, task: TrainingBudget) -> dict[str, Any]:
+    """Train and measure one contender, in this process."""
     before = cpu_seconds()
     trained = (CONTENDERS | ABLATION)[name](task)
     return {
@@ -43,15 +43,15 @@ def contend(name: str, task: Task) -> dict[str, Any]:
     }
 
 
-def mflops(trained: Trained, task: Task) -> float:
-    """Millions of floating point operations of a forward, for one image."""
+def mflops(trained: Trained, task: TrainingBudget) -> float:
+    """Return the MFLOPs of a forward pass of one image."""
     image = ImageFolder(str(task.data / "test"), trained.transform)[0][0]
     return operations_of(trained.model.eval(), image[None]) / 1e6
 
 
 @torch.inference_mode()
-def accuracy(trained: Trained, task: Task) -> float:
-    """The share of the test images that are classified rightly."""
+def accuracy(trained: Trained, task: TrainingBudget) -> float:
+    """Compute the accuracy on the test images."""
     dataset = ImageFolder(str(task.data / "test"), trained.transform)
     model, right = trained.model.eval(), 0
     named = torch.tensor([dataset.class_to_idx[name] for name in trained.classes])
@@ -61,14 +61,14 @@ def accuracy(trained: Trained, task: Task) -> float:
 
 
 def compare(contenders: Sequence[str], data: str, seconds: float, seeds: int, workers: int) -> list[dict[str, Any]]:
-    """One row for each contender and seed; seed by seed, everyone in turn. workers: loading processes."""
+    """Train every contender in turn, seed by seed; return one row for each run.   workers: loading processes."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
             for name in contenders:
                 own = [name, data, str(seconds), str(seed), str(workers), folder]
                 line = [sys.executable, "-W", "ignore", "-m", __name__, "--one", *own]
-                done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+                done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True, start_new_session=True)
                 rows.append(json.loads(done.stdout.splitlines()[-1]))
                 print(f"seed {seed}  {one_line(rows[-1])}", file=sys.stderr, flush=True)
     return rows
@@ -79,7 +79,10 @@ def one_line(row: dict[str, Any]) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]], peer: str = PEER) -> str:
-    """Markdown: mean and standard deviation over the seeds; speed as a ratio to the peer's of the same seed."""
+    """Return a Markdown table with mean and standard deviation over the seeds.
+
+    The ratio is the speed relative to `peer` with the same seed.
+    """
     columns = ["who", "parameters", "MFLOPs", "images/s", f"of {peer}", "CPU s", "peak MB", "accuracy"]
     cells = []
     speeds = {row["seed"]: row["images_per_second"] for row in rows if row["contender"] == peer}
@@ -94,7 +97,7 @@ def table(rows: Sequence[dict[str, Any]], peer: str = PEER) -> str:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Mean ± standard deviation."""
+    """Return "mean ± standard deviation" in the format `form`; the mean alone for one value."""
     if not values:
         return "–"
     mean = form.format(statistics.mean(values))
@@ -102,7 +105,7 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def _one(name: str, data: str, seconds: str, seed: str, workers: str, folder: str) -> None:
-    task = Task(Path(data), float(seconds), int(seed), int(workers), Path(folder) / f"{name}-{seed}")
+    task = TrainingBudget(Path(data), float(seconds), int(seed), int(workers), Path(folder) / f"{name}-{seed}")
     print(json.dumps(contend(name, task)))
 
 

@@ -1,4 +1,4 @@
-"""What a process, or a forward, has used."""
+"""Resources used by a process, or by a forward pass."""
 
 import resource
 import sys
@@ -13,15 +13,15 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Return the CPU seconds of this process and of its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def peak_memory(children: bool = True) -> int:
-    """Bytes: this process's peak and its largest child's.
+    """Return the peak of memory in bytes: this process's, plus its largest child's if `children`.
 
-    Linux tells the peak of this program alone; what `getrusage` calls so may be that of the process that started it.
+    On Linux it is read from /proc, because the peak of `getrusage` may be that of the process that started this one.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if children else 0
@@ -33,15 +33,15 @@ def peak_memory(children: bool = True) -> int:
 
 
 def forget_peak() -> None:
-    """The peak begins anew with what is in use now, where Linux can do so."""
+    """Reset the peak of memory to the memory in use now, if Linux supports it."""
     if _RESET.exists():
         _RESET.write_text("5")
 
 
 def operations_of(model: nn.Module, images: torch.Tensor) -> int:
-    """Floating point operations of a forward, two for each multiplication of a matrix product or convolution."""
+    """Count the FLOPs of a forward pass, two for each multiplication of a matrix product or convolution."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operator, which nobody counts
+    torch.backends.mha.set_fastpath_enabled(False)  # it is one fused operator, which the counter does not know
     try:
         with FlopCounterMode(display=False, custom_mapping=_ON_CPUS) as counter, torch.no_grad():
             model(images)
@@ -54,4 +54,4 @@ def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = No
     return sdpa_flop_count(query, key, value)
 
 
-_ON_CPUS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}  # torch's own table lacks it
+_ON_CPUS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}  # missing in torch's own table

@@ -1,1 +1,1 @@
-"""`vit-custom <command>`: a parser and a main each; the only place that knows argparse."""
+"""`vit-custom <command>`: one parser and one main each; argparse is used only here."""

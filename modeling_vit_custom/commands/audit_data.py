@@ -1,4 +1,4 @@
-"""`vit-custom audit_data`: what is wrong with images and labels, before training."""
+"""`vit-custom audit_data`: find errors in images and labels before training."""
 
 import argparse
 import sys
@@ -8,30 +8,39 @@ from ..audit.audit import audit, text_report
 from ..audit.findings import ERROR
 from ..common.environment import available_cores
 from ..common.errors import DataError
+from ..common.image_pixels import pixels_allowed
 from ..common.json_files import write_json
 from ..common.outputs import OutputError
 from ..common.text import visible
-from ..data.columns import PROBLEM_TYPES
-from .options import add_table_options, report_file, table_options
+from ..data.source import Source
+from .options import add_dataset_options, add_max_pixels, add_table_options, columns_of, report_file
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="audit_data",
+        allow_abbrev=False,
+        prog="vit-custom audit_data",
         description="Look for what is wrong with images and labels before training on them.",
         epilog="""examples:
   %(prog)s photos                                  DIR/<class>/… or DIR/{train,validation,test}/<class>/…
   %(prog)s photos --html audit.html --json audit.json
   %(prog)s train.csv --validation_dir val.csv --image_column_name file --label_column_name tags
 
-Exit code: 0 without errors (warnings and notes are none), 1 with errors, 2 if it could not be run.""",
+Exit codes: 0 no errors (warnings and notes are none), 1 errors, 2 it could not be done as asked, 130 stopped by
+Ctrl-C.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("train_dir", metavar="DIR", help="folder, or CSV, TSV, JSON or Parquet file, as for train")
+    parser.add_argument(
+        "train_dir", nargs="?", metavar="DIR", help="folder, or CSV, TSV, JSON or Parquet file, as of train"
+    )
+    parser.add_argument(
+        "--train_dir", "--train_file", dest="named", metavar="DIR", help="the same, by its flag of train"
+    )
     parser.add_argument("--validation_dir", "--validation_file", metavar="DIR", help="the same for validation")
     parser.add_argument("--test_dir", "--test_file", metavar="DIR", help="the same for the test set")
+    add_dataset_options(parser)
+    add_max_pixels(parser)
     add_table_options(parser)
-    parser.add_argument("--problem_type", choices=PROBLEM_TYPES, help="read off the label column if not given")
     parser.add_argument("--json", type=report_file, metavar="FILE", help="write the findings as JSON")
     parser.add_argument(
         "--html", type=report_file, metavar="FILE", help="write a page with pictures, one file that needs no other"
@@ -43,20 +52,28 @@ Exit code: 0 without errors (warnings and notes are none), 1 with errors, 2 if i
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code: 0 no errors, 1 errors, 2 it could not be done as asked, 130 stopped."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.num_workers < 0:
         parser.error(f"--num_workers is {args.num_workers}: give 0 or more.")
+    if args.train_dir is not None and args.named is not None:
+        parser.error(f"name the training data once, not as {args.train_dir} and --train_dir {args.named}.")
+    source = Source(
+        args.named if args.train_dir is None else args.train_dir,
+        args.validation_dir,
+        args.test_dir,
+        args.dataset_name,
+        args.dataset_config_name,
+        args.dataset_revision,
+        follow_links=args.follow_links,
+    )
+    if (source.train is None) == (source.dataset_name is None):
+        parser.error("name the training data once: a folder or table, or --dataset_name.")
     try:
-        result = audit(
-            args.train_dir,
-            args.validation_dir,
-            args.test_dir,
-            num_workers=args.num_workers,
-            progress=True,
-            **table_options(args, args.problem_type),
-        )
+        with pixels_allowed(args.max_pixels):
+            columns = columns_of(args)
+            result = audit(source, num_workers=args.num_workers, progress=True, columns=columns)
         print(text_report(result))
         if args.json:
             print(f"wrote {write_json(args.json, result.report())}")

@@ -34,7 +34,8 @@ def _cells(text: str) -> tuple[str, list[int | str]]:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="benchmark few",
+        allow_abbrev=False,
+        prog="vit-custom benchmark few",
         description=f"Few images a class: {', '.join(METHODS)}.",
         epilog="example: python scripts/benchmark.py few --data cifar10=cifar10 --rows cifar10:5,25 "
         "--checkpoint outputs/dinov2 --output few.json; then: python scripts/benchmark.py few --table few.json",
@@ -63,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `benchmark few`; 1 where a row failed."""
+    """Run the command `benchmark few`; return 1 if a row failed, else 0."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.table:

@@ -13,9 +13,10 @@ from .options import report_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `benchmark files`."""
+    """Run the command `benchmark files`; return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="benchmark files",
+        allow_abbrev=False,
+        prog="vit-custom benchmark files",
         description="Image files to answers: predict against transformers' ViT in its pipeline.",
         epilog="example: python scripts/benchmark.py files --images photos --shapes ti/16@224 s/16@224",
     )

@@ -19,9 +19,10 @@ from .options import report_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `benchmark inference`."""
+    """Run the command `benchmark inference`; return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="benchmark inference",
+        allow_abbrev=False,
+        prog="vit-custom benchmark inference",
         description="Times one model as ours, transformers, timm and torchvision build it, in turn.",
         epilog="example: python scripts/benchmark.py inference --shapes ti/16@224 --batches 1 16 --output i.json",
     )
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(args: argparse.Namespace, rows: Sequence[dict[str, Any]], starts: Sequence[dict[str, Any]]) -> None:
-    """What is measured so far, where `--output` asks for it."""
+    """Write the rows measured so far to the file of `--output`, if it is given."""
     if args.output:
         where = {"dtype": args.dtype, **versions(), **hardware(torch.device(args.device))}
         write_json(args.output, {"rows": rows, "cold": starts, **where})

@@ -15,9 +15,10 @@ from .options import report_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `benchmark scaling`."""
+    """Run the command `benchmark scaling`; return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="benchmark scaling",
+        allow_abbrev=False,
+        prog="vit-custom benchmark scaling",
         description="Time and memory of one image as it grows, ours beside the peers.",
         epilog="example: python scripts/benchmark.py scaling --variant ti/16 --sizes 224 512 1024 --plot scaling.png",
     )

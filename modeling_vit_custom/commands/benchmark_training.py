@@ -13,10 +13,11 @@ from .options import report_file
 
 
 def main(argv: Sequence[str] | None = None, ablation: bool = False) -> int:
-    """The command `benchmark training`, or `benchmark ablation`."""
+    """Run the command `benchmark training`, or `benchmark ablation`; return its exit code."""
     what, contenders, peer = ("ablation", ABLATION, RECIPE) if ablation else ("training", CONTENDERS, PEER)
     parser = argparse.ArgumentParser(
-        prog=f"benchmark {what}",
+        allow_abbrev=False,
+        prog=f"vit-custom benchmark {what}",
         description=f"Trains alternately: {', '.join(contenders)}.",
         epilog=f"example: python scripts/benchmark.py {what} --data fashion --seconds 120 --seeds 3 --output b.json",
     )

@@ -1,8 +1,46 @@
-"""`vit-custom demo`: a page in the browser to try a saved classifier on.
+"""`vit-custom demo`: a page in the browser to try a saved classifier.
 
-Its parser lies with the page: that file travels alone, as a Space's app.py.
+The page and its own flags are in a self-contained file, which is also a Space's app.py. This command lets a model be
+named as in every other command.
 """
 
-from ..serving.demo import build_parser, main
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-__all__ = ["build_parser", "main"]
+from ..common.errors import UsageError
+from ..common.model_names import COMMIT, may_be_id, named_model, unpinned
+from ..common.text import printable
+from ..tasks import classification_demo as page
+
+EXAMPLES = """examples:
+  %(prog)s --model outputs/quickstart
+  %(prog)s --model someone/digits@0123456789abcdef0123456789abcdef01234567 --port 8000
+
+Images in the model's examples/ are there to try; without any, drawn pictures are, which are called so.
+Exit codes: 0 closed by Ctrl-C, 2 it could not be opened as asked, 130 stopped by Ctrl-C before it was open."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = page.build_parser()
+    parser.prog, parser.allow_abbrev, parser.epilog = "vit-custom demo", False, EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Return its exit code: 0 closed by Ctrl-C, 2 it could not be opened as asked, 130 stopped before it was open.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        model, revision = named_model(args.model, args.revision)
+        if may_be_id(model) and not Path(model).exists() and not COMMIT.fullmatch(revision or ""):
+            raise UsageError(unpinned(model, revision))
+    except UsageError as error:
+        print(printable(f"demo: {error}"), file=sys.stderr)
+        return 2
+    given = {"model": model, "revision": revision, "host": args.host, "port": args.port}
+    return page.main([f"--{name}={value}" for name, value in given.items() if value is not None])

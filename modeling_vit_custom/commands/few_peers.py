@@ -1,4 +1,4 @@
-"""One classifier of scikit-learn for `benchmark few`, in a process of its own."""
+"""One scikit-learn classifier of `benchmark few`, run in its own process."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from ..pretrained_vit_custom import resize_input
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints one line of JSON: the accuracy on the test folder, and what was chosen."""
+    """Print one line of JSON: the accuracy on the test folder, and the chosen hyperparameters."""
     parser = argparse.ArgumentParser(prog="few_peers")
     parser.add_argument("classifier", choices=CLASSIFIERS)
     parser.add_argument("--train", required=True, metavar="DIR", help="DIR/<class>/<image>")

@@ -1,4 +1,4 @@
-"""One training of `benchmark few` by timm, or its checkpoint, in a process of its own."""
+"""One timm training of `benchmark few`, or the export of its checkpoint, run in its own process."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from ..benchmarks.few_timm import export, fine_tune
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one line of JSON when it has trained."""
+    """Train and print one line of JSON, or export the checkpoint; return 0."""
     parser = argparse.ArgumentParser(prog="few_timm")
     parser.add_argument("what", choices=["train", "export"])
     parser.add_argument("--checkpoint", required=True, metavar="DIR")

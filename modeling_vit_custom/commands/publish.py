@@ -1,36 +1,52 @@
-"""`vit-custom publish`: a saved model, checked and uploaded."""
+"""`vit-custom publish`: check a saved model and upload it."""
 
 import argparse
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import constants
 
-from ..publishing.publish import Origin, check_demo, find_origin, listing_in, prepare, prepare_space, publish, snippet
-from ..publishing.upload import PublishError, check_target, files_of
+from ..api.checks import named_once
+from ..api.publishing import publish
+from ..common.errors import UsageError
+from ..conversion.export import LIBRARIES
+from ..publishing.publish import listing_in, snippet
+from ..publishing.upload import PublishError, files_of
+from .options import add_named, parse_anywhere
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="publish",
+        allow_abbrev=False,
+        prog="vit-custom publish",
         description="Publish a saved model: staged, proven in a fresh process, described, uploaded in one commit.",
         epilog="""examples:
-  %(prog)s outputs/photos me/photos --license apache-2.0 --dry_run
-  %(prog)s outputs/photos me/photos --license apache-2.0 --private --examples a.jpg b.jpg c.jpg
-  %(prog)s outputs/photos me/photos --license mit --base_model me/base --datasets me/pictures --space
+  %(prog)s --model outputs/photos --repo_id me/photos --license apache-2.0 --dry_run
+  %(prog)s --model outputs/photos --repo_id me/photos --license apache-2.0 --private --examples a.jpg b.jpg c.jpg
+  %(prog)s --model outputs/photos --repo_id me/photos --license mit --base_model me/base --datasets me/pictures --space
+  %(prog)s --model outputs/photos --repo_id me/photos-vit --license mit --as hf    # loads without trust_remote_code
 
 Other files of the repository's branch stay. Where they would be false or unsafe beside the model, such as other
 weights, figures or code, they are named and nothing is uploaded; --replace names and deletes all others, which earlier
-commits keep. Without --examples the golden outputs are those of MODEL_DIR/examples, or of drawn pictures. Log in first:
-`hf auth login`.""",
+commits keep. Without --examples the golden outputs are those of MODEL/examples, or of drawn pictures. Log in first:
+`hf auth login`.
+
+--as hf (timm) converts the model, as `convert --to` does, to a class of transformers (timm) and its image processor,
+runs both models from the same images, and publishes the converted one: no code goes up, and none is needed to load it.
+What the library cannot express is refused with the field's name.
+Exit codes: 0 published, 2 it could not be published, 130 stopped by Ctrl-C.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model_dir", metavar="MODEL_DIR", help="a folder that training or save_pretrained made")
-    parser.add_argument("repo_id", metavar="REPO", help="NAMESPACE/NAME on the Hub; made if there is none")
+    add_named(parser, "model", "model_dir", "a folder that training or save_pretrained made", "DIR")
+    add_named(parser, "repo_id", "repo_id", "NAMESPACE/NAME on the Hub; made if there is none", "REPO")
+    parser.add_argument(
+        "--as",
+        "--save_as",
+        dest="save_as",
+        choices=list(LIBRARIES),
+        help="as a model of transformers (hf) or timm, without code (default: with its own code)",
+    )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", metavar="BRANCH", help="the branch, made if there is none (default: main)")
     parser.add_argument("--dry_run", action="store_true", help="all but the upload; leaves the staged folder")
@@ -46,36 +62,19 @@ commits keep. Without --examples the golden outputs are those of MODEL_DIR/examp
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0 done, 1 not published."""
-    args = vars(build_parser().parse_args(argv))
-    model_dir, repo_id, dry_run = (args.pop(name) for name in ("model_dir", "repo_id", "dry_run"))
-    given = {name: args.pop(name) for name in ("license", "datasets", "base_model")}
+    """Run the command; return its exit code: 0 published, 2 it could not be published, 130 stopped by Ctrl-C."""
+    args = parse_anywhere(build_parser(), argv)
     try:
-        check_target(repo_id, args["revision"])
-        origin = find_origin(model_dir, **given)
-        if dry_run:
-            show_staged(model_dir, repo_id, origin, args["space"], args["examples"], args["trust_remote_code"])
-            return 0
-        sha = publish(model_dir, repo_id, origin, **args)
-    except PublishError as error:
+        published = publish(**args)
+    except (PublishError, UsageError) as error:
         print(f"publish: {error}", file=sys.stderr)
-        return 1
-    print(f"\n{constants.ENDPOINT}/{repo_id}/tree/{sha}\n\n{snippet(listing_in(model_dir), repo_id, sha)}")
+        return 2
+    if isinstance(published, Path):
+        print(f"\nstaged, not uploaded: {published}")
+        for name, path in files_of(published).items():
+            print(f"{path.stat().st_size:>13,}  {name}")
+    else:
+        where = f"{constants.ENDPOINT}/{args['repo_id']}/tree/{published}"
+        folder = named_once(model=args["model"], model_dir=args["model_dir"])
+        print(f"\n{where}\n\n{snippet(listing_in(folder), args['repo_id'], published, args['save_as'])}")
     return 0
-
-
-def show_staged(model_dir: str, repo_id: str, origin: Origin, space: bool, *how: Any) -> None:
-    """Leaves in a new folder what would be published and prints its files; contacts nothing."""
-    if space:
-        check_demo(model_dir)
-    folder = Path(tempfile.mkdtemp(prefix="publish-"))
-    try:
-        prepare(model_dir, folder / "model", repo_id, origin, *how)
-        if space:
-            prepare_space(folder / "space", repo_id, "0" * 40)
-    except BaseException:  # Ctrl+C too: half a model is of no use
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    print(f"\nstaged, not uploaded: {folder}")
-    for name, path in files_of(folder).items():
-        print(f"{path.stat().st_size:>13,}  {name}")

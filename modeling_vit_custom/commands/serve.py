@@ -1,4 +1,4 @@
-"""`vit-custom serve`: images over HTTP."""
+"""`vit-custom serve`: serve a classifier over HTTP."""
 
 import argparse
 import signal
@@ -7,13 +7,15 @@ from dataclasses import fields
 
 from transformers.utils.logging import disable_progress_bar
 
+from ..common.stopping import stopped
 from ..common.text import printable
 from ..serving.limits import Limits
 from ..serving.server import serve
+from .options import add_model, add_trust, say_loaded
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
-    """A flag for every field of Limits."""
+    """Add a flag for every field of Limits."""
     for limit in fields(Limits):
         parser.add_argument(
             f"--{limit.name}",
@@ -26,22 +28,28 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="serve",
+        allow_abbrev=False,
+        prog="vit-custom serve",
         description="Serve a saved classifier over HTTP: images in, labels out, in batches.",
         epilog="""examples:
   %(prog)s --model outputs/mnist
   curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" "http://127.0.0.1:8000/predict?top_k=3"
+  curl -F file=@a.jpg -F file=@b.png http://127.0.0.1:8000/predict
+  echo "{\\"inputs\\": \\"$(base64 < photo.jpg)\\"}" |
+    curl -H "Content-Type: application/json" -d @- http://127.0.0.1:8000/predict
   curl http://127.0.0.1:8000/health
 
-Requests are images, one each; every error says what is wrong and how to go on. SIGTERM and Ctrl+C let the requests
-at work finish. Needs the extra: pip install "vit-custom[serve]". There is no log-in and no TLS: for other machines,
-put a proxy before it. Memory: about max_requests × max_body_mb for bodies, and 10 to 26 bytes a pixel (measured
-on JPEG and PNG of 24 megapixels) for each image that is being decoded, one a CPU core at once.""",
+A request is the bytes of an image, a form of files, or JSON with base64: {"images": ["<base64>", …]} or {"inputs":
+"<base64>"}. Of several images, one that cannot be read has an "error" in its place. Every error says what is wrong and
+how to go on. SIGTERM and Ctrl+C let the requests at work finish. Needs the extra: pip install "vit-custom[serve]".
+There is no log-in and no TLS: for other machines, put a proxy before it. Memory: about 2 × max_requests × max_body_mb
+for bodies, 4 × max_body_mb more for each form or JSON that is being read, one a CPU core at once, and 10 to 26 bytes a
+pixel (measured on JPEG and PNG of 24 megapixels) for each image that is being decoded, one a CPU core at once.
+Exit codes: 0 served until SIGTERM or Ctrl-C, 2 it could not be served as asked, 130 stopped by Ctrl-C before that.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, metavar="DIR|REPO", help="saved model folder, or a Hub id")
-    parser.add_argument("--revision", metavar="SHA", help="commit of a Hub id")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run other people's code in --model")
+    add_model(parser)
+    add_trust(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine only"
     )
@@ -51,15 +59,25 @@ on JPEG and PNG of 24 megapixels) for each image that is being decoded, one a CP
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code: 0 stopped as asked, 2 it could not be served as asked."""
+    """Run the command.
+
+    Return its exit code: 0 served until it was stopped, 2 it could not be served as asked, 130 stopped by Ctrl-C before
+    it served.
+    """
     args = vars(build_parser().parse_args(argv))
     disable_progress_bar()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn, once it has shut down, raises the signal again
+    loaded = []
+
+    def on_loaded(model: str, revision: str | None) -> None:
+        loaded.append(model)
+        say_loaded("serve", argv, model, revision)
+
     try:
         limits = Limits(**{limit.name: args.pop(limit.name) for limit in fields(Limits)})
-        serve(**args, limits=limits)
+        serve(**args, limits=limits, on_loaded=on_loaded)
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        if error.name not in ("starlette", "uvicorn", "python_multipart", "prometheus_client", "jinja2"):
             raise
         print(f'serve: {error}. Fix: pip install "vit-custom[serve]"', file=sys.stderr)
         return 2
@@ -67,5 +85,5 @@ def main(argv: list[str] | None = None) -> int:
         print(printable(f"serve: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 0
+        return 0 if loaded else stopped("serve", "nothing was served")
     return 0

@@ -1,33 +1,28 @@
-"""What the quick start shows of a saved folder. Run as a file in a fresh process, never imported.
+"""Predictions of a saved folder, for the quick start. Run as a file in a fresh process, never imported.
 
-Arguments: the model's folder, then image files DIR/<truth>/name.
+Arguments: the model's folder, the task (`Listing.for_process`), then image files. Prints one line of JSON with the
+model's "outputs" [images, numbers] and the result of the "pipeline" for each image.
 """
 
+import json
 import sys
-from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+import transformers
+from transformers import AutoImageProcessor, pipeline
 from transformers.utils.logging import disable_progress_bar
 
 
-def main(folder: str, files: list[str]) -> None:
+def main(folder: str, listing: str, *files: str) -> None:
     disable_progress_bar()
-    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+    task = json.loads(listing)
+    model = getattr(transformers, task["auto"]).from_pretrained(folder, trust_remote_code=True)
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
     with torch.no_grad():
-        logits = model(processor(files, return_tensors="pt")["pixel_values"]).logits
-    named = [model.config.id2label[i] for i in logits.argmax(-1).tolist()]
-
-    classify = pipeline("image-classification", model=folder, trust_remote_code=True)
-    print("truth  predicted  score  file")
-    for file, name, results in zip(files, named, classify(files, top_k=1), strict=True):
-        best, truth = results[0], Path(file).parent.name
-        if best["label"] != name:
-            raise SystemExit(f"{file}: the model says {name}, the pipeline {best['label']}")
-        place = "/".join(Path(file).parts[-3:])
-        print(f"{truth:>5}  {best['label']:>9}  {best['score']:.3f}  {place}{'' if truth == name else '   WRONG'}")
+        outputs = model(processor(list(files), return_tensors="pt")["pixel_values"])[task["output"]]
+    run = pipeline(task["name"], model=folder, trust_remote_code=True)
+    print(json.dumps({"outputs": outputs.tolist(), "pipeline": run(list(files), **task["every"])}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(*sys.argv[1:])

@@ -1,1 +1,1 @@
-"""What every room uses: files, processes, errors, text. It imports no other room."""
+"""Code that every subpackage uses: files, processes, errors, text. It imports no other subpackage."""

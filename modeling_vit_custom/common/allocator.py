@@ -14,20 +14,20 @@ _NEXT_TO_NOTHING = 2**16
 
 
 def keep_freed_memory() -> bool:
-    """From now on this process keeps what it frees for its next allocations; False where the C library is not glibc.
+    """Keep freed memory in this process for its next allocations; return False if that cannot be set (no glibc).
 
-    Its resident memory then stays at its peak, which it had to have anyway.
+    Resident memory then stays at its peak, which the process needed anyway.
     """
     return _keep(_ALL)
 
 
 def return_freed_memory() -> bool:
-    """From now on this process's resident memory is what it holds, for a benchmark; False where that cannot be had."""
+    """Return freed memory to the system, so that a benchmark sees only what is held; False if that cannot be set."""
     return _keep(_NEXT_TO_NOTHING)
 
 
 def _keep(size: int) -> bool:
-    """Blocks of fewer bytes are kept when they are freed."""
+    """Make malloc keep freed blocks of fewer than `size` bytes; return whether it accepted that."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt

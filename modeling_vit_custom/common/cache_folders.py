@@ -1,10 +1,10 @@
 """Where caches lie. Data may lie in a shared folder; compiled code lies where nobody else can write.
 
-Whoever can change a file of compiled code that this package loads can run code as its user. A folder of code is
-therefore made with mode 0700, and checked before each use: it, all above it and all in it belong to this user, cannot
-be written by the group or by everybody, and are no links. Above the cache's root, folders may belong to root, and may
-be sticky like /tmp. Owners and modes are those of POSIX; access control lists are not read, and on Windows, which
-keeps caches in the user's profile, nothing is checked.
+Anyone who can change a file of compiled code that this package loads can run code as its user. A folder of code is
+therefore made with mode 0700 and checked before each use. The folder, all folders above it and everything in it must
+belong to this user, must not be writable by the group or by everybody, and must not be links. Folders above the cache's
+root may belong to root, and may be sticky like /tmp. Owners and modes are those of POSIX; access control lists are not
+read. Nothing is checked on Windows, which keeps caches in the user's profile.
 """
 
 import atexit
@@ -28,12 +28,12 @@ COMPILERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"
 
 
 def cache_root(kind: str) -> Path:
-    """Return where caches of a kind lie: $VIT_CUSTOM_CACHE/KIND, or ~/.cache/vit_custom/KIND."""
+    """Return the folder for caches of a kind: $VIT_CUSTOM_CACHE/KIND, or ~/.cache/vit_custom/KIND."""
     return Path(os.environ.get("VIT_CUSTOM_CACHE") or _home()) / kind
 
 
 def make_folders(folder: Path) -> Path:
-    """Make `folder` and those above it that are missing, with mode 0700 whatever the umask says; return it."""
+    """Make `folder` and its missing parents with mode 0700, whatever the umask says; return it."""
     for part in reversed((folder, *folder.parents)):
         if not part.exists():
             part.mkdir(mode=PRIVATE, exist_ok=True)
@@ -41,11 +41,11 @@ def make_folders(folder: Path) -> Path:
 
 
 def private_folder(kind: str, name: str, modes: bool = True) -> Path:
-    """Return the folder `name` for code of a kind; it may not be there yet, the one above it is.
+    """Return the private folder `name` for code of a kind. Its parent exists; the folder itself need not.
 
-    It is below `cache_root(kind)`; if that is shared, below ~/.cache/vit_custom; if that is too, it is a temporary one
-    that goes when this process ends. Either is said. What is there and could have been changed by others is removed.
-    modes: as of `find_fault`.
+    It lies below `cache_root(kind)`. If others can write there, it lies below ~/.cache/vit_custom; if they can write
+    there too, it lies in a temporary folder that is deleted when this process ends. A warning says so in both cases.
+    Existing content that others could have changed is removed.   modes: see `find_fault`.
     """
     refused: list[str] = []
     for root in dict.fromkeys((cache_root(kind), _home() / kind)):
@@ -62,28 +62,28 @@ def private_folder(kind: str, name: str, modes: bool = True) -> Path:
 
 
 def tighten(folder: Path) -> None:
-    """Take all rights of the group and of everybody from `folder` and from what is in it."""
+    """Remove all permissions of the group and of everybody from `folder` and everything in it."""
     for path in _tree(folder):
         path.chmod(stat.S_IMODE(path.stat().st_mode) & PRIVATE)
 
 
 def find_fault(folder: Path, modes: bool = True) -> str | None:
-    """Return how others could change what is in `folder`, or None; it need not be there.
+    """Return how others could change what is in `folder`, or None if they cannot; the folder need not exist.
 
-    modes: whether the modes of what is in it are checked even if nobody else can enter `folder` itself; those of a
-    compiler's files follow the umask.
+    modes: whether to check the modes of the content even if nobody else can enter `folder` itself. False suits a
+    compiler's files, whose modes follow the umask.
     """
     if not hasattr(os, "geteuid"):
         return None
-    real = folder.parent.resolve() / folder.name  # a link above may be; where it leads is what is checked
+    real = folder.parent.resolve() / folder.name  # links above are allowed: their targets are checked
     return _fault_above(real) or _fault_inside(real, modes)
 
 
 def keep_compiled_code_private() -> None:
-    """Have torch's and Triton's compilers keep what they compile, and load again, where nobody else can write.
+    """Make torch's and Triton's compilers keep, and load, compiled code where nobody else can write.
 
-    Call it before anything is compiled. A folder that the user has named by their variables stays if it is private.
-    Each processor has a folder of its own in either (see `processor_key`).
+    Call it before anything is compiled. A folder that the user has set in the compilers' environment variables is used
+    if it is private. In either case each processor has a folder of its own in it (see `processor_key`).
     """
     own = processor_key()
     torchs_own = os.path.join(tempfile.gettempdir(), "torchinductor_")  # torch writes its default into the variable
@@ -91,7 +91,7 @@ def keep_compiled_code_private() -> None:
         given = os.environ.get(variable, "")
         if given and not given.startswith(torchs_own):
             folder = Path(given).absolute()
-            folder = make_folders(folder.parent if folder.name == own else folder)  # named so by a process above
+            folder = make_folders(folder.parent if folder.name == own else folder)  # set by a parent process
             if (fault := find_fault(folder, modes=False)) is None:
                 os.environ[variable] = str(make_folders(folder / own))
                 continue
@@ -101,11 +101,11 @@ def keep_compiled_code_private() -> None:
 
 @cache
 def processor_key() -> str:
-    """Return a name, such as AVX512-1f0c9a4be2, of the processor and of the instructions that torch uses of it.
+    """Return a name, such as AVX512-1f0c9a4be2, for the processor and the instructions that torch uses of it.
 
-    torch 2.14 finds a compiled graph again by what is computed, and compiles it again for the processor at hand, but
-    the loops in it step by the vectors of the processor that made it: found by another one, of a cluster's shared home
-    or after ATEN_CPU_CAPABILITY was set, they store wrong numbers without a word.
+    torch 2.14 looks up a compiled graph by what it computes, and compiles it again for the current processor, but its
+    loops keep the vector length of the processor that first made it. On another processor (a cluster's shared home) or
+    after ATEN_CPU_CAPABILITY was set, these loops silently store wrong numbers.
     """
     import torch
 
@@ -145,7 +145,7 @@ def _prepare(root: Path, name: str, modes: bool) -> Path:
 
 
 def _tree(folder: Path) -> Iterator[Path]:
-    """Yield `folder`, if it is there, and all in it; links are not followed."""
+    """Yield `folder`, if it exists, and everything in it; links are not followed."""
     if os.path.lexists(folder):
         yield folder
         for parent, folders, files in os.walk(folder):
@@ -164,7 +164,7 @@ def _fault_inside(folder: Path, modes: bool) -> str | None:
 
 
 def _fault(path: Path, above: bool = False, modes: bool = True) -> str | None:
-    """Return how others could change `path`, or None.   above: it is only on the way to a folder of ours."""
+    """Return how others could change `path`, or None.   above: `path` is only a parent of our folder."""
     try:
         found = path.lstat()
     except FileNotFoundError:  # removed meanwhile by another process of ours

@@ -1,15 +1,16 @@
-"""Of which weights a record is: a file that says what a model did names its weights, and is believed of no others.
+"""Records that name their weights: a file that says what a model did is trusted only for the weights it names.
 
-A JSON record holds `"weights": {"sha256": …}`: of model.safetensors what `sha256sum` prints, of several shards what
-`sha256sum model-*.safetensors | sha256sum` prints. A training that has not ended has null there, since its weights are
-not written yet; a record of an earlier version has nothing. Files that cannot name weights themselves, such as
-pictures, are named by the record they are written with: `"files": {name: SHA-256}`.
+A JSON record holds `"weights": {"sha256": …}`. For model.safetensors this is what `sha256sum` prints, for several
+shards what `sha256sum model-*.safetensors | sha256sum` prints. It is null while a training has not ended, because its
+weights are not written yet. A record of an earlier version has no such key. Files that cannot name weights themselves,
+such as pictures, are named by the record that is written with them: `"files": {name: SHA-256}`.
 """
 
 import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .model_files import (
     CONFIG,
     CONFUSION_PICTURE,
     CONVERSION,
+    CONVERTED_FOLDERS,
     EXPORT,
     GOLDEN,
     METRICS,
@@ -37,7 +39,8 @@ from .model_files import (
 )
 
 STAMP, FILES = "weights", "files"
-# Record: the files that it may name, and what to do where it is not of the weights beside it.
+BEFORE = "before_conversion"  # the weights of ours of which a folder for another library was made
+# Record: the files that it may name, and the fix if it names other weights than those beside it.
 RECORDS: dict[str, tuple[tuple[str, ...], str]] = {
     METRICS: (
         (TRAINING_PICTURE, CONFUSION_PICTURE, RECONSTRUCTION_PICTURE),
@@ -52,7 +55,7 @@ _IN_CARD = re.compile(r"weights with SHA-256 `([0-9a-f]{64})`")
 
 
 class ClaimError(ValueError):
-    """A record is of other weights than those beside it; the message names it, both digests and the fix."""
+    """A record names other weights than those beside it; the message names it, both digests and the fix."""
 
 
 # ---------- which weights
@@ -64,7 +67,7 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def weights_digest(folder: str | os.PathLike) -> str | None:
-    """The SHA-256 of a folder's weights, see above; None where there is no safetensors file."""
+    """Return the SHA-256 of a folder's weights (see this module's docstring), or None without a safetensors file."""
     folder = Path(folder)
     if (folder / WEIGHTS).is_file():
         return sha256_of(folder / WEIGHTS)
@@ -74,9 +77,10 @@ def weights_digest(folder: str | os.PathLike) -> str | None:
 
 
 def digest_of(source: str, revision: str | None = None) -> str | None:
-    """That of a model by its folder, an export's folder (which has a file in place of weights) or its Hub id.
+    """Return the SHA-256 of a model's weights, or None if no safetensors file is at hand.
 
-    None where there are no safetensors files at hand.
+    source: the model's folder, an export's folder (which has a file in place of weights) or a Hub id, looked up in the
+    cache.
     """
     folder = Path(source).expanduser()
     if (folder / EXPORT).is_file():
@@ -90,14 +94,14 @@ def digest_of(source: str, revision: str | None = None) -> str | None:
 
 
 def stamped(record: Mapping[str, Any], folder: str | os.PathLike, files: Iterable[str] = ()) -> dict[str, Any]:
-    """`record`, naming the weights in `folder` and those of `files` that lie there."""
+    """Return `record` with the digests of the weights in `folder` and of those `files` that lie there."""
     folder, digest = Path(folder), weights_digest(folder)
     named = {name: sha256_of(folder / name) for name in files if (folder / name).is_file()}
     return {**record, STAMP: digest and {"sha256": digest}, **({FILES: named} if named else {})}
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What a record of this package holds; {} where there is none, or none that can be read."""
+    """Return what a record of this package holds; {} if there is none, or none that can be read."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -106,12 +110,12 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def unfinished(record: Mapping[str, Any]) -> dict[str, Any]:
-    """`record` of a training whose weights are not written yet."""
+    """Return `record` marked as that of a training whose weights are not written yet."""
     return {**record, STAMP: None}
 
 
 def named_weights(record: Mapping[str, Any]) -> str | None:
-    """The SHA-256 that a record names, or None. Raises ClaimError for a stamp of another form."""
+    """Return the SHA-256 that a record names, or None. Raises ClaimError for a stamp of another form."""
     stamp = record.get(STAMP)
     if stamp is None:
         return None
@@ -121,19 +125,19 @@ def named_weights(record: Mapping[str, Any]) -> str | None:
 
 
 def card_line(digest: str) -> str:
-    """The sentence of a model card that `check_claims` reads."""
+    """Return the sentence of a model card that `check_claims` reads."""
     return f"The figures and outputs above are of the weights with SHA-256 `{digest}`."
 
 
-# ---------- what is believed
+# ---------- checks
 
 
 def check_claims(
     folder: str | os.PathLike, names: Iterable[str] = (*RECORDS, CARD), given: Mapping[str, Any] | None = None
 ) -> tuple[list[str], list[str]]:
-    """(what names the weights in `folder`, what names none, being of an earlier version), of the records there.
+    """Check the records in `folder` against its weights; return (records that name them, records that name none).
 
-    given: records by name that are at hand, in place of the files.
+    The latter are of an earlier version.   given: records by name, used in place of the files.
     Raises ClaimError for a record of other weights, of a training that has not ended, or with another picture.
     """
     folder, given, digest = Path(folder), given or {}, weights_digest(folder)
@@ -182,9 +186,10 @@ def _check_record(folder: Path, name: str, record: Mapping[str, Any], digest: st
 
 
 def retire_claims(folder: str | os.PathLike) -> None:
-    """Removes the records, and their pictures, of the weights in `folder`, before others take their place.
+    """Remove the records of the weights in `folder`, and their pictures, before other weights take their place.
 
-    Those of the training that brings the others stay: their stamp is null.
+    Remove what was converted from these weights for another library, too.
+    Records of the training that brings the new weights stay: their stamp is null.
     """
     folder = Path(folder)
     for name, (files, _) in RECORDS.items():
@@ -192,13 +197,16 @@ def retire_claims(folder: str | os.PathLike) -> None:
             continue
         for each in (*files, name):
             (folder / each).unlink(missing_ok=True)
+    for name in CONVERTED_FOLDERS:
+        if BEFORE in read_record(folder / name / CONVERSION):
+            shutil.rmtree(folder / name)
 
 
 def put_model(saved: Path, folder: Path) -> None:
-    """Moves the files of a saved model from `saved`, on the same disk, into `folder`.
+    """Move the files of a saved model from `saved` into `folder`, on the same disk.
 
-    Killed at any moment, it leaves the model that was there with its records, no weights at all, or the new ones with
-    no record of the old.
+    If the process is killed at any moment, `folder` holds the old model with its records, no weights at all, or the new
+    weights with no record of the old ones.
     """
     if weights_digest(saved) != weights_digest(folder):
         retire_claims(folder)
@@ -210,7 +218,7 @@ def put_model(saved: Path, folder: Path) -> None:
 
 
 def write_stamped(path: Path, record: Mapping[str, Any], files: Iterable[str] = ()) -> dict[str, Any]:
-    """Writes a record that names the weights beside it; returns what it holds."""
+    """Write a record that names the weights beside it; return what it holds."""
     record = stamped(record, path.parent, files)
     write_json(path, record)
     return record

@@ -1,4 +1,4 @@
-"""SHA-256 of tensors, and of all that decides a model's predictions."""
+"""SHA-256 of tensors, and of everything that decides a model's predictions."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from ..quantized_vit_custom import plain_parts
 from .json_files import json_safe
 from .sharding import whole
 
-# Keys of a config or processor that say where it came from, or what it could be set to, not what it computes.
+# Keys of a config or processor that do not decide what it computes: its origin, and other possible settings.
 OTHER_KEYS = ("_name_or_path", "_commit_hash", "transformers_version", "auto_map", "speeds")
 
 
 def fingerprint(model: PreTrainedModel, processor: Any, settings: Mapping[str, Any]) -> str:
-    """SHA-256 of all that decides a prediction: weights, config, processor and `settings`."""
+    """Return the SHA-256 of everything that decides a prediction: weights, config, processor and `settings`."""
     sums = hashlib.sha256()
     for part in (model.config.to_dict(), processor.to_dict(), settings):
         kept = {key: value for key, value in part.items() if key not in OTHER_KEYS}
@@ -27,7 +27,7 @@ def fingerprint(model: PreTrainedModel, processor: Any, settings: Mapping[str, A
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of named tensors: what they are called, their types, shapes and values."""
+    """Return the SHA-256 of named tensors: their names, types, shapes and values."""
     sums = hashlib.sha256()
     _add(sums, tensors, whole)
     return sums.hexdigest()

@@ -1,7 +1,8 @@
-"""A stranger's machine, on this one: a new Python that cannot import this package, in an empty home, offline.
+"""A fresh Python process as a stranger's machine: it cannot import this package, its home is empty, it is offline.
 
-What a saved folder does there shows that all it needs lies in it. Imported, this module starts such a process;
-run as a file in that process, it hides the package, wherever it may be installed, and then runs the script given.
+If a saved folder works there, the folder contains everything it needs. When it is imported, this module starts such a
+process. When it is run as a file in that process, it hides the package, wherever it is installed, and then runs the
+given script.
 """
 
 import os
@@ -13,7 +14,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 HIDDEN = "modeling_vit_custom"
-# All that the process inherits: no token, no cache, no setting of transformers or the Hub's client.
+# The only variables that the process inherits: no token, no cache, no setting of transformers or the Hub's client.
 INHERITED = (
     "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "TEMP", "SYSTEMROOT",
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SSL_CERT_FILE",
@@ -26,10 +27,10 @@ class FreshProcessError(RuntimeError):
 
 
 def run_fresh(script: str | Path, *arguments: object, timeout: float = TIMEOUT) -> str:
-    """Runs a Python file in a fresh process, in an empty folder; returns what it printed.
+    """Run a Python file in a fresh process, in an empty folder; return what it printed.
 
-    arguments: its sys.argv[1:], as text. Raises FreshProcessError where it fails or takes longer than `timeout`
-    seconds. This is no sandbox: code that runs there can do what this user can.
+    arguments: its sys.argv[1:], as text. Raises FreshProcessError if it fails or takes longer than `timeout` seconds.
+    This is no sandbox: code that runs there can do what this user can.
     """
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as work:
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
@@ -47,7 +48,7 @@ def run_fresh(script: str | Path, *arguments: object, timeout: float = TIMEOUT) 
 
 
 class Hide(MetaPathFinder):
-    """Refuses the package, and says so to whoever asks for it."""
+    """Import hook that raises ModuleNotFoundError for the hidden package."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname.split(".")[0] == HIDDEN:
@@ -55,7 +56,7 @@ class Hide(MetaPathFinder):
 
 
 def check_hidden() -> None:
-    """Raises SystemExit if the package can be imported."""
+    """Raise SystemExit if the package can be imported."""
     try:
         __import__(HIDDEN)
     except ModuleNotFoundError:

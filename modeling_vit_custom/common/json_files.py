@@ -1,4 +1,4 @@
-"""Strict, readable JSON: no NaN, no half-written file, a table row to a line; read as strictly."""
+"""Strict, readable JSON: no NaN, no half-written file, one line per table row. Reading is as strict as writing."""
 
 import json
 import math
@@ -16,7 +16,7 @@ MAX_JSON_BYTES = 16 * 1024**2
 
 
 def json_safe(value: Any) -> Any:
-    """`value` with numpy turned into Python and every NaN or infinity into None."""
+    """Return `value` with numpy converted to Python, and NaN and infinity to None."""
     if isinstance(value, Mapping):
         return {str(key): json_safe(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -29,7 +29,7 @@ def json_safe(value: Any) -> Any:
 
 
 def readable_json(value: Any, pad: str = "") -> str:
-    """Indented JSON in which a list or dict of plain values stays on one line.
+    """Return indented JSON in which a list or dict of plain values stays on one line.
 
     Raises ValueError for NaN and infinity, which are not JSON.
     """
@@ -46,12 +46,12 @@ def readable_json(value: Any, pad: str = "") -> str:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> Path:
-    """Writes `readable_json(json_safe(value))` as `write_whole` does."""
+    """Write `readable_json(json_safe(value))` with `write_whole`; return the path."""
     return write_whole(path, readable_json(json_safe(value)) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object a JSON file holds. Raises ValueError for NaN, repeated keys, other content, and a huge file."""
+    """Read the object in a JSON file. Raises ValueError for NaN, repeated keys, other content, and a huge file."""
     if (size := path.stat().st_size) > MAX_JSON_BYTES:
         raise ValueError(f"{path.name} has {size:,} bytes: JSON of more than {MAX_JSON_BYTES:,} is not read.")
     return parse_strict_json(path.read_bytes(), path.name)

@@ -1,6 +1,6 @@
-"""The names of the files in the folder of a model, of a run and of an export: each is written here, and nowhere else.
+"""File names in the folder of a model, of a run and of an export: each is written here, and nowhere else.
 
-(The files that travel alone, such as a Space's app.py, repeat those that they need.)
+(Files that are copied on their own, such as a Space's app.py, repeat the names that they need.)
 """
 
 # A saved model, as transformers knows it.
@@ -8,7 +8,7 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 CONFIGS = (CONFIG, PROCESSOR)
 WEIGHTS, WEIGHTS_INDEX, SHARDS = "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"
 
-# Records: what is known of the weights beside them, see `claims`.
+# Records about the weights beside them, see `claims`.
 METRICS, RUN_FILE, CONVERSION, SPEEDS = "metrics.json", "training_args.json", "conversion.json", "speeds.json"
 GOLDEN, CARD = "golden.json", "README.md"
 EXPORT = "export.json"
@@ -22,12 +22,16 @@ TRAINING_PICTURE, CONFUSION_PICTURE, RECONSTRUCTION_PICTURE = (
 SPEEDS_PICTURE = "speeds.png"
 REPORT_PAGE = "report.html"
 
-# A run's own: how it continues. Of these only the recipe is for others to read.
+# A run's own files, from which it continues. Only the recipe is meant for others.
 RECIPE_FILE, IMAGES, SEARCH = "recipe.yaml", "images.npz", "search.npz"
+TRAIN_LOG = "train.log"  # what the command printed, for the person who trains: it names files of this machine
 LOCK, LOCK_OWNER = ".lock", ".lock.owner"
 TRAINER_STATE = "trainer_state.json"
 
-# What each is, as cards and reports say it; a name or a pattern.
+# Folder in a run's folder, as --save_as names and writes it: the library for which it holds the same model.
+CONVERTED_FOLDERS = {"hf": "transformers", "timm": "timm"}
+
+# File name or pattern: its description in cards and reports.
 FILES = {
     WEIGHTS: "weights",
     CONFIG: "architecture and labels",

@@ -1,6 +1,6 @@
-"""Where results are written. Only a regular file or a link is ever replaced, and never a half-written one appears.
+"""Writing results. Only a regular file or a link is ever replaced, and no half-written file ever appears.
 
-A link is replaced itself; the file that it leads to stays as it is. A pipe or a character device, such as a FIFO,
+A link itself is replaced; the file that it leads to stays as it is. A pipe or a character device, such as a FIFO,
 /dev/stdout or /dev/null, is written into and stays. Nothing is written to a folder, a socket or a disk.
 """
 
@@ -28,30 +28,30 @@ _STREAMS = (stat.S_IFIFO, stat.S_IFCHR)
 
 
 class OutputError(ValueError):
-    """The path cannot hold what is to be written there; the message says why and what to name instead."""
+    """The path cannot hold the output; the message says why and what to name instead."""
 
 
 def kind_of(path: str | os.PathLike) -> str | None:
-    """Names what lies at a path, links followed: one of `KINDS`, None for a file, nothing or a link to nowhere."""
+    """Return what lies at a path, links followed: one of `KINDS`, or None for a file, nothing or a broken link."""
     there = _stat(path)
     return None if there is None else KINDS.get(stat.S_IFMT(there.st_mode))
 
 
 def is_stream(path: str | os.PathLike) -> bool:
-    """Tells whether a report goes into what lies there: a pipe, a character device, or the file that stdout is."""
+    """Return whether output goes into what lies there: a pipe, a character device, or stdout's or stderr's own file."""
     there = _stat(path)
     return there is not None and (stat.S_IFMT(there.st_mode) in _STREAMS or _standard_stream(there) is not None)
 
 
 def check_replaceable(path: str | os.PathLike) -> None:
-    """Raises OutputError unless a file can be put there, in the place of nothing, of a regular file or of a link."""
+    """Raise OutputError unless a file can be put there, in place of nothing, of a regular file or of a link."""
     if (kind := kind_of(path)) is not None:
         raise OutputError(f"{path} is {kind}: it is not replaced. Name a file.")
     _check_parent(path, OutputError)
 
 
 def check_new_folder(path: str | os.PathLike, error: type[Exception] = OutputError, empty: bool = True) -> None:
-    """Raises `error` unless something new can be put there: nothing lies there or, if `empty`, an empty folder."""
+    """Raise `error` unless something new can be put there: nothing lies there or, if `empty`, an empty folder."""
     if not os.path.lexists(path):
         return _check_parent(path, error)
     if not empty:
@@ -64,11 +64,11 @@ def check_new_folder(path: str | os.PathLike, error: type[Exception] = OutputErr
 
 @contextmanager
 def new_folder(path: str | os.PathLike, error: type[Exception] = OutputError) -> Iterator[Path]:
-    """Gives a folder to write into, which takes the place of `path`, new or an empty folder, once all went well.
+    """Yield a folder to write into; it takes the place of `path`, new or an empty folder, once all went well.
 
-    A process that is killed leaves `path` as it was. Only what cannot be renamed onto, a mount point or a folder in one
-    that cannot be written, gets the files one by one, its config.json last. Raises `error` for a path that something
-    else has taken meanwhile.
+    If the process is killed, `path` stays as it was. A target that cannot be renamed onto (a mount point, or a folder
+    whose parent cannot be written) gets the files one by one, its config.json last. Raises `error` if something else
+    has taken `path` meanwhile.
     """
     target = Path(os.path.realpath(path))
     inside = target.is_dir() and (target.is_mount() or not os.access(target.parent, os.W_OK | os.X_OK))
@@ -101,10 +101,10 @@ def _check_parent(path: str | os.PathLike, error: type[Exception]) -> None:
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
-    """Writes a file that is there whole or not at all, or `content` into a stream; returns its path.
+    """Write a file that is there whole or not at all, or write `content` into a stream; return its path.
 
-    Raises OutputError where neither can be. A text is written as UTF-8; what came from a name of other bytes, by
-    errors="surrogateescape", is those bytes again.
+    Raises OutputError if neither is possible. Text is written as UTF-8. Bytes of a file name that
+    errors="surrogateescape" has decoded are written as the same bytes again.
     """
     path = Path(path)
     data = content if isinstance(content, bytes) else content.encode("utf-8", errors="surrogateescape")
@@ -123,12 +123,12 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
 def _stat(path: str | os.PathLike) -> os.stat_result | None:
     try:
         return os.stat(path)
-    except OSError:  # nothing there, or not to be seen
+    except OSError:  # nothing there, or no permission to look
         return None
 
 
 def _standard_stream(there: os.stat_result) -> int | None:
-    """1 or 2 where a path leads to what stdout or stderr is, be it a file: to replace it would lose what follows."""
+    """Return 1 or 2 if that is what stdout or stderr goes to, even a file: replacing it would lose later output."""
     for descriptor in (1, 2):
         try:
             if os.path.samestat(os.fstat(descriptor), there):

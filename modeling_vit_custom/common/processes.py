@@ -14,7 +14,10 @@ PATIENCE = timedelta(days=7)  # how long a process that is done waits for the sl
 
 @dataclass(frozen=True)
 class Processes:
-    """rank: which one this is, 0 being the one that plans, merges and talks.   count: how many there are."""
+    """The processes of one launch.
+
+    rank: the number of this one; rank 0 plans, merges and prints.   count: how many there are.
+    """
 
     rank: int = 0
     count: int = 1
@@ -24,7 +27,7 @@ class Processes:
         return self.rank == 0
 
     def from_first(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns or raises in the first process, in all of them; the others wait for it."""
+        """Run `make` in the first process; return or raise its outcome in all of them. The others wait for it."""
         box: list[Any] = [None, None]
         if self.is_first:
             try:
@@ -38,7 +41,7 @@ class Processes:
         return box[0]
 
     def together(self, act: Callable[[], Any]) -> None:
-        """`act` in every process; where it fails in one it raises in all: none goes on, or waits, alone."""
+        """Run `act` in every process; if it fails in one, raise in all, so that none goes on, or waits, alone."""
         mine: Exception | None = None
         try:
             act()
@@ -49,7 +52,7 @@ class Processes:
                 raise error
 
     def gathered(self, mine: Any) -> list[Any]:
-        """What each process has, by rank."""
+        """Return the value `mine` of each process, by rank."""
         all_of_them = [mine] * self.count
         if self.count > 1:
             dist.all_gather_object(all_of_them, mine)
@@ -60,9 +63,19 @@ class Processes:
             dist.barrier()
 
 
+def leave_processes() -> None:
+    """Leave the group of processes that a training has joined, when its work is done.
+
+    Left to Python's exit, gloo's threads abort the process now and then, and the launcher would report a finished
+    training as failed.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @contextmanager
 def joined_processes() -> Iterator[Processes]:
-    """The processes this one was launched with (over gloo: only Python objects travel), or it alone."""
+    """Yield the processes this one was launched with (over gloo: only Python objects travel), or it alone."""
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         yield Processes()

@@ -11,16 +11,16 @@ ROUNDS = 4
 
 
 def finished() -> None:
-    """Waits for what an accelerator was told to do, where there is one."""
+    """Wait until the accelerator, if there is one, has finished its work."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 
 
 def time_in_turn(calls: Mapping[Key, Callable[[], Any]], seconds: float) -> dict[Key, list[float]]:
-    """Seconds that each call took, every time: about `seconds` for each, at least once in each of some rounds."""
+    """Return the seconds of every run of each call: about `seconds` for each call, at least one run in each round."""
     times: dict[Key, list[float]] = {key: [] for key in calls}
     for call in calls.values():
-        call()  # what only the first one does
+        call()  # warm-up: one-time work of the first run
     finished()
     for _ in range(ROUNDS):
         for key, call in calls.items():

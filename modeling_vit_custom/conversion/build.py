@@ -1,4 +1,4 @@
-"""From a source and its family to our model, its image processor, and a word on everything that was assumed.
+"""Builds our model and its image processor from a source and its family, with a note on each assumption.
 
 Shapes: D width, H heads.
 """
@@ -13,18 +13,19 @@ from ..configuration_vit_custom import ViTCustomConfig
 from ..image_processing_vit_custom import ViTCustomImageProcessor
 from ..modeling_vit_custom import ViTCustomForImageClassification, ViTCustomModel
 from ..position_vit_custom import sincos_table
-from .engine import ConversionError, Shapes, State, fill, listed, own, read
+from ..weight_files_vit_custom import shorten_list
+from .engine import ConversionError, Shapes, State, fill, own, read
 from .family import Family, Source
 from .structure import square_image_size, structure_of
 
-HEAD_DIM = 64  # of every published ViT whose file does not state its heads
+HEAD_DIM = 64  # head size of every published ViT whose file does not state the number of heads
 _HALVES = (torch.bfloat16, torch.float16)
 Converted = ViTCustomForImageClassification | ViTCustomModel
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """model: in eval mode; a classifier where the source has one, else the encoder.   notes: one sentence each."""
+    """model: in eval mode; a classifier if the source has one, else the encoder.   notes: one sentence each."""
 
     model: Converted
     processor: ViTCustomImageProcessor
@@ -33,7 +34,7 @@ class Conversion:
 
 
 def build(source: Source, family: Family) -> Conversion:
-    """Translate every tensor, or raise ConversionError: nothing is initialised anew."""
+    """Convert every tensor, or raise ConversionError: no weight is initialised at random."""
     if not family.matches(source.state):
         raise ConversionError(f"{source.origin} is not of the family {family.name}: {family.lacks(source.state)}.")
     tensors, notes = read(family.table, in_full(source.state))
@@ -51,7 +52,7 @@ def build(source: Source, family: Family) -> Conversion:
         fields["num_attention_heads"] = fields["hidden_size"] // HEAD_DIM
         notes.append(f"num_attention_heads={fields['num_attention_heads']}: taken as heads of {HEAD_DIM}")
     if "id2label" in fields and len(fields["id2label"]) == fields["num_labels"]:
-        del fields["num_labels"]  # they say it
+        del fields["num_labels"]  # the labels determine it
     elif fields.pop("id2label", None) is not None and fields["num_labels"]:
         raise ConversionError(f"the classifier has {fields['num_labels']} outputs, the configuration other labels.")
     try:
@@ -73,7 +74,7 @@ def build(source: Source, family: Family) -> Conversion:
 
 
 def _check_positions(config: ViTCustomConfig, tensors: State) -> None:
-    """Raises ConversionError where the image size asked for, or claimed, is not the one the positions are for."""
+    """Raise ConversionError if the image size, given or stored, does not match the position table."""
     table = tensors.get("vit.embeddings.position_embeddings")
     rows, columns = config.grid_hw
     if table is None or table.shape[1] == rows * columns:
@@ -88,27 +89,27 @@ def _check_positions(config: ViTCustomConfig, tensors: State) -> None:
 
 
 def in_full(state: State) -> dict[str, torch.Tensor]:
-    """The same numbers, those of half precision in float32, so that what is added is not rounded."""
+    """Cast half-precision tensors to float32, so that sums are not rounded."""
     return {name: tensor.float() if tensor.dtype in _HALVES else tensor for name, tensor in state.items()}
 
 
 def in_half(state: dict[str, torch.Tensor], dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The same numbers in `dtype` again where it holds them all, else as they are, and a note."""
+    """Cast the tensors back to `dtype` if no number would be rounded, else return them unchanged with a note."""
     halved = {name: tensor.to(dtype) for name, tensor in state.items()}
     if rounded := [name for name, tensor in state.items() if not torch.equal(halved[name].float(), tensor.float())]:
-        return state, [f"stored in float32: {dtype} would round {listed(rounded)}, which are sums here"]
+        return state, [f"stored in float32: {dtype} would round {shorten_list(rounded)}, which are sums here"]
     return halved, []
 
 
 def shapes_of(config: ViTCustomConfig) -> Shapes:
-    """Name and shape of every tensor of the classifier (or, without labels, of the encoder) under its full name."""
+    """Return full name and shape of every tensor of the classifier (or, without labels, of the encoder)."""
     with torch.device("meta"):
         model = ViTCustomForImageClassification(config)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def load(config: ViTCustomConfig, state: State) -> Converted:
-    """The model of copies of these tensors."""
+    """Build the model, in eval mode, from copies of these tensors."""
     with torch.device("meta"):
         whole = ViTCustomForImageClassification(config)
     whole.load_state_dict({name: own(tensor) for name, tensor in state.items()}, strict=True, assign=True)

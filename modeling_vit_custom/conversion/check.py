@@ -1,4 +1,4 @@
-"""Source and conversion side by side, from tensors and from pixels, at several sizes.
+"""Numerical comparison of source and conversion, from tensors and from pixels, at several image sizes.
 
 Shapes: B images, C channels, H×W pixels, K classes, D width, N tokens.
 """
@@ -16,10 +16,10 @@ from PIL import Image
 from .engine import ConversionError
 
 TOLERANCE = 1e-4  # of the source's largest logit or feature, in float32
-GREY_LEVELS = 2.01  # of 255: two libraries that round after each of two axes may differ by one each time,
-MEAN_GREY_LEVELS = 0.6  # and where one cuts off what the other rounds, by half on average
+GREY_LEVELS = 2.01  # of 255: two libraries that round after each of two axes may differ by one each time
+MEAN_GREY_LEVELS = 0.6  # if one library truncates and the other rounds, they differ by 0.5 on average
 IMAGES = 4
-_MOST_NUMBERS, _MOST_TOKENS = 2**24, 2**14  # of one image that is compared
+_MOST_NUMBERS, _MOST_TOKENS = 2**24, 2**14  # limits for one compared image
 _FEATURES = ("tokens", "pooled")
 Outputs = Mapping[str, torch.Tensor]
 
@@ -28,10 +28,10 @@ Outputs = Mapping[str, torch.Tensor]
 class Reference:
     """The source as its own library runs it, in float32 or float64.
 
-    by: what runs it, in words.
+    by: description of the library that runs it.
     run: [B, C, H, W] → any of "logits" [B, K], "tokens" [B, N, D] after the last norm and "pooled" [B, k·D].
     prepare: Pillow images → [B, C, H, W], by the source's own preprocessing; `compare` needs it.
-    only_size: why it takes no size but its own; "" where it takes any.
+    only_size: reason why it takes its native size only; "" if it takes any size.
     """
 
     by: str
@@ -41,11 +41,12 @@ class Reference:
 
 
 def compare(reference: Reference, model: Any, processor: Any) -> dict[str, Any]:
-    """The report of `--check`.
+    """Compare source and conversion and return the report of `--check`.
 
-    "from_tensors": differences at the model's size and two others.   "from_pixels": pixels, and what source and
-    conversion make of the same pictures, each by its own preprocessing.   "passed": whether all of from_tensors are
-    within TOLERANCE with one top-1 class, and pixels within GREY_LEVELS and on average MEAN_GREY_LEVELS.
+    "from_tensors": differences of outputs at the model's size and two others.   "from_pixels": differences of the
+    preprocessed pixels, and of the outputs for the same pictures, each model with its own preprocessing.   "passed":
+    whether all of from_tensors are within TOLERANCE and agree in every top-1 class, and pixels differ by at most
+    GREY_LEVELS, and by at most MEAN_GREY_LEVELS on average.
     """
     _require_room(model.config)
     dtype = model.dtype
@@ -67,7 +68,7 @@ def compare(reference: Reference, model: Any, processor: Any) -> dict[str, Any]:
 
 
 def _require_room(config: Any) -> None:
-    """Raises ConversionError for images whose comparison would fill the memory; a configuration can ask for any."""
+    """Raise ConversionError if the configured image size is too large for a comparison to fit in memory."""
     pixels, tokens = math.prod(config.image_hw) * config.num_channels, math.prod(config.grid_hw)
     if pixels > _MOST_NUMBERS or tokens > _MOST_TOKENS:
         raise ConversionError(
@@ -78,7 +79,7 @@ def _require_room(config: Any) -> None:
 
 @torch.no_grad()
 def compare_tensors(reference: Reference, model: Any) -> list[dict[str, Any]]:
-    """Differences on random images, a row for each size."""
+    """Compute the differences of outputs on random images, one row for each size."""
     generator, rows = torch.Generator().manual_seed(0), []
     for size in sizes_of(model.config)[: 1 if reference.only_size else None]:
         images = torch.randn(IMAGES, model.config.num_channels, *size, generator=generator)
@@ -90,7 +91,7 @@ def compare_tensors(reference: Reference, model: Any) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def compare_pixels(reference: Reference, model: Any, processor: Any) -> dict[str, Any]:
-    """The largest difference of pixels, in grey levels, and what becomes of it; only pixels decide on "passed"."""
+    """Compute the largest difference of pixels, in grey levels, and of outputs; only pixels decide "passed"."""
     assert reference.prepare is not None
     pictures = synthetic_pictures(model.config)
     theirs, ours = reference.prepare(pictures), processor(pictures, return_tensors="pt")["pixel_values"]
@@ -106,15 +107,15 @@ def compare_pixels(reference: Reference, model: Any, processor: Any) -> dict[str
 
 
 def sizes_of(config: Any) -> list[tuple[int, int]]:
-    """The model's own size, one larger, and one that is not square."""
+    """Return the model's own size, a larger one, and a non-square one."""
     (height, width), (p, q) = config.image_hw, config.patch_hw
     return [(height, width), (height + 2 * p, width + 2 * q), (max(height - p, p), width + 3 * q)]
 
 
 def run(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What our model gives, under the names of `Reference.run`."""
+    """Return our model's outputs under the names of `Reference.run`."""
     output = model(images.to(model.dtype))
-    # Of a classifier, the encoder once more: alone it gives every token.
+    # A classifier does not return all tokens, so its encoder runs once more.
     encoded = output if model.base_model is model else model.base_model(images.to(model.dtype))
     outputs = {"tokens": encoded.last_hidden_state, "pooled": encoded.pooler_output}
     return outputs | ({"logits": output.logits} if "logits" in output else {})
@@ -122,7 +123,7 @@ def run(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def outputs_of(module: torch.nn.Module) -> Iterator[list[Any]]:
-    """What `module` returned while this was open, in order."""
+    """Yield a list that collects the outputs of `module`, in order, while the context is open."""
     seen: list[Any] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     try:
@@ -132,9 +133,9 @@ def outputs_of(module: torch.nn.Module) -> Iterator[list[Any]]:
 
 
 def differences(theirs: Outputs, ours: Outputs) -> dict[str, Any]:
-    """Largest absolute and relative difference of logits and of features, and how often the top-1 class agrees.
+    """Compute the largest absolute and relative difference of logits and of features, and the top-1 agreement.
 
-    Raises ValueError where there is nothing to compare, or the conversion lacks what the source gives.
+    Raises ValueError if there is nothing to compare, or the conversion lacks an output of the source.
     """
     if not theirs or not set(theirs) <= set(ours):
         raise ValueError(f"the source gives {sorted(theirs)}, the conversion {sorted(ours)}: nothing to compare.")
@@ -150,7 +151,7 @@ def differences(theirs: Outputs, ours: Outputs) -> dict[str, Any]:
 
 
 def synthetic_pictures(config: Any) -> list[Image.Image]:
-    """Smooth pictures with fine grain, of several proportions, larger and smaller than the model's images.
+    """Draw smooth pictures with fine grain, of several aspect ratios, larger and smaller than the model's images.
 
     Their contrast leaves room for the overshoot of bicubic filters, which libraries clip at different steps.
     """

@@ -1,4 +1,4 @@
-"""`vit-custom convert`: a ViT checkpoint of another library, as a folder of ours."""
+"""`vit-custom convert`: conversion of another library's ViT checkpoint to a folder of ours."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +16,10 @@ from .sources import open_source
 def convert(
     source: str, output: str | Path, flags: Mapping[str, Any], family: str | None = None, check: bool = False
 ) -> dict[str, Any]:
-    """Converts `source` into the new or empty folder `output`; returns what its conversion.json holds.
+    """Convert `source` into the new or empty folder `output`; return the content of its conversion.json.
 
-    flags: configuration fields that the source cannot say.   check: run both and compare; the report's "check".
-    Raises ConversionError, before anything is written, for what cannot be converted as it is.
+    flags: configuration fields that the source does not state.   check: run both models and compare; the result is the
+    report's "check". Raises ConversionError, before anything is written, if a faithful conversion is not possible.
     """
     output = Path(output)
     check_new_folder(output, ConversionError)
@@ -35,7 +35,7 @@ def convert(
 
 
 def describe(source: str, conversion: Conversion) -> dict[str, Any]:
-    """Where a model came from, without paths of this machine, and every assumption that was made."""
+    """Return the report: the model's origin, without paths of this machine, and every assumption that was made."""
     config = conversion.model.config
     return {
         "source": Path(source).name if Path(source).exists() else source,

@@ -1,9 +1,9 @@
 """A strict, invertible translation between the tensors of a source and ours.
 
-A table is a list of rows. A row names tensors of ours and of the source and says how each side is made of the other;
-in its names "{i}" runs over the blocks and "{p}" over weight and bias. A table lists every tensor its family may have,
-and a row counts where the giving side has all of its tensors. What is then missing, left over, of another shape or not
-finite is an error that lists it.
+A table is a list of rows. A row names tensors of ours and of the source, and how to compute each side from the other;
+in its names "{i}" runs over the blocks and "{p}" over weight and bias. A table lists every tensor that its family may
+have. A row applies if the given side has all of its tensors. Tensors that are then missing, left over, of another shape
+or not finite raise an error that lists them.
 
 Shapes: D width, P prefix tokens, h×w grid.
 """
@@ -16,14 +16,16 @@ from itertools import product
 
 import torch
 
+from ..weight_files_vit_custom import shorten_list
+
 Tensors = tuple[torch.Tensor, ...]
 State = Mapping[str, torch.Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
-_NUMBER = re.compile(r"(?<!\d)\d{1,3}(?!\d)")  # of a block; the configuration takes 512 of them
+_NUMBER = re.compile(r"(?<!\d)\d{1,3}(?!\d)")  # a block's number; the configuration allows at most 512 blocks
 
 
 class ConversionError(ValueError):
-    """A checkpoint that cannot be translated as it is. The message lists what is wrong and the way out."""
+    """A checkpoint that cannot be converted as it is. The message lists what is wrong and how to proceed."""
 
 
 def _same(*tensors: torch.Tensor) -> Tensors:
@@ -32,7 +34,7 @@ def _same(*tensors: torch.Tensor) -> Tensors:
 
 @dataclass(frozen=True)
 class Row:
-    """Tensors of ours and of the source that say the same. read: theirs → ours; write: ours → theirs."""
+    """Tensors of ours and of the source with the same content.   read: theirs → ours.   write: ours → theirs."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
@@ -40,7 +42,7 @@ class Row:
     write: Callable[..., Tensors] = _same
 
     def expand(self, blocks: Sequence[int]) -> "list[Row]":
-        """This row for every block and for weight and bias, where its names ask for that."""
+        """Return this row for every block if its names contain "{i}", and for weight and bias if they contain "{p}"."""
         text = " ".join(self.ours + self.theirs)
         blocks = blocks if "{i}" in text else [0]
         parameters = ("weight", "bias") if "{p}" in text else ("",)
@@ -56,10 +58,10 @@ def _named(names: tuple[str, ...], i: int, p: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Table:
-    """All that a family may hold.
+    """All tensors that a family may have.
 
-    zero: patterns of our names that the source leaves out because they are zero there, such as a bias.
-    unused: patterns of the source's names that our model has no place for, each with the reason.
+    zero: patterns of our names that may be missing in the source; they are filled with zeros, such as a bias.
+    unused: patterns of the source's names that our model does not use, each with the reason.
     """
 
     rows: Sequence[Row]
@@ -68,19 +70,20 @@ class Table:
 
 
 def same(ours: str, theirs: str) -> Row:
-    """One tensor under two names."""
+    """Build the row of one tensor under two names."""
     return Row((ours,), (theirs,))
 
 
 def packed(ours: Sequence[str], theirs: str) -> Row:
-    """Several of ours stacked along the first axis in one of theirs, as q, k and v often are."""
+    """Build the row of one source tensor that holds several of ours along its first axis, such as fused QKV."""
     return Row(tuple(ours), (theirs,), lambda whole: whole.chunk(len(ours)), lambda *parts: (torch.cat(parts),))
 
 
 def folded_positions(prefix: Sequence[tuple[str, str]], ours: str, theirs: str) -> Row:
-    """A table [1, P + h·w, D] that begins with positions of the P prefix tokens; ours has them added to the tokens.
+    """Build the row of a position table [1, P + h·w, D] that begins with the positions of the P prefix tokens.
 
-    prefix: (ours, theirs) names of those tokens, each [1, n, D].
+    Ours has no positions for prefix tokens: they are added to the tokens.   prefix: (ours, theirs) names of those
+    tokens, each [1, n, D].
     """
 
     def read(*tensors: torch.Tensor) -> Tensors:
@@ -97,7 +100,7 @@ def folded_positions(prefix: Sequence[tuple[str, str]], ours: str, theirs: str) 
 
 
 def averaged_heads(one: str, other: str) -> Row:
-    """Two classifiers whose logits are averaged are one on both vectors joined, with half the weights."""
+    """Build the row of two classifiers with averaged logits: one on the concatenated vectors, with half the weights."""
 
     def read(*tensors: torch.Tensor) -> Tensors:
         weight, bias, other_weight, other_bias = tensors
@@ -112,9 +115,9 @@ def averaged_heads(one: str, other: str) -> Row:
 
 
 def respelled(state: State, spellings: Sequence[tuple[str, str]]) -> dict[str, torch.Tensor]:
-    """The same tensors with each (pattern, replacement) applied to every name in turn.
+    """Rename tensors: apply each (pattern, replacement) in turn to every name.
 
-    Raises ConversionError where two names become one.
+    Raises ConversionError if two names become the same.
     """
     renamed: dict[str, torch.Tensor] = {}
     for old, tensor in state.items():
@@ -128,19 +131,19 @@ def respelled(state: State, spellings: Sequence[tuple[str, str]]) -> dict[str, t
 
 
 def read(table: Table, given: State) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """(our tensors, notes on what was left out), from a source's. Raises ConversionError for one left over."""
+    """Convert a source's tensors; return (ours, notes on unused ones). Raises ConversionError for unknown tensors."""
     made, left = _apply(table.rows, {name: tensor for name, tensor in given.items() if tensor.numel()})
     reasons: dict[str, list[str]] = {}
     for name in left:
         if reason := next((why for pattern, why in table.unused.items() if fnmatchcase(name, pattern)), None):
             reasons.setdefault(reason, []).append(name)
     if unknown := sorted(left.difference(*reasons.values())):
-        raise ConversionError(f"left over in the source: {listed(unknown)}.")
-    return made, [f"left out: {listed(names)} ({reason})" for reason, names in reasons.items()]
+        raise ConversionError(f"left over in the source: {shorten_list(unknown)}.")
+    return made, [f"left out: {shorten_list(names)} ({reason})" for reason, names in reasons.items()]
 
 
 def fill(table: Table, made: State, needed: Shapes) -> dict[str, torch.Tensor]:
-    """`made` with the zeros the source leaves out. Raises ConversionError unless that is what a model needs."""
+    """Add the zeros that the source leaves out to `made`. Raises ConversionError unless the result equals `needed`."""
     dtype = next(iter(made.values())).dtype
     zeros = {
         name: torch.zeros(shape, dtype=dtype)
@@ -152,27 +155,27 @@ def fill(table: Table, made: State, needed: Shapes) -> dict[str, torch.Tensor]:
 
 
 def write(table: Table, ours: State, needed: Shapes) -> dict[str, torch.Tensor]:
-    """The source's tensors that `needed` names, from ours. Raises ConversionError for what it cannot express."""
+    """Compute the source's tensors in `needed` from ours. Raises ConversionError for those that it cannot express."""
     rows = [Row(row.theirs, row.ours, row.write, row.read) for row in table.rows]
     made, left = _apply(rows, ours, needed)
     zero = {name for name in left if any(fnmatchcase(name, pattern) for pattern in table.zero)}
     wrong = sorted(left - zero) + [f"{name} (only zeros)" for name in sorted(zero) if ours[name].any()]
     if wrong:
-        raise ConversionError(f"the target has no place for {listed(wrong)}.")
+        raise ConversionError(f"the target has no place for {shorten_list(wrong)}.")
     check(made, needed)
     return made
 
 
 def own(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy that shares no memory: tensors that a table made may be views of one another or of their source."""
+    """Copy a tensor into its own memory: tensors made by a table may be views of one another or of their source."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _apply(rows: Iterable[Row], given: State, needed: Shapes | None = None) -> tuple[dict[str, torch.Tensor], set[str]]:
-    """(what the rows make of `given`, the names none of them used)."""
+    """(the tensors that the rows compute from `given`, the names that no row used)."""
     made: dict[str, torch.Tensor] = {}
     left = set(given)
-    # The numbers that occur, not all up to the largest: a name can say 10⁹.
+    # Only the numbers that occur, not all up to the largest: a name can contain a huge number.
     blocks = sorted({int(number) for name in given for number in _NUMBER.findall(name)})
     for row in (expanded for whole in rows for expanded in whole.expand(blocks)):
         wanted = needed is None or set(row.ours) <= set(needed)
@@ -183,7 +186,7 @@ def _apply(rows: Iterable[Row], given: State, needed: Shapes | None = None) -> t
 
 
 def check(made: State, needed: Shapes) -> None:
-    """Raises ConversionError unless `made` has just the names and shapes of `needed`, and only finite numbers."""
+    """Raise ConversionError unless `made` has exactly the names and shapes of `needed`, and only finite numbers."""
     problems = {
         "missing": sorted(set(needed) - set(made)),
         "without a place": sorted(set(made) - set(needed)),
@@ -195,11 +198,5 @@ def check(made: State, needed: Shapes) -> None:
         "not finite": [name for name, x in made.items() if not x.is_meta and not torch.isfinite(x).all()],
     }
     if any(problems.values()):
-        said = "; ".join(f"{what}: {listed(names)}" for what, names in problems.items() if names)
+        said = "; ".join(f"{what}: {shorten_list(names)}" for what, names in problems.items() if names)
         raise ConversionError(f"the tensors do not fit the model. {said}.")
-
-
-def listed(names: Sequence[str], limit: int = 8) -> str:
-    """The first few names and how many more there are."""
-    more = len(names) - limit
-    return ", ".join(map(str, names[:limit])) + (f" and {more} more" if more > 0 else "")

@@ -1,11 +1,11 @@
-"""Our models as transformers' own, and bare tensors under transformers' names as models of transformers.
+"""Export to transformers; also builds transformers' models from bare tensors under transformers' names.
 
 Shapes: B images, C channels, H×W pixels, h×w grid, K classes, D width, N tokens.
 """
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 
 from ..common.model_files import WEIGHTS
 from ..configuration_vit_custom import ViTCustomConfig
@@ -25,7 +26,7 @@ from .target import Exported, Target, require_same_processing
 
 _TABLES = {family.name: family.table for family in FAMILIES}
 
-# What a model of transformers has and ours has not, chosen so that it changes nothing.
+# Tensors that transformers' models have and ours lack, with values that do not change the outputs.
 _FILLERS: dict[str, tuple[Callable[..., torch.Tensor], str]] = {
     "embeddings.mask_token": (torch.zeros, "zero; it serves pre-training only"),
     "embeddings.register_tokens": (torch.zeros, "there is none"),
@@ -37,10 +38,10 @@ _FILLERS: dict[str, tuple[Callable[..., torch.Tensor], str]] = {
 
 
 def model_of(config: ViTCustomConfig, family: str, tensors: State, ours: bool = False) -> tuple[Any, list[str]]:
-    """(transformers' model of these tensors in eval mode, a note for each tensor that it has besides).
+    """Build transformers' model of these tensors in eval mode; return (model, a note for each additional tensor).
 
-    config, family: as of `express`.   tensors: under transformers' names, as `huggingface.canonical` spells them, or
-    `ours`, under our full names. Raises ConversionError as `express`, and for tensors that do not fit.
+    config, family: as for `express`.   tensors: under transformers' names, as `huggingface.canonical` spells them, or
+    under our full names if `ours`. Raises ConversionError as `express` does, and for tensors that do not fit.
     """
     cls, settings = express(config, family, tensors)
     with torch.random.fork_rng(devices=[]):
@@ -85,7 +86,10 @@ def _build(family: str, config: ViTCustomConfig, tensors: State, processor: ViTC
             model.save_pretrained(folder, max_shard_size="1TB")
             shutil.move(Path(folder) / WEIGHTS, path)
 
-    return Exported(type(model).__name__, model, run, save, save_tensors, notes)
+    def prepare(pictures: Sequence[Image.Image]) -> torch.Tensor:
+        return theirs(images=list(pictures), return_tensors="pt")["pixel_values"]
+
+    return Exported(type(model).__name__, model, run, save, save_tensors, notes, None if theirs is None else prepare)
 
 
 TARGETS = [

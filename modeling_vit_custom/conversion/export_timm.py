@@ -1,18 +1,19 @@
-"""Our models as timm's own: the registered architecture and its arguments that express ours.
+"""Export to timm: the registered architecture, and its arguments, that build a model equal to ours.
 
-timm's config.json holds numbers, strings and lists. What an architecture says by a Python object, the eps of its layer
-norms and a gated MLP, is had by choosing the architecture; all else is said by arguments.
+timm's config.json holds numbers, strings and lists. Settings that timm gives as Python objects, the eps of layer norms
+and a gated MLP, are set by the choice of the architecture; all others by arguments.
 
 Shapes: B images, C channels, H×W pixels, K classes, D width, N tokens.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from ..common.json_files import write_json
@@ -29,13 +30,13 @@ _FILTERS = {number: name for name, number in RESAMPLING.items()}
 
 
 def _plain_map(config: ViTCustomConfig, pooling: str) -> bool:
-    """The query of timm's attention pooling has plain attention and MLP, whatever the blocks have."""
+    """Whether timm has this pooling. Its attention pooling always uses a plain attention and MLP."""
     plain = config.qkv_bias and not config.use_qk_norm and not config.use_gated_mlp
     return pooling in _POOLS and (pooling != "map" or plain)
 
 
 def _eva_map(config: ViTCustomConfig, pooling: str) -> bool:
-    """The query of Eva's attends to prefix tokens too."""
+    """The same for Eva, whose attention pooling includes prefix tokens; ours does not."""
     return _plain_map(config, pooling) and (pooling != "map" or config.num_prefix_tokens == 0)
 
 
@@ -64,7 +65,7 @@ Arguments = dict[str, Any]
 
 
 def _ratio(width: int, hidden: int) -> float:
-    """mlp_ratio for which int(width * mlp_ratio) is `hidden`."""
+    """The mlp_ratio for which int(width * mlp_ratio) is `hidden`."""
     return hidden / width if int(width * (hidden / width)) == hidden else (hidden + 0.5) / width
 
 
@@ -84,7 +85,7 @@ def _common(config: ViTCustomConfig) -> Arguments:
         "num_heads": config.num_attention_heads,
         "mlp_ratio": _ratio(config.hidden_size, config.intermediate_size),
         "qkv_bias": config.qkv_bias,
-        "qk_norm": config.use_qk_norm or None,  # Eva of older versions does not know it
+        "qk_norm": config.use_qk_norm or None,  # None: older versions of Eva lack this argument
         "init_values": config.layer_scale_init_value,
     }
 
@@ -103,12 +104,12 @@ def _vit(config: ViTCustomConfig) -> Arguments:
 
 
 def _gated(config: ViTCustomConfig) -> Arguments:
-    """Gate and value are one matrix."""
+    """Arguments of the gated class; its gate and value are one matrix, twice as wide."""
     return _vit(config) | {"mlp_ratio": _ratio(config.hidden_size, 2 * config.intermediate_size)}
 
 
 def _distilled(config: ViTCustomConfig) -> Arguments:
-    """The second token comes with the architecture, and has a place in the table of positions."""
+    """Arguments of the distilled class; its architecture fixes the second token, which has a position in the table."""
     return {name: value for name, value in _vit(config).items() if name not in ("reg_tokens", "no_embed_class")}
 
 
@@ -129,7 +130,7 @@ def _eva(config: ViTCustomConfig) -> Arguments:
     }
 
 
-# class of timm: what it expresses, its arguments, and eps → an architecture of it; the more special come first
+# class of timm: supported field values, its arguments, and eps → an architecture of it; special classes come first
 _ROWS: list[tuple[str, Expresses, Callable[[ViTCustomConfig], Arguments], dict[float, str]]] = [
     ("VisionTransformer, gated", _GATED, _gated, {1e-6: "vit_giant_patch14_dinov2"}),
     ("Eva", _ROTARY, _eva, {1e-6: "eva_giant_patch14_224"}),
@@ -156,6 +157,7 @@ def _build(
     made = {name: own(tensor) for name, tensor in write(table_of(model), tensors, needed).items()}
     model.load_state_dict(made, strict=True, assign=True)
     description, notes = None, []
+    settings: dict[str, Any] = {}
     if processor is not None:
         settings = _pretrained_cfg(config, processor)
         read_back = processor_settings(settings, config.image_hw)
@@ -178,11 +180,16 @@ def _build(
         save_tensors(folder / WEIGHTS)
         write_json(folder / CONFIG, description)
 
-    return Exported(architecture, model, run, save, save_tensors, notes)
+    def prepare(pictures: Sequence[Image.Image]) -> torch.Tensor:
+        transform: Any = timm.data.create_transform(**timm.data.resolve_data_config({}, pretrained_cfg=settings))
+        return torch.stack([transform(picture) for picture in pictures])
+
+    prepares = None if processor is None else prepare
+    return Exported(architecture, model, run, save, save_tensors, notes, prepares)
 
 
 def _pretrained_cfg(config: ViTCustomConfig, processor: Any) -> dict[str, Any]:
-    """What timm evaluates by, as near to our image processor as it gets; `require_same_processing` tells."""
+    """timm's preprocessing settings closest to our image processor; `require_same_processing` checks them."""
     height, width = config.image_hw
     size = dict(processor.size or {})
     crop = bool(processor.do_center_crop)

@@ -1,4 +1,4 @@
-"""What is known of a source, of a family of models, and of the plan that leads from one to ours."""
+"""Descriptions of a source checkpoint, of a family of checkpoints, and of the settings that convert one to ours."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from .engine import ConversionError, State, Table
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint as it was found.
+    """A checkpoint as it was read.
 
-    state: its tensors under their canonical names.   config, processor: its own settings, empty where it has none.
-    flags: configuration fields the user gave, for what a source cannot say.
+    state: its tensors under their canonical names.   config, processor: its own settings, empty if it has none.
+    flags: configuration fields that the user gave because the source does not state them.
     """
 
     origin: str
@@ -25,7 +25,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Settings:
-    """What tensors do not tell: configuration fields, image processor settings, and a sentence for each guess."""
+    """Settings that tensors do not show: configuration fields, image processor settings, and a note for each guess."""
 
     fields: dict[str, Any]
     processor: dict[str, Any]
@@ -34,10 +34,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of checkpoints, known by its tensors' names.
+    """A family of checkpoints, recognised by its tensors' names.
 
-    present: patterns that all occur in it.   absent: patterns of which none does.
-    settings: from the source, and its tensors under our names, to what the tensors do not tell.
+    present: patterns that must all match a name.   absent: patterns that must not match any name.
+    settings: (source, its tensors under our names) → the settings that do not follow from the tensors.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Family:
         return not self.lacks(state)
 
     def lacks(self, state: State) -> str:
-        """Which patterns rule these names out, in words; "" where none does."""
+        """Return in words which patterns rule these names out; "" if none does."""
 
         def occurs(pattern: str) -> bool:
             return any(fnmatchcase(name, pattern) for name in state)
@@ -60,7 +60,7 @@ class Family:
 
 
 def detect(families: list[Family], state: State) -> Family:
-    """The one family these names belong to. Raises ConversionError where it is none or several."""
+    """Return the one family that matches these names. Raises ConversionError if none or several match."""
     found = [family for family in families if family.matches(state)]
     if len(found) == 1:
         return found[0]
@@ -74,7 +74,11 @@ def detect(families: list[Family], state: State) -> Family:
 def resolve(
     config: Mapping[str, Any], names: Mapping[str, str], defaults: Mapping[str, Any], whose: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """(our fields, notes): each from the source's config under `names`, else the documented default, which is said."""
+    """Return (our fields, notes) from a source's config.
+
+    names: our field → the name there.   defaults: documented values for fields that are not there; each one used gets a
+    note.
+    """
     fields = {ours: config[theirs] for ours, theirs in names.items() if config.get(theirs) is not None}
     assumed = {ours: value for ours, value in defaults.items() if ours not in fields}
     notes = [f"{name}={value}: the default of {whose}, the source does not say" for name, value in assumed.items()]

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..weight_files_vit_custom import MAX_TENSORS
+from ..interpolation_vit_custom import COMPUTED
+from ..weight_files_vit_custom import MAX_TENSORS, shorten_list
 from . import google_reference
 from .check import Reference
-from .engine import ConversionError, Row, State, Table, folded_positions, listed, respelled, same
+from .engine import ConversionError, Row, State, Table, folded_positions, respelled, same
 from .family import Family, Settings, Source, resolve
 from .preprocessing import AREA, BILINEAR, HALF, documented, resize_and_crop, squash
 
@@ -32,8 +33,9 @@ _SPELLINGS = (
     (r"^Transformer/pos_embedding$", _POSITIONS),
     (r"^(probe$|(?:LayerNorm|MlpBlock|MultiHeadDotProductAttention)_0/)", r"MAPHead_0/\1"),
 )
+_STATE = {"opt/*": "the optimiser's state", "chrono/*": "training's clock", "extra/*": "of the training"}
 _MAX_BLOCKS = 512  # as in our configuration
-_MAX_UNPACKED = 20  # times the file's size: weights hardly shrink, zeros shrink a thousand times
+_MAX_UNPACKED = 20  # times the file's size: weights hardly compress, zeros by a factor of a thousand
 _REFUSED = {
     "conv_root/*": "a hybrid, whose patches come from a ResNet",
     "block*/unit*": "a hybrid, whose patches come from a ResNet",
@@ -42,16 +44,17 @@ _REFUSED = {
 
 
 def read_npz(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The arrays of the image tower under their flax names; what lies beside the tower keeps its whole name.
+    """Read the arrays of the image tower under their flax names.
 
-    Prefixes are cut off, blocks stacked along a depth axis are taken apart, bfloat16 becomes float32. A position table
-    that begins with the class token's is called "Transformer/posembed_input/pos_embedding", another "pos_embedding".
+    Prefixes are removed, blocks stacked along a depth axis are split, bfloat16 becomes float32. A position table that
+    includes the class token is named "Transformer/posembed_input/pos_embedding", any other "pos_embedding". Arrays
+    outside the tower keep their full names; training state is not read, its names get a zero each.
     Raises ConversionError for a file that cannot be read, that needs unpickling, or that holds no plain ViT.
     """
     state = _load(path)
     prefix = next((prefix for prefix in _PREFIXES if prefix + _STEM in state), None)
     if prefix is None:
-        raise ConversionError(f"{path}: no {_STEM!r} among {listed(sorted(state))}: no ViT of Google's.")
+        raise ConversionError(f"{path}: no {_STEM!r} among {shorten_list(sorted(state))}: no ViT of Google's.")
     state = respelled(state, [(f"^{prefix}", ""), *_SPELLINGS])
     for pattern, what in _REFUSED.items():
         if any(fnmatchcase(name, pattern) for name in state):
@@ -65,13 +68,21 @@ def _load(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     try:
         _check_members(path)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: _tensor(archive[name]) for name in archive.files}
+            prefix = next((prefix for prefix in _PREFIXES if prefix + _STEM in archive.files), "")
+            return {
+                name: torch.zeros(1) if _is_state(name, prefix) else _tensor(archive[name]) for name in archive.files
+            }
     except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ConversionError(f"{path} cannot be read as .npz, and nothing in it was unpickled: {error}") from error
 
 
+def _is_state(name: str, prefix: str) -> bool:
+    """Whether `name` is training state, not a parameter; parameters begin with `prefix`."""
+    return not (prefix and name.startswith(prefix)) and any(fnmatchcase(name, pattern) for pattern in _STATE)
+
+
 def _check_members(path: str | os.PathLike) -> None:
-    """Raises ValueError for an archive that unpacks to far more than it is, or an array larger than its member."""
+    """Raise ValueError if the archive unpacks to far more than its size, or an array claims more bytes than it has."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         unpacked, packed = sum(member.file_size for member in members), os.path.getsize(path)
@@ -87,14 +98,14 @@ def _check_members(path: str | os.PathLike) -> None:
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    """An array as a tensor; numpy has no bfloat16 and stores it as two bytes of nothing."""
+    """An array as a tensor; numpy has no bfloat16 and stores it as untyped pairs of bytes."""
     if array.dtype == np.dtype("V2"):
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).float()
     return torch.from_numpy(array)
 
 
 def _unstacked(state: State) -> dict[str, torch.Tensor]:
-    """Transformer/encoderblock/… [L, …] as Transformer/encoderblock_0/… and so on."""
+    """Split Transformer/encoderblock/… [L, …] into Transformer/encoderblock_0/… and so on."""
     unstacked: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         if name.startswith("Transformer/encoderblock/"):
@@ -110,7 +121,7 @@ def _unstacked(state: State) -> dict[str, torch.Tensor]:
 
 
 def _with_named_positions(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Positions called by whether they begin with the class token's, which their place and number tell."""
+    """Rename the positions by whether they include the class token; their name and number show it."""
     if "cls" not in state and _POSITIONS_WITH_CLS in state:
         state[_POSITIONS] = state.pop(_POSITIONS_WITH_CLS)
     elif "cls" in state and _POSITIONS in state:
@@ -121,7 +132,7 @@ def _with_named_positions(state: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 
 
 def table(heads: int = 1) -> Table:
-    """The rows of both libraries. `heads` shapes what is written; what is read has its own."""
+    """Build the table of both libraries.   heads: used for writing only; tensors that are read contain the number."""
     block, ours = "Transformer/encoderblock_{i}", "vit.layers.{i}"
     cls, positions = "vit.embeddings.cls_token", "vit.embeddings.position_embeddings"
     pooler, map_head = "vit.pooler.attention_pooling", "MAPHead_0"
@@ -139,18 +150,17 @@ def table(heads: int = 1) -> Table:
         *_dense("pre_logits.0", "pre_logits"),
         *_dense("classifier", "head"),
     ]
-    for attention, norm, mlp in ((1, 2, 3), (0, 1, 0)):  # vision_transformer counts all layers, big_vision each kind
+    for attention, norm, mlp in ((1, 2, 3), (0, 1, 0)):  # vision_transformer numbers all layers, big_vision each kind
         rows += [
             *_attention(f"{ours}.attention", f"{block}/MultiHeadDotProductAttention_{attention}", heads),
             *_norm(f"{ours}.layernorm_after", f"{block}/LayerNorm_{norm}"),
             *_mlp(f"{ours}.mlp", f"{block}/MlpBlock_{mlp}"),
         ]
-    unused = {"params/*": "not of the image tower", "opt/*": "the optimiser's state", "chrono/*": "training's clock"}
-    return Table(rows, unused=unused)
+    return Table(rows, unused={"params/*": "not of the image tower", **_STATE})
 
 
 def _dense(ours: str, theirs: str, order: tuple[int, ...] = (1, 0)) -> list[Row]:
-    """flax has the outputs on the last axis, we on the first."""
+    """Rows of a linear layer: flax has the outputs on the last axis, torch on the first."""
     back = tuple(order.index(axis) for axis in range(len(order)))
     kernel = Row(
         (f"{ours}.weight",), (f"{theirs}/kernel",), lambda x: (x.permute(order),), lambda x: (x.permute(back),)
@@ -167,7 +177,7 @@ def _mlp(ours: str, theirs: str) -> list[Row]:
 
 
 def _attention(ours: str, theirs: str, heads: int) -> list[Row]:
-    """Projections into heads [D, H, d] with biases [H, d], and out of them [H, d, D] with a bias [D]."""
+    """Rows of an attention layer: input projections [D, H, d] with biases [H, d], output [H, d, D] with bias [D]."""
     rows = []
     for name in ("query", "key", "value"):
         rows += [
@@ -200,24 +210,22 @@ def _settings(source: Source, tensors: State, whose: str) -> Settings:
     if "hidden_act" not in given:
         notes.append("timm and transformers run these weights with the exact GELU: --hidden_act gelu")
     fields["position_interpolation"] = "bilinear_align_corners"
-    if kernels := [kernel for name, kernel in source.state.items() if name.endswith("/query/kernel")]:
+    queries = ("Transformer/*/query/kernel", "MAPHead_0/*/query/kernel")
+    if kernels := [kernel for name, kernel in source.state.items() if any(fnmatchcase(name, q) for q in queries)]:
         fields["num_attention_heads"] = kernels[0].shape[1]
     attends = "vit.pooler.attention_pooling.query" in tensors
     if "vit.embeddings.cls_token" not in tensors and not attends:
         fields["pooling"] = "mean"
     if "vit.embeddings.position_embeddings" not in tensors:
-        fields["position_embedding"] = "sincos2d"
-        notes.append(
-            "the file has no positions: sine-cosine ones are computed for the image size given. At another size "
-            "big_vision computes them anew, this model resamples them"
-        )
+        fields |= {"position_embedding": "sincos2d", "position_interpolation": COMPUTED}
+        notes.append("the file has no positions: sine-cosine ones are computed")
     prepare = _CROPPED if whose == "big_vision" and not attends else _WHOLE
     processor, said = documented(prepare, source, tensors, f"as {whose} documents")
     return Settings(fields, processor, notes + said)
 
 
 _WHOLE = squash(HALF, BILINEAR, antialias=False)
-# resize_small(256)|central_crop(224), as its classifiers are evaluated; SigLIP is by resize(224)
+# big_vision evaluates classifiers by resize_small(256)|central_crop(224), SigLIP by resize(224)
 _CROPPED = resize_and_crop(HALF, AREA, lambda side: (round(side * 256 / 224), side), rounding="round_edge")
 
 FAMILIES = [
@@ -227,7 +235,11 @@ FAMILIES = [
 
 
 def reference_of(path: str | os.PathLike, config: Any, library: str) -> Reference:
-    """The file as its library would run it.   config: of the conversion, for what the file does not tell."""
+    """Build the reference that runs the file as its library would.
+
+    config: of the conversion, for settings that the file does not contain.   Raises ConversionError for an activation
+    that `library` does not have.
+    """
     if config.hidden_act not in ("gelu", "gelu_pytorch_tanh"):
         raise ConversionError(f"hidden_act={config.hidden_act!r}: {library} has gelu and gelu_pytorch_tanh only.")
     arrays = google_reference.read(path)
@@ -249,7 +261,6 @@ def reference_of(path: str | os.PathLike, config: Any, library: str) -> Referenc
             prepared = google_reference.prepare_whole(pictures, height, width)
         return torch.from_numpy(prepared).permute(0, 3, 1, 2)
 
-    only = "" if google_reference.has_positions(arrays) else (
-        "the file's sine-cosine positions are computed anew for each size there, and resampled here"
-    )  # fmt: skip
+    resampled = config.position_interpolation != COMPUTED and not google_reference.has_positions(arrays)
+    only = "the file's sine-cosine positions are computed again for each size there, and resampled here" * resampled
     return Reference(f"{library} in numpy float64, with its documented preprocessing", run, prepare, only)

@@ -1,7 +1,7 @@
 """Google's ViTs and their preprocessing in numpy float64, from the layout of `.npz` files alone.
 
-A reference for conversions: it shares no code with them, nor with our model and image processor. The forward was
-checked against modules of flax 0.12.8 in float64, for cls, mean and map: they differ by less than 1e-15.
+The reference for conversions: it shares no code with them, nor with our model and image processor. Its forward was
+checked against flax 0.12.8 modules in float64, for cls, mean and map pooling: they differ by less than 1e-15.
 
 Shapes: B images, H×W pixels, D width, N tokens, h heads, d = D / h; n → m pixels of one axis.
 """
@@ -17,18 +17,18 @@ Arrays = Mapping[str, np.ndarray]
 
 _PREFIXES = ("", "params/", "params/img/", "opt/target/")
 _STACKED, _BLOCK = "Transformer/encoderblock/", "Transformer/encoderblock_{}"
-# Attention, second norm and MLP of a block: all layers counted, or each kind on its own.
+# Names of attention, second norm and MLP of a block: numbered over all layers, or by kind of layer.
 _OLD = ("MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")
 _NEW = ("MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
 _POSITIONS = ("Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding", "pos_embedding")
 
 
 def read(path: str | PathLike) -> dict[str, np.ndarray]:
-    """The arrays of the image tower in float64, without prefix, each block's on its own."""
+    """Read the arrays of the image tower in float64, without prefix; stacked blocks are split."""
     with np.load(path, allow_pickle=False) as archive:
-        stored = {name: _float64(archive[name]) for name in archive.files}
-    prefix = next(prefix for prefix in _PREFIXES if f"{prefix}embedding/kernel" in stored)
-    arrays = {name.removeprefix(prefix): array for name, array in stored.items() if name.startswith(prefix)}
+        prefix = next(prefix for prefix in _PREFIXES if f"{prefix}embedding/kernel" in archive.files)
+        named = [name for name in archive.files if name.startswith(prefix)]
+        arrays = {name.removeprefix(prefix): _float64(archive[name]) for name in named}
     for name in [name for name in arrays if name.startswith(_STACKED)]:
         for i, array in enumerate(arrays.pop(name)):
             arrays[f"{_BLOCK.format(i)}/{name.removeprefix(_STACKED)}"] = array
@@ -36,14 +36,14 @@ def read(path: str | PathLike) -> dict[str, np.ndarray]:
 
 
 def _float64(array: np.ndarray) -> np.ndarray:
-    """bfloat16, which files hold as two bytes of nothing, is the upper half of float32."""
+    """The array in float64. numpy stores bfloat16 as untyped pairs of bytes: the upper half of float32."""
     if array.dtype == np.dtype("V2"):
         array = (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float64)
 
 
 def forward(arrays: Arrays, images: np.ndarray, exact_gelu: bool = False, eps: float = 1e-6) -> dict[str, np.ndarray]:
-    """ "tokens" [B, N, D], "pooled" [B, D] and, with a head, "logits" of images [B, H, W, 3] of whole patches.
+    """Compute "tokens" [B, N, D], "pooled" [B, D] and, with a head, "logits" of images [B, H, W, 3] of whole patches.
 
     The variant (names of layers, place of positions, pooling, layer before the head) is read off the arrays.
     """
@@ -66,12 +66,12 @@ def forward(arrays: Arrays, images: np.ndarray, exact_gelu: bool = False, eps: f
 
 
 def has_positions(arrays: Arrays) -> bool:
-    """Whether the file holds positions; sine-cosine ones are computed."""
+    """Return whether the file stores positions; if not, sine-cosine positions are computed."""
     return any(name in arrays for name in _POSITIONS)
 
 
 def _embedded(arrays: Arrays, images: np.ndarray) -> np.ndarray:
-    """[B, N, D]: patches with their positions after the class token, if there is one."""
+    """Tokens [B, N, D]: the class token, if there is one, then the patches with their positions."""
     kernel = arrays["embedding/kernel"]
     p, q = kernel.shape[:2]
     batch, height, width, channels = images.shape
@@ -89,7 +89,7 @@ def _embedded(arrays: Arrays, images: np.ndarray) -> np.ndarray:
 
 
 def _pooled(arrays: Arrays, x: np.ndarray, exact_gelu: bool, eps: float) -> np.ndarray:
-    """The class token, what the attention head makes of all tokens, or their mean."""
+    """The class token, the output of the attention pooling head, or the mean of the tokens."""
     if "cls" in arrays:
         return x[:, 0]
     head = _under(arrays, "MAPHead_0") if "MAPHead_0/probe" in arrays else arrays
@@ -121,7 +121,7 @@ def _mlp(layer: Arrays, x: np.ndarray, exact: bool) -> np.ndarray:
 
 
 def _attend(layer: Arrays, queries: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Kernels are [D, h, d] for queries, keys and values, [h, d, D] for the output."""
+    """Multi-head attention. Kernels are [D, h, d] for queries, keys and values, [h, d, D] for the output."""
 
     def projected(name: str, x: np.ndarray) -> np.ndarray:  # [B, h, N, d]
         kernel, bias = layer[f"{name}/kernel"], layer[f"{name}/bias"]
@@ -135,7 +135,7 @@ def _attend(layer: Arrays, queries: np.ndarray, tokens: np.ndarray) -> np.ndarra
 
 
 def _zoomed(table: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Positions [1, N, D] at another grid, by the call both libraries make."""
+    """Positions [1, N, D] resampled to another grid, by the same scipy call as in both libraries."""
     from scipy.ndimage import zoom
 
     side = isqrt(table.shape[1])
@@ -155,14 +155,15 @@ def _sincos(height: int, width: int, depth: int) -> np.ndarray:
 
 
 def prepare_whole(pictures: Sequence[Image.Image], height: int, width: int) -> np.ndarray:
-    """[B, height, width, 3] in [-1, 1]: vision_transformer's evaluation, and big_vision's of SigLIP (`resize`)."""
+    """Resize to [B, height, width, 3] in [-1, 1], as vision_transformer and big_vision's SigLIP (`resize`) do."""
     return np.stack([_resized(np.asarray(picture), height, width, bilinear) for picture in pictures]) / 127.5 - 1
 
 
 def prepare_cropped(pictures: Sequence[Image.Image], side: int) -> np.ndarray:
-    """[B, side, side, 3] in [-1, 1]: big_vision's `resize_small(256)|central_crop(224)` in these proportions.
+    """Resize and crop pictures to [B, side, side, 3] in [-1, 1]: big_vision's `resize_small(256)|central_crop(224)`.
 
-    `resize_small` averages areas, rounds both edges to even halves, and cuts results to uint8.
+    Both sizes are scaled by side / 224. `resize_small` averages areas, rounds both edges (half to even), and truncates
+    pixels to uint8.
     """
     prepared = []
     for picture in pictures:
@@ -181,7 +182,7 @@ def _resized(pixels: np.ndarray, height: int, width: int, along: Callable[..., n
 
 
 def bilinear(pixels: np.ndarray, m: int) -> np.ndarray:
-    """[n, …] → [m, …] as `tf.image.resize` (version 2): between the two nearest pixel centres, no antialiasing."""
+    """Resize [n, …] to [m, …] as `tf.image.resize` (version 2): linear between pixel centres, without antialiasing."""
     n = len(pixels)
     place = (np.arange(m) + 0.5) * n / m - 0.5
     lower = np.floor(place).astype(int)
@@ -190,9 +191,9 @@ def bilinear(pixels: np.ndarray, m: int) -> np.ndarray:
 
 
 def area(pixels: np.ndarray, m: int) -> np.ndarray:
-    """[n, …] → [m, …] as `tf.image.resize` with "area": the mean of what each output pixel covers."""
+    """Resize [n, …] to [m, …] as `tf.image.resize` with "area": the mean over the area of each output pixel."""
     n = len(pixels)
-    sums = np.concatenate([np.zeros_like(pixels[:1]), pixels.cumsum(axis=0)])  # of all before a border
+    sums = np.concatenate([np.zeros_like(pixels[:1]), pixels.cumsum(axis=0)])  # sum of all pixels before a border
     border = np.arange(m + 1) * n / m
     whole = np.minimum(border.astype(int), n - 1)
     part = (border - whole).reshape(-1, *[1] * (pixels.ndim - 1))

@@ -1,7 +1,7 @@
 """The plain Vision Transformers of transformers: vit, deit, dinov2, dinov2_with_registers, dinov3_vit, vit_mae, ijepa,
 clip and siglip vision towers.
 
-Names are those of transformers 5 without the base model's prefix; `canonical` brings older spellings to them.
+Names are those of transformers 5 without the base model's prefix; `canonical` renames older spellings.
 """
 
 import re
@@ -15,7 +15,7 @@ from .engine import Row, State, Table, averaged_heads, folded_positions, packed,
 from .family import Family, Settings, Source, resolve
 from .preprocessing import BICUBIC, BILINEAR, HALF, IMAGENET, OPENAI, Preparation, documented, resize_and_crop, squash
 
-# Older spelling -> that of transformers 5; files are still saved in the older one.
+# Older spelling -> spelling of transformers 5; files are still saved with the older one.
 _SPELLINGS = (
     (r"^(vit|deit|dinov2|dinov2_with_registers|ijepa|dinov3_vit|vision_model|backbone)\.", ""),
     (r"^encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.", r"encoder.layer.\1.attention.\2_proj."),
@@ -33,7 +33,7 @@ _POOLER = "transformers' pooler, which classifiers do not use"
 
 
 def canonical(state: State) -> dict[str, Any]:
-    """The same tensors under transformers 5's names, without the base model's prefix."""
+    """Rename tensors to transformers 5's names, without the base model's prefix."""
     renamed: dict[str, Any] = {}
     dinov2 = any(re.search(r"encoder\.layer\.\d+\.norm1\.", name) for name in state)
     for name, tensor in state.items():
@@ -66,7 +66,7 @@ _SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
 
 
 def _dino_block(theirs: str) -> list[Row]:
-    """Blocks with LayerScale; their MLP is plain, gated, or gated with gate and value in one matrix."""
+    """Rows of blocks with LayerScale; their MLP is plain, gated, or gated with gate and value in one matrix."""
     scales = [same(f"vit.layers.{{i}}.{name}", f"{theirs}.{{i}}.{name}") for name in _SCALES]
     ours, names = (
         tuple(f"{block}.{{i}}.mlp.{name}_proj.{{p}}" for name in ("gate", "up", "down"))
@@ -98,12 +98,12 @@ _CLIP_NAMES = {
 
 
 def _unsqueezed(ours: str, theirs: str) -> Row:
-    """A table [h·w, D] that ours has as [1, h·w, D]."""
+    """Row of a table [h·w, D], which is [1, h·w, D] in ours."""
     return Row((ours,), (theirs,), lambda table: (table[None],), lambda table: (table[0],))
 
 
 def _flat_positions() -> Row:
-    """A class vector [D] and a table [1 + h·w, D]."""
+    """Row of a class vector [D] and a position table [1 + h·w, D]."""
     folded = folded_positions([_CLS], *_POSITIONS)
 
     def write(token, table):
@@ -215,8 +215,8 @@ _FIELDS = {
     )
 } | {"layer_scale_init_value": "layerscale_value"}  # fmt: skip
 
-# What transformers' image processor of each family does with the numbers of its published weights. Where the class
-# has others (DeiT's mean is 0.5 there), the files on the Hub override it.
+# Preprocessing by transformers' image processor of each family, with the settings of its published weights. If the
+# defaults of the class differ (DeiT's mean is 0.5 there), the files on the Hub override them.
 _DOCUMENTED: dict[str, Preparation] = {
     "vit": squash(HALF, BILINEAR),
     "deit": resize_and_crop(IMAGENET, BICUBIC, whole=True),
@@ -253,14 +253,14 @@ def _settings(
 
 
 def _joined(tensors: State) -> str:
-    """DINOv2's classifier sees the class token and the mean of the patches; its encoder pools the class token."""
+    """DINOv2's pooling: its classifier takes class token and mean of the patches, its encoder pools the class token."""
     head = tensors.get("classifier.weight")
     width = len(tensors["vit.embeddings.patch_embeddings.projection.weight"])
     return "cls_mean" if head is not None and head.shape[1] == 2 * width else "cls"
 
 
 def _gate(tensors: State) -> str | None:
-    """DINOv2's gated MLP uses SiLU whatever its configuration names; its plain one uses what is named."""
+    """DINOv2's activation: a gated MLP always uses SiLU, a plain one follows the configuration (None)."""
     return "silu" if "vit.layers.0.mlp.gate_proj.weight" in tensors else None
 
 
@@ -273,7 +273,7 @@ _DINO = {"hidden_act": "gelu", "layer_norm_eps": 1e-6}
 _QUICK = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 _TANH = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 
-# name, names that occur, names that do not, table, defaults, what else holds of all of them
+# name, patterns present, patterns absent, table, defaults, fixed fields of the family
 _ROWS: list[tuple[str, tuple[str, ...], tuple[str, ...], Table, dict[str, Any], dict[str, Any]]] = [
     ("vit", (_VIT_BLOCKS, _CLS_KEY), (_DISTILLATION_KEY, "decoder*"), VIT, _PLAIN, {}),
     ("vit_mae", (_VIT_BLOCKS, _CLS_KEY, "decoder*"), (), VIT, _PLAIN, {}),

@@ -1,5 +1,5 @@
-"""How transformers expresses a model of ours: for each of `huggingface.FAMILIES` what it can express, its classes, and
-what its configuration says.
+"""Conversion targets of transformers: for each of `huggingface.FAMILIES` the values it supports, its classes, and its
+configuration fields.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from ..configuration_vit_custom import ViTCustomConfig
 from .engine import ConversionError, State
 from .target import ANY, GIVEN, SOME, SQUARE, Condition, Expresses, refusals
 
-# ---------- what a family can express
+# ---------- field values that a family supports
 
 _PLAIN: Expresses = {
     "stem": ("patch",), "use_qk_norm": (False,), "pre_logits_size": (None,), "use_gated_mlp": (False,),
@@ -24,7 +24,7 @@ _PLAIN: Expresses = {
 
 
 def _mlp_ratio(config: ViTCustomConfig) -> int | None:
-    """The whole number by which DINOv2 says the MLP's width: of D, or, where gated, of two thirds of it."""
+    """DINOv2's integer mlp_ratio for this MLP width, or None; the width is ratio·D, or two thirds of it if gated."""
 
     def width(ratio: int) -> int:
         hidden = config.hidden_size * ratio
@@ -49,7 +49,7 @@ _CLIP = _TOWER | {"embedding_norm": (True,), "final_norm": ("pooled",)}
 _SIGLIP = _TOWER | {"use_cls_token": (False,), "pooling": ("map",)}
 
 
-# ---------- what its configuration says: our field → its field
+# ---------- configuration fields: our name → its name
 
 
 def _named(*names: str, **renamed: str) -> dict[str, str]:
@@ -76,7 +76,7 @@ _DINOV3_NAMES = (
 )
 _SIGLIP_NAMES = _COMMON | _named("intermediate_size", attention_probs_dropout_prob="attention_dropout")
 _CLIP_NAMES = _SIGLIP_NAMES | _named("initializer_range")
-_FLOATS = ("layer_norm_eps", "rope_theta", "layer_scale_init_value", "initializer_range")  # never a whole number there
+_FLOATS = ("layer_norm_eps", "rope_theta", "layer_scale_init_value", "initializer_range")  # floats only there
 
 More = Callable[[ViTCustomConfig, State], dict[str, Any]]
 
@@ -94,7 +94,7 @@ def _nothing_hidden(config: ViTCustomConfig, tensors: State) -> dict[str, Any]:
 
 
 def _linear_pooler(config: ViTCustomConfig, tensors: State) -> dict[str, Any]:
-    """An encoder has a pooler, whose tanh no model of ours has."""
+    """transformers' encoder has a pooler with tanh; ours has no tanh, so it becomes linear."""
     return {} if config.num_labels else {"pooler_act": "linear"}
 
 
@@ -107,7 +107,7 @@ def _dinov2_registers(config: ViTCustomConfig, tensors: State) -> dict[str, Any]
 
 
 def _dinov3(config: ViTCustomConfig, tensors: State) -> dict[str, Any]:
-    """The biases that occur; that of keys, which DINOv3 has not, only where it is not zero."""
+    """Flags for the biases that occur. DINOv3 has no key bias, so a key bias counts only if it is not zero."""
 
     def occurs(pattern: str, even_zero: bool = True) -> bool:
         named = [tensor for name, tensor in tensors.items() if fnmatchcase(name, pattern)]
@@ -123,10 +123,11 @@ def _dinov3(config: ViTCustomConfig, tensors: State) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Row:
-    """A family as transformers has it.
+    """A family of transformers.
 
-    encoder, classifier: its classes, None where it has none.   names: our fields → its configuration's.
-    more: what else its configuration says.   nested: whether it says all but the labels in a vision_config.
+    encoder, classifier: its classes, or None.   names: our fields → fields of its configuration.
+    more: returns further fields of its configuration.   nested: whether all fields but the labels are in a
+    vision_config.
     """
 
     family: str
@@ -141,7 +142,7 @@ class Row:
 
     @property
     def with_heads(self) -> Expresses:
-        """`expresses`, with the labels that its classes allow."""
+        """`expresses`, restricted to the number of labels that its classes allow."""
         if self.encoder and self.classifier:
             return self.expresses
         return self.expresses | {"num_labels": SOME if self.classifier else (0,)}
@@ -181,7 +182,7 @@ ROWS = [
         _SIGLIP_NAMES, _no_pooling_head, nested=True,
     ),
 ]  # fmt: skip
-# No target of an export, which would be a "vit": of its own accord it hides patches and shuffles the rest.
+# No export target ("vit" serves instead): by default ViTMAE masks patches and shuffles the rest.
 _MAE = Row("vit_mae", "ViTMAEConfig", "ViTMAEModel", None, _PLAIN, _VIT_NAMES, _nothing_hidden)
 _ROW_OF = {row.family: row for row in (*ROWS, _MAE)}
 
@@ -189,9 +190,9 @@ _ROW_OF = {row.family: row for row in (*ROWS, _MAE)}
 def express(
     config: ViTCustomConfig, family: str, tensors: State
 ) -> tuple[type[transformers.PreTrainedModel], transformers.PreTrainedConfig]:
-    """(class, configuration) by which transformers runs a model of ours: its classifier, or without labels its encoder.
+    """Return transformers' (class, configuration) for a model of ours: a classifier, or an encoder if it has no labels.
 
-    family: a name of `huggingface.FAMILIES`.   tensors: under our names or theirs; they tell which biases there are.
+    family: a name of `huggingface.FAMILIES`.   tensors: under our names or theirs; they show which biases there are.
     Raises ConversionError naming each field of `config` that the family cannot express.
     """
     row = _ROW_OF[family]

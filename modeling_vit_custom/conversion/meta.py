@@ -1,12 +1,14 @@
 """Meta's `.pth` files: DeiT, DeiT III, DINO, MAE, DINOv2 and DINOv3.
 
-They hold tensors only, so heads, eps, position rule and preprocessing are those of the repository each comes from.
+They hold tensors only. The number of heads, eps, position resampling and preprocessing are taken from the code of the
+repository that published the file.
 
 Shapes: D width, H heads, d = D / H, P prefix tokens, N patches, R registers.
 """
 
 import os
 import pickle
+import zipfile
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -16,37 +18,37 @@ from typing import Any
 import torch
 
 from ..inference.foreign import check_stored_whole
-from .engine import (
-    ConversionError,
-    Row,
-    State,
-    Table,
-    averaged_heads,
-    folded_positions,
-    listed,
-    packed,
-    respelled,
-    same,
-)
+from ..weight_files_vit_custom import shorten_list
+from .engine import ConversionError, Row, State, Table, averaged_heads, folded_positions, packed, respelled, same
 from .family import Family, Settings, Source, resolve
 from .preprocessing import BICUBIC, BILINEAR, IMAGENET, Preparation, documented, resize_and_crop, squash
 
 _WRAPPERS = ("model", "state_dict", "teacher")
 _SPELLINGS = (
     (r"^(module\.|backbone\.)+", ""),
-    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # blocks in chunks, numbered through
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # blocks in chunks: drop the chunk number
 )
 
 
 def read_pth(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The tensors of a `.pth` file under the names of `canonical`; nothing in it is executed.
+    """Read the tensors of a `.pth` file and rename them by `canonical`; nothing in the file is executed.
 
-    Raises ConversionError for a file that is no such file, or holds more than tensors and plain values.
+    Raises ConversionError as `read_pickled` does.
+    """
+    return canonical(read_pickled(path))
+
+
+def read_pickled(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Read the tensors of a torch.save file, memory-mapped if its format allows; nothing in it is executed.
+
+    Raises ConversionError for another kind of file, and for one that holds more than tensors and plain values.
     """
     try:
         with torch.serialization.safe_globals([Namespace]):  # DeiT and MAE keep their command line
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_stored_zip(path))
+    except (
+        OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile,
+    ) as error:  # fmt: skip
         reason = str(error).strip().split("\n")[0]
         raise ConversionError(f"{path} cannot be read as tensors, and nothing in it was executed: {reason}") from error
     for wrapper in _WRAPPERS:
@@ -55,21 +57,34 @@ def read_pth(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     if not isinstance(loaded, dict):
         raise ConversionError(f"{path} holds a {type(loaded).__name__} instead of named tensors.")
     if other := [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]:
-        raise ConversionError(f"{path} holds no tensors but others under {listed(other)}.")
+        raise ConversionError(f"{path} holds no tensors but others under {shorten_list(other)}.")
     try:
         check_stored_whole(path, loaded)
     except ValueError as error:
         raise ConversionError(str(error)) from error
-    return canonical(loaded)
+    return loaded
+
+
+def _is_stored_zip(path: str | os.PathLike) -> bool:
+    """Return whether the file has torch's zip format (since 1.6). Raises ValueError if its members are compressed: they
+    could unpack to far more than their size, and cannot be memory-mapped.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return False
+    with zipfile.ZipFile(path) as archive:
+        if packed := [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]:
+            raise ValueError(f"{shorten_list(packed)} are compressed, as torch.save never does")
+    return True
 
 
 def canonical(state: State) -> dict[str, torch.Tensor]:
-    """The same tensors without wrappers' prefixes, with blocks numbered through."""
+    """Remove the prefixes of wrappers from the names, and the chunk numbers from those of blocks."""
     return respelled(state, _SPELLINGS)
 
 
 def _masked_bias() -> Row:
-    """DINOv3's bias of q, k and v with the mask that multiplies it, 0 on k."""
+    """DINOv3's bias of the fused QKV and the mask that multiplies it (0 for k)."""
 
     def read(bias: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (bias * mask).chunk(3)
@@ -142,7 +157,7 @@ def _settings(
     fixed: Mapping[str, Any],
     prepare: Preparation,
 ) -> Settings:
-    """assumed: defaults that differ from the common ones.   fixed: what holds of the whole family, or how to see it."""
+    """assumed: defaults that differ from the common ones.   fixed: field → value, or (source, tensors) → value."""
     fixed = {name: value(source, tensors) if callable(value) else value for name, value in fixed.items()}
     gated = "vit.layers.0.mlp.gate_proj.weight" in tensors
     defaults = {"hidden_act": "silu" if gated else "gelu", "layer_norm_eps": 1e-6, **assumed}
@@ -155,7 +170,7 @@ def _settings(
 
 
 FOR_TIMM = "For a model of timm's give the folder with its config.json, or timm:NAME"
-# Names that timm gives none of its models.
+# Tensor names that no model of timm has.
 _METAS_OWN = ("mask_token", "decoder_*", "register_tokens", "storage_tokens", "linear_head.*", "blocks.*.mlp.w12.*")
 
 
@@ -165,7 +180,7 @@ def _look_alikes(state: State) -> list[str]:
     return [f"timm's files look alike, but have preprocessing, pooling and labels of their own. {FOR_TIMM}"]
 
 
-_HEADS = {1280: 16}  # every ViT-H of DeiT III and MAE; other widths have heads of 64
+_HEADS = {1280: 16}  # ViT-H of DeiT III and MAE; all other widths have heads of size 64
 
 
 def _width(tensors: State) -> int:
@@ -173,7 +188,7 @@ def _width(tensors: State) -> int:
 
 
 def _joined(pooling: str) -> Callable[[Source, State], str]:
-    """`pooling` where the classifier sees two vectors, else the class token."""
+    """Rule for the pooling: `pooling` if the classifier's input is two vectors wide, else "cls"."""
 
     def choose(_: Source, tensors: State) -> str:
         head = tensors.get("classifier.weight")
@@ -183,12 +198,12 @@ def _joined(pooling: str) -> Callable[[Source, State], str]:
 
 
 def _rotary_heads(source: Source, tensors: State) -> int:
-    """H, as d / 4 periods are stored."""
+    """H, from the number of stored periods, which is d / 4."""
     return _width(tensors) // (4 * len(_periods(source)))
 
 
 def _rope_theta(source: Source, tensors: State) -> float:
-    """The base θ of the periods θ^(4i/d), which a file may have rounded to bfloat16."""
+    """Base θ of the periods θ^(4i/d); the file may have rounded them to bfloat16."""
     periods = _periods(source)
     exponents = torch.arange(len(periods), dtype=torch.float64) / len(periods)
     theta = float((periods[-1] ** (1 / exponents[-1])).round())
@@ -205,7 +220,7 @@ def _periods(source: Source) -> torch.Tensor:
 
 
 _BY_RATIO = resize_and_crop(IMAGENET, BICUBIC, rounding="round_crop")
-# MAE resizes images of more than 224 pixels to their size itself
+# for inputs above 224 pixels, MAE resizes to the input size itself
 _BY_RATIO_UP_TO_224 = resize_and_crop(
     IMAGENET, BICUBIC, lambda side: (int(side * 256 / 224) if side <= 224 else side, side), rounding="round_crop"
 )
@@ -218,11 +233,11 @@ _ANTIALIASED = {"position_interpolation": "bicubic_antialias", "pooling": _joine
 _ROPE = {"rope_theta": _rope_theta, "num_attention_heads": _rotary_heads, "pooling": _joined("cls_mean")}
 _QKV = "blocks.*.attn.qkv.weight"
 
-# name, names that occur, names that do not, table, defaults, what holds of the family, preprocessing
+# name, patterns present, patterns absent, table, defaults, fixed fields of the family, preprocessing
 _FAMILIES: list[
     tuple[str, tuple[str, ...], tuple[str, ...], Table, dict[str, Any], dict[str, Any], Preparation]
 ] = [
-    # DeiT, DINO, and MAE's encoder without its decoder look alike
+    # DeiT, DINO, and MAE's encoder without its decoder have the same tensor names
     ("meta_vit", (_QKV, "cls_token", "norm.weight"), ("dist_token", "*.gamma*", "decoder_*"), _PLAIN, {}, _BICUBIC,
      _BY_RATIO),
     ("meta_deit, distilled", (_QKV, "dist_token"), (), _DISTILLED, {}, {**_BICUBIC, "pooling": _joined("cls_register")},

@@ -1,8 +1,8 @@
-"""What Meta's repositories make of their `.pth` files: timm's models, filled by timm's own converters.
+"""The reference for Meta's `.pth` files: timm's models, filled by timm's own converters.
 
-DeiT's and MAE's models are timm's; DINO's, DINOv2's and DINOv3's have the same blocks. Positions at another size are
-resampled by the rule of each repository, images prepared by its transforms. No table of ours is used; what the files
-do not tell (heads, and of which repository they are) is what the conversion took.
+DeiT and MAE use timm's models; DINO, DINOv2 and DINOv3 have the same blocks. Positions at another size are resampled by
+the rule of each repository, and images are prepared by its transforms. No table of ours is used. What the files do not
+contain (number of heads, and the repository they come from) is taken from the conversion.
 
 Shapes: B images, D width, h×w grid, P positions of prefix tokens.
 """
@@ -18,12 +18,12 @@ from torch.nn.functional import linear
 from .check import Reference
 from .engine import ConversionError, State
 
-# How repositories resample positions, as arguments of torch's interpolation; `offset` is added to the grid.
+# How the repositories resample positions, as arguments of torch's interpolate; `offset` is added to the grid.
 _PLAIN: dict[str, Any] = {"mode": "bicubic"}
 _OFFSET: dict[str, Any] = {"mode": "bicubic", "offset": 0.1}
 _ANTIALIASED: dict[str, Any] = {"mode": "bicubic", "antialias": True}
 
-# family: timm's model, the same with a gated MLP, what else it is told, how positions are resampled (None: rotary)
+# family: timm's model, its variant with a gated MLP, further arguments, how positions are resampled (None: rotary)
 _MODELS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any] | None]] = {
     "meta_vit": ("deit_tiny_patch16_224", "", {}, _PLAIN),
     "meta_deit, distilled": ("deit_tiny_distilled_patch16_224", "", {}, _PLAIN),
@@ -43,7 +43,10 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def reference_of(family: str, state: State, num_heads: int, side: int) -> Reference:
-    """state: a file's tensors under its own names, blocks numbered through.   side: of the images it is for."""
+    """Build the reference of a file.
+
+    state: its tensors under its own names, without chunk numbers of blocks.   side: side of the model's images.
+    """
     import timm
 
     state = {name: tensor.float() for name, tensor in state.items()}
@@ -57,7 +60,11 @@ def reference_of(family: str, state: State, num_heads: int, side: int) -> Refere
 
 
 def timm_model(family: str, state: State, num_heads: int, side: int, size: tuple[int, int]) -> torch.nn.Module:
-    """timm's model of this state, made for images of `side`, at `size`: positions resampled as its repository does."""
+    """Build timm's model of this state for images of `size`.
+
+    side: native image side; for another size, positions are resampled as the file's repository does.
+    Raises ConversionError if the tensors do not fit.
+    """
     import timm
     from timm.models import eva, vision_transformer
 
@@ -101,7 +108,7 @@ def _is_beside_the_model(name: str) -> bool:
 
 
 def resampled(table: torch.Tensor, rule: Mapping[str, Any], grid: tuple[int, int]) -> torch.Tensor:
-    """A position table [1, P + h·w, D] for another grid, P being 0, 1 or 2."""
+    """Resample a position table [1, P + h·w, D] to another grid, P being 0, 1 or 2."""
     rule = dict(rule)
     offset = rule.pop("offset", 0)
     side = isqrt(table.shape[1])
@@ -113,7 +120,10 @@ def resampled(table: torch.Tensor, rule: Mapping[str, Any], grid: tuple[int, int
 
 
 def outputs_of(model: Any, state: State, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Tokens and, with a classifier, logits; `linear_head` of DINOv2 and DINOv3 sees class token ‖ mean of patches."""
+    """Compute tokens and, with a classifier, logits, else the pooled vector.
+
+    The input of `linear_head` of DINOv2 and DINOv3 is the class token ‖ the mean of the patches, cut to its width.
+    """
     tokens = model.forward_features(images)
     outputs = {"tokens": tokens}
     if "linear_head.weight" in state:
@@ -128,7 +138,7 @@ def outputs_of(model: Any, state: State, images: torch.Tensor) -> dict[str, torc
 
 
 def transforms_of(family: str, side: int) -> Callable[[Any], torch.Tensor]:
-    """The evaluation transforms of the repository, in torchvision's words."""
+    """Build the evaluation transforms of the repository, from torchvision's transforms."""
     from torchvision.transforms import InterpolationMode, v2
 
     bilinear, bicubic = InterpolationMode.BILINEAR, InterpolationMode.BICUBIC

@@ -1,4 +1,4 @@
-"""Image processor settings that sources document in words instead of storing them."""
+"""Image processor settings that a source documents but does not store."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from .engine import State
 from .family import Source
 from .structure import square_image_size
 
-# Side of the model's square images, 0 where nothing tells it → (image processor settings, the same in words).
+# Side of the model's square images (0 if unknown) → (image processor settings, the same in words).
 Preparation = Callable[[int], tuple[dict[str, Any], str]]
 
 IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -16,12 +16,12 @@ OPENAI: dict[str, Any] = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-BILINEAR, BICUBIC, AREA = 2, 3, 4  # as Pillow numbers them; its box filter is the area that a pixel covers
+BILINEAR, BICUBIC, AREA = 2, 3, 4  # Pillow's numbers; its box filter averages the area that a pixel covers
 _NAMES = {BILINEAR: "bilinear", BICUBIC: "bicubic", AREA: "by area"}
 
 
 def documented(prepare: Preparation, source: Source, tensors: State, whose: str) -> tuple[dict[str, Any], list[str]]:
-    """(image processor settings, notes): the source's own, else those its family documents, which is said."""
+    """Return (image processor settings, notes): the source's own, else the family's documented ones, with a note."""
     if source.processor:
         return dict(source.processor), []
     settings, said = prepare(image_side(source, tensors))
@@ -29,16 +29,16 @@ def documented(prepare: Preparation, source: Source, tensors: State, whose: str)
 
 
 def image_side(source: Source, tensors: State) -> int:
-    """The side of the square images a model is for, in pixels; 0 where they are not square or nothing tells."""
+    """Return the side of the model's square images in pixels; 0 if they are not square or the size is unknown."""
     kernel = tensors["vit.embeddings.patch_embeddings.projection.weight"]
-    told = source.flags.get("image_size") or (source.config.get("vision_config") or source.config).get("image_size")
-    size = told or square_image_size(tensors, (kernel.shape[2], kernel.shape[3])) or 0
+    stated = source.flags.get("image_size") or (source.config.get("vision_config") or source.config).get("image_size")
+    size = stated or square_image_size(tensors, (kernel.shape[2], kernel.shape[3])) or 0
     height, width = (size, size) if isinstance(size, int) else size
     return height if height == width else 0
 
 
 def squash(colours: dict[str, Any], resample: int, **others: Any) -> Preparation:
-    """The whole image resized to the model's size, whatever its proportions."""
+    """Build the preparation that resizes the whole image to the model's size, ignoring its aspect ratio."""
     said = f"the whole image resized ({_NAMES[resample]})"
     return lambda side: ({**colours, "resample": resample, **others}, said)
 
@@ -50,9 +50,9 @@ def resize_and_crop(
     whole: bool = False,
     **others: Any,
 ) -> Preparation:
-    """The shorter edge resized, then the square in the middle.   sizes: side → (shorter edge, side of the square).
+    """Build the preparation that resizes the shorter edge, then crops the central square.
 
-    whole: both edges are resized, to a square.
+    sizes: side → (shorter edge, side of the square).   whole: resize both edges, to a square.
     """
 
     def prepare(side: int) -> tuple[dict[str, Any], str]:
@@ -73,7 +73,7 @@ def resize_and_crop(
 
 
 def colours_in_words(settings: dict[str, Any]) -> str:
-    """Which of the three above these settings hold."""
+    """Return in words which mean and standard deviation of the three above these settings have."""
     for name, known in (("ImageNet's", IMAGENET), ("CLIP's", OPENAI)):
         if known.items() <= settings.items():
             return f"{name} mean and standard deviation"

@@ -1,4 +1,4 @@
-"""What a model's configuration must be for its tensors, read off the tensors: the part no source has to be asked about.
+"""Configuration fields that can be read off the tensors alone, whatever the source.
 
 Shapes: D width, h×w grid, R width before the classifier.
 """
@@ -10,10 +10,11 @@ from .engine import ConversionError, State
 
 
 def structure_of(tensors: State) -> dict[str, Any]:
-    """The configuration fields that our tensors, by our names, decide. Raises ConversionError for what is no ViT.
+    """Return the configuration fields that follow from tensors under our names.
 
-    Not among them, because they leave no trace in a shape: the number of heads, the activation, eps, pooling without
-    parameters, the base of rotary positions, the image size where positions are not a square table.
+    Not included, because no shape depends on them: the number of heads, the activation, eps, pooling without
+    parameters, the base of rotary positions, and the image size unless positions are a square table.
+    Raises ConversionError for tensors that are no ViT.
     """
     kernel = tensors.get("vit.embeddings.patch_embeddings.projection.weight")
     if kernel is None or kernel.ndim != 4:
@@ -54,7 +55,7 @@ def structure_of(tensors: State) -> dict[str, Any]:
 
 
 def square_image_size(tensors: State, patch: int | tuple[int, int]) -> int | tuple[int, int] | None:
-    """The image size of a square position table, or None where there is none."""
+    """Return the image size of a square position table, or None if there is no such table."""
     table = tensors.get("vit.embeddings.position_embeddings")
     if table is None:
         return None

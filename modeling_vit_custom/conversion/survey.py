@@ -1,4 +1,4 @@
-"""Which of a library's models convert, and why the others do not: tried with every name, by shapes alone."""
+"""Survey of which models of a library convert, and why the others do not: every name is tried, by shapes alone."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from .engine import ConversionError
 from .family import Source
 from .timm_vit import family_of
 
-# timm's modules that define Vision Transformers; the prefix finds those that other modules call so.
+# timm's modules that define Vision Transformers; the prefix finds those in other modules.
 MODULES = (
     "vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos", "vision_transformer_sam", "deit",
     "eva", "beit", "naflexvit",
@@ -18,7 +18,7 @@ PREFIX = "vit_"
 
 
 def timm_names() -> list[str]:
-    """Every architecture of the installed timm that is a Vision Transformer by its module or its name."""
+    """Return every architecture of the installed timm that is a Vision Transformer by its module or its name."""
     import timm
 
     names = {name for module in MODULES for name in timm.list_models(module=module)}
@@ -26,13 +26,13 @@ def timm_names() -> list[str]:
 
 
 def survey(names: list[str]) -> Iterator[tuple[str, str | None]]:
-    """(name, None where it converts, else the reason), one after the other; nothing is allocated or downloaded."""
+    """Yield (name, None if it converts, else the reason) for each name; nothing is allocated or downloaded."""
     for name in names:
         yield name, refusal(name)
 
 
 def refusal(name: str) -> str | None:
-    """Why timm's model of this name cannot be converted; None where every tensor of it finds its place."""
+    """Return why timm's model of this name cannot be converted, or None if every tensor can."""
     import timm
 
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""What other libraries' models can express of ours: values of our configuration's fields, and the closest target.
+"""Which of our models another library can express: supported values of our configuration fields; choice of the target.
 
 Shapes: B images, C channels, H×W pixels, K classes, D width, N tokens.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from ..configuration_vit_custom import ViTCustomConfig
@@ -18,13 +19,13 @@ from .engine import ConversionError, State
 
 @dataclass(frozen=True)
 class Condition:
-    """Values of a field that are no short list.   holds: (configuration, value) → whether it may be;   words: when."""
+    """Supported values of a field, given as a rule.   holds: (configuration, value) → supported?   words: the rule."""
 
     holds: Callable[[ViTCustomConfig, Any], bool]
     words: str
 
 
-# The values a field may have; a field without an entry may have any.
+# Field -> supported values; a field without an entry may have any value.
 Expresses = dict[str, tuple[Any, ...] | Condition]
 
 ANY = Condition(lambda config, value: True, "any value")
@@ -32,7 +33,7 @@ GIVEN = Condition(lambda config, value: value is not None, "a number")
 SOME = Condition(lambda config, value: value > 0, "1 or more")
 SQUARE = Condition(lambda config, value: isinstance(value, int) or value[0] == value[1], "a square")
 
-# Fields that change training only, with the value that changes nothing.
+# Fields that affect training only, with the value that has no effect.
 _TRAINING: dict[str, Any] = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
@@ -43,7 +44,7 @@ _TRAINING: dict[str, Any] = {
 
 
 def refusals(expresses: Expresses, config: ViTCustomConfig) -> list[str]:
-    """Each field that cannot be expressed: its value, and what would do."""
+    """Return a text for each field that cannot be expressed: its value, and the supported ones."""
     said = []
     for name, values in expresses.items():
         value = getattr(config, name)
@@ -59,8 +60,9 @@ class Exported:
     """Our tensors in a model of another library.
 
     kind: its class or architecture.   run: (that model or a copy of it, [B, C, H, W]) → as `check.Reference.run`.
-    save: writes the library's own folder, with the settings of our image processor.
-    save_tensors: writes the tensors alone, under the names of the library's files.
+    save: writes a folder in the library's format, with the settings of our image processor.
+    save_tensors: writes the tensors alone, under the names that the library uses in files.
+    prepare: Pillow images → [B, C, H, W], by the library's own preprocessing; None without an image processor.
     """
 
     kind: str
@@ -69,16 +71,17 @@ class Exported:
     save: Callable[[Path], None]
     save_tensors: Callable[[Path], None]
     notes: list[str] = field(default_factory=list)
+    prepare: Callable[[Sequence[Image.Image]], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
 class Target:
     """A kind of model of another library.
 
-    resampling: how it resamples positions, a key of RESIZE_RULES;   from_square: whether it takes every grid for one.
-    training: the fields of training it has.
-    build: (configuration, our tensors under their full names, image processor or None where the tensors alone are
-    wanted) → its model.
+    resampling: how it resamples positions, a key of RESIZE_RULES;   from_square: whether it treats every grid as
+    square.   training: the training fields that it has.
+    build: (configuration, our tensors under their full names, image processor, or None to write the tensors alone) →
+    its model.
     """
 
     name: str
@@ -89,7 +92,7 @@ class Target:
     from_square: bool = False
 
     def notes(self, config: ViTCustomConfig) -> list[str]:
-        """What differs in training, and at other sizes than the native one."""
+        """Return notes on what differs in training, and at image sizes other than the native one."""
         notes = [
             f"{name}={value!r}: {self.name} has no such setting; it matters in training only"
             for name, none in _TRAINING.items()
@@ -110,9 +113,9 @@ class Target:
 
 
 def choose(targets: Sequence[Target], config: ViTCustomConfig, name: str | None = None) -> Target:
-    """The first target that expresses `config`, or the one named.
+    """Return the first target that can express `config`; with `name`, only that target is considered.
 
-    Raises ConversionError naming each field that the closest, of which there may be several, cannot express.
+    Raises ConversionError if there is none. It names the fields that the closest targets cannot express.
     """
     wanted = [target for target in targets if name in (None, target.name)]
     if not wanted:
@@ -129,7 +132,10 @@ def choose(targets: Sequence[Target], config: ViTCustomConfig, name: str | None 
 def require_same_processing(
     config: ViTCustomConfig, processor: ViTCustomImageProcessor, read_back: Mapping[str, Any], whose: str
 ) -> list[str]:
-    """Notes on what is ours alone. Raises ConversionError unless these settings, read back, are those of ours."""
+    """Check that the target's preprocessing equals ours; return notes on what only ours does.
+
+    read_back: settings of the target's image processor.   Raises ConversionError if they differ from `processor`.
+    """
     ours, theirs = (
         {name: _plain(value) for name, value in one.to_dict().items()}
         for one in (processor, ViTCustomImageProcessor.for_model(config, **read_back))
@@ -149,7 +155,7 @@ def require_same_processing(
 
 
 def _plain(value: Any) -> Any:
-    """As it comes back from JSON."""
+    """The value as JSON returns it: lists instead of tuples."""
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,5 +1,5 @@
 """timm's plain Vision Transformers (`VisionTransformer`, `VisionTransformerDistilled`, and `Eva` with DINOv3's rotary
-positions). A live model says what its tensors do not; what this architecture has no place for is refused by name.
+positions). Settings come from the live model; parts that our architecture lacks are refused by name.
 """
 
 from functools import partial
@@ -25,7 +25,7 @@ _BLOCKS = ("Block", "EvaBlock")
 _ATTENTIONS = ("Attention", "EvaAttention")
 _MLPS = ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked")
 _STEMS = ("PatchEmbed",)
-# class of a part that this architecture lacks -> what it is
+# class of a part that our architecture lacks -> description
 _FOREIGN = {
     "VisionTransformerRelPos": "relative positions",
     "Beit": "BEiT, with relative positions",
@@ -44,13 +44,13 @@ RESAMPLING = {"bilinear": 2, "bicubic": 3, "nearest": 0, "lanczos": 1}
 
 
 def family_of(model: Any) -> Family:
-    """How to read this timm model. Raises ConversionError naming the part that has no place here."""
+    """Return the family that converts this timm model. Raises ConversionError naming an unsupported part."""
     refuse_unknown_parts(model)
     return Family("timm", (), (), table_of(model), partial(_settings, model))
 
 
 def refuse_unknown_parts(model: Any) -> None:
-    """Raises ConversionError unless every part of the model is one this architecture has."""
+    """Raise ConversionError unless our architecture supports every part of the model."""
     kinds: list[tuple[str, tuple[str, ...]]] = [(type(model).__name__, _MODELS)]
     for block in getattr(model, "blocks", []):
         kinds += [(type(block).__name__, _BLOCKS)]
@@ -80,7 +80,7 @@ def _is_dinov3_rope(rope: Any, attention: Any) -> bool:
 
 
 def table_of(model: Any) -> Table:
-    """The rows of this model's tensors."""
+    """Build the conversion table of this model's tensors."""
     prefix = [
         (f"vit.embeddings.{ours}", theirs)
         for ours, theirs in (
@@ -183,7 +183,10 @@ def _activation(module: nn.Module) -> str:
 
 
 def processor_settings(config: Any, image_hw: tuple[int, int]) -> dict[str, Any]:
-    """Image processor settings from timm's `pretrained_cfg`: resize by crop_pct and crop_mode, then normalise."""
+    """Read image processor settings from timm's `pretrained_cfg`: resize by crop_pct and crop_mode, then normalise.
+
+    Raises ConversionError for a setting that our image processor lacks.
+    """
     height, width = image_hw
     settings: dict[str, Any] = {
         "image_mean": list(config["mean"]),
@@ -203,7 +206,7 @@ def processor_settings(config: Any, image_hw: tuple[int, int]) -> dict[str, Any]
 
 
 def labels_of(model: Any) -> tuple[dict[int, str], list[str]]:
-    """(names of the classes, where they are known; notes): timm's own, else ImageNet's where their number is."""
+    """Return (class names, notes): timm's own, else ImageNet's if the number of classes matches, else {}."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     config = model.pretrained_cfg
@@ -219,7 +222,7 @@ def labels_of(model: Any) -> tuple[dict[int, str], list[str]]:
 
 
 def reference_of(model: Any) -> Reference:
-    """The live model, with the preprocessing timm evaluates it by."""
+    """Build the reference of a live model, with timm's evaluation preprocessing."""
     import timm
 
     size = (model.in_chans, *model.patch_embed.img_size)
@@ -234,10 +237,10 @@ def reference_of(model: Any) -> Reference:
 
 
 def run(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a model of timm gives for images [B, C, H, W], cut to whole patches, as `Reference.run` has it."""
+    """Run a timm model on images [B, C, H, W], cut to whole patches; return outputs as defined by `Reference.run`."""
     (p, q), (height, width) = model.patch_embed.patch_size, images.shape[2:]
     tokens = model.forward_features(images[..., : height - height % p, : width - width % q])
     outputs = {"tokens": tokens}
-    if getattr(model, "head_dist", None) is None:  # else timm averages what we join
+    if getattr(model, "head_dist", None) is None:  # else timm averages what ours concatenates
         outputs["pooled"] = model.forward_head(tokens, pre_logits=True)
     return outputs | ({"logits": model.forward_head(tokens)} if model.num_classes else {})

@@ -1,4 +1,4 @@
-"""torchvision's `vit_*`, as state dicts. A state dict of torchvision's says neither its heads nor its preprocessing.
+"""torchvision's `vit_*`, as state dicts. A state dict contains neither the number of heads nor the preprocessing.
 
 Shapes: B images, C channels, D width, N tokens, h×w grid.
 """
@@ -22,7 +22,7 @@ from .preprocessing import BICUBIC, BILINEAR, IMAGENET, documented, image_side, 
 _BLOCK, _OURS = "encoder.layers.encoder_layer_{i}", "vit.layers.{i}"
 
 
-# by our name: the one in files, and the one in files of 2022 and before
+# our name: torchvision's name, and its name in files of 2022 and before
 _MLP = {"fc1": ("0", "linear_1"), "fc2": ("3", "linear_2")}
 TABLE = Table(
     [
@@ -53,11 +53,11 @@ _FIELDS = (
     "image_size", "num_attention_heads", "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob",
     "hidden_act", "id2label",
 )  # fmt: skip
-_HEADS = {1280: 16}  # of vit_h_14; the others have heads of 64
+_HEADS = {1280: 16}  # vit_h_14; all others have heads of size 64
 
 
 def config_of(model: Any) -> dict[str, Any]:
-    """What a live `torchvision.models.VisionTransformer` tells beside its tensors, as our fields."""
+    """Read our configuration fields from a live `torchvision.models.VisionTransformer`, beyond its tensors."""
     block = model.encoder.layers[0]
     return {
         "image_size": model.image_size,
@@ -69,7 +69,7 @@ def config_of(model: Any) -> dict[str, Any]:
 
 
 def processor_of(transforms: Any) -> dict[str, Any]:
-    """Image processor settings from the `ImageClassification` preset of a weights entry, `weights.transforms()`."""
+    """Read image processor settings from the `ImageClassification` preset of a weights entry (`transforms()`)."""
     resample = {"bilinear": BILINEAR, "bicubic": BICUBIC}[transforms.interpolation.value]
     colours = {"image_mean": list(transforms.mean), "image_std": list(transforms.std)}
     sizes = (transforms.resize_size[0], transforms.crop_size[0])
@@ -85,7 +85,7 @@ def _settings(source: Source, tensors: State) -> Settings:
         defaults["num_attention_heads"] = _HEADS[width]
     fields, notes = resolve(given, {name: name for name in _FIELDS}, defaults, "torchvision")
     fields["position_interpolation"] = "bicubic_align_corners"
-    prepare = _SWAG if image_side(source, tensors) > 224 else _V1  # only the SWAG weights are larger
+    prepare = _SWAG if image_side(source, tensors) > 224 else _V1  # only the SWAG weights have larger images
     processor, said = documented(prepare, source, tensors, "most of torchvision's weights, not all, do so")
     return Settings(fields, processor, notes + said)
 
@@ -97,10 +97,13 @@ FAMILIES = [Family("torchvision", ("encoder.layers.encoder_layer_*", "class_toke
 
 
 def reference_of(model: Any, prepare: Callable[[Image.Image], torch.Tensor]) -> Reference:
-    """A `torchvision.models.VisionTransformer`.   prepare: one picture → [C, H, W], as its weights are evaluated.
+    """Build the reference of a `torchvision.models.VisionTransformer`.
 
-    It takes no size but its own. Another is run on its own modules: square, with positions from torchvision's
-    `interpolate_embeddings`; oblong, by the same rule, which is written for squares only.
+    prepare: one picture → [C, H, W], as its weights are evaluated.
+
+    Its forward takes the native size only. For another size its modules are called one by one: square images with
+    positions from torchvision's `interpolate_embeddings`, others by the same rule, which torchvision has for squares
+    only.
     """
     own = (model.image_size, model.image_size)
 
@@ -121,7 +124,7 @@ def reference_of(model: Any, prepare: Callable[[Image.Image], torch.Tensor]) -> 
 
 
 def resampled(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Positions [1, 1 + N, D] for a grid of height×width patches."""
+    """Resample positions [1, 1 + N, D] to a grid of height×width patches."""
     if height == width:
         return interpolate_embeddings(height, 1, OrderedDict({"encoder.pos_embedding": table}))["encoder.pos_embedding"]
     side = math.isqrt(table.shape[1])
@@ -132,7 +135,7 @@ def resampled(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def reference_of_state(state: State, config: Any, prepare: Callable[[Image.Image], torch.Tensor]) -> Reference:
-    """The same of a file's tensors; heads and eps, which they do not tell, are those of our `config`."""
+    """Build the reference from a file's tensors; the number of heads and eps are taken from our `config`."""
     pre_logits = state.get("heads.pre_logits.weight")
     model = torchvision.models.VisionTransformer(
         image_size=config.image_hw[0],
@@ -153,7 +156,7 @@ def reference_of_state(state: State, config: Any, prepare: Callable[[Image.Image
 
 
 def assumed_transforms(side: int) -> Any:
-    """What evaluates torchvision's own weights for images of `side`: those above 224 are SWAG's."""
+    """Return the evaluation transforms of torchvision's own weights for images of `side`; above 224, those of SWAG."""
     weights = torchvision.models.ViT_B_16_Weights
     if side > 224:
         return weights.IMAGENET1K_SWAG_E2E_V1.transforms(crop_size=side, resize_size=side)

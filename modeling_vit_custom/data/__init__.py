@@ -1,1 +1,1 @@
-"""Datasets: what lies on disk, as examples with labels that have been checked."""
+"""Datasets: files on disk as examples with labels that have been checked."""

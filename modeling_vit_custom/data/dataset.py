@@ -1,4 +1,4 @@
-"""Examples as a torch Dataset whose items are views; a whole batch of them is fetched by one call.
+"""Examples as a torch Dataset whose items are views; one call fetches a whole batch.
 
 Shapes: B batch, C channels, S x S' the views' size, K random numbers for each example.
 """
@@ -11,14 +11,13 @@ from os.path import isfile
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from ..common.errors import DataError
-from ..common.text import listed
-from ..image_files_vit_custom import open_image
-from ..image_limits_vit_custom import DEFAULT_LIMITS, check_size
-from .draws import example_keys, uniform
+from ..image_files_vit_custom import file_header, open_image
+from ..image_limits_vit_custom import DEFAULT_LIMITS, ImageDecodingError, check_size
+from ..weight_files_vit_custom import shorten_list
+from .counter_rng import example_keys, uniform
 from .examples import Examples
 from .stream import stream_of
 
@@ -28,13 +27,12 @@ DRAWS = 24  # random numbers that go with each training example
 class ImageDataset(Dataset):
     """Item i: {"pixel_values": uint8 [C, S, S'], "index": i, "labels": …}, without "labels" where there are none.
 
-    A training set also has "draws", float32 [K] in [0, 1): the random numbers its augmentation is made of. They,
-    and `policy`, depend on (seed, epoch, index) alone: see `draws`. With `teacher` it has "teacher", what a teacher
-    says of each image.
+    A training set also has "draws", float32 [K] in [0, 1): the random numbers for its augmentation. They, and `policy`,
+    depend on (seed, epoch, index) alone: see `draws`. With `teacher` it has "teacher", the teacher's logits.
 
     views: [B] positions -> uint8 [B, C, S, S'], as DecodedViews or CachedViews.
     seed: of the random numbers; None for evaluation, which has none.
-    policy: uint8 [C, S, S'] -> the same, at random (torch's default generator); None for none.
+    policy: random augmentation, uint8 [C, S, S'] -> the same (torch's default generator); None for none.
     teacher: [B] positions -> float32 [B, L] logits; None for none.
     """
 
@@ -50,7 +48,7 @@ class ImageDataset(Dataset):
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loading processes that persist see it too
 
     def set_epoch(self, epoch: int) -> None:
-        """To be called before each pass."""
+        """Set the epoch; call this before each pass."""
         self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -60,10 +58,9 @@ class ImageDataset(Dataset):
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """What a data loader asks for: the whole batch, each of its tensors gathered once."""
+        """The whole batch that a data loader asks for, each of its tensors gathered once."""
         batch = {"pixel_values": self.views(indices), "index": torch.tensor(indices)}
-        if self.examples.labels is not None:
-            batch["labels"] = torch.from_numpy(self.examples.labels[np.asarray(indices, np.int64)])
+        batch |= self.examples.targets.batch(indices)
         if self.teacher is not None:
             batch["teacher"] = self.teacher(indices)
         if self.seed is not None:
@@ -84,17 +81,17 @@ class ImageDataset(Dataset):
 
 
 def collate(batch: dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The batch that `__getitems__` made, as it is; a list of items is stacked."""
+    """Return the batch that `__getitems__` made, unchanged; stack a list of items."""
     if isinstance(batch, dict):
         return batch
     return {key: torch.stack([item[key] for item in batch]) for key in batch[0]}
 
 
 def check_readable(*splits: Examples, workers: int = 8) -> None:
-    """Opens every file's header, before any work that a bad file would cost.
+    """Open every file's header, before a bad file can waste any work.
 
-    Raises DataError naming all files that are no images, or of a size that the decoder refuses (an image cut off
-    further in is found when decoded). Those of a stream are left to the training.
+    Raises DataError naming all files that are not images, or whose size the decoder refuses. (A truncated image is only
+    found when it is decoded.) Images of a stream are not opened: the training finds bad ones.
     """
 
     def problem(place: tuple[Examples, int]) -> str | None:
@@ -102,13 +99,18 @@ def check_readable(*splits: Examples, workers: int = 8) -> None:
         source, name = examples.images[index], examples.names[index]
         if not isinstance(source, (str, PathLike, bytes)):
             return None
-        if not isinstance(source, bytes) and not isfile(source):  # to open a named pipe is to wait for ever
+        if not isinstance(source, bytes) and not isfile(source):  # opening a named pipe would wait forever
             return f"{name} (no file)"
         try:
+            if (header := file_header(source)) is not None:
+                check_size(*header.hwc[:2], DEFAULT_LIMITS)
+                return None
             with open_image(BytesIO(source) if isinstance(source, bytes) else source) as image:
                 check_size(image.height, image.width, DEFAULT_LIMITS)
                 return None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except ImageDecodingError as error:
+            return f"{name}: {str(error).removesuffix('.')}"
+        except (OSError, ValueError, SyntaxError) as error:
             return f"{name} ({type(error).__name__})"
 
     opened = [examples for examples in splits if stream_of(examples) is None]
@@ -116,4 +118,4 @@ def check_readable(*splits: Examples, workers: int = 8) -> None:
     with ThreadPoolExecutor(workers) as pool:
         bad = [found for found in pool.map(problem, places) if found]
     if bad:
-        raise DataError(f"{len(bad)} file(s) are no readable images, remove or replace them: {listed(bad)}.")
+        raise DataError(f"{len(bad)} file(s) are no readable images, remove or replace them: {shorten_list(bad)}.")

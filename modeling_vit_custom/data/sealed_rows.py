@@ -1,15 +1,15 @@
-"""Rows of an array on disk: made once, read by many runs, and each compared with its checksum whenever it is read.
+"""Rows of an array on disk: made once, read by many runs, and compared with their checksums at every read.
 
 A folder holds
     NAME.npy    [N, ...], the rows
     rows.npy    uint32 [N], a checksum of each row, 0 while it is missing
     key.json    what the rows were made of
     seal        written last: the SHA-256 of the other two and of the header of NAME.npy
-Until it is whole it is called FOLDER.building: a build that was killed goes on where it stopped. Removing such folders
-is always safe, even while they are read: the file stays open, and loading processes inherit it.
+Until it is complete it is called FOLDER.building, and a build that was killed continues where it stopped. Removing such
+folders is always safe, even while they are read: the file stays open, and loading processes inherit it.
 
-Nothing is memory-mapped: reading a mapped file that has been cut, or writing one on a disk that is full, ends the
-process by a signal, where a plain read or write gives an error.
+Nothing is memory-mapped. Reading a truncated mapped file, or writing one on a full disk, ends the process by a signal;
+a plain read or write raises an error.
 
 Shapes: N rows, B of them in a batch.
 """
@@ -36,21 +36,21 @@ from numpy.lib import format as npy
 logger = logging.getLogger(__name__)
 
 CHECKSUMS, KEY, SEAL = "rows.npy", "key.json", "seal"
-CHECKED_ROWS = 64  # whose checksums are compared when a folder is opened
-CHUNK = 256  # rows that are read at once to compare them
+CHECKED_ROWS = 64  # compared with their checksums when a folder is opened
+CHUNK = 256  # rows that are read at once for the comparison
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CANNOT_RESERVE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}  # of file systems without preallocation
 
 
 class NoRoomError(OSError):
-    """The rows would take more of the disk than they may."""
+    """The rows would take more disk space than allowed."""
 
 
 class SealedRows:
-    """[N, ...] rows of a sealed folder. Raises OSError or ValueError, with the reason, for one that is not."""
+    """The [N, ...] rows of a sealed folder. Raises OSError or ValueError, with the reason, if it is not intact."""
 
     _fd: Any = None
-    _gone = False  # whether it could not be opened by name
+    _gone = False  # True once it could not be opened by name
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = Path(folder), name
@@ -81,7 +81,7 @@ class SealedRows:
         return self.shape[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        """A process that is being started is handed the open file; any other opens the folder by name when it reads."""
+        """A process that is being started gets the open file; any other opens the folder by name when it reads."""
         if multiprocessing.context.get_spawning_popen() is not None and hasattr(reduction, "DupFd"):
             return self.__dict__ | {"_fd": None if self._fd is None else reduction.DupFd(self._fd)}
         return self.__dict__ | {"_fd": None, "checksums": None, "key": None}
@@ -92,8 +92,9 @@ class SealedRows:
             self._fd = self._fd.detach()
 
     def read(self, indices: Sequence[int]) -> tuple[np.ndarray, list[int]]:
-        """Return rows [B, ...], in memory of their own, and the places in `indices` of those that are not to be used:
-        they are not what was written, or cannot be read.
+        """Return (rows [B, ...] in memory of their own, the places in `indices` of unusable rows).
+
+        A row is unusable if it is not what was written, or cannot be read.
         """
         raw = np.empty((len(indices), self.row_bytes), np.uint8)
         wrong = list(range(len(indices)))
@@ -105,7 +106,7 @@ class SealedRows:
         if self._fd is None and not self._gone:
             try:
                 found = SealedRows(self.folder, self.name)
-                self._gone = found.seal != self.seal  # built again, of other contents
+                self._gone = found.seal != self.seal  # rebuilt with other contents
                 self._fd, found._fd, self.checksums = found._fd, None, found.checksums
             except (OSError, ValueError):
                 self._gone = True
@@ -119,7 +120,7 @@ class SealedRows:
         return count == len(into) and checksum(into) == self.checksums[row]
 
     def find_wrong(self, count: int | None = None) -> list[int]:
-        """Return those of `count` rows, evenly spread, that are not what was written; None reads all."""
+        """Return which of `count` evenly spread rows are not what was written; None checks all rows."""
         number = len(self) if count is None else min(count, len(self))
         looked_at = np.linspace(0, len(self) - 1, number).astype(int).tolist()
         chunks = [looked_at[i : i + CHUNK] for i in range(0, number, CHUNK)]
@@ -127,7 +128,7 @@ class SealedRows:
 
 
 class UnfinishedRows:
-    """Rows that one process is making, in FOLDER.building: an earlier build's, if it was of the same key.
+    """Rows that one process is making in FOLDER.building; an earlier build of the same key is continued.
 
     missing: the rows that are still to be made. Raises OSError on a full disk.
     """
@@ -155,7 +156,7 @@ class UnfinishedRows:
         return False
 
     def _start(self, whole: dict[str, int]) -> None:
-        """Reserve all the space there will be needed, so that a full disk is found out before any row is made."""
+        """Reserve all the space that will be needed, so that a full disk is noticed before any row is made."""
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir()
         try:
@@ -173,7 +174,7 @@ class UnfinishedRows:
         return checksum(into) if count == len(into) else 0
 
     def write(self, indices: Sequence[int], rows: np.ndarray, checksums: Sequence[int] | None = None) -> None:
-        """Write rows [B, ...]; their checksums follow them, so that what a killed process has marked is there."""
+        """Write rows [B, ...], each before its checksum: a row that has a checksum is there, even after a kill."""
         for place, index in enumerate(indices):
             row = np.ascontiguousarray(rows[place])
             _write(self._rows, len(self.header) + index * self.row_bytes, row.data.cast("B"))
@@ -181,7 +182,7 @@ class UnfinishedRows:
             _write(self._sums, len(self.sums_header) + 4 * index, np.uint32(known).tobytes())
 
     def seal(self) -> None:
-        """Bring all of it to the disk and give the folder its name."""
+        """Flush all files to the disk and give the folder its final name."""
         _write(self._seal, 0, _digest(self.record, (self.partial / CHECKSUMS).read_bytes(), self.header).encode())
         for file in (self._rows, self._sums, self._seal):
             os.fsync(file.fileno())
@@ -206,11 +207,11 @@ def find_or_build(
     limit: float | None = None,
     checked: int | None = CHECKED_ROWS,
 ) -> tuple[SealedRows, str]:
-    """Return the rows of a key and "found" or "built"; `build` writes those that are missing.
+    """Return (the rows of a key, "found" or "built"); `build` writes the missing ones.
 
-    limit: bytes that may be built.   checked: how many rows are compared before they are found; None for all.
+    limit: bytes that may be built.   checked: how many rows are compared before a folder counts as found; None for all.
     Several processes may call this at once: one builds, the others wait for it.
-    Raises NoRoomError above the limit, OSError where the disk cannot hold them; a full disk is left as it was.
+    Raises NoRoomError above the limit, OSError if the disk cannot hold the rows; a full disk is left as it was.
     """
     from filelock import FileLock, Timeout
 
@@ -225,7 +226,7 @@ def find_or_build(
             try:
                 return _found(folder, name, key, shape, dtype, checked), "found"
             except (OSError, ValueError) as error:
-                logger.warning(f"{folder} is damaged ({error}): it is built anew")
+                logger.warning(f"{folder} is damaged ({error}): it is built again")
                 shutil.rmtree(folder)
         size = shape[0] * _row_bytes(shape, dtype)
         if limit is not None and size > limit:
@@ -246,7 +247,7 @@ def find_or_build(
 
 
 def checksum(row: np.ndarray) -> int:
-    """Return the checksum of one row's bytes; never 0, which marks a row that is missing."""
+    """Return the checksum of one row's bytes; never 0, which marks a missing row."""
     return crc32(row.data) or 1
 
 
@@ -278,7 +279,7 @@ def _digest(*parts: bytes) -> str:
 
 
 def _reserve(file: Any, size: int) -> None:
-    """Give `file` its size, with the space on the disk where the file system can promise that."""
+    """Give `file` its size, and reserve the disk space if the file system can do that."""
     if hasattr(os, "posix_fallocate"):
         try:
             return os.posix_fallocate(file.fileno(), 0, size)
@@ -289,7 +290,7 @@ def _reserve(file: Any, size: int) -> None:
 
 
 def _write(file: Any, offset: int, data: Any) -> None:
-    """Write all of `data`: one call may write a part of it on a disk that fills up, and the next raises OSError."""
+    """Write all of `data`. On a disk that fills up, one call may write only a part, and the next raises OSError."""
     view = memoryview(data)
     file.seek(offset)
     while view:
@@ -297,7 +298,7 @@ def _write(file: Any, offset: int, data: Any) -> None:
 
 
 def _read_at(fd: int, offset: int, into: np.ndarray) -> int:
-    """Read `into` [n bytes] from `offset`; return how many bytes there were. Processes may share the open file."""
+    """Fill `into` [n bytes] from `offset`; return how many bytes there were. Processes may share the open file."""
     if hasattr(os, "preadv"):  # leaves the file's position alone
         return os.preadv(fd, [into.data], offset)
     os.lseek(fd, offset, os.SEEK_SET)

@@ -1,4 +1,4 @@
-"""Seeded, stratified drawing: the validation split nobody supplied, and subsets of a given size.
+"""Seeded, stratified drawing: a validation split if none was given, and subsets of a given size.
 
 Shapes: N examples, G strata.
 """
@@ -9,10 +9,10 @@ from ..common.errors import DataError
 
 
 def draw_validation(strata: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """(train indices, validation indices, strata left without validation), indices ascending.
+    """Return (train indices, validation indices, strata left without validation), indices ascending.
 
-    Every stratum gives round(n·fraction) of its examples, at least one if it has two; one with a single
-    example keeps it for training.
+    Every stratum gives round(n·fraction) of its n examples, at least one if it has two, and never all. A single example
+    stays in training.
     Raises DataError unless 0 < fraction < 1 and both parts get an example.
     """
     if not 0 < fraction < 1:
@@ -36,13 +36,13 @@ def draw_validation(strata: np.ndarray, fraction: float, seed: int) -> tuple[np.
 
 
 def draw_of_each(strata: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """`size` ascending indices of every stratum, all of one that has no more; nested: more of them hold the fewer."""
+    """Return `size` ascending indices of every stratum, or all of a smaller one; larger draws contain smaller ones."""
     rng = np.random.default_rng(seed)
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(strata == s))[:size] for s in np.unique(strata)]))
 
 
 def draw_subset(strata: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """`size` ascending indices in which every stratum has its share (largest remainders get the rest)."""
+    """Return `size` ascending indices in which every stratum has its share (largest remainders get the rest)."""
     if size < 1:
         raise DataError(f"max_…_samples is {size}: give a positive number of examples, or leave it out.")
     if size >= len(strata):
@@ -51,7 +51,7 @@ def draw_subset(strata: np.ndarray, size: int, seed: int) -> np.ndarray:
     groups, counts = np.unique(strata, return_counts=True)
     share = counts * size / len(strata)
     taken = np.floor(share).astype(int)
-    order = np.lexsort((rng.permutation(len(groups)), taken - share))  # largest remainder first, ties by lot
+    order = np.lexsort((rng.permutation(len(groups)), taken - share))  # largest remainder first, ties at random
     taken[order[: size - taken.sum()]] += 1
     drawn = [rng.permutation(np.flatnonzero(strata == g))[:n] for g, n in zip(groups, taken, strict=True)]
     return np.sort(np.concatenate(drawn))

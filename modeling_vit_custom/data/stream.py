@@ -1,8 +1,8 @@
-"""Data larger than memory or disk: shards that `datasets` reads from front to back, an example at a time.
+"""Data larger than memory or disk: shards that `datasets` reads from front to back, one example at a time.
 
-Labels are read once, before training, from their columns alone where the files allow it: how many examples there are,
-what they show and what is wrong with it is known before any work is lost. Images are read anew in each epoch, in the
-order of the shards, and travel as they are encoded (`Row`) to the process that decodes them.
+Labels are read once, before training, from their columns alone if the file format allows it. So the number of examples,
+their labels and any errors in them are known before work can be lost. Images are read again in each epoch, in the order
+of the shards. They stay encoded (`Row`) until they reach the process that decodes them.
 
 Shapes: N examples, K shards, B batch, C channels, S x S' the views' size.
 """
@@ -18,14 +18,14 @@ import torch
 
 from ..common.errors import DataError
 from .examples import Examples, LazySelection
-from .views import ViewMaker
+from .views import ImageResizer
 
-MAX_PARTS = 1024  # a data set of more shards (each file of an imagefolder is one) is read in so many parts
+MAX_PARTS = 1024  # a dataset of more shards (each file of an imagefolder is one) is read in this many parts
 READ_ERRORS = (OSError, ValueError, TarError)  # Arrow's errors are ValueErrors and OSErrors
 
 
 class Row(int):
-    """An example's index that brings its encoded image along: through samplers, and to loading processes."""
+    """An example's index that carries its encoded image through samplers and to loading processes."""
 
     source: bytes
 
@@ -40,7 +40,10 @@ class Row(int):
 
 @dataclass(frozen=True)
 class Shards:
-    """names: [K] what errors call each.   counts: [K] int64, how many examples each holds."""
+    """The shards of a dataset.
+
+    names: [K] as errors show them.   counts: [K] int64, how many examples each holds.
+    """
 
     names: Sequence[str]
     counts: np.ndarray
@@ -54,7 +57,7 @@ class Shards:
         return np.cumsum(self.counts) - self.counts
 
     def place(self, index: int) -> tuple[int, int]:
-        """(shard, row in it) of an example."""
+        """Return (shard, row in it) of an example."""
         shard = int(np.searchsorted(np.cumsum(self.counts), index, side="right"))
         return shard, int(index - self.starts[shard])
 
@@ -76,11 +79,11 @@ class RowNames(Sequence):
 
 
 class ShardedImages(Sequence):
-    """The encoded images of a `datasets.IterableDataset`, [N] bytes: to be read in the order they lie in.
+    """The encoded images of a `datasets.IterableDataset`, [N] bytes; read them in the order of the shards.
 
-    Item i is read by going through its shard: for a few, not for all.
+    Reading item i goes through its shard, which suits a few items, not all.
 
-    dataset: with this image column alone, not decoded.   files: the shards, paths or addresses.
+    dataset: its image column alone, not decoded.   files: the shards, paths or addresses.
     opens_files: whether cells may name files that hold the images (an imagefolder's, which `datasets` found itself).
     """
 
@@ -90,7 +93,7 @@ class ShardedImages(Sequence):
 
     @property
     def record(self) -> list[tuple[str, int | None]]:
-        """What tells these files from others by name, fit for JSON."""
+        """Names and sizes that identify these files, fit for JSON."""
         return file_record(self.files)
 
     def __len__(self) -> int:
@@ -103,7 +106,7 @@ class ShardedImages(Sequence):
         return next(self.read(shard, wanted))[1]
 
     def read(self, shard: int, wanted: np.ndarray) -> Iterator[tuple[int, bytes]]:
-        """(index, encoded image) of those of a shard's examples that are wanted, bool, no further than the last.
+        """Yield (index, encoded image) of a shard's examples where `wanted`, bool, is True; stop after the last one.
 
         Raises DataError for a shard that cannot be read, or holds other examples than before.
         """
@@ -125,7 +128,7 @@ class ShardedImages(Sequence):
                 yield start + row, image
 
     def fetched(self, indices: np.ndarray) -> list[bytes]:
-        """The images at `indices`, held in memory."""
+        """Return the images at `indices`, held in memory."""
         wanted = np.zeros(len(self), bool)
         wanted[indices] = True
         parts = np.split(wanted, np.cumsum(self.shards.counts)[:-1])
@@ -138,13 +141,13 @@ class ShardedImages(Sequence):
         if self.opens_files and cell["bytes"] is None:
             from datasets.utils.file_utils import xopen
 
-            with xopen(cell["path"], "rb") as file:  # which may be on the Hub
+            with xopen(cell["path"], "rb") as file:  # may be on the Hub
                 return file.read()
         return cell["bytes"]
 
 
 def stream_of(examples: Examples) -> tuple[ShardedImages, np.ndarray] | None:
-    """(the stream that a split's images come from, [N] int64 which of it they are), or None if they are no stream's."""
+    """Return (the stream of a split's images, [N] int64 their positions in it), or None if they are not streamed."""
     images: Any = examples.images
     indices = np.arange(len(examples))
     while isinstance(images, LazySelection):
@@ -153,12 +156,12 @@ def stream_of(examples: Examples) -> tuple[ShardedImages, np.ndarray] | None:
 
 
 class StreamedViews:
-    """The views of a training split whose rows bring their images along.
+    """The views of a training split whose rows carry their images.
 
-    buffer: of how many rows, at least, the next one is drawn from.
+    buffer: size of the shuffle buffer, in rows: the next row is drawn from it.
     """
 
-    def __init__(self, examples: Examples, maker: ViewMaker, buffer: int):
+    def __init__(self, examples: Examples, maker: ImageResizer, buffer: int):
         found = stream_of(examples)
         assert found is not None
         self.examples, self.maker, self.buffer = examples, maker, buffer
@@ -170,11 +173,11 @@ class StreamedViews:
         return len(self.examples)
 
     def __call__(self, rows: Sequence[Row]) -> torch.Tensor:
-        """B rows -> uint8 [B, C, S, S']."""
+        """Return uint8 [B, C, S, S'] of B rows."""
         return self.maker([row.source for row in rows], [self.examples.names[row] for row in rows])
 
     def rows(self, rng: np.random.Generator) -> Iterator[Row]:
-        """Each example once: shards in random order, and of the rows in the buffer always a random one."""
+        """Yield each example once: shards in random order, and each row drawn at random from the buffer."""
         return shuffled(self._read(rng.permutation(len(self.images.shards))), self.buffer, rng)
 
     def _read(self, order: np.ndarray) -> Iterator[Row]:
@@ -185,7 +188,7 @@ class StreamedViews:
 
 
 def shuffled(items: Iterator[Any], size: int, rng: np.random.Generator) -> Iterator[Any]:
-    """All items, each drawn from a buffer of `size`; at the end what is left in it, permuted."""
+    """Yield all items, each drawn from a shuffle buffer of `size`; the items left at the end follow, permuted."""
     buffer: list[Any] = []
     for item in items:
         if len(buffer) < size:
@@ -199,5 +202,5 @@ def shuffled(items: Iterator[Any], size: int, rng: np.random.Generator) -> Itera
 
 
 def file_record(files: Sequence[str]) -> list[tuple[str, int | None]]:
-    """(name, size) of each file; (address, None) of one elsewhere: the Hub's say their commit."""
+    """Return (name, size) of each local file, (address, None) of a remote one; Hub addresses hold their commit."""
     return [(os.path.basename(file), os.path.getsize(file)) if os.path.isfile(file) else (file, None) for file in files]

@@ -1,4 +1,4 @@
-"""From shards to splits: labels in one pass, validation from the fronts of the shards where there is none.
+"""Splits from shards: labels are read in one pass, and a missing validation comes from the fronts of the shards.
 
 Shapes: N examples, K shards.
 """
@@ -8,18 +8,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from glob import glob, has_magic
+from glob import escape, glob, has_magic
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..common.errors import DataError
-from ..common.text import listed
+from ..weight_files_vit_custom import shorten_list
 from .columns import LabelColumn, declared_names, label_columns_of, read_label_columns
-from .examples import MULTI_LABEL, REGRESSION, Examples, LazySelection, Splits
+from .examples import Examples, LazySelection, Splits
 from .folders import SPLIT_FOLDERS, leads_out, named_files, walk_files
-from .hub_datasets import FILE_NAME, downloaded, has_data_files, is_metadata
+from .hub_datasets import FILE_NAME, downloaded, folders_as_named, has_data_files, is_metadata
 from .raw import RawSplit
 from .source import Columns, Source
 from .stream import MAX_PARTS, READ_ERRORS, RowNames, ShardedImages, Shards, stream_of
@@ -31,13 +31,13 @@ LABELS_AT_ONCE = 1000
 
 
 def read_streamed_splits(source: Source, columns: Columns = Columns()) -> dict[str, RawSplit]:
-    """Reads {"train": …, "validation": …, "test": …}, those that the data has; of all of them every label.
+    """Read those of {"train": …, "validation": …, "test": …} that the data has, with all their labels.
 
-    source: its train is a folder of shards (Parquet, WebDataset, Arrow), one of them, or a pattern such as
-    "shards/train-*.parquet" (both of these are training data alone); else its dataset_name is a Hub dataset. Its
-    validation and test, which are no streams, are left to `read_split`.
-    Raises DataError for what `datasets` cannot stream, for files that it would leave out, for bad labels, and, unless
-    `source.follow_links`, for files and links that lead out of the folder.
+    source: its train is a folder of shards (Parquet, WebDataset, Arrow), one shard, or a pattern such as
+    "shards/train-*.parquet" (the latter two are training data alone); else its dataset_name is a Hub dataset. Its
+    validation and test are no streams and are left to `read_split`.
+    Raises DataError for data that `datasets` cannot stream, for files that it would leave out, for bad labels, and,
+    unless `source.follow_links`, for files and links that lead out of the folder.
     """
     place = str(source.train or source.dataset_name)
     opened = partial(_opened, place, source)
@@ -46,7 +46,7 @@ def read_streamed_splits(source: Source, columns: Columns = Columns()) -> dict[s
         streams = builder.as_streaming_dataset()
         named = {SPLIT_FOLDERS[str(own).lower()]: own for own in streams if str(own).lower() in SPLIT_FOLDERS}
         if "train" not in named:
-            raise DataError(f"{place} has no train split, only {listed(list(streams))}.")
+            raise DataError(f"{place} has no train split, only {shorten_list(list(streams))}.")
         label_columns = _checked_columns(streams[named["train"]], columns, place)
         label_streams, image_streams = opened(label_columns), opened([columns.image])
         raw = {}
@@ -66,27 +66,28 @@ def read_streamed_splits(source: Source, columns: Columns = Columns()) -> dict[s
     except READ_ERRORS as error:
         raise DataError(f"{place} cannot be read as a stream: {error}") from error
     if unused := [str(split) for split in streams if split not in named.values()]:
-        raw["train"].notes.append(f"split(s) of {place} that are NOT USED: {listed(unused)}")
+        raw["train"].notes.append(f"split(s) of {place} that are NOT USED: {shorten_list(unused)}")
     return raw
 
 
 def _opened(place: str, source: Source, names: list[str] | None = None) -> Any:
-    """Makes a builder of `datasets`, which has looked up the files and read nothing.
+    """A builder of `datasets` that has looked up the files but read nothing.
 
-    names: of the columns, all that Parquet shall read.
+    names: the only columns that Parquet shall read.
     """
     from datasets import load_dataset_builder
 
     path, only = Path(place), {} if names is None else {"columns": names}
-    if has_magic(place) or path.is_file():
-        if path.suffix not in READERS or not (files := sorted(glob(place, recursive=True))):
+    if is_pattern(place) or path.is_file():
+        if path.suffix not in READERS or not (files := _matching(path)):
             raise DataError(f"{place} names no shards: they end in {' or '.join(READERS)}.")
-        linked = [file for file in files if has_magic(place) and leads_out(Path(file), Path(file).parent)]
+        linked = [file for file in files if is_pattern(place) and leads_out(Path(file), Path(file).parent)]
         if linked and not source.follow_links:
             raise DataError(f"{linked[0]} is a link that leads out of its folder: pass --follow_links to read it.")
         kind = READERS[path.suffix]
         only = only if kind == "parquet" else {}
-        return load_dataset_builder(kind, data_files={"train": files}, cache_dir=source.cache_dir, **only)
+        data_files = {"train": [escape(os.path.abspath(file)) for file in files]}
+        return load_dataset_builder(kind, data_files=data_files, cache_dir=source.cache_dir, **only)
     if path.is_dir() and not has_data_files(path):
         raise DataError(
             f"{place} holds no shards. Images that are files of their own are read one at a time anyway: name their "
@@ -103,26 +104,41 @@ def _opened(place: str, source: Source, names: list[str] | None = None) -> Any:
         revision=source.dataset_revision,
         cache_dir=source.cache_dir,
     )
-    builder = build()
-    if path.is_dir():
-        _check_nothing_is_lost(path, builder)
-    return build(**only) if builder.name == "parquet" and names is not None else builder
+    with folders_as_named():
+        builder = build()
+        if path.is_dir():
+            _check_nothing_is_lost(path, builder)
+        return build(**only) if builder.name == "parquet" and names is not None else builder
+
+
+def is_pattern(place: str | Path) -> bool:
+    """Return whether `place` is a pattern that stands for several files; an existing path of this name is not."""
+    return has_magic(str(place)) and not Path(place).exists()
+
+
+def _matching(pattern: Path) -> list[str]:
+    """The files that a pattern names; folders that exist under exactly their names in it are no patterns."""
+    if pattern.exists():
+        return [str(pattern)]
+    there = next(path for path in pattern.parents if path.exists())
+    return sorted(glob(os.path.join(escape(str(there)), pattern.relative_to(there)), recursive=True))
 
 
 def _check_nothing_is_lost(folder: Path, builder: Any) -> None:
-    """Raises DataError where names such as train-0.parquet have `datasets` pass over shards without them."""
+    """Raise DataError if `datasets` would skip shards because others have names such as train-0.parquet."""
     used = {os.path.abspath(file) for files in builder.config.data_files.values() for file in files}
     suffixes = {Path(file).suffix for file in used}
     on_disk = (path for path in folder.rglob("*") if path.suffix in suffixes and path.is_file())
     if lost := sorted(str(path) for path in on_disk if os.path.abspath(path) not in used):
         raise DataError(
-            f"{len(lost)} file(s) of {folder} would be left out, not being named as the others are: {listed(lost, 5)}. "
+            f"{len(lost)} file(s) of {folder} would be left out, not being named as the others are: "
+            f"{shorten_list(lost, 5)}. "
             f'Name the training shards by a pattern, --train_dir "{folder}/*{Path(lost[0]).suffix}".'
         )
 
 
 def _checked_columns(stream: Any, columns: Columns, place: str) -> list[str]:
-    """Names the label columns; raises DataError where one is missing, or images are not in the shards."""
+    """The label columns; raises DataError if one is missing, or if images are not in the shards."""
     from datasets import Image, Value
 
     if stream.features is None:
@@ -137,7 +153,7 @@ def _checked_columns(stream: Any, columns: Columns, place: str) -> list[str]:
 def _read_labels(
     stream: Any, columns: list[str], files: Sequence[str], place: str
 ) -> tuple[Shards, dict[str, list[Any]]]:
-    """(the shards and how much they hold, [N] cells of each label column), from a pass that decodes no image."""
+    """(the shards and their sizes, [N] cells of each label column), from a pass that decodes no image."""
     parts = min(stream.num_shards, MAX_PARTS)
     labels = stream.select_columns(columns)
     cells: dict[str, list[Any]] = {column: [] for column in columns}
@@ -169,12 +185,14 @@ def _named_images(images: ShardedImages, builder: Any, place: str, follow_links:
         return named_files(paths, Path(place), place, images.column, follow_links)
     own = f"{builder.base_path}/"  # on the Hub; an archive there is the last of several addresses
     if outside := [path for path in paths if not path.split("::")[-1].startswith(own) or ".." in path.split("/")]:
-        raise DataError(f"{place}: {len(outside)} images lie elsewhere, and are not fetched: {listed(outside, 5)}.")
+        raise DataError(
+            f"{place}: {len(outside)} images lie elsewhere, and are not fetched: {shorten_list(outside, 5)}."
+        )
     return paths
 
 
 def _metadata_cells(builder: Any, own: Any, paths: Sequence[str], columns: Sequence[str]) -> dict[str, list[Any]]:
-    """The labels of an imagefolder's metadata as the text they are, see `tables`; nothing without such a file."""
+    """The labels in an imagefolder's metadata, with cells as `tables` reads them; {} without such a file."""
     files = [str(file) for file in builder.config.data_files[own] if is_metadata(str(file))]
     rows: dict[str, list[list[Any]]] = {}
     for file, there in zip(files, downloaded(builder, files), strict=True):
@@ -192,19 +210,19 @@ def _raw_split(split: str, place: str, images: ShardedImages, names: RowNames, l
         f"{split}: {len(names):,} examples in {len(images.shards)} shards of {place}, all labels read",
         *(f"{split}: {note}" for note in labels.notes),
     ]
-    return RawSplit(images, names, labels.problem_type, labels.labels, labels.class_names, notes)
+    return RawSplit(images, names, labels.targets, labels.labels, labels.class_names, notes)
 
 
 # ---------- validation
 
 
 def hold_out_fronts(train: RawSplit, fraction: float, limit: int | None) -> tuple[RawSplit, RawSplit]:
-    """(train, validation): the first rows of every shard are held out, as many of each.
+    """Return (train, validation): the first rows of every shard are held out, about the same number of each.
 
-    Only the fronts are read for it. The last image of a class stays in train.
+    Only these fronts are read for it. The last image of a class stays in train.
 
-    fraction: of train at most.   limit: so many at most, by default HELD_OUT.
-    Raises DataError where nothing would be left.
+    fraction: the most of train to hold out.   limit: the most examples to hold out, by default HELD_OUT.
+    Raises DataError unless 0 < fraction < 1, and if no example can be held out.
     """
     if not 0 < fraction < 1:
         raise DataError(f"train_val_split is {fraction}: give a fraction between 0 and 1, such as 0.15.")
@@ -213,10 +231,10 @@ def hold_out_fronts(train: RawSplit, fraction: float, limit: int | None) -> tupl
     wanted = min(HELD_OUT if limit is None else limit, round(total * fraction))
     each = -(-wanted // len(shards))
     fronts = [start + row for row in range(each) for start in shards.starts[shards.counts > row]][:wanted]
-    left = Counter(name for index in range(total) for name in _classes(train, index))
+    left = Counter(name for index in range(total) for name in train.class_names_of(index))
     chosen = []
     for index in fronts:
-        classes = _classes(train, index)
+        classes = train.class_names_of(index)
         if all(left[name] > 1 for name in classes):
             left.subtract(classes)
             chosen.append(index)
@@ -232,13 +250,6 @@ def hold_out_fronts(train: RawSplit, fraction: float, limit: int | None) -> tupl
     return replace(_select(train, np.flatnonzero(kept)), notes=train.notes), held_out
 
 
-def _classes(raw: RawSplit, index: int) -> Sequence[Any]:
-    """The class names of an example; none for regression."""
-    if raw.problem_type == REGRESSION:
-        return ()
-    return raw.labels[index] if raw.problem_type == MULTI_LABEL else (raw.labels[index],)
-
-
 def _select(raw: RawSplit, indices: np.ndarray) -> RawSplit:
     labels: Any = raw.labels
     labels = labels[indices] if isinstance(labels, np.ndarray) else [labels[i] for i in indices]
@@ -246,8 +257,14 @@ def _select(raw: RawSplit, indices: np.ndarray) -> RawSplit:
     return replace(raw, images=images, names=names, labels=labels, notes=[])
 
 
+def fetched(raw: RawSplit) -> RawSplit:
+    """Return the same split with its encoded images in memory."""
+    images: Any = raw.images
+    return replace(raw, images=images.fetched(np.arange(len(raw))), names=list(raw.names))
+
+
 def held_in_memory(splits: Splits) -> Splits:
-    """The same splits, the encoded images of validation and test in memory: these are read again and again."""
+    """Return the splits with the encoded images of validation and test in memory: these are read again and again."""
 
     def held(split: str, examples: Examples | None) -> Examples | None:
         if examples is None or (found := stream_of(examples)) is None:

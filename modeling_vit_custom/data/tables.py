@@ -1,6 +1,6 @@
 """CSV, TSV, JSON and Parquet tables with an image column: paths relative to the table's folder, or bytes.
 
-Whatever names such a file, --train_dir or --dataset_name, it is read here, so that its cells mean the same.
+Such a file is read here, whether --train_dir or --dataset_name names it, so that its cells mean the same.
 
 Shapes: N rows, T regression targets.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import DataError
-from ..common.text import listed
+from ..weight_files_vit_custom import shorten_list
 from .columns import declared_names, label_columns_of, read_label_columns
 from .folders import named_files
 from .raw import RawSplit
@@ -27,10 +27,10 @@ TABLE_SUFFIXES = TEXT_SUFFIXES | {".parquet"}
 
 @dataclass(frozen=True)
 class Table:
-    """One file, read.
+    """The contents of one file.
 
     columns: name -> [N] cells, a list or an Arrow column.
-    class_names: column -> the names that its integers index, where the file declares them.
+    class_names: column -> the names that its integers index, if the file declares them.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class Table:
     class_names: Mapping[str, list[str]] = field(default_factory=dict)
 
     def cells(self, column: str) -> list[Any]:
-        """[N] Python values."""
+        """Return the [N] cells of a column as Python values."""
         found = self.columns[column]
         return found if isinstance(found, list) else found.to_pylist()
 
@@ -48,7 +48,7 @@ def is_table(path: str | Path) -> bool:
 
 
 def read_table(path: str | Path, split: str, columns: Columns, follow_links: bool = False) -> RawSplit:
-    """Reads one split from a table, a row an example; images lie in its folder or below it. See `read_tables`."""
+    """Read one split from a table, one example a row; images lie in its folder or below it. See `read_tables`."""
     table = open_table(path, split)
     return read_tables([table], split, str(path), table.path.parent, columns, follow_links)
 
@@ -61,7 +61,7 @@ def read_tables(
     columns: Columns,
     follow_links: bool = False,
 ) -> RawSplit:
-    """Reads one split from the rows of all `tables`, which messages call `source`.
+    """Read one split from the rows of all `tables`, which messages call `source`.
 
     Images lie in `home` or below it; with `follow_links` anywhere. `columns.label` may name several columns, separated
     by commas: 0/1 columns for multi-label, numbers for several regression targets. Raises DataError for missing
@@ -80,11 +80,11 @@ def read_tables(
     ]
     if repeated := len(names) - len(set(names)):
         notes.append(f"{split}: {repeated:,} row(s) name an image that another row names too")
-    return RawSplit(images, names, labels.problem_type, labels.labels, labels.class_names, notes)
+    return RawSplit(images, names, labels.targets, labels.labels, labels.class_names, notes)
 
 
 def open_table(path: str | Path, split: str) -> Table:
-    """The table in a file; raises DataError for a file that is no table."""
+    """Read the table in a file; raise DataError for a file that is no table."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{split}: {path} is not a file.")
@@ -100,7 +100,7 @@ def open_table(path: str | Path, split: str) -> Table:
 
 
 def _csv_columns(path: Path) -> dict[str, list[str]]:
-    """Every cell as the text it is: "NA" stays a class name and "007" keeps its zeros."""
+    """Every cell as text: "NA" stays a class name and "007" keeps its zeros."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         file.seek(0)
@@ -111,21 +111,21 @@ def _csv_columns(path: Path) -> dict[str, list[str]]:
         raise DataError(f"{path} is empty: its first line must name the columns.")
     names = [name.strip() for name in rows[0]]
     if len(set(names)) < len(names):
-        raise DataError(f"{path} names a column twice: {listed(names)}.")
+        raise DataError(f"{path} names a column twice: {shorten_list(names)}.")
     ragged = [i for i, row in enumerate(rows[1:], start=1) if len(row) != len(names)]
     if ragged:
         raise DataError(
-            f"{path} has {len(names)} columns, but row(s) {listed(ragged, 5)} have another number of cells."
+            f"{path} has {len(names)} columns, but row(s) {shorten_list(ragged, 5)} have another number of cells."
         )
     return {name: [row[i] for row in rows[1:]] for i, name in enumerate(names)}
 
 
 def _json_columns(path: Path) -> dict[str, list[Any]]:
-    """Of JSON Lines, or of one list of objects: every value as the JSON type it is; what a row lacks is None."""
+    """Columns of JSON Lines, or of one list of objects: values keep their JSON type, and a missing one is None."""
     text = path.read_text(encoding="utf-8-sig")
     rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(t) for t in text.split("\n") if t.strip()]
     if odd := [i for i, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
-        raise DataError(f"{path}: row(s) {listed(odd, 5)} are no JSON objects such as {{…}}.")
+        raise DataError(f"{path}: row(s) {shorten_list(odd, 5)} are no JSON objects such as {{…}}.")
     names = dict.fromkeys(chain.from_iterable(rows))
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -145,7 +145,7 @@ def _parquet_table(path: Path) -> Table:
 
 
 class ParquetImages(Sequence):
-    """An Arrow column of bytes or {"bytes", "path"}, one cell turned into Python bytes at a time."""
+    """An Arrow column of bytes or {"bytes", "path"}; one cell at a time is turned into Python bytes."""
 
     def __init__(self, column: Any, path: Path, column_name: str):
         self.column, self.path, self.column_name = column, path, column_name
@@ -158,7 +158,7 @@ class ParquetImages(Sequence):
 
 
 def image_source(cell: Any, folder: Path) -> Any:
-    """What `decode_image` takes, from a path, bytes or the {"bytes", "path"} of a `datasets` image."""
+    """Return what `decode_image` takes, for a path, bytes or the {"bytes", "path"} of a `datasets` image."""
     if isinstance(cell, dict):
         cell = cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
     return str(folder / cell.strip()) if isinstance(cell, str) else cell
@@ -167,9 +167,10 @@ def image_source(cell: Any, folder: Path) -> Any:
 def table_images(
     tables: Sequence[Table], split: str, column_name: str, home: Path, follow_links: bool
 ) -> tuple[Sequence[Any], list[str]]:
-    """(sources, names) of the image columns of `tables`, whose files lie in `home`.
+    """Return (sources, names) of the image columns of `tables`, whose files lie in `home`.
 
-    Raises DataError for no rows, for empty cells and for paths where no file lies, or none may lie.
+    Raises DataError for no rows, for empty cells, for paths to missing files and, unless `follow_links`, for files that
+    lie elsewhere.
     """
     found = [_images(table, split, column_name, home, follow_links) for table in tables]
     images = found[0][0] if len(found) == 1 else list(chain.from_iterable(images for images, _ in found))
@@ -195,9 +196,9 @@ def _images(
 def checked_paths(
     cells: Sequence[Any], home: Path, source: str, column_name: str, follow_links: bool, others: Sequence[Path] = ()
 ) -> list[str]:
-    """The files that `image_paths` found, see `named_files`; raises DataError for empty cells as well."""
+    """Return the files that `image_paths` found, see `named_files`; raise DataError for empty cells too."""
     if empty := [row for row, cell in enumerate(cells, start=1) if cell is None]:
-        raise DataError(f"{source}: column {column_name!r} is empty in row(s) {listed(empty)}.")
+        raise DataError(f"{source}: column {column_name!r} is empty in row(s) {shorten_list(empty)}.")
     return named_files([cell for cell in cells if cell != HELD], home, source, column_name, follow_links, others)
 
 
@@ -205,7 +206,7 @@ HELD = b""  # stands for an image that a cell holds itself
 
 
 def image_paths(column: Any) -> list[Any]:
-    """[N] of each cell of an image column the path it names, HELD where it holds the image, None where it is empty.
+    """Return [N], for each cell of an image column: its path, HELD if it holds the image itself, None if it is empty.
 
     column: a list or an Arrow column, of which no image is read.
     """
@@ -225,7 +226,7 @@ def image_paths(column: Any) -> list[Any]:
 
 
 def is_text(kind: Any) -> bool:
-    """Whether an Arrow type is one of text."""
+    """Return whether an Arrow type is a type of text."""
     return str(kind) in ("string", "large_string", "string_view")
 
 

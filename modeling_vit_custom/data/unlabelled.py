@@ -1,37 +1,30 @@
-"""Images without labels, from a folder of any shape, a table or a dataset: what pre-training reads.
-
-Such a split is a regression of no targets, T = 0, so that the audit looks at it like at any other.
-
-Shapes: N examples, T regression targets.
-"""
+"""Images without labels, from a folder of any shape, a table or a dataset: what pre-training reads."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..common.errors import DataError
-from ..common.text import listed
-from .examples import REGRESSION, Examples, Splits
-from .folders import find_split_folders, is_hidden, readable_suffixes, walk_tree
+from ..weight_files_vit_custom import shorten_list
+from .examples import Joined, LazySelection
+from .folders import find_split_folders, is_hidden, readable_suffixes, skipped_notes, walk_tree
 from .hub_datasets import dataset_homes, dataset_images, open_dataset
 from .raw import FolderContents, RawSplit
 from .source import Columns, Source
-from .splits import draw_subset, draw_validation
 from .tables import Table, is_table, open_table, table_images
+from .targets import NoTargets
 
 
 def read_unlabelled(source: Source, columns: Columns = Columns()) -> dict[str, RawSplit]:
-    """Reads {"train": …, "validation": …}, the second only where there is one.
+    """Read {"train": …, "validation": …}, the second only if there is one.
 
-    A test split is left for tests, which is said.
+    A test split is left for tests, and a note says so.
 
-    source: its train is a folder, of which every image is read however deep it lies, a folder
-        DIR/{train,validation,test}/<any>/…, or a CSV, TSV, JSON or Parquet file with an image column; its dataset_name:
-        see `open_dataset`; its test is not looked at.   columns: of them that of images alone.
-    Raises DataError with what is wrong and how to mend it.
+    source: its train is a folder (every image in it is read, however deep it lies), a folder
+    DIR/{train,validation,test}/<any>/…, or a CSV, TSV, JSON or Parquet file with an image column. For its dataset_name
+    see `open_dataset`. Its test is not looked at.   columns: only the image column is used.
+    Raises DataError that says what is wrong and how to fix it.
     """
     image_column, follow_links = columns.image, source.follow_links
     if source.dataset_name is not None:
@@ -49,29 +42,31 @@ def read_unlabelled(source: Source, columns: Columns = Columns()) -> dict[str, R
     return raw
 
 
-def assemble_unlabelled(
-    raw: Mapping[str, RawSplit],
-    train_val_split: float,
-    max_train_samples: int | None,
-    max_eval_samples: int | None,
-    seed: int,
-) -> Splits:
-    """Examples without labels; where there is no validation set, that share of train is drawn for one.
+def read_rows(source: Source, columns: Columns = Columns()) -> RawSplit:
+    """Read the images of a table or a dataset, each once; of a dataset all splits, or `source.split`.
 
-    Raises DataError for a share or a number of examples that cannot be.
+    Raises DataError that says what is wrong and how to fix it.
     """
-    splits = {split: Examples(part.images, list(part.names)) for split, part in raw.items()}
-    notes = [note for part in raw.values() for note in part.notes]
-    if "validation" not in splits:
-        whole = splits["train"]
-        kept, held_out, _ = draw_validation(np.zeros(len(whole)), train_val_split, seed)
-        splits["train"], splits["validation"] = whole.select(kept.tolist()), whole.select(held_out.tolist())
-        notes.append(f"validation: {len(held_out):,} of {len(whole):,} images, drawn with seed {seed}")
-    for split, limit in {"train": max_train_samples, "validation": max_eval_samples}.items():
-        if limit is not None and limit < (count := len(splits[split])):
-            splits[split] = splits[split].select(draw_subset(np.zeros(count), limit, seed).tolist())
-            notes.append(f"{split}: {limit:,} of {count:,} images, drawn with seed {seed}")
-    return Splits(splits["train"], splits["validation"], None, REGRESSION, {}, notes)
+    place, wanted = source.place, source.split
+    if source.dataset_name is not None:
+        opened, _ = open_dataset(source, needs_train=False)
+        source.check_split(opened)
+        chosen = opened if wanted is None else {wanted: opened[wanted]}
+        parts = [_read_dataset(part, split, source, columns.image) for split, part in chosen.items()]
+    elif not is_table(place):
+        raise DataError(f"{place} is no folder and no table: name single image files without --data_dir.")
+    else:
+        source.check_split(())
+        parts = [_read(place, "table", columns.image, source.follow_links)]
+    notes = [note for part in parts for note in part.notes]
+    names = [name for part in parts for name in part.names]
+    images = Joined([part.images for part in parts])
+    first = {name: index for index, name in reversed(list(enumerate(names)))}
+    if len(first) == len(names):
+        return _raw(images, names, notes)
+    notes.append(f"{len(names) - len(first)} rows name an image that another names too, and which is predicted once")
+    once = sorted(first.values())
+    return _raw(LazySelection(images, once), [names[index] for index in once], notes)
 
 
 def _read(path: str | Path, split: str, image_column: str, follow_links: bool) -> RawSplit:
@@ -106,7 +101,7 @@ def _read_folder(root: Path, split: str, follow_links: bool) -> RawSplit:
         )
     files, refused = walk_tree(root, follow_links)
     if refused:
-        raise DataError(listed(refused, 3))
+        raise DataError(shorten_list(refused, 3))
     readable = readable_suffixes()
     images = [path for path in files if not is_hidden(path, root) and path.suffix.lower() in readable]
     if not images:
@@ -114,30 +109,27 @@ def _read_folder(root: Path, split: str, follow_links: bool) -> RawSplit:
     chosen = set(images)
     skipped = [path for path in files if path not in chosen]
     notes = [f"{split}: {len(files):,} files on disk, {len(images):,} images in {root}{_by_folder(root, images)}"]
-    if skipped:
-        notes.append(
-            f"{split}: NOT USED, {len(skipped)} file(s): {listed([str(p.relative_to(root)) for p in skipped])}"
-        )
+    notes += [f"{split}: {note}" for note in skipped_notes(root, skipped)]
     contents = FolderContents(root, images, classless=[], skipped=skipped, classes=[], refused=[])
     names = [str(path) for path in images]
     return _raw(names, names, notes, contents)
 
 
 def _by_folder(root: Path, images: Sequence[Path]) -> str:
-    """How many lie in each folder below `root`, where some do: a folder called test is read like any other."""
+    """How many images lie in each folder below `root`, if some do; a folder called test is read like any other."""
     counts = Counter(parts[0] for path in images if len(parts := path.relative_to(root).parts) > 1)
-    return f" ({listed([f'{folder} {count:,}' for folder, count in counts.items()])})" if counts else ""
+    return f" ({shorten_list([f'{folder} {count:,}' for folder, count in counts.items()])})" if counts else ""
 
 
 def _raw(
     images: Sequence[Any], names: Sequence[str], notes: list[str], contents: FolderContents | None = None
 ) -> RawSplit:
-    return RawSplit(images, names, REGRESSION, np.zeros((len(names), 0)), [], notes, contents)
+    return RawSplit(images, names, NoTargets, [()] * len(names), [], notes, contents)
 
 
 def _require_column(columns: Sequence[str], image_column: str, source: str) -> None:
     if image_column not in columns:
         raise DataError(
-            f"{source} has no column {image_column!r}, its columns are {listed(columns)}. Name the image column with "
-            "--image_column_name."
+            f"{source} has no column {image_column!r}, its columns are {shorten_list(columns)}. Name the image "
+            "column with --image_column_name."
         )

@@ -1,4 +1,4 @@
-"""Views: each image decoded and brought to one size, uint8, which is all of it that a run looks at.
+"""Views: images decoded and brought to one size, uint8. A run sees nothing else of an image.
 
 Shapes: B batch, C channels, S x S' the view's size, h x w the model's.
 """
@@ -15,11 +15,11 @@ from .examples import Examples
 _AS_UINT8 = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first"}
 
 
-class ViewMaker:
-    """An image source -> uint8 [C, S, S'], by the geometry of an image processor.
+class ImageResizer:
+    """Makes uint8 [C, S, S'] from an image source, by the geometry of an image processor.
 
-    processor: decodes, resizes and crops; what it would rescale and normalise is left for `PixelValues`.
-    shape: (C, S, S') of every view.   settings: of the processor, for this call alone.
+    processor: decodes, resizes and crops; rescaling and normalising are left to `PixelValues`.
+    shape: (C, S, S') of every view.   settings: override the processor's own, for this maker alone.
     """
 
     def __init__(self, processor: Any, shape: tuple[int, int, int], settings: Mapping[str, Any] | None = None):
@@ -27,9 +27,9 @@ class ViewMaker:
         self.decode = getattr(processor, "decode", decode_image)
 
     def __call__(self, sources: Sequence[Any], names: Sequence[str]) -> torch.Tensor:
-        """B sources -> uint8 [B, C, S, S'].
+        """Return uint8 [B, C, S, S'] of B sources.
 
-        Raises ImageDecodingError for one that cannot be read, DataError where the processor gives another size.
+        Raises ImageDecodingError for one that cannot be read, DataError if the processor gives another size.
         """
         decoded = [self.decode(source, name=name) for source, name in zip(sources, names, strict=True)]
         views = self.processor(decoded, return_tensors="pt", **_AS_UINT8, **self.settings)["pixel_values"]
@@ -41,7 +41,7 @@ class ViewMaker:
         return views
 
     def description(self) -> dict[str, Any]:
-        """What two makers have in common whose views are the same, fit for JSON."""
+        """Return a record, fit for JSON, that is the same for two makers of the same views."""
         pixels = {"do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "auto_map"}
         stored = {key: value for key, value in self.processor.to_dict().items() if key not in pixels}
         return {"processor": stored, "settings": self.settings, "shape": list(self.shape)}
@@ -51,15 +51,15 @@ def _size(shape: Sequence[int]) -> str:
     return " x ".join(str(side) for side in shape)
 
 
-def eval_views(processor: Any, config: Any) -> ViewMaker:
-    """The processor's own picture, [C, h, w] of the model: what evaluation, prediction and `pipeline` see."""
-    return ViewMaker(processor, (config.num_channels, *config.image_hw))
+def eval_resizer(processor: Any, config: Any) -> ImageResizer:
+    """Return the maker of the processor's own picture, [C, h, w]: what evaluation, prediction and `pipeline` see."""
+    return ImageResizer(processor, (config.num_channels, *config.image_hw))
 
 
-def larger_views(processor: Any, config: Any, view_hw: tuple[int, int]) -> ViewMaker:
-    """More of the picture in more pixels, [C, S, S'], to cut random crops from.
+def larger_resizer(processor: Any, config: Any, view_hw: tuple[int, int]) -> ImageResizer:
+    """Return a maker of larger views, [C, S, S'], from which random crops are cut: more of the picture, more pixels.
 
-    A processor that resizes to a fixed size does so; of one that crops the middle of the shortest edge the whole
+    A processor that resizes to a fixed size does so here too. If it crops the middle of the shortest edge, the whole
     middle is kept. Its resampling filter stays.
     """
     height, width = view_hw
@@ -71,13 +71,13 @@ def larger_views(processor: Any, config: Any, view_hw: tuple[int, int]) -> ViewM
         "do_resize": True,
         "do_pad": False,
     }
-    return ViewMaker(processor, (config.num_channels, height, width), settings)
+    return ImageResizer(processor, (config.num_channels, height, width), settings)
 
 
 class PixelValues:
-    """uint8 or float [B, C, h, w] in 0..255 -> float32 pixel_values, as the processor rescales and normalises them.
+    """Rescales and normalises as the processor does: uint8 or float [B, C, h, w] in 0..255 -> float32 pixel_values.
 
-    Bit for bit what the processor gives, on any device.
+    The result is bit for bit the processor's, on any device.
     """
 
     def __init__(self, processor: Any):
@@ -97,15 +97,15 @@ class PixelValues:
 
 
 class DecodedViews:
-    """The views of a split, made anew each time they are asked for."""
+    """The views of a split, decoded again each time they are asked for."""
 
-    def __init__(self, examples: Examples, maker: ViewMaker):
+    def __init__(self, examples: Examples, maker: ImageResizer):
         self.examples, self.maker = examples, maker
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __call__(self, indices: Sequence[int]) -> torch.Tensor:
-        """[B] positions -> uint8 [B, C, S, S']."""
+        """Return uint8 [B, C, S, S'] for [B] positions."""
         images, names = self.examples.images, self.examples.names
         return self.maker([images[i] for i in indices], [names[i] for i in indices])

@@ -1,1 +1,1 @@
-"""The same answers sooner: engines, their files, the choice among them."""
+"""Engines that give a model's answers sooner, their files, and the choice among them."""

@@ -1,12 +1,12 @@
-"""The same answers sooner: a classifier in the fastest of the ways that this machine has, found by timing them.
+"""The fastest engine for a classifier on this machine, found by timing; the answers stay the same.
 
-Whatever is chosen, on the first images its logits are those of the eager model in float32 within EXACT, or it is not
-chosen. The choice and the file it needs are kept in $VIT_CUSTOM_CACHE/engines or ~/.cache/vit_custom/engines, where
-nobody else can write (see `private_folder`): the next process starts with them. No further way is tried once a quarter
-of the time has passed that the eager model needs for all images; if some were not tried, twice as many images are
-reason to choose anew.
+An engine is chosen only if its outputs on the first images are within EXACT of the eager model's in float32. The choice
+and the file it needs are kept in $VIT_CUSTOM_CACHE/engines or ~/.cache/vit_custom/engines, where nobody else can write
+(see `private_folder`), so that the next process starts with them. Choosing stops trying candidates after a quarter of
+the time that the eager model needs for all images. If some were not tried, a run with more than twice as many images
+chooses again.
 
-Shapes: B batch, C channels, H×W pixels, K classes.
+Shapes: B batch, C channels, H×W pixels, K outputs.
 """
 
 import json
@@ -27,23 +27,26 @@ from ..common.environment import hardware, versions
 from ..common.fingerprint import fingerprint
 from ..common.json_files import write_json
 from ..common.timing import finished
-from ..modeling_vit_custom import ViTCustomForImageClassification
-from .exported import ExportedClassifier, Run, in_parts_of
-from .logits import LogitsOf
+from ..tasks.registry import task_of
+from .exported import ExportedClassifier, InferenceFn, in_parts_of
+from .output import OutputOf
 from .registry import build_engine, installed_engines
 
 logger = logging.getLogger(__name__)
 
-EXACT = 1e-4  # largest difference of logits
+EXACT = 1e-4  # largest difference of outputs
 CHOICE = "choice.json"
-SHARE = 0.25  # of the eager model's time for all images, that choosing may take
-WORTH = 20.0  # seconds of the eager model, below which nothing is chosen
+SHARE = 0.25  # share of the eager model's time for all images that choosing may take
+WORTH = 20.0  # seconds; if the eager model needs less for all images, nothing is chosen
 REPEATS = 3
 
 
 @dataclass(frozen=True)
-class Way:
-    """engine: one of ENGINES.   images: in one call.   streams: calls at a time, one thread each."""
+class EngineConfig:
+    """One way to run a model.   engine: one of ENGINES.   images: in one call.
+
+    streams: calls that run at the same time, one thread each.
+    """
 
     engine: str
     images: int
@@ -62,12 +65,12 @@ def fastest(
     embeddings: bool = False,
     engines: Sequence[str] | None = None,
 ) -> tuple[Any, str]:
-    """(what answers as `model` does, a sentence on what was chosen and what it gains), for batches like `images`.
+    """Return (the fastest equivalent of `model` for batches like `images`, a sentence on the choice and its gain).
 
-    images: some real pixel values [B, C, H, W].   total: how many will follow, in this process.   engines: the
-    candidates; all that are installed if not given. Where a model has no other way (on other accelerators, in another
-    format, not this package's, an export; with embeddings, or images of several sizes), or there are few images, it is
-    returned as it is.
+    images: some real pixel values [B, C, H, W].   total: how many images will follow in this process.   engines: the
+    candidates; if None, all that are installed. `model` itself is returned if it has no other engine (on other
+    accelerators, in another number format, not this package's, an export; with embeddings, or images of several sizes),
+    or if there are few images.
     """
     if why := reason_against(model, processor, embeddings):
         return model, f"eager ({why})"
@@ -76,39 +79,39 @@ def fastest(
     folder = cache_folder(model, processor, len(images))
     if (known := read_choice(folder, engines, total)) is not None:
         if (kept := reopened(known, model, images, folder)) is not None:
-            return kept, f"{Way(**known['way'])} (chosen before: {known['gain']:.2f} times eager)"
+            return kept, f"{EngineConfig(**known['way'])} (chosen before: {known['gain']:.2f} times eager)"
         shutil.rmtree(folder, ignore_errors=True)
-    eager = partial(LogitsOf(model), images)
+    eager = partial(output_of(model), images)
     if images.is_cuda:
-        timed(eager)  # the first one loads kernels
+        timed(eager)  # the first call loads kernels
     whole = timed(eager) * total / len(images)
     if whole < WORTH:
         return model, f"eager ({whole:.0f} s for all images: choosing would take longer than it gains)"
     make_folders(folder)
     rates, runs, all_tried = choose(model, images, engines, folder, limit=SHARE * whole)
     best = next(iter(rates))
-    gain = rates[best] / rates[Way("eager", len(images))]
+    gain = rates[best] / rates[EngineConfig("eager", len(images))]
     enough_for = None if all_tried else 2 * total
     write_json(folder / CHOICE, {"way": asdict(best), "gain": gain, "engines": engines, "enough_for": enough_for})
     for other in folder.iterdir():
         if other.is_dir() and other.name != files_of(best):
             shutil.rmtree(other, ignore_errors=True)
     tighten(folder)  # files follow the umask
-    return classifier(model, runs[best]), f"{best}: {gain:.2f} times eager (images/s: {told(rates)})"
+    return classifier(model, runs[best]), f"{best}: {gain:.2f} times eager (images/s: {format_rates(rates)})"
 
 
 def choose(
     model: Any, images: torch.Tensor, engines: Sequence[str], folder: Path, limit: float
-) -> tuple[dict[Way, float], dict[Way, Run], bool]:
-    """(images a second of each way that gives the model's answers, the fastest first; the ways, ready to run; whether
-    there was time to try all).
+) -> tuple[dict[EngineConfig, float], dict[EngineConfig, InferenceFn], bool]:
+    """Return (images a second of each usable way, fastest first; the ways, ready to run; whether all were tried).
 
-    Eager with whole batches is among them. folder: for the files of engines. limit: seconds, after which no further way
-    is tried. One that cannot be built here, or answers otherwise, is left out, which is logged.
+    A way is usable if it can be built here and gives the model's answers; others are left out, which is logged. The
+    eager model with whole batches is always included.   folder: for the files of engines.   limit: seconds after which
+    no further way is tried.
     """
-    eager, logits_of = Way("eager", len(images)), LogitsOf(model)
-    runs: dict[Way, Run] = {eager: build(eager, logits_of, images, folder)}
-    best: dict[Way, float] = {}
+    eager, net = EngineConfig("eager", len(images)), output_of(model)
+    runs: dict[EngineConfig, InferenceFn] = {eager: build(eager, net, images, folder)}
+    best: dict[EngineConfig, float] = {}
     all_tried, until = True, time.perf_counter() + limit
     with torch.inference_mode():
         for way in candidates(engines, len(images), images.device.type):
@@ -117,9 +120,9 @@ def choose(
                 all_tried = False
                 continue
             try:
-                run = build(way, logits_of, images, folder)
+                run = build(way, net, images, folder)
                 same = agrees(classifier(model, run), model, images)
-            except Exception as error:  # no compiler, an operator that a runtime lacks: whatever it is, others may do
+            except Exception as error:  # no compiler, an operator that a runtime lacks: other ways may still work
                 logger.warning(f"left out: {way} ({type(error).__name__}: {str(error).splitlines()[0][:200]})")
                 continue
             if same:
@@ -127,8 +130,8 @@ def choose(
             else:
                 logger.warning(f"left out: {way} (its answers differ by more than {EXACT})")
         for run in runs.values():
-            run(images)  # a compiler, told of the next way, may have forgotten this one
-        for round_ in range(REPEATS):  # in turn; the slowest only once
+            run(images)  # compiling a later way may have discarded this one's code
+        for round_ in range(REPEATS):  # in turn; slow ways only once
             for way, run in runs.items():
                 if round_ == 0 or best[way] <= 1.5 * min(best.values()):
                     best[way] = min(timed(partial(run, images), least=0.1), best.get(way, float("inf")))
@@ -137,7 +140,7 @@ def choose(
 
 
 def timed(call: Callable[[], Any], least: float = 0.0) -> float:
-    """Seconds of one call, the shortest of as many as take `least` seconds."""
+    """Return the seconds of one call: the shortest of all calls that begin within `least` seconds, at least one."""
     best, until = float("inf"), time.perf_counter() + least
     with torch.inference_mode():
         while True:
@@ -149,15 +152,15 @@ def timed(call: Callable[[], Any], least: float = 0.0) -> float:
                 return best
 
 
-def told(rates: Mapping[Way, float]) -> str:
+def format_rates(rates: Mapping[EngineConfig, float]) -> str:
     return ", ".join(f"{way} {rate:.1f}" for way, rate in rates.items())
 
 
 def reason_against(model: Any, processor: Any, embeddings: bool) -> str | None:
-    """Why nothing but the model as it is can be used."""
+    """Return why only `model` as it is can be used; None if other engines are possible."""
     if isinstance(model, ExportedClassifier):
         return "an export has its own engine"
-    if not isinstance(model, ViTCustomForImageClassification):
+    if not isinstance(model, task_of(model.config).listing.model):
         return "only this package's own models have other engines"
     if embeddings:
         return "the other engines give logits alone"
@@ -173,38 +176,43 @@ def reason_against(model: Any, processor: Any, embeddings: bool) -> str | None:
 
 def agrees(found: ExportedClassifier, model: Any, images: torch.Tensor) -> bool:
     with torch.inference_mode():
-        return float((found(images).logits - model(images).logits).abs().max()) <= EXACT
+        return float((output_of(found)(images) - output_of(model)(images)).abs().max()) <= EXACT
 
 
-def candidates(engines: Sequence[str], batch_size: int, device: str = "cpu") -> Iterator[Way]:
-    """Ways worth timing: whole batches, and on CPUs parts of them that fit the processor's caches."""
+def candidates(engines: Sequence[str], batch_size: int, device: str = "cpu") -> Iterator[EngineConfig]:
+    """Yield the ways worth timing: whole batches and, on CPUs, parts of them that fit the processor's caches."""
     if device != "cpu":
-        yield from (Way(engine, batch_size) for engine in reversed(engines) if engine != "eager")
+        yield from (EngineConfig(engine, batch_size) for engine in reversed(engines) if engine != "eager")
         return
     threads = torch.get_num_threads()
     in_torch = "joined" if "joined" in engines else "eager"
     if in_torch in engines and threads > 1 and batch_size > 1:
         for size in sorted({max(1, batch_size // threads), min(4, batch_size)}):
-            yield Way(in_torch, size, streams=threads)
+            yield EngineConfig(in_torch, size, streams=threads)
     for engine in reversed(engines):  # other runtimes gain most
         for size in sorted({min(8, batch_size), batch_size}):
             if engine != "eager" or (in_torch == "eager" and size != batch_size):
-                yield Way(engine, size)
+                yield EngineConfig(engine, size)
 
 
-def build(way: Way, logits_of: LogitsOf, images: torch.Tensor, folder: Path) -> Run:
-    """pixel_values [B, C, H, W] -> logits [B, K], for any B."""
-    run = build_engine(way.engine, logits_of, images[: way.images], folder / files_of(way))
+def output_of(model: Any) -> OutputOf:
+    """Return `model` as a function: pixel_values [B, C, H, W] -> the output [B, K] of its task."""
+    return OutputOf(model, task_of(model.config).listing.output)
+
+
+def build(way: EngineConfig, model: OutputOf, images: torch.Tensor, folder: Path) -> InferenceFn:
+    """Build the function that runs `model` this way: pixel_values [B, C, H, W] -> output [B, K], for any B."""
+    run = build_engine(way.engine, model, images[: way.images], folder / files_of(way))
     return partial(in_parts, run, way)
 
 
-def files_of(way: Way) -> str:
-    """The name of the folder in which an engine keeps its file."""
+def files_of(way: EngineConfig) -> str:
+    """Return the name of the folder in which the way's engine keeps its file."""
     return f"{way.engine}-{way.images}"
 
 
-def in_parts(run: Run, way: Way, images: torch.Tensor) -> torch.Tensor:
-    """Parts of `way.images`; the last is filled up for engines that are made for one size."""
+def in_parts(run: InferenceFn, way: EngineConfig, images: torch.Tensor) -> torch.Tensor:
+    """Run `images` in parts of `way.images`; fill up the last part for engines that are made for one size."""
     if way.streams > 1:
         return side_by_side(run, images.split(way.images), way.streams)
     if way.engine in ("eager", "joined"):
@@ -212,11 +220,11 @@ def in_parts(run: Run, way: Way, images: torch.Tensor) -> torch.Tensor:
     return in_parts_of(way.images, run, images)
 
 
-def side_by_side(run: Run, parts: Sequence[torch.Tensor], streams: int) -> torch.Tensor:
-    """Each part by one thread alone: small products gain more from that than from being shared among threads."""
+def side_by_side(run: InferenceFn, parts: Sequence[torch.Tensor], streams: int) -> torch.Tensor:
+    """Run each part on a single thread: small products gain more from that than from sharing several threads."""
 
     def alone(part: torch.Tensor) -> torch.Tensor:
-        torch.set_num_threads(1)  # of this thread's own calls
+        torch.set_num_threads(1)  # for this thread's own calls only
         with torch.inference_mode():
             return run(part)
 
@@ -224,7 +232,7 @@ def side_by_side(run: Run, parts: Sequence[torch.Tensor], streams: int) -> torch
         return torch.cat(list(pool.map(alone, parts)))
 
 
-def classifier(model: Any, run: Run) -> ExportedClassifier:
+def classifier(model: Any, run: InferenceFn) -> ExportedClassifier:
     size = [1, model.config.num_channels, *model.config.image_hw]
     record = {"input": size, "dynamic": ["batch"], "preprocessing": False, "sha256": ""}
     return ExportedClassifier(model.config, run, record, model.device).eval()
@@ -234,14 +242,17 @@ def classifier(model: Any, run: Run) -> ExportedClassifier:
 
 
 def cache_folder(model: Any, processor: Any, batch_size: int) -> Path:
-    """Of this model, these versions, this hardware and as many threads; nobody else can have changed what is in it."""
+    """Return the folder for this model, processor, batch size, versions, hardware and number of threads.
+
+    Nobody else can have changed what is in it.
+    """
     timed_on = {"processor": processor_key(), "threads": torch.get_num_threads(), "batch_size": batch_size}
     name = fingerprint(model, processor, versions() | hardware(model.device) | timed_on)[:24]
     return private_folder("engines", name)
 
 
 def read_choice(folder: Path, engines: Sequence[str], total: int) -> dict[str, Any] | None:
-    """What was chosen before among the same engines, unless more time than then is worth spending on it."""
+    """Read what was chosen before among the same engines; None if nothing was, or if `total` is worth a new choice."""
     try:
         known = json.loads((folder / CHOICE).read_text(encoding="utf-8"))
         enough = known["enough_for"] is None or total <= known["enough_for"]
@@ -251,11 +262,11 @@ def read_choice(folder: Path, engines: Sequence[str], total: int) -> dict[str, A
 
 
 def reopened(known: dict[str, Any], model: Any, images: torch.Tensor, folder: Path) -> ExportedClassifier | None:
-    """The way that was chosen before; None where it does not run, or answer as the model does, any more."""
+    """Open the way that was chosen before; return None if it no longer runs, or no longer answers as the model does."""
     try:
-        way = Way(**known["way"])
-        found = classifier(model, build(way, LogitsOf(model), images[: way.images], folder))
+        way = EngineConfig(**known["way"])
+        found = classifier(model, build(way, output_of(model), images[: way.images], folder))
         return found if agrees(found, model, images[:1]) else None
     except Exception as error:
-        logger.warning(f"{known['way']}, chosen before, does not run any more ({error}): chosen anew")
+        logger.warning(f"{known['way']}, chosen before, does not run any more ({error}): chosen again")
         return None

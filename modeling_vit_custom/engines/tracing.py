@@ -1,6 +1,6 @@
-"""A classifier as one graph of operators, preprocessing inside if wanted.
+"""A model as one graph of operators, with the preprocessing inside if wanted.
 
-Shapes: B batch, C channels, H×W pixels of an image, h×w of the model's input, p×q patch, K classes.
+Shapes: B batch, C channels, H×W pixels of an image, h×w of the model's input, p×q patch, K outputs.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch.export import Dim
 from transformers.image_utils import PILImageResampling
 
 from ..interpolation_vit_custom import ResizeRule, resize_matrix
-from .logits import LogitsOf
+from .output import OutputOf
 
 AXES = ("batch", "height", "width")
 KERNELS = {
@@ -24,13 +24,16 @@ KERNELS = {
 
 
 class Preprocessed(nn.Module):
-    """What the image processor does to decoded images, then the model: uint8 [B, C, H, W] → logits [B, K]."""
+    """The image processor's steps, then the model: decoded uint8 images [B, C, H, W] → output [B, K]."""
 
     scale: torch.Tensor
     shift: torch.Tensor
 
     def __init__(self, model: nn.Module, processor: Any):
-        """Raises ValueError for settings that depend on an image's aspect ratio: a graph has one size inside."""
+        """Raises ValueError unless the processor resizes to one height and width, by one of KERNELS, without padding.
+
+        The graph has one size inside, so it cannot depend on an image's aspect ratio.
+        """
         super().__init__()
         size = dict(processor.size) if processor.do_resize else {}
         if set(size) != {"height", "width"} or processor.resample not in KERNELS or processor.do_pad:
@@ -63,15 +66,16 @@ def _whole(pixels: torch.Tensor) -> torch.Tensor:
 def trace(
     model: nn.Module, size: Sequence[int], dynamic: Sequence[str], patch_hw: tuple[int, int] | None
 ) -> torch.export.ExportedProgram:
-    """The model's graph for inputs [B, C, H, W] of this size, or of any in the axes that `dynamic` names.
+    """Return the model's graph for inputs [B, C, H, W] of this size; axes that `dynamic` names may have any size.
 
-    patch_hw: sides are whole patches, and the input is float32; None: they are any number of uint8 pixels.
+    patch_hw: sides are whole patches, and the input is float32. None: sides are any number of pixels, and the input is
+    uint8.
     """
     p, q = patch_hw or (1, 1)
     axes = {0: Dim("batch", min=1, max=65_536), 2: p * Dim("rows", min=1), 3: q * Dim("columns", min=1)}
     named = dict(zip((0, 2, 3), AXES, strict=True))
     shapes = {axis: dim for axis, dim in axes.items() if named[axis] in dynamic}
-    # an example of no special size: one batch, or the size of the position table, would be taken for a constant
+    # torch takes special sizes for constants: a batch of one, or the size of the position table; so avoid these
     batch, channels, height, width = size
     batch = max(2, batch) if "batch" in dynamic else batch
     height, width = height + p * ("height" in dynamic), width + 2 * q * ("width" in dynamic)
@@ -80,16 +84,17 @@ def trace(
     program = torch.export.export(model.eval(), (example,), dynamic_shapes=(shapes or None,))
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # paths of this machine, which the file would carry
+            node.meta.pop("stack_trace", None)  # paths of this machine, which the file would contain
     return program
 
 
 class InFormat(nn.Module):
-    """float32 in, float32 out, another format between."""
+    """A model that computes in another number format, with float32 input and float32 output `field`."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype):
+    def __init__(self, model: nn.Module, field: str, dtype: torch.dtype):
         super().__init__()
-        self.logits, self.dtype = LogitsOf(model.to(dtype)), dtype
+        self.field, self.dtype = field, dtype
+        self.add_module(field, OutputOf(model.to(dtype), field))  # the weights' names in the file begin with it
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.logits(pixel_values.to(self.dtype)).float()
+        return self.get_submodule(self.field)(pixel_values.to(self.dtype)).float()

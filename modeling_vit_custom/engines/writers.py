@@ -1,4 +1,4 @@
-"""Files of other runtimes, from a graph of operators."""
+"""Writers of other runtimes' files, from a traced graph of operators."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -16,7 +16,8 @@ DTYPES = {
     "torch_export": ("float32", "float16", "bfloat16"),
     "openvino": ("float32", "float16"),
 }
-# The arithmetic of the graph; the int formats begin with float32, OpenVINO keeps its weights alone in float16.
+# Number format of the traced graph, else float32: the int formats start from that, OpenVINO stores only its weights in
+# float16.
 GRAPH = {
     ("onnx", "float16"): torch.float16,
     ("torch_export", "float16"): torch.float16,
@@ -27,9 +28,11 @@ Program = torch.export.ExportedProgram
 Batches = Callable[[], Iterator[np.ndarray]]
 
 
-def write(program: Program, path: Path, form: str, dtype: str, inputs: Batches | None) -> None:
-    """Writes `program` as `form`. inputs: batches to calibrate int8 by, where that is asked for."""
-    WRITERS[form](program, path, dtype)
+def write(
+    program: Program, path: Path, format_name: str, dtype: str, output: str, inputs: Batches | None = None
+) -> None:
+    """Write `program` as a file of a format.   output: its output's name.   inputs: batches to calibrate int8."""
+    WRITERS[format_name](program, path, dtype, output)
     if dtype == "int8":
         _quantize(path)
     elif dtype in WEIGHT_BITS:
@@ -40,30 +43,30 @@ def write(program: Program, path: Path, form: str, dtype: str, inputs: Batches |
         _calibrate(path, inputs())
 
 
-def write_onnx(program: Program, path: Path, dtype: str) -> None:
+def write_onnx(program: Program, path: Path, dtype: str, output: str) -> None:
     torch.onnx.export(
-        program, (), str(path), input_names=["pixel_values"], output_names=["logits"], dynamo=True,
+        program, (), str(path), input_names=["pixel_values"], output_names=[output], dynamo=True,
         external_data=False, verbose=False,
     )  # fmt: skip
 
 
-def write_torch_export(program: Program, path: Path, dtype: str) -> None:
+def write_torch_export(program: Program, path: Path, dtype: str, output: str) -> None:
     torch.export.save(program, path)
 
 
-def write_openvino(program: Program, path: Path, dtype: str) -> None:
-    """By way of ONNX: OpenVINO's reader of torch graphs knows no sizes that are computed."""
+def write_openvino(program: Program, path: Path, dtype: str, output: str) -> None:
+    """Write by way of ONNX: OpenVINO's reader of torch graphs does not support computed sizes."""
     import openvino
 
     between = path.with_name("between.onnx")
-    write_onnx(program, between, dtype)
+    write_onnx(program, between, dtype, output)
     openvino.save_model(openvino.convert_model(between), path, compress_to_fp16=dtype == "float16")
     for part in parts(between):
         part.unlink()
 
 
 def _quantize(path: Path) -> None:
-    """Weights of matrix products in int8, their inputs when they are known (onnxruntime, dynamic)."""
+    """Dynamic quantisation by onnxruntime: int8 weights of matrix products, whose inputs are quantised at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     prepared = _prepared(path)
@@ -72,7 +75,7 @@ def _quantize(path: Path) -> None:
 
 
 def _calibrate(path: Path, batches: Iterator[np.ndarray]) -> None:
-    """The same with scales of the inputs that are found once, by these batches (onnxruntime, static)."""
+    """Static quantisation by onnxruntime: the same, with scales of the inputs computed once from these batches."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -89,9 +92,12 @@ def _calibrate(path: Path, batches: Iterator[np.ndarray]) -> None:
 
 
 def _round_weights(path: Path, bits: int) -> None:
-    """Weights of matrix products alone, a scale for each 32 of them: a smaller file, the products stay in float32."""
+    """Quantisation of the weights of matrix products alone, with one scale for every 32 weights.
+
+    The file gets smaller; the products stay in float32.
+    """
     silent = logging.NullHandler()
-    logging.getLogger().addHandler(silent)  # or importing it sets up logging of everything
+    logging.getLogger().addHandler(silent)  # without a handler, the import would set up logging for everything
     from onnxruntime.quantization import matmul_nbits_quantizer as quantization
 
     logging.getLogger().removeHandler(silent)
@@ -105,7 +111,7 @@ _PRODUCTS = ["MatMul", "Gemm"]
 
 
 def _prepared(path: Path) -> Path:
-    """Shapes inferred and constants folded, beside it, as onnxruntime's quantisation wants it."""
+    """A copy beside `path` with inferred shapes and folded constants, which onnxruntime's quantisation needs."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = path.with_name(f"prepared-{path.name}")
@@ -113,7 +119,7 @@ def _prepared(path: Path) -> Path:
     return prepared
 
 
-WRITERS: dict[str, Callable[[Program, Path, str], None]] = {
+WRITERS: dict[str, Callable[[Program, Path, str, str], None]] = {
     "onnx": write_onnx,
     "torch_export": write_torch_export,
     "openvino": write_openvino,

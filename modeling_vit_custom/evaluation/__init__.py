@@ -1,1 +1,1 @@
-"""Evaluation: metrics over scikit-learn, a checkpoint measured on a labelled data set, the plots of both."""
+"""Evaluation: a checkpoint measured on a labelled data set, a page of the results, metrics over scikit-learn."""

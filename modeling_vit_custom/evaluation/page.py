@@ -1,6 +1,6 @@
-"""An evaluation as a page, and as the part of a longer one: figures, classes, confusions, mistakes, calibration.
+"""An evaluation as a page, or as part of a longer one: metrics, classes, confusions, mistakes, calibration.
 
-Shapes: N examples, C classes, T regression targets.
+Shapes: N examples, C classes.
 """
 
 import math
@@ -10,39 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from ..common.claims import STAMP
 from ..common.environment import versions
 from ..common.json_files import json_safe
-from ..data.examples import REGRESSION, SINGLE_LABEL, Examples
+from ..data.examples import Examples
+from ..data.names import in_order
 from ..reporting import page
-from ..reporting.charts import Chart, Series, bar_chart, line_chart, span
-from ..reporting.confusion import confused_pairs
+from ..reporting.confused import confused_pairs
 from ..reporting.formatting import SHARES, duration, number, title, wilson_interval
-from .calibration import reliability
-from .mistakes import worst_mistakes
 from .result import Evaluation
 
-MAX_ROWS = 200  # classes in the table: those the model does worst on
-MAX_MATRIX = 30  # classes: more are shown as pairs
+MAX_ROWS = 200  # classes in the table: the ones with the worst results
+MAX_MATRIX = 30  # classes; more are shown as pairs only
 MAX_PAIRS, BESIDE_MATRIX = 20, 10
 MAX_MISTAKES = 24  # thumbnails
-MAX_TARGETS = 6  # of a regression, each with a chart
-MAX_POINTS = 1000  # of such a chart
 BETWEEN_0_AND_1 = ("precision", "recall", "f1", "average_precision")
 COLUMNS = {"f1": "F1", "average_precision": "AP", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}
-QUALITY = ("average_precision", "f1")  # what the table is cut by, the first that there is; without any, by MAE
+QUALITY = ("average_precision", "f1")  # a long table is cut by the first of these that it has, else by MAE
 
 
 def write_page(path: str | Path, result: Evaluation, examples: Examples, context: Mapping[str, Any]) -> Path:
-    """The page of `vit-custom evaluate`.   context: model, data, device, seconds and, where known, weights."""
+    """Write the page of `vit-custom evaluate`.   context: model, data, device, seconds and, if known, weights."""
     content = {
         "context": context,
         "weights": context.get(STAMP),
         "versions": versions(),
         "tiles": tiles(json_safe(result.metrics), len(result.names)),
         "n": len(result.names),
+        "baseline": result.task.comparison(json_safe(result.per_label)),
         "time": duration(context["seconds"]),
         "result": sections(result, examples),
     }
@@ -50,7 +46,7 @@ def write_page(path: str | Path, result: Evaluation, examples: Examples, context
 
 
 def tiles(metrics: Mapping[str, Any], n: int) -> list[tuple[str, str, str]]:
-    """(name, value, what to add) of each figure; to a share of n images its 95% interval is added."""
+    """Return (name, value, addition) of each metric; a share of n images gets its 95% interval as addition."""
     found = []
     for name, value in metrics.items():
         if name in SHARES and value is not None:
@@ -62,18 +58,18 @@ def tiles(metrics: Mapping[str, Any], n: int) -> list[tuple[str, str, str]]:
 
 
 def sections(result: Evaluation, examples: Examples) -> dict[str, Any]:
-    """What result.html.j2 shows.   examples: those that were evaluated, to take the thumbnails from."""
+    """Return the variables of result.html.j2.   examples: the evaluated ones, for the thumbnails."""
+    calibration = result.details.calibration
     return {
-        "problem_type": result.problem_type,
+        "words": result.task.words,
         "table": _table(result),
         "matrix": _matrix(result),
         "pairs": _pairs(result),
         "mistakes": _mistakes(result, examples),
-        "calibration": result.calibration and {name: number(value) for name, value in result.calibration.items()},
-        "charts": [*_calibration_charts(result), *_target_charts(result)],
+        "calibration": calibration and {name: number(value) for name, value in calibration.items()},
+        "charts": result.task.charts(result.outputs, result.values, result.id2label),
         "notes": result.notes,
-        "targets_left_out": max(0, len(result.id2label) - MAX_TARGETS) if result.problem_type == REGRESSION else 0,
-        "points_left_out": max(0, len(result.names) - MAX_POINTS) if result.problem_type == REGRESSION else 0,
+        "left_out": result.details.left_out,
     }
 
 
@@ -93,20 +89,20 @@ def _table(result: Evaluation) -> dict[str, Any]:
 
 
 def _cell(name: str, value: float | None) -> dict[str, Any]:
-    """text to read, exact value to sort by, and the length of a bar in percent for a share."""
+    """One cell: text to read, the exact value to sort by and, for a share, the length of its bar in percent."""
     share = name in BETWEEN_0_AND_1 and value is not None
     text = "–" if value is None else f"{value:.3f}" if share else number(value)
     return {"text": text, "value": "" if value is None else repr(value), "bar": f"{100 * (value or 0):.1f}" * share}
 
 
 def _matrix(result: Evaluation) -> dict[str, Any] | None:
-    """Counts, and the share of the true class that each is."""
+    """The confusion matrix: counts, each with the square root of its share of the true class. None for many classes."""
     counts = result.confusion
     if counts is None or len(counts) > MAX_MATRIX:
         return None
-    names = [result.id2label[c] for c in range(len(counts))]
+    names = in_order(result.id2label)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # the square root lifts rare mistakes off the background
+    # the square root makes rare mistakes visible against the background
     rows = [
         (names[i], [(int(counts[i, j]), f"{math.sqrt(shares[i, j]):.2f}", i == j) for j in range(len(names))])
         for i in range(len(names))
@@ -115,17 +111,18 @@ def _matrix(result: Evaluation) -> dict[str, Any] | None:
 
 
 def _pairs(result: Evaluation) -> list[dict[str, Any]]:
-    if result.confusion is None:
+    pairs, names = result.details.confused, result.id2label
+    if pairs is None:
         return []
-    totals, names = result.confusion.sum(axis=1), result.id2label
+    totals = np.bincount(pairs[:, 1], pairs[:, 0])
     return [
         {"times": times, "true": names[i], "predicted": names[j], "share": f"{times / totals[i]:.1%}"}
-        for times, i, j in confused_pairs(result.confusion, MAX_PAIRS if len(names) > MAX_MATRIX else BESIDE_MATRIX)
+        for times, i, j in confused_pairs(pairs, MAX_PAIRS if len(names) > MAX_MATRIX else BESIDE_MATRIX)
     ]
 
 
 def _mistakes(result: Evaluation, examples: Examples) -> dict[str, Any]:
-    worst, total = worst_mistakes(result.logits, result.labels, result.problem_type, result.id2label, MAX_MISTAKES)
+    worst, total = result.task.mistakes(result.outputs, result.values, result.id2label, MAX_MISTAKES)
     names = [result.names[one.index] for one in worst]
     folder = _folder(names)
     wanted = set(names)
@@ -134,7 +131,7 @@ def _mistakes(result: Evaluation, examples: Examples) -> dict[str, Any]:
         {
             "true": one.true,
             "predicted": one.predicted,
-            "score": number(one.score) if result.problem_type == REGRESSION else f"{one.score:.1%}",
+            "score": one.shown,
             "name": name.removeprefix(folder),
             "picture": page.thumbnail(examples.images[sources[name]]),
         }
@@ -144,46 +141,8 @@ def _mistakes(result: Evaluation, examples: Examples) -> dict[str, Any]:
 
 
 def _folder(names: Sequence[str]) -> str:
-    """The folder that all of these files lie in, with its slash, or nothing if they are no files."""
+    """The folder that contains all of these files, with its slash; nothing if they are not files."""
     if not names or not all(os.path.isfile(name) for name in names):
         return ""
     common = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names]) + os.sep
     return common if all(name.startswith(common) for name in names) else ""
-
-
-def _calibration_charts(result: Evaluation) -> list[Chart]:
-    if result.problem_type != SINGLE_LABEL:
-        return []
-    probabilities = softmax(result.logits, axis=1).max(axis=1)
-    found = reliability(probabilities, result.logits.argmax(axis=1) == result.labels)
-    filled = np.maximum(found.count, 1)
-    accuracy, confidence = found.right / filled, found.confidence / filled
-    edges = np.linspace(0, 1, len(filled) + 1)
-    texts = [
-        f"confidence {edges[b]:.2f} to {edges[b + 1]:.2f}: {int(found.count[b]):,} images"
-        + (f", {accuracy[b]:.1%} right, mean confidence {confidence[b]:.1%}" if found.count[b] else "")
-        for b in range(len(filled))
-    ]
-    counts = found.count.tolist()
-    intervals = [wilson_interval(share, n) if n else None for share, n in zip(accuracy.tolist(), counts, strict=True)]
-    labels = ["" if n == 0 else f"{n}" if n < 10_000 else f"{n / 1000:.0f}k" for n in counts]
-    right, many = "Share right at each confidence, 95% interval", "Images at each confidence"
-    return [
-        bar_chart(right, accuracy.tolist(), texts, "confidence", intervals=intervals, y_limits=(0, 1), diagonal=True),
-        bar_chart(many, counts, texts, "confidence", labels=labels),
-    ]
-
-
-def _target_charts(result: Evaluation) -> list[Chart]:
-    """Predicted over true values of each target, evenly spread examples of a large set."""
-    if result.problem_type != REGRESSION:
-        return []
-    chosen = np.unique(np.linspace(0, len(result.names) - 1, min(len(result.names), MAX_POINTS)).astype(int))
-    charts = []
-    for t in range(min(len(result.id2label), MAX_TARGETS)):
-        true, predicted = result.labels[chosen, t].tolist(), result.logits[chosen, t].tolist()
-        both = span([*true, *predicted])
-        points = [Series(result.id2label[t], true, predicted, "test", dots=True, line=False)]
-        name = f"{result.id2label[t]}: predicted"
-        charts.append(line_chart(name, points, "true", x_limits=both, y_limits=both, diagonal=True))
-    return [chart for chart in charts if chart is not None]

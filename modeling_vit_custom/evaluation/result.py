@@ -1,6 +1,6 @@
 """Outputs of a model compared with the labels of its images.
 
-Shapes: N examples, C classes, T regression targets.
+Shapes: N examples, K outputs, C classes.
 """
 
 from collections.abc import Mapping
@@ -8,47 +8,58 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from ..common.environment import versions
-from ..common.text import listed
-from ..data.examples import MULTI_LABEL, REGRESSION, Examples, Splits
-from .calibration import ECE_BINS, expected_calibration_error, fit_temperature, negative_log_likelihood
-from .metrics import ClassReport, MeanAveragePrecision, RegressionErrors, all_scores, check_outputs
+from ..data.examples import Examples, Splits
+from ..reporting.confused import MATRIX_CLASSES, confused_pairs, matrix_of
+from ..tasks.measuring import measured
+from ..tasks.registry import task_named
+from ..tasks.task import Details, Task
+from ..weight_files_vit_custom import shorten_list
+
+MAX_PAIRS = 1000  # confused pairs in the report if there is no matrix
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model did on a data set. Values that are 0/0 on these data are NaN here and null in JSON.
+    """The result of a model on a data set. Values that are 0/0 on these data are NaN here and null in JSON.
 
-    logits: [N, C] or [N, T] float64.   labels: [N] | [N, C] int64 | [N, T] float64.   names: [N].
-    metrics: the flat scores of `compute_metrics`.   per_label: one row for each class or target.
-    confusion: [C, C] counts, rows true, columns predicted; calibration: ECE, NLL, temperature (both only for
-    single-label).   skipped: name -> why that image could not be read.   notes: sentences to be read.
+    outputs: [N, K] float64.   values: [N] or [N, K], of the examples' targets.   names: [N].
+    metrics: those of the task, flat.   per_label: one row for each class, label or target.
+    skipped: name -> why that image could not be read.   notes: sentences for the reader.
     """
 
-    problem_type: str
+    task: Task
     id2label: dict[int, str]
-    logits: np.ndarray
-    labels: np.ndarray
+    outputs: np.ndarray
+    values: np.ndarray
     names: list[str]
     metrics: dict[str, float]
     per_label: list[dict[str, Any]]
-    confusion: np.ndarray | None = None
-    calibration: dict[str, Any] | None = None
+    details: Details
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def confusion(self) -> np.ndarray | None:
+        """[C, C] counts, rows true, columns predicted; None without one class an image, or beyond MATRIX_CLASSES."""
+        if self.details.confused is None or len(self.id2label) > MATRIX_CLASSES:
+            return None
+        return matrix_of(self.details.confused, len(self.id2label))
+
     def report(self, **context: Any) -> dict[str, Any]:
-        """Everything but the logits as one JSON-able dict that starts with `context`."""
-        tables: dict[str, Any] = {"per_target" if self.problem_type == REGRESSION else "per_class": self.per_label}
-        if self.calibration is not None:
-            tables["calibration"] = self.calibration
-        if self.confusion is not None:
-            tables["confusion_matrix"] = {"rows": "true", "columns": "predicted", "counts": self.confusion}
+        """Return metrics, tables, skipped images, notes and versions as a JSON-able dict that starts with `context`."""
+        tables: dict[str, Any] = {f"per_{self.task.words.label}": self.per_label}
+        if self.details.calibration is not None:
+            tables["calibration"] = self.details.calibration
+        if (counts := self.confusion) is not None:
+            tables["confusion_matrix"] = {"rows": "true", "columns": "predicted", "counts": counts}
+        elif self.details.confused is not None:
+            pairs = confused_pairs(self.details.confused, MAX_PAIRS)
+            tables["most_confused"] = {"columns": ["times", "true", "predicted"], "rows": pairs}
         return {
             **context,
-            "problem_type": self.problem_type,
+            "problem_type": self.task.name,
             "n": len(self.names),
             "n_skipped": len(self.skipped),
             "metrics": self.metrics,
@@ -59,77 +70,32 @@ class Evaluation:
         }
 
 
-def score_examples(logits: np.ndarray, examples: Examples, splits: Splits) -> Evaluation:
-    """As `score_outputs`, of logits [N, C] for examples of these splits."""
-    labels = np.asarray(examples.labels)
-    return score_outputs(logits, labels, list(examples.names), splits.problem_type, splits.id2label)
+def score_examples(outputs: np.ndarray, examples: Examples, splits: Splits) -> Evaluation:
+    """Score outputs [N, K] for examples of these splits, as `score_outputs` does."""
+    task = task_named(splits.problem_type)
+    return score_outputs(outputs, examples.targets.values, list(examples.names), task, splits.id2label)
 
 
 def score_outputs(
-    logits: np.ndarray,
-    labels: np.ndarray,
+    outputs: np.ndarray,
+    values: np.ndarray,
     names: list[str],
-    problem_type: str,
+    task: Task,
     id2label: Mapping[int, str],
     skipped: Mapping[str, str] | None = None,
 ) -> Evaluation:
-    """The `Evaluation` of outputs that are at hand. Raises ValueError as `check_outputs` does."""
-    logits, labels = check_outputs(logits, labels, problem_type, len(id2label))
-    metrics = all_scores(logits, labels, problem_type, id2label)
+    """Return the `Evaluation` of given outputs [N, K]. Raises ValueError as `tasks.metrics.checked` does."""
+    outputs, values = np.asarray(outputs, np.float64), np.asarray(values)
+    found = measured(task, len(id2label), outputs, values)
+    values = values.reshape(outputs.shape) if values.ndim == 1 and not task.targets.single else values
+    metrics, report = found.compute(), found.per_label()
+    details = task.details(outputs, values, report, id2label)
     notes = [f"{name} is undefined on these data (0/0)" for name, value in metrics.items() if np.isnan(value)]
-    extra: dict[str, Any] = {}
-    if problem_type == REGRESSION:
-        per_label = RegressionErrors().compute(predictions=logits, references=labels)["per_target"]
-    elif problem_type == MULTI_LABEL:
-        per_label = ClassReport().compute(
-            predictions=(logits > 0).astype(np.int64), references=labels, num_classes=len(id2label)
-        )
-        ranking = MeanAveragePrecision().compute(predictions=logits, references=labels)
-        per_label["average_precision"] = ranking["average_precision"]
-    else:
-        predicted = logits.argmax(axis=1)
-        classes = range(len(id2label))
-        per_label = ClassReport().compute(predictions=predicted, references=labels, num_classes=len(id2label))
-        extra["confusion"] = confusion_matrix(labels, predicted, labels=classes)
-        extra["calibration"], note = calibrate(logits, labels)
-        notes += [note]
-    if problem_type != REGRESSION:
-        notes += _class_notes(per_label, id2label)
+    notes += details.notes
     rows = [
-        {"id": c, "label": id2label[c], **{column: values[c] for column, values in per_label.items()}}
-        for c in range(len(id2label))
+        {"id": c, "label": label, **{column: numbers[c] for column, numbers in report.items()}}
+        for c, label in sorted(id2label.items())
     ]
     if skipped:
-        notes.append(f"{len(skipped)} image(s) could not be read and are not counted: {listed(list(skipped))}")
-    return Evaluation(
-        problem_type, dict(id2label), logits, labels, names, metrics, rows, skipped=dict(skipped or {}),
-        notes=notes, **extra,
-    )  # fmt: skip
-
-
-def _class_notes(report: Mapping[str, np.ndarray], id2label: Mapping[int, str]) -> list[str]:
-    """Sentences on the classes whose recall or precision is undefined."""
-    notes = []
-    for undefined, what in (("recall", "do not occur in these data"), ("precision", "are never predicted")):
-        if names := [id2label[int(c)] for c in np.flatnonzero(np.isnan(report[undefined]))]:
-            notes.append(f"{len(names)} of {len(id2label)} classes {what}, their {undefined} is undefined: ")
-            notes[-1] += listed(names)
-    return notes
-
-
-def calibrate(logits: np.ndarray, labels: np.ndarray) -> tuple[dict[str, Any], str]:
-    """({ece, nll, and both again with the best temperature}, a sentence on that temperature)."""
-    temperature, problem = fit_temperature(logits, labels)
-    result = {
-        "bins": ECE_BINS,
-        "ece": expected_calibration_error(logits, labels),
-        "nll": negative_log_likelihood(logits, labels),
-        "temperature": temperature,
-        "ece_with_temperature": None,
-        "nll_with_temperature": None,
-    }
-    if temperature is None:
-        return result, str(problem)
-    result["ece_with_temperature"] = expected_calibration_error(logits, labels, temperature)
-    result["nll_with_temperature"] = negative_log_likelihood(logits, labels, temperature)
-    return result, "the temperature is fitted to and measured on these same images: on others it will do less"
+        notes.append(f"{len(skipped)} image(s) could not be read and are not counted: {shorten_list(list(skipped))}")
+    return Evaluation(task, dict(id2label), outputs, values, names, metrics, rows, details, dict(skipped or {}), notes)

@@ -1,4 +1,4 @@
-"""Linear heads with a closed form: ridge regression with its leave-one-out errors, and shrunken discriminants.
+"""Linear heads with a closed form: ridge regression with leave-one-out errors, and regularized discriminant analysis.
 
 Shapes: N examples, D width of the features, K outputs (classes or targets), S strengths, r ≤ min(N, D) rank.
 """
@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-RIDGE_STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-6, 5))  # of features that `Scaling` has scaled
+RIDGE_STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-6, 5))  # for features scaled by `Scaling`
 SHRINKAGES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.03, 0.01)
 NEVER = -1e4  # a logit that is never the highest; half precision holds it
-ALIKE = 1e-10  # eigenvalues below this share of the largest are rounding
+ALIKE = 1e-10  # eigenvalues below this share of the largest count as rounding errors
 
 
 class Scaling:
-    """Bring each feature to mean 0 and standard deviation 1/√D, by what `features` [N, D] have.
+    """Scaling of each feature to mean 0 and standard deviation 1/√D, by the statistics of `features` [N, D].
 
-    A feature that does not vary becomes 0.
+    A constant feature becomes 0.
     """
 
     def __init__(self, features: torch.Tensor):
@@ -27,11 +27,11 @@ class Scaling:
         self.factor = torch.where(varies, 1 / deviation.clamp_min(1e-300), 0.0) / features.shape[1] ** 0.5
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """Return float64 [N, D]."""
+        """Return the scaled features, float64 [N, D]."""
         return (features.double() - self.mean) * self.factor
 
     def folded(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return weight [K, D] and bias [K] for the features as they are, of those for scaled ones."""
+        """Return weight [K, D] and bias [K] for unscaled features, given those for scaled ones."""
         own = weight * self.factor
         return own, bias - own @ self.mean
 
@@ -49,9 +49,9 @@ def spectrum(scaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 
 def leave_one_out_errors(scaled: torch.Tensor, targets: torch.Tensor, strengths: Sequence[float]) -> torch.Tensor:
-    """Return [S]: the squared error of ridge regression on each example by all others, summed over K, mean over N.
+    """Return [S]: ridge regression's leave-one-out squared error at each strength, summed over K, mean over N.
 
-    scaled [N, D] has mean 0; targets [N, K]. The hat matrix gives it without fitting N times (Allen 1974's PRESS).
+    scaled [N, D] has mean 0; targets [N, K]. The hat matrix gives it without N fits (PRESS, Allen 1974).
     """
     decomposed, targets = spectrum(scaled), targets.double()
     answers = (_without_each(decomposed, targets, strength) for strength in strengths)
@@ -59,7 +59,7 @@ def leave_one_out_errors(scaled: torch.Tensor, targets: torch.Tensor, strengths:
 
 
 def leave_one_out_answers(scaled: torch.Tensor, targets: torch.Tensor, strength: float) -> torch.Tensor:
-    """Return [N, K]: what ridge regression on all other examples answers for each one."""
+    """Return [N, K]: the prediction for each example by ridge regression on all others (leave-one-out)."""
     return _without_each(spectrum(scaled), targets.double(), strength)
 
 
@@ -85,15 +85,16 @@ def fit_discriminants(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield weight [K, D] and bias [K] of linear discriminant analysis for each shrinkage (Friedman 1989).
 
-    The covariance within classes is blended with its mean variance: at 1 what is left are class prototypes, nearest by
-    Euclidean distance. A class without examples gets no chance, by a number that can be stored and trained on.
+    The covariance within classes is blended with its mean variance. At shrinkage 1 only class prototypes are left, and
+    the nearest by Euclidean distance wins. A class without examples gets a very low but finite logit (`NEVER`), so that
+    the head can be stored and trained further.
     """
     counts = torch.bincount(labels, minlength=classes).double()
     sums = torch.zeros(classes, scaled.shape[1], dtype=scaled.dtype).index_add_(0, labels, scaled)
     means = sums / counts.clamp_min(1)[:, None]
     within = scaled - means[labels]
     freedom = max(1, len(labels) - int((counts > 0).sum()))
-    variance = float(within.square().sum()) / freedom / scaled.shape[1] or 1.0  # of one example a class: none
+    variance = float(within.square().sum()) / freedom / scaled.shape[1] or 1.0  # 0 with one example per class
     prior = (counts / counts.sum()).log().clamp_min(NEVER)
     _, values, right = spectrum(within) if bool((within != 0).any()) else (None, torch.zeros(0), torch.zeros(0))
     projected = means @ right if len(values) else None

@@ -1,4 +1,4 @@
-"""The floor of every fine-tuning: a head fitted to convergence on features that are computed once.
+"""The baseline for every fine-tuning: a head fitted to convergence on features that are computed once.
 
 Shapes: N examples, K outputs.
 """
@@ -12,23 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.examples import SINGLE_LABEL
-from ..data.labels import strata
 from ..data.splits import draw_subset
-from ..modeling_vit_custom import ViTCustomForImageClassification
+from ..data.targets import Targets
+from ..pretrained_vit_custom import ViTCustomPreTrainedModel
 from .selection import LOOKED_AT, Head, choose_features, fit_head, nearest_neighbours
 from .store import Features
 from .taps import Tap, narrowed
 
-MANY = 2_000  # examples, from which on several threads fit a head sooner
-LIKE_THE_FIRST = 1e-3  # how much smaller an error must be for other features than the model's own to be taken
+MANY = 2_000  # examples from which on several threads fit a head faster than one
+LIKE_THE_FIRST = 1e-3  # other features than the model's own must have an error smaller by this to be chosen
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """tap: whose features are used.   head: what is fitted to them.   neighbours: accuracy of k-NN on them, or None.
+    """A head fitted to the best features of a frozen encoder.
 
-    own, chosen: what ridge regression leaves unexplained of the labels, with the model's own features and with those.
+    tap: where the features are taken.   head: fitted to them.   neighbours: accuracy of k-NN on them, or None.
+    count: the number of examples.   seconds: the time it took.
+    own, chosen: the share of the labels' variance that ridge regression leaves unexplained, with the model's own
+    features and with the chosen ones.
     """
 
     tap: Tap
@@ -40,7 +42,7 @@ class Fitted:
     neighbours: float | None
 
     def sentences(self) -> list[str]:
-        """Return what was chosen, and by what, for the screen."""
+        """Return sentences for the screen on the choice and the figures behind it."""
         yardstick = "" if self.neighbours is None else f" (k-NN on these features: accuracy {self.neighbours:.4f})"
         return [
             f"features: {self.tap} (unexplained: {self.chosen:.3f}; the checkpoint's own: {self.own:.3f})",
@@ -48,7 +50,7 @@ class Fitted:
         ]
 
     def record(self) -> dict[str, Any]:
-        """Return what metrics.json holds of it."""
+        """Return the entry of metrics.json."""
         return {
             "block": self.tap.block,
             "pooling": self.tap.pooling,
@@ -61,22 +63,23 @@ class Fitted:
 
 def fit(
     features: Features,
-    labels: np.ndarray,
-    problem_type: str,
+    targets: Targets,
     outputs: int,
     kind: str | None = None,
     views: int = 1,
     seed: int = 0,
     indices: np.ndarray | None = None,
 ) -> Fitted:
-    """Choose features and head by cross-validation on these examples alone, and fit the head to all of them.
+    """Choose features and head by cross-validation on the chosen examples alone, and fit the head to all of these.
 
-    indices: which of the examples these are; None: all.   labels: of all.
+    indices: the examples to use; None for all.   targets: of all examples.   kind: of head; None to choose it.
+    views: the number of views of each example to which the head is fitted in the end.
     """
     began = time.perf_counter()
     chosen = np.arange(features.count) if indices is None else indices
-    labels = np.asarray(labels)[chosen]
-    looked_at = draw_subset(strata(labels, problem_type), LOOKED_AT, seed)
+    targets = targets.select(chosen)
+    labels = targets.values
+    looked_at = draw_subset(targets.strata(), LOOKED_AT, seed)
     own = features.taps.taps[0]
     with _threads_for(len(labels)):
         tap, errors = choose_features(
@@ -86,15 +89,15 @@ def fit(
             tap = own
         rows = features.of(tap, chosen.tolist())
         augmented = features.of(tap, chosen.tolist(), views) if views > 1 else None
-        head = fit_head(rows, labels, problem_type, outputs, kind, seed, augmented)
-        alone = problem_type != SINGLE_LABEL or len(labels) < 2
+        head = fit_head(rows, targets, outputs, kind, seed, augmented)
+        alone = not targets.single or len(labels) < 2
         neighbours = None if alone else nearest_neighbours(rows, labels)
     return Fitted(tap, head, len(labels), time.perf_counter() - began, errors[own], errors[tap], neighbours)
 
 
 @contextmanager
 def _threads_for(examples: int) -> Iterator[None]:
-    """Use one thread for products so small that threads would wait for each other longer than they compute."""
+    """Use one thread for few examples: several would wait for each other longer than they compute."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if examples < MANY else before)
     try:
@@ -103,9 +106,9 @@ def _threads_for(examples: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def with_head(model: ViTCustomForImageClassification, fitted: Fitted) -> ViTCustomForImageClassification:
-    """Return an ordinary model of ours with the fitted head on the features that were chosen."""
-    other = narrowed(model, fitted.tap)
+def with_head(model: ViTCustomPreTrainedModel, fitted: Fitted) -> ViTCustomPreTrainedModel:
+    """Return an ordinary model of this package with the fitted head on the chosen features."""
+    other: Any = narrowed(model, fitted.tap)
     with torch.no_grad():
         for name in ("weight", "bias"):
             parameter = getattr(other.classifier, name)

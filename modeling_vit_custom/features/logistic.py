@@ -1,4 +1,4 @@
-"""Logistic regression with an L2 penalty, fitted until it no longer changes.
+"""Logistic regression with an L2 penalty, fitted to convergence.
 
 Shapes: N examples, D width of the features, K outputs.
 """
@@ -8,17 +8,17 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 
-STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01)  # of features that `Scaling` has scaled
+STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01)  # for features scaled by `Scaling`
 ITERATIONS = 300
 
 
 def fit_logistic(
     scaled: torch.Tensor, targets: torch.Tensor, outputs: int, strengths: Sequence[float]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield weight [K, D] and bias [K] for each strength, best in falling order: each fit starts from the one before.
+    """Yield weight [K, D] and bias [K] for each strength. Each fit starts from the one before.
 
-    targets: class ids [N], or 0 and 1 [N, K] for outputs that do not exclude each other. The penalty is
-    strength/2 · ‖weight‖² beside the sum of N losses.
+    strengths: best in falling order.   targets: class ids [N], or 0 and 1 [N, K] for outputs that do not exclude each
+    other. The penalty strength/2 · ‖weight‖² is added to the sum of N losses.
     """
     multi = targets.ndim == 2
     targets = targets.to(scaled.dtype) if multi else targets

@@ -1,4 +1,4 @@
-"""Which features and which head: chosen by cross-validation on the training examples alone.
+"""The choice of features and head, by cross-validation on the training examples alone.
 
 Shapes: N examples, D width of the features, K outputs (classes, labels or targets).
 """
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from ..data.labels import strata
 from ..data.splits import draw_subset
+from ..data.targets import Targets
+from ..tasks.registry import task_named
+from ..tasks.task import Task
 from .closed_forms import (
     NEVER,
     RIDGE_STRENGTHS,
@@ -27,25 +28,21 @@ from .closed_forms import (
 from .logistic import STRENGTHS, fit_logistic
 
 KINDS = ("logistic", "discriminant", "prototypes", "ridge")
-KINDS_OF = {
-    SINGLE_LABEL: ("logistic", "discriminant", "prototypes"),
-    MULTI_LABEL: ("logistic",),
-    REGRESSION: ("ridge",),
-}
+ON_REQUEST = ("prototypes",)
 FOLDS = 5
-REPEATS = ((200, 4), (1000, 2))  # (up to so many examples, times that the folds are drawn); otherwise once
-LOOKED_AT = 20_000  # examples that selection reads at most
+REPEATS = ((200, 4), (1000, 2))  # (up to so many examples, how often the folds are drawn); otherwise once
+LOOKED_AT = 20_000  # the most examples that selection uses
 TEMPERATURES = np.geomspace(0.05, 20, 61)
 Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
 class Head:
-    """weight [K, D], bias [K]: float64, of the features as they are.
+    """A fitted linear head.
 
-    kind, strength: of KINDS, and its penalty or shrinkage.
-    held_out: (indices [n], float64 [n, K]) what a head with the same settings gives for examples that it was not fitted
-    to; None where there are too few.
+    weight [K, D], bias [K]: float64, for unscaled features.   kind: of KINDS.   strength: its penalty or shrinkage.
+    held_out: (indices [n], float64 [n, K]): the outputs for held-out examples of heads with the same settings; None
+    where there are too few examples.
     """
 
     weight: torch.Tensor
@@ -62,10 +59,10 @@ class Head:
 def choose_features(
     candidates: Sequence[Name], features_of: Callable[[Name], torch.Tensor], labels: np.ndarray, outputs: int
 ) -> tuple[Name, dict[Name, float]]:
-    """Return the candidate whose features predict best, and the error of each: the first unless another is better.
+    """Return (the candidate whose features predict best, the error of each); of equal ones the first.
 
-    The error is that of ridge regression on each example by all the others, as a share of what always answering the
-    mean leaves, at the best strength. labels: class ids [N], multi-hot [N, K] or values [N] or [N, K].
+    The error is ridge regression's leave-one-out error at the best strength, divided by the error of always predicting
+    the mean. labels: class ids [N], multi-hot [N, K] or values [N] or [N, K].
     """
     targets = as_targets(labels, outputs)
     alone = float((targets - targets.mean(dim=0)).square().sum(dim=1).mean()) or 1.0
@@ -78,7 +75,7 @@ def choose_features(
 
 
 def as_targets(labels: np.ndarray, outputs: int) -> torch.Tensor:
-    """Return float64 [N, K]: class ids as one-hot rows, anything else as it is."""
+    """Return labels as float64 [N, K]: class ids as one-hot rows, anything else unchanged."""
     values = torch.as_tensor(np.asarray(labels))
     if not values.is_floating_point():
         return F.one_hot(values, outputs).double()
@@ -87,36 +84,36 @@ def as_targets(labels: np.ndarray, outputs: int) -> torch.Tensor:
 
 def fit_head(
     features: torch.Tensor,
-    labels: np.ndarray,
-    problem_type: str,
+    targets: Targets,
     outputs: int,
     kind: str | None = None,
     seed: int = 0,
     views: torch.Tensor | None = None,
 ) -> Head:
-    """Return the best head for features [N, D] of a task; with a `kind`, only its strength is chosen.
+    """Return the best head for features [N, D] among the kinds for the targets' task, or of `kind` alone.
 
-    Single labels: logistic regression or a shrunken discriminant, by accuracy in repeated stratified cross-validation;
-    multi-label: logistic regression, by its loss there; regression: ridge, by its leave-one-out error.
+    The strength of ridge is chosen by leave-one-out error. Other kinds and their strengths are chosen by repeated
+    stratified cross-validation: by the share of right answers, where the task has such (`in_points`), then by the loss.
     views: features [V·N, D] of V views of each example, to which the head is fitted in the end.
     """
     scaling = Scaling(features)
     scaled = scaling(features)
     count = 1 if views is None else len(views) // len(features)
-    if problem_type == REGRESSION:
-        targets = as_targets(labels, outputs)
-        spread = targets.std(dim=0, correction=0).clamp_min(1e-12)
-        errors = leave_one_out_errors(scaled, targets / spread, RIDGE_STRENGTHS)
+    task = task_named(targets.problem_type)
+    kinds = (kind,) if kind else tuple(kind for kind in task.heads if kind not in ON_REQUEST)
+    if kinds == ("ridge",):
+        numbers = as_targets(targets.values, outputs)
+        spread = numbers.std(dim=0, correction=0).clamp_min(1e-12)
+        errors = leave_one_out_errors(scaled, numbers / spread, RIDGE_STRENGTHS)
         strength = RIDGE_STRENGTHS[int(errors.argmin())]
-        held_out = np.arange(len(targets)), leave_one_out_answers(scaled, targets, strength)
+        held_out = np.arange(len(numbers)), leave_one_out_answers(scaled, numbers, strength)
         if views is not None:
             scaling = Scaling(views)
-            scaled, targets = scaling(views), targets.repeat(count, 1)
-        weight, bias = fit_ridge(scaled, targets, strength * count)
+            scaled, numbers = scaling(views), numbers.repeat(count, 1)
+        weight, bias = fit_ridge(scaled, numbers, strength * count)
         return Head(*scaling.folded(weight, bias), "ridge", strength, held_out)
-    kinds = (kind,) if kind else ("logistic",) if problem_type == MULTI_LABEL else ("logistic", "discriminant")
-    values = torch.as_tensor(np.asarray(labels))
-    found = cross_validate(scaled, values, outputs, kinds, seed)
+    values = torch.as_tensor(targets.values)
+    found = cross_validate(scaled, targets, task, outputs, kinds, seed)
     unchosen: Any = (kinds[0], _middle(kinds[0]), 1.0, None)
     best, strength, temperature, held_out = found or unchosen
     if views is not None:
@@ -127,13 +124,14 @@ def fit_head(
 
 
 def cross_validate(
-    scaled: torch.Tensor, labels: torch.Tensor, outputs: int, kinds: Sequence[str], seed: int
+    scaled: torch.Tensor, targets: Targets, task: Task, outputs: int, kinds: Sequence[str], seed: int
 ) -> tuple[str, float, float, tuple[np.ndarray, torch.Tensor]] | None:
-    """Return (kind, strength, temperature, `held_out` of `Head`) of the head that answers best for held-out examples.
+    """Return (kind, strength, temperature, `held_out` of `Head`) of the head that predicts held-out examples best.
 
-    The temperature divides its logits so that their probabilities fit best. None where no class has two examples.
+    The temperature divides its logits so that their probabilities fit best. Returns None where no class has two
+    examples.
     """
-    groups = strata(labels.numpy(), SINGLE_LABEL if labels.ndim == 1 else MULTI_LABEL)
+    groups, labels = targets.strata(), torch.as_tensor(targets.values)
     chosen = draw_subset(groups, LOOKED_AT, seed)
     scaled, labels, groups = scaled[chosen], labels[chosen], groups[chosen]
     if np.bincount(groups).max() < 2:
@@ -152,7 +150,7 @@ def cross_validate(
     scores = []
     for one in flat:
         loss, temperature = _calibrated(one, answers)
-        right = float((one.argmax(dim=1) == answers).double().mean()) if labels.ndim == 1 else 0.0
+        right = float(task.score(one.numpy(), answers.numpy()).mean()) if task.in_points else 0.0
         scores.append((right, -loss, temperature))
     best = max(range(len(candidates)), key=lambda place: scores[place][:2])
     temperature = scores[best][2]
@@ -160,14 +158,14 @@ def cross_validate(
 
 
 def stratified_folds(groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
-    """Return the indices of each fold: every group is dealt out in turn, beginning where the one before ended."""
+    """Return the indices of each stratified fold; each group is dealt out over the folds where the last one ended."""
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(np.flatnonzero(groups == group)) for group in np.unique(groups)])
     return [np.sort(part) for fold in range(folds) if len(part := order[fold::folds])]
 
 
 def nearest_neighbours(features: torch.Tensor, labels: np.ndarray, neighbours: int = 5) -> float:
-    """Return the accuracy of k-NN by cosine on each example by all others: a yardstick for a fitted head."""
+    """Return the leave-one-out accuracy of k-NN by cosine similarity, a baseline for a fitted head."""
     chosen = draw_subset(labels, LOOKED_AT, 0)
     unit = F.normalize(features[chosen].float(), dim=1)
     classes = torch.as_tensor(labels)[chosen]
@@ -197,7 +195,7 @@ def _fits(
 
 
 def _calibrated(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Return (mean loss, temperature) at the temperature of least loss."""
+    """(mean loss, temperature) at the temperature of least loss."""
     single = labels.ndim == 1
     losses = []
     for temperature in TEMPERATURES:

@@ -1,8 +1,8 @@
-"""Features on disk: each image goes through the frozen encoder once, and any head is then fitted to what came out.
+"""Features on disk: each image goes through the frozen encoder once, and any head is then fitted to its features.
 
 A store is a folder of `sealed_rows`, ROOT/features-<hash>/, named by the hash of the weights, the preprocessing and the
-images, whose rows are in features.npy, float32 [V·N, W]: all images as they are, then all once more in each further
-view. A build that was killed goes on where it stopped.
+images. Its rows are in features.npy, float32 [V·N, W]: all images as they are, then all of them in each further view. A
+build that was killed continues where it stopped.
 
 Shapes: N examples, V views of each, B batch, W features of an image.
 """
@@ -32,13 +32,19 @@ Pixels = Callable[[Sequence[int], int], torch.Tensor]  # (positions [B], which v
 
 
 class Features:
-    """The features of N examples in V views; those of one tap at a time are held in memory."""
+    """The features of N examples in V views; memory holds those of one tap at a time.
+
+    rows: [V·N, W].   count: N.
+    """
 
     def __init__(self, taps: Taps, rows: SealedRows | np.ndarray, count: int):
         self.taps, self.rows, self.count = taps, rows, count
 
     def of(self, tap: Tap, indices: Sequence[int] | None = None, views: int = 1) -> torch.Tensor:
-        """Return float32 [views·n, D'] of all examples, or of n; raises DataError for rows that are damaged."""
+        """Return the features of one tap, float32 [views·n, D'], for the n `indices` or all examples.
+
+        Raises DataError for rows that are damaged.
+        """
         chosen = np.arange(self.count) if indices is None else np.asarray(indices, np.int64)
         wanted = np.concatenate([chosen + view * self.count for view in range(views)])
         columns = self.taps.columns(tap)
@@ -68,11 +74,11 @@ def open_features(
     processes: Processes | None = None,
     progress: bool = False,
 ) -> tuple[Features | None, str]:
-    """Return (the features, a sentence that says where they come from); computes those that are missing.
+    """Return (the features, words on where they are); compute those that are missing.
 
-    Every process of a group calls it and computes its share; the first one has the result, the others None.
-    processor: of which `pixels` is the first view.   augmentation: what the further ones are, in words.
-    image_cache: as of `open_views`.
+    All processes of a group call this and compute a share each; the first one gets the features, the others None.
+    pixels: makes pixel values.   processor: makes the first view.   augmentation: identifies the further ones.
+    image_cache: as for `open_views`.
     Raises DataError for images that cannot be read, or a folder that cannot hold the store.
     """
     count, processes = len(examples), processes or Processes()
@@ -101,10 +107,10 @@ def open_features(
             return _of_this_run(taps, compute, shape, count, processes), f"not kept: {error}"
         refusal = DataError(f"--image_cache {root} cannot hold the features: {error}. Name another, or off.")
         if not asked:
-            processes.from_first(partial(_refuse, refusal))  # in all of them: the others wait
+            processes.from_first(partial(_refuse, refusal))  # raises in all processes: the others wait
         raise refusal from error
     if not asked:
-        processes.from_first(list)  # none is missing
+        processes.from_first(list)  # no rows are missing; the others wait for this list
     return Features(taps, rows, count), f"{'kept' if how == 'built' else how} in {rows.folder}, which may be removed"
 
 
@@ -134,7 +140,7 @@ def _of_this_run(taps: Taps, compute: Any, shape: tuple[int, int], count: int, p
 def _computed(
     taps: Taps, pixels: Pixels, count: int, batch: int, processes: Processes, progress: bool, missing: list[int]
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield (rows, features) of all processes in the first one, nothing in the others; `missing` is shared out."""
+    """Yield (row numbers, features) of all processes in the first one, nothing in others; they share `missing`."""
     from tqdm import tqdm
 
     views = range(max(missing, default=-1) // count + 1)
@@ -153,7 +159,7 @@ def _computed(
 
 
 def _batches(missing: list[int], view: int, count: int, batch: int) -> list[list[int]]:
-    """Return the missing rows of one view, in batches."""
+    """The missing rows of one view, in batches."""
     own = [row for row in missing if row // count == view]
     return [own[start : start + batch] for start in range(0, len(own), batch)]
 

@@ -1,4 +1,4 @@
-"""Where features are taken from a frozen encoder, and the smaller model of ours that gives just these.
+"""The places in a frozen encoder where features are taken, and the smaller model that outputs just these.
 
 Shapes: B batch, N tokens, D width, W the features of all taps side by side.
 """
@@ -11,15 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..modeling_vit_custom import ViTCustomForImageClassification
+from ..configuration_vit_custom import POOLINGS
 from ..pooling_vit_custom import ViTCustomPooler
+from ..pretrained_vit_custom import ViTCustomPreTrainedModel
 
-SINGLE = ("cls", "mean")  # poolings of one token's width, of which "cls_mean" is made
+SINGLE = ("cls", "mean")  # poolings of one token's width; "cls_mean" concatenates them
 
 
 @dataclass(frozen=True)
 class Tap:
-    """block: after which block, counted from 1.   pooling: as of the configuration."""
+    """A place where features are taken.
+
+    block: the block after which, counted from 1.   pooling: a value of the configuration's `pooling`.
+    """
 
     block: int
     pooling: str
@@ -29,13 +33,13 @@ class Tap:
 
 
 class Taps:
-    """The features of an encoder: the poolings it can have, after its last block and those of its second half.
+    """The features of an encoder: all poolings it can have, after each block of its second half.
 
-    taps: the model's own one first.   width: W.
+    A model with pre_logits has features after its last block alone.   taps: the model's own first.   width: W.
     """
 
-    def __init__(self, model: ViTCustomForImageClassification):
-        self.model = model
+    def __init__(self, model: ViTCustomPreTrainedModel):
+        self.model: Any = model
         config: Any = model.config
         self.poolings = _poolings(config)
         last = config.num_hidden_layers
@@ -52,11 +56,11 @@ class Taps:
         self.width = self._block_width * len(self.blocks)
 
     def describe(self) -> dict[str, Any]:
-        """Return what the columns of a row are, fit for JSON."""
+        """Return the meaning of a row's columns, fit for JSON."""
         return {"blocks": list(self.blocks), "poolings": self._parts}
 
     def columns(self, tap: Tap) -> slice:
-        """Return which of the W columns are the features of one tap."""
+        """Return the slice of the W columns that holds the features of one tap."""
         start = self.blocks.index(tap.block) * self._block_width
         inside = "cls" if tap.pooling not in self._starts else tap.pooling
         start += self._starts[inside]
@@ -64,7 +68,7 @@ class Taps:
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Return float32 [B, W] of images [B, C, H, W'], all of one forward."""
+        """Return the features float32 [B, W] of images [B, C, H, W'], all from one forward."""
         with self._watched() as seen:
             self.model.vit(pixel_values)
         return torch.cat([seen[block] for block in self.blocks], dim=1).float()
@@ -81,30 +85,31 @@ class Taps:
         with ExitStack() as handles:
             for block in self.blocks:
 
-                def keep(_module: nn.Module, _args: Any, output: Any, block: int = block) -> None:
-                    pool(block, output[0], output[1].sizes)
+                def keep(_module: nn.Module, args: Any, output: torch.Tensor, block: int = block) -> None:
+                    _, tokens, step = args
+                    pool(block, output, (step.left or tokens).sizes)
 
                 handles.callback(self.model.vit.layers[block - 1].register_forward_hook(keep).remove)
             yield seen
 
 
-def narrowed(model: ViTCustomForImageClassification, tap: Tap) -> ViTCustomForImageClassification:
-    """Return a model whose pooled vector is `tap` of `model`, with its weights; the head is new."""
+def narrowed(model: ViTCustomPreTrainedModel, tap: Tap) -> ViTCustomPreTrainedModel:
+    """Return a model with the weights of `model` whose pooled vector is the features of `tap`; its head is new."""
     config: Any = type(model.config).from_dict(model.config.to_dict() | _fields(model.config, tap))
     config.dtype = model.config.dtype
-    other = ViTCustomForImageClassification(config)
+    other = type(model)(config)
     wanted, have = other.state_dict(), model.state_dict()
-    kept = {name: have[name] for name in wanted if not name.startswith("classifier.")}
-    head = {name: tensor for name, tensor in wanted.items() if name.startswith("classifier.")}
+    kept = {name: have[name] for name in wanted if not name.startswith(model.label_prefixes)}
+    head = {name: tensor for name, tensor in wanted.items() if name.startswith(model.label_prefixes)}
     other.load_state_dict(kept | head)
-    module: nn.Module = other  # whose `to` transformers wraps
+    module: nn.Module = other  # transformers wraps `to`
     module.to(dtype=model.dtype, device=model.device)
     return other.train(model.training)
 
 
 def pooled_size(config: Any, pooling: str) -> int:
-    """Return the width of what the classifier is given with this pooling."""
-    return config.pre_logits_size or config.hidden_size * (2 if pooling in ("cls_mean", "cls_register") else 1)
+    """Return the width of the classifier's input with this pooling."""
+    return config.pre_logits_size or config.hidden_size * POOLINGS[pooling].width
 
 
 def _fields(config: Any, tap: Tap) -> dict[str, Any]:
@@ -118,15 +123,15 @@ def _fields(config: Any, tap: Tap) -> dict[str, Any]:
 
 
 def _poolings(config: Any) -> list[str]:
-    """Return the poolings that the encoder can have without new weights, its own one first."""
+    """The poolings that the encoder can have without new weights, its own first."""
     own = config.pooling
     others = ["cls", "mean", "cls_mean"] if config.use_cls_token else ["mean"]
-    fixed = config.pre_logits_size or config.final_norm == "pooled"  # weights of the width, or of the kind, of its own
+    fixed = config.pre_logits_size or config.final_norm == "pooled"  # these weights fit its own pooling alone
     return [own, *(pooling for pooling in others if pooling != own and not fixed)]
 
 
-def _pooler(model: ViTCustomForImageClassification, pooling: str) -> nn.Module:
-    config: Any = model.config
+def _pooler(model: Any, pooling: str) -> nn.Module:
+    config = model.config
     if pooling == config.pooling and model.vit.pooler is not None:
         return model.vit.pooler
     return ViTCustomPooler(type(config).from_dict(config.to_dict() | {"pooling": pooling}))

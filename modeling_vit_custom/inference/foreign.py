@@ -1,7 +1,7 @@
 """Configurations of other libraries' models, checked before transformers or timm builds anything of them.
 
-Their stored values are a stranger's: they are compared with the weight files that lie beside them, and none of them
-chooses code or files to load.
+The stored values are untrusted. They are compared with the weight files beside them, and none of them may choose code
+or files to load.
 """
 
 import math
@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from ..foreign_vit_custom import refuse_fetching_quantization
-from ..labels_vit_custom import MAX_LABELS, refuse
+from ..labels_vit_custom import MAX_LABELS, reject_field
 from ..weight_files_vit_custom import BITS, MAX_TENSORS, Header, check_weight_map, parse_strict_json, read_headers
 
 logger = logging.get_logger(__name__)
 
-# Keys that name a kernel of the Hub or a file, or patch the model's classes: attn_implementation, under any spelling.
+# Keys that name a kernel of the Hub or a file, or that patch the model's classes; attn_implementation in any spelling.
 _NAMES_CODE = re.compile(
     r".*_implementation(_internal)?|transformers_weights|fusion_config|kernel_config|use_kernels|distributed_config"
 )
@@ -33,33 +35,41 @@ _TIMM_SOURCES = {
     "exportable", "no_jit", "pretrained_strict", "pretrained_filter_fn", "pretrained_custom_load", "features_only",
     "feature_cfg", "kwargs_filter",
 }  # fmt: skip
-_COUNTS = re.compile(r"(.*_)?(layers?|depths?|blocks|stages)")  # of parts of which each holds at least one tensor
+_COUNTS = re.compile(r"(.*_)?(layers?|depths?|blocks|stages)")  # counts of parts that each hold at least one tensor
 _LABEL_COUNTS = ("num_labels", "num_classes")
 _AT_LEAST_ONE = (
     "num_hidden_layers", "num_attention_heads", "hidden_size", "hidden_sizes", "embed_dim", "depths", "image_size",
     "patch_size", "num_channels",
 )  # fmt: skip
-_MAX_LAYERS = 512  # as of ours
+_MAX_LAYERS = 512  # the limit of this package's models too
 _LARGEST_NUMBER = 2**24  # no field of an image model is larger
-_LARGEST_IMAGE = 8192  # of an image processor, in pixels, as of ours
+_LARGEST_IMAGE = 8192  # pixels, of an image processor; the limit of this package's too
 _MAX_PARAMETERS = 30_000_000_000
-_NEW_PARAMETERS = 2**20  # what a model may have that its files lack, before that becomes an error of its own
-_DEEPEST = 50  # parts within parts of a configuration
+_NEW_PARAMETERS = 2**20  # a model may have this many more than its files hold before it is TooLarge
+_DEEPEST = 50  # levels of nesting in a configuration
 _DTYPES = {f"{prefix}{name}" for prefix in ("", "torch.") for name in ("float16", "bfloat16", "float32", "float64")}
 
 
 class TooLarge(ValueError):
-    """A model that its weight files cannot hold."""
+    """A model larger than its weight files can hold."""
 
 
 def stored_fields(source: str | os.PathLike, **where: Any) -> dict[str, Any]:
-    """What config.json of a folder or a Hub id says, {} without one.   where: the revision of a Hub id.
+    """Read config.json of a folder or a Hub id; {} if there is none.   where: the revision of a Hub id.
 
-    Raises ValueError for JSON that is nested without end.
+    Raises FileNotFoundError if `source` is neither, ValueError for JSON that is nested too deeply.
     """
     try:
         fields, _ = PreTrainedConfig.get_config_dict(source, **where)
         _ = list(_values(fields))
+    except OSError as error:
+        gone = isinstance(error.__cause__, LocalEntryNotFoundError | RepositoryNotFoundError)
+        if not gone or isinstance(error.__cause__, GatedRepoError):
+            raise
+        raise FileNotFoundError(
+            f"{source}: no such folder, and as a Hub id it cannot be had from {constants.ENDPOINT}. Check the path; of "
+            "a private model, that you are logged in (`hf auth login`)."
+        ) from error
     except RecursionError as error:
         raise ValueError(f"{source}: its config.json is nested too deeply.") from error
     return fields
@@ -73,12 +83,12 @@ def foreign_config(
     trust_remote_code: bool = False,
     **where: Any,
 ) -> PreTrainedConfig:
-    """transformers' configuration object of another library's model, without what chooses code or files to load.
+    """Load transformers' configuration of another library's model, without keys that choose code or files to load.
 
-    fields: its config.json.   header: of its weight files.   models: configuration classes that will do.
-    where: the revision of a Hub id. Raises ValueError as `check_fields` does, and for other kinds of models.
+    fields: its config.json.   header: of its weight files.   models: configuration classes that are accepted.   where:
+    the revision of a Hub id. Raises ValueError as `check_fields` does, and for other kinds of models.
     """
-    if trust_remote_code and fields.get("auto_map"):  # what its own code takes for sizes is known to that code alone
+    if trust_remote_code and fields.get("auto_map"):  # only its own code knows which fields are sizes
         refuse_fetching_quantization(fields)
     else:
         check_fields(source, fields, header)
@@ -99,44 +109,51 @@ def foreign_config(
 
 
 def check_fields(source: str | os.PathLike, fields: Mapping[str, Any], header: Header) -> None:
-    """Raises ValueError, naming the field, for values that no model of these tensors has, or that fetch something."""
+    """Raise ValueError, naming the field, for values that no model of these tensors has, or that fetch something."""
     refuse_fetching_quantization(fields)
     for name in ("dtype", "torch_dtype"):
         if fields.get(name) is not None and fields[name] not in _DTYPES:
-            refuse(name, fields[name], f"{source}: must be one of {', '.join(sorted(_DTYPES))}")
+            reject_field(name, fields[name], f"{source}: must be one of {', '.join(sorted(_DTYPES))}")
     if "architecture" in fields:
         _check_timm(source, fields)
     stored, tensors = _most_parameters(header), _tensors(header)
     for path, name, value in _values(fields):
         if name == "backbone" and value is not None:
-            refuse(path, value, f"{source}: names another model to load; give one whose backbone_config says it all")
+            reject_field(
+                path, value, f"{source}: names another model to load; give one whose backbone_config says it all"
+            )
         if isinstance(value, float) and not math.isfinite(value):
-            refuse(path, value, f"{source}: must be a finite number")
+            reject_field(path, value, f"{source}: must be a finite number")
         if not isinstance(value, int) or isinstance(value, bool):
             continue
         if abs(value) > _LARGEST_NUMBER:
-            refuse(path, value, f"{source}: must be at most {_LARGEST_NUMBER}")
+            reject_field(path, value, f"{source}: must be at most {_LARGEST_NUMBER}")
         if name in _AT_LEAST_ONE and value < 1:
-            refuse(path, value, f"{source}: must be at least 1")
+            reject_field(path, value, f"{source}: must be at least 1")
         if name in _LABEL_COUNTS and not 0 <= value <= min(MAX_LABELS, stored):
-            refuse(path, value, f"{source}: must be from 0 to {MAX_LABELS}, and not more than its files hold numbers")
+            reject_field(
+                path, value, f"{source}: must be from 0 to {MAX_LABELS}, and not more than its files hold numbers"
+            )
         if _COUNTS.fullmatch(name) and value > min(_MAX_LAYERS, tensors):
             fix = f"must be at most {_MAX_LAYERS}, and its weight files hold {tensors} tensors"
-            refuse(path, value, f"{source}: {fix}. Give the folder as it was saved")
+            reject_field(path, value, f"{source}: {fix}. Give the folder as it was saved")
 
 
 def check_processor_fields(source: str | os.PathLike, fields: Mapping[str, Any]) -> None:
-    """Raises ValueError for an image processor of another library that makes images of more than 8192 pixels a side."""
+    """Raise ValueError for another library's image processor with numbers beyond 8192, the most pixels a side."""
     for path, _, value in _values(fields):
         if isinstance(value, int | float) and not abs(value) <= _LARGEST_IMAGE:  # also refuses NaN
-            refuse(path, value, f"{source}: an image processor's numbers must be finite and at most {_LARGEST_IMAGE}")
+            reject_field(
+                path, value, f"{source}: an image processor's numbers must be finite and at most {_LARGEST_IMAGE}"
+            )
 
 
 def check_size(source: str | os.PathLike, build: Callable[[], Any], header: Header) -> None:
-    """Raises ValueError unless the model that `build` makes can lie in files of this header.
+    """Raise ValueError unless the model that `build` makes fits into files of this header.
 
-    It is made without memory for its tensors, and no further than the files reach: each of its parameters is counted
-    as it is added. transformers takes some stored tensors apart, such as those of queries, keys and values.
+    The model is built without memory for its tensors. Each parameter is counted as it is added, and building stops once
+    there are more than the files can hold. transformers splits some stored tensors, such as those of queries, keys and
+    values, so more tensors than stored are allowed.
     """
     stored, tensors = _most_parameters(header), _tensors(header)
     most = min(stored + _NEW_PARAMETERS, _MAX_PARAMETERS)
@@ -145,12 +162,15 @@ def check_size(source: str | os.PathLike, build: Callable[[], Any], header: Head
             build()
         except TooLarge:
             raise
-        except Exception as error:  # anything, since the values are a stranger's
+        except Exception as error:  # of any type, since the values are untrusted
             raise ValueError(f"{source}: its configuration makes no model: {error}") from error
 
 
 def check_timm_folder(folder: str | os.PathLike, header: Header, **arguments: Any) -> None:
-    """The same of a folder as timm saves them for the Hub, whose config.json `check_fields` has passed."""
+    """Raise ValueError unless the model of a folder that timm saved for the Hub fits into files of this header.
+
+    Call `check_fields` on its config.json first.
+    """
     import timm
 
     check_size(folder, lambda: timm.create_model(f"local-dir:{folder}", pretrained=False, **arguments), header)
@@ -158,7 +178,7 @@ def check_timm_folder(folder: str | os.PathLike, header: Header, **arguments: An
 
 @contextmanager
 def _counted(source: Any, most: int, stored: int, most_tensors: int, tensors: int) -> Iterator[None]:
-    """Within, this thread cannot add more than so many parameters to modules: TooLarge."""
+    """A context that raises TooLarge when this thread adds more parameters to modules than the limits allow."""
     here, count = threading.get_ident(), [0, 0]
 
     def add(_module: Any, name: str, parameter: Any) -> None:
@@ -181,12 +201,12 @@ def _counted(source: Any, most: int, stored: int, most_tensors: int, tensors: in
 
 
 def _most_parameters(header: Header) -> int:
-    """How many parameters files of this header hold at most: quantised, one has 2 bits or more."""
+    """The most parameters that files of this header can hold: a quantised one takes at least 2 bits."""
     return sum(BITS[dtype] * math.prod(shape) for dtype, shape in header.values()) // 2
 
 
 def check_stored_whole(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raises ValueError for tensors of a `.pth` file that are larger than what is stored: copies would fill the memory.
+    """Raise ValueError if tensors of a `.pth` file are much larger than what is stored: copies would fill the memory.
 
     A view can repeat one number without end, and many names can share one storage.
     """
@@ -194,26 +214,27 @@ def check_stored_whole(path: str | os.PathLike, tensors: Mapping[str, torch.Tens
         raise ValueError(f"{path}: it names {len(tensors):,} tensors, more than {MAX_TENSORS:,}.")
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
     stored, claimed = sum(storages.values()), sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
-    if claimed > 4 * stored:  # tied weights and the like are the same numbers twice
+    if claimed > 4 * stored:  # some sharing is normal, such as tied weights
         raise ValueError(
             f"{path}: its tensors claim {claimed:,} bytes, {stored:,} are stored. Save copies of them, tensor.clone()."
         )
 
 
 def header_of(tensors: Mapping[str, torch.Tensor]) -> Header:
-    """What a safetensors file of these tensors would say of them."""
+    """Return the header of these tensors, as of a safetensors file; types are named by their width alone."""
     return {name: (f"U{min(8 * tensor.itemsize, 64)}", tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
 def _tensors(header: Header) -> int:
-    """How many tensors of files of this header hold anything."""
+    """The number of tensors in files of this header that are not empty."""
     return sum(0 not in shape for _, shape in header.values())
 
 
 def weights_header(source: str | os.PathLike, **where: Any) -> Header:
-    """The checked header of a saved model's safetensors files, in a folder or (downloaded, if need be) on the Hub.
+    """Read and check the header of a saved model's safetensors files, in a folder or on the Hub.
 
-    where: its revision. Raises OSError where there is none, WeightFileError for one that lies.
+    Files of the Hub are downloaded if need be.   where: its revision. Raises OSError if there are none, WeightFileError
+    for a file whose header is false.
     """
     softly = {"_raise_exceptions_for_missing_entries": False, **where}
     if found := cached_file(source, SAFE_WEIGHTS_NAME, **softly):
@@ -228,7 +249,7 @@ def weights_header(source: str | os.PathLike, **where: Any) -> Header:
 
 
 def refuse_adapter(source: str | os.PathLike, **where: Any) -> None:
-    """Raises ValueError for an adapter beside the model: transformers would load what it names, another repository."""
+    """Raise ValueError for an adapter beside the model: transformers would load the repository that it names."""
     softly = {"_raise_exceptions_for_missing_entries": False, **where}
     if cached_file(source, "adapter_config.json", **softly):
         raise ValueError(
@@ -238,23 +259,26 @@ def refuse_adapter(source: str | os.PathLike, **where: Any) -> None:
 
 
 def _check_timm(source: Any, fields: Mapping[str, Any]) -> None:
-    """timm's arguments describe a model of the installed timm, and name no file and no repository."""
+    """Raises ValueError unless timm's fields describe a model of the installed timm.
+
+    The architecture must be a plain name, and the arguments must name no file and no repository.
+    """
     architecture, arguments = fields["architecture"], fields.get("model_args") or {}
     if not isinstance(architecture, str) or not re.fullmatch(r"[A-Za-z0-9_.]+", architecture):
-        refuse("architecture", architecture, f"{source}: must be the plain name of an architecture of timm")
+        reject_field("architecture", architecture, f"{source}: must be the plain name of an architecture of timm")
     known = fields.get("pretrained_cfg") or {}
     check_processor_fields(source, {name: value for name, value in known.items() if name.endswith("input_size")})
     for name in ("crop_pct", "test_crop_pct"):
         if known.get(name) is not None and not 0.1 <= known[name] <= 10:
-            refuse(name, known[name], f"{source}: must be from 0.1 to 10")
+            reject_field(name, known[name], f"{source}: must be from 0.1 to 10")
     if not isinstance(arguments, dict) or (sources := sorted(arguments.keys() & _TIMM_SOURCES)):
-        refuse("model_args", arguments, f"{source}: must describe the model, without {', '.join(sources)}")
+        reject_field("model_args", arguments, f"{source}: must describe the model, without {', '.join(sources)}")
 
 
 def _values(fields: Any, path: str = "", name: str = "", depth: int = 0) -> Iterator[tuple[str, str, Any]]:
-    """(path, name of the innermost key, value) of every plain value, and of the sum of every list of whole numbers.
+    """(path, innermost key, value) of every plain value, and of the sum of every list of counts, such as `depths`.
 
-    Raises RecursionError beyond _DEEPEST, whatever Python's own limit is just now.
+    Raises RecursionError beyond _DEEPEST levels, independently of Python's own limit.
     """
     if depth > _DEEPEST:
         raise RecursionError
@@ -271,15 +295,20 @@ def _values(fields: Any, path: str = "", name: str = "", depth: int = 0) -> Iter
 
 
 def _named(fields: Any) -> Iterator[str]:
-    """Every key, at any depth, that names code."""
+    """Every key, at any depth, that names code and has a value."""
     if isinstance(fields, Mapping):
         yield from (str(key) for key, value in fields.items() if value is not None and _NAMES_CODE.fullmatch(str(key)))
     for part in fields.values() if isinstance(fields, Mapping) else fields if isinstance(fields, list) else ():
         yield from _named(part)
 
 
+def code_named(fields: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a stored configuration that choose code or files to load."""
+    return sorted(set(_named(fields)))
+
+
 def _disarm(part: Any, seen: set[int] | None = None) -> None:
-    """Sets to None, in a configuration and in all parts of it, the attributes that name code: transformers chooses."""
+    """Set the attributes that name code to None, in a configuration and all parts of it: transformers chooses."""
     seen = set() if seen is None else seen
     if id(part) in seen:
         return

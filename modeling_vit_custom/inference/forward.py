@@ -1,10 +1,10 @@
-"""Image sources through decoder, processor and model, in batches; an unreadable image costs only itself.
+"""Batched inference: image sources through decoder, processor and model. An unreadable image costs only itself.
 
-Shapes: B batch, K classes or targets, D pooled width, C channels, h, w the model's input size.
+Shapes: B batch, K outputs, D pooled width, C channels, h, w the model's input size.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,15 +14,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
+from ..common.errors import DataError
+from ..common.stopping import lost_loader
 from ..image_decoding_vit_custom import decode_image
+from ..pretrained_vit_custom import ViTCustomPreTrainedModel
+from ..tasks.registry import task_of
 
 Item = tuple[int, torch.Tensor | None, str | None]
 
-TOGETHER = 2**25  # bytes of decoded images, about, that are held to be processed together
+TOGETHER = 2**25  # bytes, approximately, of decoded images that are processed together
 
 
 class PreparedImages(Dataset):
-    """Item i: (i, float32 pixel_values [C, h, w], None), or (i, None, why it could not be read)."""
+    """A data set of items (i, float32 pixel_values [C, h, w], None) or (i, None, why the image is unreadable)."""
 
     def __init__(self, sources: Sequence[Any], names: Sequence[str], processor: Any):
         self.sources, self.names, self.processor = sources, names, processor
@@ -35,7 +39,7 @@ class PreparedImages(Dataset):
         return self.take([index])[0]
 
     def take(self, indices: Iterable[int]) -> list[Item]:
-        """Several items, which costs less than one by one: images of one size go through the processor together."""
+        """Return several items; images of one size are processed together, which costs less than one by one."""
         items: dict[int, Item] = {}
         waiting: dict[int, torch.Tensor] = {}
         held = 0
@@ -52,7 +56,7 @@ class PreparedImages(Dataset):
                 waiting, held = {}, 0
         return list((items | self._processed(waiting)).values())
 
-    __getitems__ = take  # what a DataLoader asks for
+    __getitems__ = take  # a DataLoader calls this for a batch
 
     def _processed(self, decoded: dict[int, torch.Tensor]) -> dict[int, Item]:
         items: dict[int, Item] = {}
@@ -69,14 +73,14 @@ class PreparedImages(Dataset):
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of one batch: B images run, the others in `errors`.
+    """The result of one batch: outputs of the B readable images, `errors` of the others.
 
-    indices: [B] positions in the data set.   logits: [B, K] float32.   pooled: [B, D] float32, if asked for.
-    errors: position -> why the image could not be read.
+    indices: [B] positions in the data set.   outputs: [B, K] float32.   pooled: [B, D] float32, if asked for.   errors:
+    position -> why the image could not be read.
     """
 
     indices: list[int]
-    logits: torch.Tensor
+    outputs: torch.Tensor
     pooled: torch.Tensor | None
     errors: dict[int, str]
 
@@ -88,9 +92,9 @@ def run_batches(
     num_workers: int = 0,
     with_pooled: bool = False,
 ) -> Iterator[BatchResult]:
-    """Runs `model` on each of `batches` (positions in `images`) in turn, in eval mode; yields on the CPU.
+    """Yield the results of `model`, on the CPU, for each of `batches` (positions in `images`) in turn.
 
-    Raises ValueError if the model has no pooler_output and `with_pooled` asks for it.
+    The model runs in eval mode. Raises ValueError if `with_pooled` is true and the model has no pooler_output.
     """
     if num_workers:
         loader: Iterable[list[Item]] = DataLoader(
@@ -104,13 +108,17 @@ def run_batches(
         with watch_pooled(model) if with_pooled else _nothing() as pooled:
             for items in loader:
                 yield run_batch(model, items, pooled)
+    except RuntimeError as error:
+        if (lost := lost_loader(error, "num_workers")) is not None:
+            raise DataError(lost) from error
+        raise
     finally:
         model.train(was_training)
 
 
 def read_ahead(images: PreparedImages, batches: Iterable[list[int]]) -> Iterator[list[Item]]:
-    """The items of each batch, prepared by one thread while the batch before is being used."""
-    pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))  # of that thread's own calls
+    """Yield the items of each batch; one thread prepares the next batch while the current one is being used."""
+    pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))  # for that thread only
     try:
         waiting: deque[Future[list[Item]]] = deque()
         for batch in batches:
@@ -123,11 +131,14 @@ def read_ahead(images: PreparedImages, batches: Iterable[list[int]]) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-def run_batch(model: PreTrainedModel, items: Sequence[Item], pooled: list[torch.Tensor] | None = None) -> BatchResult:
-    """Runs `model`, which is in eval mode, on the items of a PreparedImages; `pooled` is watch_pooled's list."""
+def run_batch(
+    model: PreTrainedModel, items: Sequence[Item], pooled: Callable[[Any], torch.Tensor] | None = None
+) -> BatchResult:
+    """Run `model`, already in eval mode, on items of a PreparedImages.   pooled: the function from `watch_pooled`."""
     read = [(index, pixels) for index, pixels, _ in items if pixels is not None]
     config: Any = model.config
-    logits, vectors = torch.empty(0, len(config.id2label)), []
+    field = task_of(config).listing.output
+    answers, vectors = [], []
     # Processors that keep the aspect ratio give images of several sizes: one pass for each.
     sizes = dict.fromkeys(pixels.shape for _, pixels in read)
     read = [(index, pixels) for size in sizes for index, pixels in read if pixels.shape == size]
@@ -135,19 +146,19 @@ def run_batch(model: PreTrainedModel, items: Sequence[Item], pooled: list[torch.
         batch = stacked([pixels for _, pixels in read if pixels.shape == size])
         with torch.inference_mode():
             output = model(pixel_values=batch.to(model.device, model.dtype))
-        logits = torch.cat([logits, output.logits.float().cpu()])
+        answers.append(output[field].float().cpu())
         if pooled is not None:
-            vectors.append(pooled.pop().flatten(1).float().cpu())
+            vectors.append(pooled(output).flatten(1).float().cpu())
     return BatchResult(
         indices=[index for index, _ in read],
-        logits=logits,
+        outputs=torch.cat(answers) if answers else torch.empty(0, len(config.id2label)),
         pooled=torch.cat(vectors) if vectors else None,
         errors={index: error for index, _, error in items if error is not None},
     )
 
 
 def stacked(images: Sequence[torch.Tensor]) -> torch.Tensor:
-    """[B, C, h, w]: the tensor whose rows the images are, where they are all of them in its order, else a copy."""
+    """Return images as [B, C, h, w], without copying if they are all rows of one tensor, in order."""
     whole = images[0]._base
     if whole is not None and len(whole) == len(images) and all(map(torch.Tensor.is_set_to, images, whole)):
         return whole
@@ -155,21 +166,27 @@ def stacked(images: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 @contextmanager
-def watch_pooled(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """A list to which each pass appends the base model's pooler_output, which classifiers do not return."""
-    seen: list[torch.Tensor] = []
+def watch_pooled(model: PreTrainedModel) -> Iterator[Callable[[Any], torch.Tensor]]:
+    """Yield a function from the output of a pass to its pooled vector [B, D].
 
-    def keep(_module, _args, output) -> None:
+    Other libraries' classifiers do not return that vector, so a forward hook reads it from their encoder.
+    """
+
+    def pooled(output: Any) -> torch.Tensor:
         vector = output.get("pooler_output")
         if vector is None:
             raise ValueError(
                 f"{type(model.base_model).__name__} gives no pooler_output; embeddings cannot be had from it."
             )
-        seen.append(vector)
+        return vector
 
-    handle = model.base_model.register_forward_hook(keep)
+    if isinstance(model, ViTCustomPreTrainedModel):
+        yield pooled
+        return
+    seen: list[torch.Tensor] = []
+    handle = model.base_model.register_forward_hook(lambda _module, _args, output: seen.append(pooled(output)))
     try:
-        yield seen
+        yield lambda _output: seen.pop()
     finally:
         handle.remove()
 

@@ -1,4 +1,4 @@
-"""A saved image classifier and its processor, ready to run."""
+"""A saved model and its processor, ready to run."""
 
 import contextlib
 import json
@@ -9,27 +9,23 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import (
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    PreTrainedModel,
-)
+from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 from ..common.allocator import keep_freed_memory
 from ..common.model_files import CONFIG
+from ..common.model_names import COMMIT, may_be_id, named_model, unpinned
 from ..configuration_vit_custom import ViTCustomConfig
 from ..engines.exported import is_export, load_exported
 from ..foreign_vit_custom import refuse_foreign_files
+from ..tasks.hub import CLASSIFICATION, Listing, listing_stored
 from .foreign import check_processor_fields, check_size, foreign_config, refuse_adapter, stored_fields, weights_header
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def default_device() -> torch.device:
-    """This process's accelerator (by LOCAL_RANK), or the CPU where there is none."""
+    """Return this process's accelerator (chosen by LOCAL_RANK), or the CPU if there is none."""
     if (accelerator := torch.accelerator.current_accelerator(check_available=True)) is None:
         return torch.device("cpu")
     index = int(os.environ.get("LOCAL_RANK", 0)) % torch.accelerator.device_count()
@@ -43,18 +39,21 @@ def load_classifier(
     revision: str | None = None,
     speed: str | None = None,
     dtype: str | None = None,
+    listing: Listing | None = CLASSIFICATION,
 ) -> tuple[PreTrainedModel, Any]:
-    """(model in eval mode on `device`, image processor) from a saved folder, an export's folder or a Hub id.
+    """Load (model in eval mode on `device`, image processor) from a saved folder, an export's, a Hub id or ID@REVISION.
 
     Checkpoints of this package need no `trust_remote_code`. Only safetensors are read. revision: branch, tag or commit
-    of a Hub id; where its code is to run, the 40 hexadecimal digits of a commit, because a branch or tag can hold other
-    code tomorrow. speed: one of the checkpoint's `speeds`. dtype: one of FORMATS, the stored one where left out. Raises
-    FileNotFoundError for a folder that is not there, ValueError for code that is not pinned or lies in another
-    repository, for bare weights of another library, for a checkpoint that has no classifier, or lacks some of its
-    weights: they would be random.
+    of a Hub id. To run its code, the 40 hexadecimal digits of a commit are needed, because a branch or tag can hold
+    other code tomorrow. speed: one of the checkpoint's `speeds`. dtype: one of FORMATS; if None, the stored one.
+    listing: that of the model's task; None for the one it was saved for.
+
+    Raises FileNotFoundError for a folder that does not exist. Raises ValueError for code that is not pinned or lies in
+    another repository, for bare weights of another library, and for a checkpoint that lacks the task's head or some of
+    its weights: they would be random.
     """
     keep_freed_memory()
-    is_id = source.count("/") <= 1 and not source.startswith((".", "/", "~"))
+    source, revision = named_model(source, revision)
     folder = Path(source).expanduser()
     refuse_foreign_files(folder)
     if folder.is_dir():
@@ -69,13 +68,10 @@ def load_classifier(
             if dtype is not None:
                 raise ValueError(f"{source} is an export, made in one format: leave dtype={dtype!r} out.")
             return load_exported(folder, trust_remote_code)
-    elif not is_id or folder.exists():
+    elif not may_be_id(source) or folder.exists():
         raise FileNotFoundError(f"{source} is not a folder; give a saved model's folder or a Hub id.")
-    elif trust_remote_code and not _COMMIT.fullmatch(revision or ""):
-        raise ValueError(
-            f"{source}: to run code from the Hub give the commit you have read, all 40 digits, not "
-            f"revision={revision!r}. `hf models info {source}` shows it as sha."
-        )
+    elif trust_remote_code and not COMMIT.fullmatch(revision or ""):
+        raise ValueError(unpinned(source, revision))
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     of_model: dict[str, Any] = {
         name: value for name, value in (("speed", speed), ("dtype", dtype)) if value is not None
@@ -86,13 +82,14 @@ def load_classifier(
     if trust_remote_code:
         _check_code_origin(source, where)
     fields = stored_fields(source, **where)
+    listing = listing or listing_stored(fields)
     foreign = fields.get("model_type") != ViTCustomConfig.model_type
     if foreign or not folder.is_dir():
         refuse_adapter(source, **where)
     if foreign:
-        of_model["config"] = _checked_config(source, fields, trust_remote_code, where)
+        of_model["config"] = _checked_config(source, fields, listing, trust_remote_code, where)
     try:
-        model, info = AutoModelForImageClassification.from_pretrained(
+        model, info = listing.auto_class.from_pretrained(
             source, use_safetensors=True, output_loading_info=True, **of_model, **options
         )
     except TypeError as error:
@@ -103,31 +100,33 @@ def load_classifier(
         raise ValueError(f"{source}: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
-            f"{source} lacks weights an image classifier needs ({', '.join(missing[:3])}"
+            f"{source} lacks weights {listing.noun} needs ({', '.join(missing[:3])}"
             f"{', …' if len(missing) > 3 else ''}); they would be random. Fine-tune it first."
         )
-    if not model.config.id2label:
+    if listing is CLASSIFICATION and not model.config.id2label:
         raise ValueError(f"{source} has no labels (num_labels=0); give a model with a classifier.")
     processor = AutoImageProcessor.from_pretrained(source, **options)
     return model.eval().to(device or default_device()), processor
 
 
-def _checked_config(source: str, fields: dict[str, Any], trust_remote_code: bool, where: dict[str, Any]) -> Any:
-    """The configuration of another library's classifier.
+def _checked_config(
+    source: str, fields: dict[str, Any], listing: Listing, trust_remote_code: bool, where: dict[str, Any]
+) -> Any:
+    """The configuration of another library's model.
 
-    Raises ValueError where its values fetch something, or make another model than its weight files hold.
+    Raises ValueError if its values fetch something, or describe a model that its weight files cannot hold.
     """
     header = weights_header(source, **where)
-    with contextlib.suppress(OSError):  # timm's folders store none
+    with contextlib.suppress(OSError):  # timm's folders store no processor
         check_processor_fields(source, ImageProcessingMixin.get_image_processor_dict(source, **where)[0])
-    config = foreign_config(source, fields, header, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, trust_remote_code, **where)
+    config = foreign_config(source, fields, header, listing.mapping, trust_remote_code, **where)
     if not (trust_remote_code and fields.get("auto_map")):
-        check_size(source, lambda: AutoModelForImageClassification.from_config(config), header)
+        check_size(source, lambda: listing.auto_class.from_config(config), header)
     return config
 
 
 def _check_code_origin(source: str, where: dict[str, Any]) -> None:
-    """Raises ValueError where model or processor would run code of a repository other than `source`."""
+    """Raises ValueError if model or processor would run code of a repository other than `source`."""
     config = stored_fields(source, **where)
     processor, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
     for stored in (config, processor):

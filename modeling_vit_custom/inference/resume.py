@@ -1,10 +1,10 @@
 """A JSON-lines file that several processes write and that a killed run can continue.
 
-While a run lasts, each process appends to a part of its own beside the output (`OUT.part-0003`); the end
-merges them into OUT in input order, in one step. What a killed run leaves is OUT of an earlier run, or none,
-and parts of which only the last line can be torn: a line counts when its newline is there. `OUT.meta.json`
-holds the fingerprint of model and settings, so that a file never mixes two of them, and `OUT.images.npz` what the
-images were (`identify`): one that has changed since is predicted again.
+During a run, each process appends to a part of its own beside the output (`OUT.part-0003`). The end of the run merges
+the parts into OUT in input order, in one step. A killed run leaves OUT of an earlier run, or none, and parts. Only the
+last line of a part can be torn, so a line counts only with its newline. `OUT.meta.json` holds the fingerprint of model
+and settings, so that a file never mixes two of them. `OUT.images.npz` holds the identities of the images (`identify`):
+an image that has changed since is predicted again.
 """
 
 import json
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from weakref import finalize
 
 import numpy as np
@@ -23,8 +23,8 @@ from ..common.json_files import write_json
 from ..common.lock import take_lock
 from ..common.model_files import LOCK
 from ..common.outputs import check_replaceable
-from ..common.text import listed
 from ..data.identity import changed, identify, read_identities, write_identities
+from ..weight_files_vit_custom import shorten_list
 
 
 class ResumeError(ValueError):
@@ -33,7 +33,7 @@ class ResumeError(ValueError):
 
 @dataclass(frozen=True)
 class Line:
-    """Where one image's line lies, and whether it reports an error."""
+    """The place of one image's line, and whether it reports an error."""
 
     file: Path
     start: int
@@ -44,8 +44,8 @@ class Line:
 class ResumableLines:
     """The output and its parts. One process calls `hold`, `open_run` and `merge`; each opens its own `part`.
 
-    notes: what `open_run` found that should be said.
-    Raises OutputError where one of these files could not be replaced, such as a device.
+    notes: findings of `open_run` for the user. Raises OutputError if one of these files cannot be replaced, such as a
+    device.
     """
 
     def __init__(self, output: str | os.PathLike):
@@ -60,19 +60,19 @@ class ResumableLines:
         self._held = ExitStack()
         finalize(self, self._held.close)
 
-    def __enter__(self) -> "ResumableLines":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._held.close()
 
     def hold(self) -> None:
-        """Keeps other runs out until `merge`, or the end of the `with`. Raises ResumeError naming the one there."""
+        """Keep other runs out until `merge`, or the end of the `with`. Raises ResumeError naming one that is there."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
         take_lock(self.lock, self._held, f"--output {self.output}", ResumeError)
 
     def parts(self) -> list[Path]:
-        """All parts there are, oldest first."""
+        """Return all existing parts, oldest first."""
         return [part for _, part in sorted(self._numbered_parts())]
 
     def _numbered_parts(self) -> list[tuple[int, Path]]:
@@ -81,14 +81,22 @@ class ResumableLines:
         named = [(pattern.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ())]
         return [(int(match[1]), path) for match, path in named if match]
 
-    def open_run(self, identity: Mapping[str, Any], paths: Sequence[str], overwrite: bool) -> dict[str, Line]:
-        """The lines that are already there, by path, after checking that they may be continued.
+    def open_run(
+        self,
+        identity: Mapping[str, Any],
+        paths: Sequence[str],
+        overwrite: bool,
+        images: Sequence[Any] | None = None,
+    ) -> dict[str, Line]:
+        """Return the lines that are already there, by path, after checking that they may be continued.
 
-        Those of images that have changed since are removed.
+        Lines of images that have changed since are removed.
 
-        identity: written to the meta file; its "fingerprint" must be that of the lines already there.
-        Raises ResumeError for lines of another model or other settings, of images not among `paths`, or of
-        unknown origin, and for a damaged file.
+        identity: written to the meta file; its "fingerprint" must be that of the lines already there.   images: the
+        sources of the images that `paths` name, if these are not files.
+
+        Raises ResumeError for lines of another model or other settings, of images not among `paths`, or of unknown
+        origin, and for a damaged file.
         """
         self.output.parent.mkdir(parents=True, exist_ok=True)
         if overwrite:
@@ -97,7 +105,7 @@ class ResumableLines:
         lines = self._index()
         if self.output.exists() or self.parts():
             self._check(identity, lines, paths)
-        now = identify(list(paths))
+        now = identify(list(paths) if images is None else images)
         if stale := self._changed(lines, paths, now):
             self._remove(stale)
             lines = self._index()
@@ -106,7 +114,7 @@ class ResumableLines:
         return lines
 
     def _changed(self, lines: Mapping[str, Line], paths: Sequence[str], now: np.ndarray) -> set[str]:
-        """Those of the predicted images that are not what they were when their lines were written."""
+        """The predicted images that have changed since their lines were written."""
         rows = [i for i, path in enumerate(paths) if path in lines and not lines[path].failed]
         if not rows:
             return set()
@@ -122,11 +130,13 @@ class ResumableLines:
         which, _ = changed(stored["images"][[place[paths[i]] for i in rows]], now[rows])
         if which:
             names = [paths[rows[i]] for i in which]
-            self.notes.append(f"{len(which):,} images have changed since, and are predicted again: {listed(names, 3)}")
+            self.notes.append(
+                f"{len(which):,} images have changed since, and are predicted again: {shorten_list(names, 3)}"
+            )
         return {paths[rows[i]] for i in which}
 
     def _remove(self, stale: set[str]) -> None:
-        """Takes the lines of these images out of the output and its parts."""
+        """Remove the lines of these images from the output and its parts."""
         for file in {line.file for line in self._index().values()}:
             with open(file, "rb") as lines, open(self.unfinished, "wb") as kept:
                 whole = (line for line in lines if line.endswith(b"\n"))
@@ -141,6 +151,8 @@ class ResumableLines:
             before = json.loads(self.meta.read_text(encoding="utf-8", errors="surrogateescape"))
         except json.JSONDecodeError as error:
             raise ResumeError(f"{self.meta} is damaged ({error}). {remedy}") from error
+        if not isinstance(before, dict) or "fingerprint" not in before:
+            raise ResumeError(f"{self.meta} is damaged: it names no fingerprint. {remedy}")
         if before["fingerprint"] != identity["fingerprint"]:
             changed = [key for key in identity if before.get(key) != identity[key] and key != "fingerprint"]
             what = f" (changed: {', '.join(changed)})" if changed else " (the weights differ)"
@@ -152,15 +164,15 @@ class ResumableLines:
             )
 
     def part(self, rank: int, first: int) -> Path:
-        """The part process `rank` writes in this run, `first` being the number of the first new one."""
+        """Return the part that process `rank` writes in this run.   first: the number of this run's first part."""
         return self.output.with_name(f"{self.output.name}.part-{first + rank:04d}")
 
     def next_part(self) -> int:
-        """A number from which on no part exists."""
+        """Return the number after that of the last existing part, 0 without parts."""
         return max((number + 1 for number, _ in self._numbered_parts()), default=0)
 
     def _index(self) -> dict[str, Line]:
-        """Every whole line by its path; a later one replaces an earlier one of the same image."""
+        """Every whole line by its path; a later line replaces an earlier one of the same image."""
         found: dict[str, Line] = {}
         for file in ([self.output] if self.output.exists() else []) + self.parts():
             start = 0
@@ -179,11 +191,14 @@ class ResumableLines:
         return found
 
     def merge(self, paths: Sequence[str]) -> int:
-        """Writes the output, one line for each of `paths` in that order; returns how many report an error."""
+        """Write the output, one line for each of `paths` in that order; return how many report an error.
+
+        Raises ResumeError if images have no line.
+        """
         lines = self._index()
         if lost := [path for path in paths if path not in lines]:
             raise ResumeError(f"{len(lost)} images have no line, such as {lost[0]}; run the same command again.")
-        self.unfinished.unlink(missing_ok=True)  # of a run that was killed; a link is not written through
+        self.unfinished.unlink(missing_ok=True)  # left by a killed run; a link must not be written through
         with ExitStack() as stack:
             merged = stack.enter_context(open(self.unfinished, "xb"))
             sources = {file: stack.enter_context(open(file, "rb")) for file in {line.file for line in lines.values()}}
@@ -194,12 +209,16 @@ class ResumableLines:
         os.replace(self.unfinished, self.output)
         for part in self.parts():
             part.unlink()
+        self.merged()
         self._held.close()
         return sum(lines[path].failed for path in paths)
 
+    def merged(self) -> None:
+        """Handle the merged output, before other runs are let in (a hook, empty here)."""
+
 
 def _packed(names: Sequence[str]) -> np.ndarray:
-    """Paths as an array of bytes, fit for a file without pickles."""
+    """Paths as an array of bytes, which can be stored without pickle."""
     return np.frombuffer("\0".join(names).encode("utf-8", "surrogateescape"), np.uint8)
 
 

@@ -1,7 +1,7 @@
-"""The model card: README.md, written from what lies in the folder and read back to prove it.
+"""The model card README.md: written from the files in the folder, and read back as a check.
 
-Metadata go through `huggingface_hub.ModelCardData`, the text through the template card.md.j2. Whatever the template
-prints is escaped for Markdown and HTML unless it is marked safe: labels and file names are other people's text.
+Metadata are made by `huggingface_hub.ModelCardData`, the text by the template card.md.j2. All values in the template
+are escaped for Markdown and HTML unless they are marked safe: labels and file names are written by others.
 """
 
 import re
@@ -21,16 +21,18 @@ from markupsafe import Markup
 from ..common.claims import card_line, check_claims, weights_digest
 from ..common.json_files import read_json
 from ..common.model_files import CARD, CONFIG, CONVERSION, FILES, GOLDEN, METRICS, RUN_FILE, SPEEDS
-from ..reporting.facts import SPLITS, model_facts, recipe_rows, result_facts, sentence
+from ..labels_vit_custom import JOINERS
+from ..reporting.confused import MATRIX_CLASSES
 from ..reporting.formatting import METRIC_TITLES, number, title
 from ..speed.section import marked_section
-from ..tasks.hub import Listing, listing_of
+from ..tasks.hub import Listing
 from .converted import conversion_facts
+from .facts import SPLITS, model_facts, recipe_rows, result_facts, sentence
+from .forms import CUSTOM, TIMM, Form, form_of, listing_for
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-USED = (METRICS, RUN_FILE, CONVERSION, SPEEDS, GOLDEN)  # what the card says is taken from
-ACTIVE = re.compile(r"""[!"#$&'*:<>@\[\]\\^_`{|}~]""")  # what can mean something to Markdown inside a line, or to HTML
-JOINERS = "\u200c\u200d"
+USED = (METRICS, RUN_FILE, CONVERSION, SPEEDS, GOLDEN)  # the sources of the card
+ACTIVE = re.compile(r"""[!"#$&'*:<>@\[\]\\^_`{|}~]""")  # characters with a meaning in a line of Markdown or in HTML
 
 
 def write_card(
@@ -43,33 +45,38 @@ def write_card(
     datasets: Sequence[str] = (),
     base_model: str | None = None,
     revision: str | None = None,
+    described_by: str | Path | None = None,
 ) -> Path:
-    """Writes README.md into `folder` and returns its path; call it last, for it shows what lies in the folder.
+    """Write README.md into `folder` and return its path. Call it last: the card shows the files in the folder.
 
     Args:
         folder: a saved classifier or encoder; pictures, golden.json, examples/ and conversion.json are shown if they
             are there.
-        repo_id: the repository it will be, "owner/name".
+        repo_id: the future repository, "owner/name".
         metrics, run: the contents of metrics.json and training_args.json as training leaves them.
-        license: the Hub's identifier, "apache-2.0".
-        datasets, base_model: Hub ids of what it was trained on and fine-tuned from.
+        license: the Hub's identifier, such as "apache-2.0".
+        datasets, base_model: Hub ids of the training data and of the model that was fine-tuned.
         revision: the tag or commit that the snippet pins; without it the snippet says where to find one.
+        described_by: the folder of ours that says what the model is, if `folder` holds it as another library's.
 
-    Raises ValueError for an id or revision that cannot be one, for a golden.json that names other files than those in
-    examples/, for a conversion.json of another form, and if the metadata do not come back from the written file as they
-    were given; ClaimError, one too, where one of the records is of other weights than those in `folder`.
+    Raises ValueError for an id or revision of invalid form, for a golden.json that names files that are not in
+    examples/, for a conversion.json of another form, and if the metadata read back from the written file differ from
+    the given ones.
+    Raises ClaimError, a ValueError, if a record belongs to other weights than those in `folder`.
     """
     folder = Path(folder)
+    ours = Path(described_by or folder)
     check_claims(folder, USED, {METRICS: metrics or {}, RUN_FILE: run or {}})
     for name in (repo_id, *datasets, *([base_model] if base_model else [])):
         validate_repo_id(name)
     if revision is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}", revision):
         raise ValueError(f"revision={revision!r}: give a branch, tag or commit (letters, digits, . _ / -).")
-    task = listing_of(read_json(folder / CONFIG))
-    model, results, converted = model_facts(folder), result_facts(metrics or {}), conversion_facts(folder)
+    config = read_json(folder / CONFIG)
+    task, form = listing_for(config), form_of(config)
+    model, results, converted = model_facts(ours), result_facts(metrics or {}), conversion_facts(folder)
     if converted and not metrics:
         results["parameters"] = converted["parameters"]
-    data = card_data(repo_id, task, metrics or {}, license, datasets, base_model)
+    data = card_data(repo_id, task, metrics or {}, license, datasets, base_model, form)
     environment = Environment(
         autoescape=True, finalize=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -84,13 +91,20 @@ def write_card(
         **model,
         **results,
         "use": task,
+        "form": form,
+        "class_name": config["architecture"] if form is TIMM else (config.get("architectures") or [None])[0],
+        "score": {"multi_label_classification": "sigmoid()", "regression": "flatten(1)"}.get(
+            str(config.get("problem_type")), "softmax(-1)"
+        ),
         "converted": converted,
         "speeds": Markup(marked_section(read_json(folder / SPEEDS))) if (folder / SPEEDS).is_file() else None,
         "sentence": sentence(model, results),
         "recipe": recipe_rows(run or {}, metrics or {}),
         "examples": examples(folder),
+        "drawn": (folder / GOLDEN).is_file() and read_json(folder / GOLDEN).get("drawn", False),
         "files": list_files(folder),
         "number": number,
+        "matrix_classes": MATRIX_CLASSES,
         "claim": Markup(card_line(digest)) if (digest := weights_digest(folder)) else None,
     }
     body = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(facts)
@@ -108,8 +122,9 @@ def card_data(
     license: str | None,
     datasets: Sequence[str],
     base_model: str | None,
+    form: Form = CUSTOM,
 ) -> ModelCardData:
-    """The metadata of the card: how to load it, where it comes from, every figure with its split and n."""
+    """Return the card's metadata: how to load the model, where it comes from, every score with its split and n."""
     results = [
         EvalResult(
             task_type=task.name,
@@ -127,9 +142,9 @@ def card_data(
     ]
     return ModelCardData(
         license=license,
-        library_name="transformers",
+        library_name=form.library,
         pipeline_tag=task.name,
-        tags=["vision", "vision-transformer", "vit_custom"],
+        tags=["vision", "vision-transformer", *(["vit_custom"] if form.has_code else [])],
         base_model=base_model,
         base_model_relation="finetune" if base_model else None,
         datasets=list(datasets) or None,
@@ -140,19 +155,22 @@ def card_data(
 
 
 def examples(folder: Path) -> list[dict[str, Any]]:
-    """[{"path", "label", "score"}]: the images of golden.json with their expected best label; an encoder has none."""
+    """Return the images of golden.json as [{"path", "label", "score"}], with their expected best label.
+
+    For an encoder there is only "path"; without golden.json the list is empty.
+    """
     if not (folder / GOLDEN).is_file():
         return []
     golden = read_json(folder / GOLDEN)
     for path in golden["images"]:
         if not re.fullmatch(r"examples/[A-Za-z0-9_-][A-Za-z0-9._-]*", path) or not (folder / path).is_file():
-            raise ValueError(f"golden.json: images names {path!r}, which is no file in examples/. Write it anew.")
+            raise ValueError(f"golden.json: images names {path!r}, which is no file in examples/. Write it again.")
     answers = golden.get("pipeline", [[{}]] * len(golden["images"]))
     return [{"path": path, **best[0]} for path, best in zip(golden["images"], answers, strict=True)]
 
 
 def list_files(folder: Path) -> dict[str, str]:
-    """Name or pattern -> what it is, for all that lies in the folder but the card itself."""
+    """Return {name or pattern: description} of everything in the folder except the card."""
     names = sorted(path.name for path in folder.iterdir() if path.name != CARD)
     known = {pattern: what for pattern, what in FILES.items() if any(fnmatch(name, pattern) for name in names)}
     return known | {name: "" for name in names if not any(fnmatch(name, pattern) for pattern in FILES)}
@@ -162,10 +180,10 @@ def list_files(folder: Path) -> dict[str, str]:
 
 
 def escape(value: Any) -> Markup:
-    """Any text as Markdown and HTML that show just that text, on one line; what is marked safe stays as it is.
+    """Escape text so that Markdown and HTML show exactly that text, on one line; text marked safe stays as it is.
 
-    Character references never act as Markdown (CommonMark 6.2). Invisible characters and those that reorder text
-    are shown by their number; the two joiners that scripts and emoji need are kept.
+    Character references never act as Markdown (CommonMark 6.2). Invisible characters and those that reorder text are
+    shown by their number; the two joiners that scripts and emoji need are kept.
     """
     if isinstance(value, Markup):
         return value

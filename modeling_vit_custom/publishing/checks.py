@@ -1,6 +1,6 @@
-"""What can be proven of a model's folder offline: first without running any code of it, then in a fresh process.
+"""Checks of a model's folder that work offline: first without running any of its code, then in a fresh process.
 
-Each check is a function that returns what it looked at, or raises ValueError saying what is wrong and how to mend it.
+Each check is a function that returns what it looked at, or raises ValueError that says what is wrong and how to fix it.
 """
 
 import re
@@ -16,19 +16,30 @@ from safetensors import safe_open
 
 from ..common.claims import check_claims
 from ..common.json_files import read_json
-from ..common.model_files import CARD, CONFIG, CONFIGS, GOLDEN, PROCESSOR, WEIGHTS_INDEX
+from ..common.model_files import CARD, CONFIG, GOLDEN, PROCESSOR, WEIGHTS_INDEX
 from ..configuration_vit_custom import ViTCustomConfig
+from ..image_files_vit_custom import file_header
 from ..image_processing_vit_custom import ViTCustomImageProcessorPil
 from ..tasks.hub import CLASSIFICATION, listing_of
-from ..weight_files_vit_custom import check_shapes, read_headers, some
+from ..weight_files_vit_custom import check_shapes, read_headers, shorten_list
 from .code_files import VERSION, foreign_code, parse_reference, reached_modules, read_configs
+from .forms import CUSTOM, HF, TIMM, form_in, labels_for, listing_for
 from .golden import GoldenError, compare_golden, measure, read_golden
+from .library_checks import (
+    hf_configuration,
+    hf_processor,
+    hf_weights_fit,
+    no_code,
+    timm_configuration,
+    timm_preparation,
+    timm_weights_fit,
+)
 from .report import Check
 from .secrets import scan_secrets
 from .staging import is_pickle, read_index, weight_files
 
 MAX_CARD_BYTES = 1024**2
-# First bytes of files that a careless reader would execute or unpack, whatever they are called.
+# First bytes of files that a careless reader would execute or unpack, whatever their names.
 MAGIC = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"\x93NUMPY": "a numpy file"} | {
     bytes([0x80, protocol]): "a pickle" for protocol in range(2, 6)
 }
@@ -37,19 +48,19 @@ _PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 
 def check_folder(folder: Path, trust_remote_code: bool = False) -> list[Check]:
-    """Everything that can be proven offline on a folder; golden images are checked where it has golden.json.
+    """Return all offline checks of a folder; golden images are checked if it has golden.json.
 
-    Code of the folder is run only after all that can be seen without running it has passed, and only if it is ours
-    byte for byte, or with `trust_remote_code`.
+    The folder's code runs only after all checks without code have passed, and only if it is byte-identical to this
+    package's or `trust_remote_code` is set.
     """
     return list(iterate_checks(folder, trust_remote_code))
 
 
 def iterate_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[Check]:
-    """The checks of `check_folder`, each as soon as it is done."""
+    """Yield the checks of `check_folder`, each as soon as it is done."""
     folder = Path(folder)
     failed: list[str] = []
-    for name, check, needs in _STATIC:
+    for name, check, needs in _TABLES[form_in(folder).name]:
         if unmet := [need for need in needs if need in failed]:
             result = Check(name, False, f"not run: {unmet[0]!r} has failed")
         else:
@@ -63,27 +74,35 @@ def iterate_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[Ch
 def _static_check(name: str, check: Callable[[Path], str], folder: Path) -> Check:
     try:
         return Check(name, True, check(folder))
-    except Exception as error:  # a hostile file may fail in ways that nobody foresaw
+    except Exception as error:  # a hostile file may raise anything
         return Check(name, False, " ".join(str(error).split()) or type(error).__name__)
 
 
 def _code_checks(folder: Path, trust_remote_code: bool, failed: list[str]) -> Iterator[Check]:
-    """Whether its code may be run; if so, what it does."""
+    """The check whether the folder's code may run; if so, the checks that run it."""
     if failed:
         yield Check("fresh process", False, f"not run: {failed[0]!r} has failed")
         return
+    if not form_in(folder).has_code:
+        yield from fresh_checks(folder)
+        return
     foreign = foreign_code(folder)
     if foreign and not trust_remote_code:
-        why = f"{some(foreign)} differ from the modules of {VERSION}. Read them, then pass --trust_remote_code"
+        why = f"{shorten_list(foreign)} differ from the modules of {VERSION}. Read them, then pass --trust_remote_code"
         yield Check("code", False, f"not run: {why}")
         return
-    yield Check("code", True, f"customised and trusted: {some(foreign)}" if foreign else f"identical to {VERSION}")
+    yield Check(
+        "code", True, f"customised and trusted: {shorten_list(foreign)}" if foreign else f"identical to {VERSION}"
+    )
     yield from fresh_checks(folder)
 
 
 def fresh_checks(folder: Path) -> Iterator[Check]:
-    """Strict loading and, where there is a golden.json, golden images. RUNS THE CODE OF THE FOLDER, in one process."""
-    golden = None
+    """Yield the checks of strict loading, of the named classes and, with golden.json, of golden images.
+
+    RUNS THE CODE OF THE FOLDER, if it has any, in one process.
+    """
+    form, golden = form_in(folder), None
     if (folder / GOLDEN).exists():
         try:
             golden = read_golden(folder)
@@ -95,7 +114,9 @@ def fresh_checks(folder: Path) -> Iterator[Check]:
     if isinstance(classes, dict):
         yield Check("classes in a fresh process", False, classes["error"])
     else:
-        yield Check("classes in a fresh process", True, f"all {len(classes)} entries of auto_map and custom_pipelines")
+        entries = f"all {len(classes)} entries of auto_map and custom_pipelines"
+        own = f"of {form.library} itself, without remote code: {' and '.join(classes)}"
+        yield Check("classes in a fresh process", True, entries if form.has_code else own)
     if golden is not None:
         yield from compare_golden(golden, report)
 
@@ -105,19 +126,19 @@ def _load_check(load: dict[str, Any]) -> Check:
     if "error" in load:
         return Check(name, False, load["error"])
     if wrong := {kind: keys for kind, keys in load.items() if keys}:
-        return Check(name, False, "; ".join(f"{kind}: {some(keys)}" for kind, keys in wrong.items()))
+        return Check(name, False, "; ".join(f"{kind}: {shorten_list(keys)}" for kind, keys in wrong.items()))
     return Check(name, True, "no missing, unexpected or mismatched key, without this package, offline")
 
 
-# ---------- what is seen without running anything of the folder
+# ---------- checks that run no code of the folder
 
 
 def required_files(folder: Path) -> str:
     paths = sorted(folder.rglob("*"))
     names = {path: path.relative_to(folder).as_posix() for path in paths}
     if links := [names[path] for path in paths if path.is_symlink()]:
-        raise ValueError(f"{some(links)}: a link; put the file itself there.")
-    if missing := [name for name in CONFIGS if not (folder / name).is_file()]:
+        raise ValueError(f"{shorten_list(links)}: a link; put the file itself there.")
+    if missing := [name for name in form_in(folder).configs if not (folder / name).is_file()]:
         raise ValueError(f"{' and '.join(missing)} missing: save model and processor with save_pretrained.")
     files = [path for path in paths if path.is_file()]
     weight_files(folder)
@@ -132,13 +153,15 @@ def no_pickles(folder: Path) -> str:
         name = path.relative_to(folder).as_posix()
         if is_pickle(name):
             raise ValueError(f"{name} is not safetensors: reading it can run code. Remove it.")
+        if path.suffix == ".npy" and file_header(path) is not None:  # file_header refuses pickled objects
+            continue
         if kind := magic_of(path):
             raise ValueError(f"{name} is {kind}, whatever its name says: reading it can run code. Remove it.")
     return "no file that runs code when read, by name or by content"
 
 
 def magic_of(path: Path) -> str | None:
-    """Tells what a file is by its first bytes, if a careless reader would execute or unpack it."""
+    """Return the kind of a file by its first bytes, if a careless reader would execute or unpack it, else None."""
     with open(path, "rb") as file:
         start = file.read(8)
     return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
@@ -201,15 +224,22 @@ def weight_headers(folder: Path) -> str:
         if (folder / WEIGHTS_INDEX).is_file():
             promised = {tensor for tensor, shard in read_index(folder).items() if shard == name}
             if tensors != promised:
-                raise ValueError(f"{WEIGHTS_INDEX} disagrees with {name} on {some(sorted(tensors ^ promised))}.")
+                raise ValueError(
+                    f"{WEIGHTS_INDEX} disagrees with {name} on {shorten_list(sorted(tensors ^ promised))}."
+                )
     return f"{len(header)} tensors in {len(names)} file(s)"
 
 
 def weights_fit(folder: Path) -> str:
-    """Names, shapes and types of the stored tensors are the model's own, which is built without any memory."""
+    """Check that the stored tensors have a float type and the model's own names and shapes.
+
+    The model is built without any memory, on the meta device. Customised code is left to its own strict load.
+    """
     header = _headers(folder)
     if odd := sorted(name for name, (dtype, _) in header.items() if dtype not in FLOATS):
-        raise ValueError(f"{some(odd)}: {header[odd[0]][0]} is no type of a weight. Save the model in a float type.")
+        raise ValueError(
+            f"{shorten_list(odd)}: {header[odd[0]][0]} is no type of a weight. Save the model in a float type."
+        )
     if foreign_code(folder):
         return "customised code: its own strict load compares names and shapes"
     with torch.device("meta"):
@@ -233,19 +263,22 @@ def weights_finite(folder: Path) -> str:
                     if not torch.isfinite(file.get_tensor(tensor)).all():
                         broken.append(tensor)
     if broken:
-        raise ValueError(f"NaN or infinity in {some(sorted(broken))}: the training has diverged; do not publish it.")
+        raise ValueError(
+            f"NaN or infinity in {shorten_list(sorted(broken))}: the training has diverged; do not publish it."
+        )
     return f"all {count} tensors"
 
 
 def labels(folder: Path) -> str:
-    """Ids and characters are held by the configuration; here that each name says one class."""
-    id2label = _load_config(folder).id2label
-    if not id2label:
+    """Check that each name belongs to one class; the configuration itself checks ids and characters."""
+    fields = read_configs(folder)[0]
+    id2label = _load_config(folder).id2label if form_in(folder).has_code else labels_for(fields)
+    if not id2label and listing_for(fields) is not CLASSIFICATION:
         return "none: an encoder"
     if twice := [name for name, count in Counter(id2label.values()).items() if count > 1]:
-        raise ValueError(f"id2label gives {some(twice)} to several classes: name each differently.")
+        raise ValueError(f"id2label gives {shorten_list(twice)} to several classes: name each differently.")
     if placeholders := [name for name in id2label.values() if _PLACEHOLDER.fullmatch(name)]:
-        return f"WARNING: {some(placeholders)} say nothing; name the classes in config.json"
+        return f"WARNING: {shorten_list(placeholders)} say nothing; name the classes in config.json"
     return f"{len(id2label)} different names"
 
 
@@ -275,10 +308,10 @@ def model_card(folder: Path) -> str:
         raise ValueError(f"README.md has {path.stat().st_size:,} bytes, more than {MAX_CARD_BYTES:,}.")
     try:
         data = ModelCard(path.read_text(encoding="utf-8")).data
-    except Exception as error:  # yaml's errors are none of Python's
+    except Exception as error:  # YAMLError is not a ValueError
         raise ValueError(f"README.md: the front matter cannot be read: {error}") from error
-    tag = listing_of(read_configs(folder)[0]).name
-    for name, value in {"library_name": "transformers", "pipeline_tag": tag}.items():
+    tag, library = listing_for(read_configs(folder)[0]).name, form_in(folder).library
+    for name, value in {"library_name": library, "pipeline_tag": tag}.items():
         if data.get(name) != value:
             raise ValueError(f"README.md: {name} is {data.get(name)!r}; pipeline(model=…) needs {value!r}.")
     if not data.get("license"):
@@ -287,20 +320,20 @@ def model_card(folder: Path) -> str:
 
 
 def records(folder: Path) -> str:
-    """Whatever says how the model was made or measured is of these weights."""
+    """Check that all records of how the model was made or measured belong to these weights."""
     held, unnamed = check_claims(folder)
     if unnamed:
-        return f"WARNING: of which weights these tell is not said in them: {some(unnamed)} (of an earlier version?)"
-    return f"{some(held)}: of these weights" if held else "there are none"
+        return f"WARNING: these name no weights: {shorten_list(unnamed)} (of an earlier version?)"
+    return f"{shorten_list(held)}: of these weights" if held else "there are none"
 
 
 def no_secrets(folder: Path) -> str:
     if findings := scan_secrets(folder):
-        raise ValueError(f"{some(findings)}. Remove it; a token that was published has to be revoked.")
+        raise ValueError(f"{shorten_list(findings)}. Remove it; a token that was published has to be revoked.")
     return "no token, key, password, address, name, position or path of one's own found"
 
 
-# name, function, the checks without which it means nothing
+# name, function, the checks that it depends on
 _STATIC: tuple[tuple[str, Callable[[Path], str], tuple[str, ...]], ...] = (
     ("files", required_files, ()),
     ("safetensors only", no_pickles, ("files",)),
@@ -315,3 +348,20 @@ _STATIC: tuple[tuple[str, Callable[[Path], str], tuple[str, ...]], ...] = (
     ("records", records, ("finite weights",)),
     ("secrets", no_secrets, ("files",)),
 )
+# The same for a model of transformers or timm, with these in place of the checks of those names.
+_OWN: dict[str, dict[str, Callable[[Path], str]]] = {
+    HF.name: {
+        "configuration": hf_configuration, "weights fit the model": hf_weights_fit, "image processor": hf_processor,
+    },
+    TIMM.name: {
+        "configuration": timm_configuration, "weights fit the model": timm_weights_fit,
+        "image processor": timm_preparation,
+    },
+}  # fmt: skip
+_TABLES = {CUSTOM.name: _STATIC} | {
+    form: tuple(
+        ("no code", no_code, needs) if name == "auto_map" else (name, own.get(name, check), needs)
+        for name, check, needs in _STATIC
+    )
+    for form, own in _OWN.items()
+}

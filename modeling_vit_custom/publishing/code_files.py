@@ -1,7 +1,7 @@
-"""The Python of a published folder: which files its configurations reach, and whether they are ours.
+"""Python files of a published folder: which ones its configurations reach, and whether they are this package's.
 
-transformers runs the module that an `auto_map` or `custom_pipelines` entry names, and every module it imports
-relatively, found by a regular expression; nothing here runs any of it.
+transformers runs the module that an `auto_map` or `custom_pipelines` entry names, and every module that it imports
+relatively, found by a regular expression. Nothing here runs any of them.
 """
 
 import ast
@@ -12,23 +12,27 @@ from typing import Any
 
 from .._version import __version__
 from ..common.json_files import read_json
-from ..common.model_files import CONFIG, CONFIGS
+from ..common.model_files import CONFIG, CONFIGS, PROCESSOR
+from .forms import TIMM, form_of
 
 SHIPPED = Path(__file__).parents[1]
 VERSION = f"vit-custom {__version__}"
-# As transformers.dynamic_module_utils.get_relative_imports finds siblings, in comments and docstrings too.
+# As in transformers.dynamic_module_utils.get_relative_imports; it also matches in comments and docstrings.
 _RELATIVE = re.compile(r"^\s*from\s+\.(\S+)\s+import|^\s*import\s+\.(\S+)\s*$", re.MULTILINE)
 _REFERENCE = re.compile(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)")
 
 
 def read_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What config.json and preprocessor_config.json hold. Raises ValueError, or OSError where one is missing."""
-    config, processor = (read_json(folder / name) for name in CONFIGS)
-    return config, processor
+    """Return the contents of config.json and preprocessor_config.json; {} for the latter where timm needs none.
+
+    Raises ValueError for a damaged file, and OSError if one is missing.
+    """
+    config = read_json(folder / CONFIG)
+    return config, {} if form_of(config) is TIMM else read_json(folder / PROCESSOR)
 
 
 def references(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(where it stands, `module.Class`) of every entry that names code, of config.json and preprocessor_config.json.
+    """Yield (location, `module.Class`) of every entry that names code in config.json and preprocessor_config.json.
 
     Raises ValueError for a table of another form.
     """
@@ -51,7 +55,10 @@ def _table(file: str, mapping: Mapping[str, Any], name: str) -> Mapping[str, Any
 
 
 def parse_reference(where: str, reference: Any) -> tuple[str, str]:
-    """(module, class) of "module.Class". Raises ValueError for a path and for code of another repository."""
+    """Split "module.Class" into (module, class).
+
+    Raises ValueError for a path and for code of another repository.
+    """
     if isinstance(reference, str) and "--" in reference:
         raise ValueError(
             f"{where} is {reference!r}: it runs the newest code of another repository, whatever revision is pinned. "
@@ -63,9 +70,9 @@ def parse_reference(where: str, reference: Any) -> tuple[str, str]:
 
 
 def reached_modules(folder: Path, config: Mapping[str, Any], processor: Mapping[str, Any]) -> list[str]:
-    """File names of all modules that loading the folder can run, sorted.
+    """Return the sorted file names of all modules that loading the folder can run.
 
-    Raises ValueError where an entry does not lead to a class in this folder, or an import to no file of it.
+    Raises ValueError if an entry leads to no class in this folder, or an import to no file in it.
     """
     sources: dict[str, str] = {}
     named = [(where, *parse_reference(where, reference)) for where, reference in references(config, processor)]
@@ -105,12 +112,15 @@ def _classes(module: str, source: str) -> set[str]:
 
 
 def foreign_code(folder: Path) -> list[str]:
-    """The .py files anywhere in `folder` that are not, byte for byte, a module shipped with this package."""
+    """Return the .py files anywhere in `folder` that are not byte-identical to a module shipped with this package.
+
+    A file in a subfolder always counts.
+    """
     modules = [path for path in folder.rglob("*.py") if path.parent != folder or not is_shipped(path)]
     return sorted(path.relative_to(folder).as_posix() for path in modules)
 
 
 def is_shipped(path: Path) -> bool:
-    """Whether a file is, byte for byte, the module of its name that is shipped with this package."""
+    """Return whether a file is byte-identical to the module of its name that is shipped with this package."""
     ours = SHIPPED / path.name
     return path.name.endswith("_vit_custom.py") and ours.is_file() and ours.read_bytes() == path.read_bytes()

@@ -1,18 +1,21 @@
-"""What conversion.json tells the card: where the weights come from, what was assumed, how they were compared."""
+"""Facts for the card from conversion.json: source of the weights, assumptions, comparison with the original."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..common.claims import BEFORE
 from ..common.json_files import read_json
 from ..common.model_files import CONVERSION
 
 
 def conversion_facts(folder: Path) -> dict[str, Any] | None:
-    """{"source", "family", "notes", "check"}, check being None or {"passed", "by", "notes", "columns", "rows"}.
+    """Return {"source", "family", "parameters", "notes", "check", "before", "earlier"} of conversion.json, or None.
 
-    columns: the names of all figures.   rows: what was given to both models -> {column: figure}.
-    None for a folder without conversion.json. Raises ValueError for one of another form.
+    "before": SHA-256 of the weights of ours that were converted for another library, else None.   "earlier": source and
+    family of the conversion that those came from, else None.   "check" is None or {"passed", "by", "tolerance",
+    "notes", "columns", "rows"}.   columns: names of all figures. rows: (input of both models, {column:
+    figure}).   Raises ValueError for a file of another form.
     """
     if not (folder / CONVERSION).is_file():
         return None
@@ -25,9 +28,11 @@ def conversion_facts(folder: Path) -> dict[str, Any] | None:
             "parameters": report.get("parameters"),
             "notes": [str(note) for note in report["notes"]],
             "check": check and _check_facts(check),
+            "before": (report.get(BEFORE) or {}).get("sha256"),
+            "earlier": report.get("converted_before"),
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{CONVERSION} is not as `convert` leaves it, convert anew ({error!r}).") from error
+        raise ValueError(f"{CONVERSION} is not as `convert` leaves it, convert again ({error!r}).") from error
 
 
 def _check_facts(check: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +55,7 @@ def _pixels(row: Mapping[str, Any]) -> str:
 
 
 def _figures(row: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, figure) of a row; of a figure in a group, "group name". What is no figure is left out."""
+    """(name, figure) for each number in a row, in a group ("group name", figure); other values are skipped."""
     for name, value in row.items():
         if isinstance(value, Mapping):
             yield from _figures(value, f"{group}{name} ")

@@ -1,14 +1,16 @@
-"""Golden outputs: example images that travel with a model, and what it must answer to them anywhere.
+"""Golden outputs: example images that travel with a model, and the answers that it must give to them on any machine.
 
 golden.json: {"format": 1, "tolerance", "images": ["examples/0.png", …], "logits": {backend: [images, classes]},
-"pipeline": for each image its five best [{"label", "score"}], "versions", "weights"}. An encoder has "pooler_output" in
-place of "logits" and no "pipeline": its pipeline must answer just that. All is measured in a fresh process that has
-nothing but the folder. The images are PNG, so that every machine sees the same pixels, without metadata.
+"pipeline": for each image its five best [{"label", "score"}], "versions", "weights"}; "drawn": true if the images are
+drawn. For an encoder, "pooler_output" replaces "logits" and there is no "pipeline": its pipeline must return the same
+numbers. Everything is measured in a fresh process that has only the folder. A model of timm has one backend, "timm",
+and "pipeline" holds the scores that timm's outputs give. The images are PNG without metadata, so that every machine
+sees the same pixels; for a model of neither 1 nor 3 channels they are .npy files, uint8 [C, H, W].
 
-The tolerance is relative to an image's largest number. Measured on the photographs of scikit-learn with random nano/8
-and s/16 models: eager attention, two threads or float64 arithmetic move logits by up to 1.5e-6 of it, another resizing
-library (Pillow for torchvision, as another build might) by up to 4e-4; a mean of 0.485 in place of 0.5 by 1.2e-2 and
-more, swapped channels by 0.1 and more.
+The tolerance is relative to the largest absolute number of an image. Changes of the logits, measured on the photographs
+of scikit-learn with random nano/8 and s/16 models: eager attention, two threads or float64 arithmetic up to 1.5e-6;
+another resizing library (Pillow for torchvision, as another build might use) up to 4e-4; a mean of 0.485 in place of
+0.5 at least 1.2e-2; swapped channels at least 0.1.
 """
 
 import json
@@ -26,28 +28,31 @@ from ..common.fresh_process import FreshProcessError, run_fresh
 from ..common.json_files import read_json
 from ..common.model_files import CONFIG, GOLDEN
 from ..image_decoding_vit_custom import decode_image
-from ..tasks.hub import CLASSIFICATION, LISTINGS, Listing, listing_of
+from ..tasks.hub import CLASSIFICATION, LISTINGS, Listing
+from .forms import CUSTOM, HF, TIMM, Form, form_of, listing_for
 from .report import Check
 
 FORMAT = 1
 TOLERANCE = 1e-3
 MAX_IMAGES = 5
-MAX_SIDE = 512  # pixels: larger examples are shrunk, the golden outputs are those of the small ones
+MAX_SIDE = 512  # pixels; larger examples are shrunk before they are measured
 TOP_K = 5
-BACKENDS = ("torchvision", "pil")
-_FLOOR = 1e-6  # absolute, for logits near zero
-_FRESH_CHECK = Path(__file__).with_name("fresh_check.py")
+BACKENDS = CUSTOM.backends
+_FLOOR = 1e-6  # absolute tolerance, for logits near zero
+_SCRIPTS = {form.name: Path(__file__).with_name("fresh_check.py") for form in (CUSTOM, HF)}
+_SCRIPTS[TIMM.name] = Path(__file__).with_name("fresh_timm.py")
 
 
 class GoldenError(ValueError):
     """Golden outputs cannot be made or read; the message says why."""
 
 
-def write_golden(folder: Path, images: Sequence[Path]) -> None:
-    """Copies up to five images into `folder`/examples as PNG and writes what the folder answers to golden.json.
+def write_golden(folder: Path, images: Sequence[Path], drawn: bool = False) -> None:
+    """Copy one to five images into `folder`/examples and write the model's answers to golden.json.
 
-    The folder's code is run, in a fresh process. Raises GoldenError for no images or more than five, for an image
-    that cannot be decoded, and where the folder does not load there or gives no finite numbers.
+    drawn: whether the images are drawn, not photographs of what the model knows; golden.json and the card say so.
+    Runs the folder's code in a fresh process. Raises GoldenError for no images or more than five, for an image that
+    cannot be decoded, for a missing backend, and if the folder does not load there or gives NaN or infinity.
     """
     folder = Path(folder)
     if not 1 <= len(images) <= MAX_IMAGES:
@@ -55,22 +60,25 @@ def write_golden(folder: Path, images: Sequence[Path]) -> None:
     examples = folder / "examples"
     shutil.rmtree(examples, ignore_errors=True)
     examples.mkdir()
-    names = [f"examples/{i}.png" for i in range(len(images))]
+    config = read_json(folder / CONFIG)
+    form, task = form_of(config), listing_for(config)
+    channels = config.get("num_channels", 3) if form.has_code else 3
+    names = [f"examples/{i}.{'png' if channels in (1, 3) else 'npy'}" for i in range(len(images))]
     for name, image in zip(names, images, strict=True):
-        _write_example(Path(image), folder / name)
+        _write_example(Path(image), folder / name, channels)
     report = measure(folder, names)
     for part in (report["load"], *report["outputs"].values(), report.get("pipeline", {})):
         if isinstance(part, dict) and "error" in part:
             raise GoldenError(f"{folder.name} cannot answer: {part['error']}")
-    if missing := [backend for backend in BACKENDS if backend not in report["outputs"]]:
+    if missing := [backend for backend in form.backends if backend not in report["outputs"]]:
         raise GoldenError(f"the {missing[0]} backend is missing here: install torchvision.")
     if not all(np.isfinite(rows).all() for rows in report["outputs"].values()):
         raise GoldenError(f"{folder.name} answers its example images with NaN or infinity: check its weights.")
-    task = listing_of(read_json(folder / CONFIG))
     golden = {
         "format": FORMAT,
         "tolerance": TOLERANCE,
         "images": names,
+        **({"drawn": True} if drawn else {}),
         task.output: {backend: _rounded(rows) for backend, rows in report["outputs"].items()},
     }
     if task is CLASSIFICATION:
@@ -81,31 +89,41 @@ def write_golden(folder: Path, images: Sequence[Path]) -> None:
     write_stamped(folder / GOLDEN, golden | {"versions": report["versions"]})
 
 
-def _write_example(source: Path, target: Path) -> None:
+def _write_example(source: Path, target: Path, channels: int) -> None:
+    in_colours = channels in (1, 3)
     try:
-        pixels = decode_image(source).numpy()
+        pixels = decode_image(source, num_channels=3 if in_colours else channels).numpy()
     except ValueError as error:
         raise GoldenError(f"example image {error}") from error
+    if not in_colours:
+        bands = [Image.fromarray(band) for band in pixels]
+        for band in bands:
+            band.thumbnail((MAX_SIDE, MAX_SIDE))
+        np.save(target, np.stack([np.asarray(band) for band in bands]))
+        return
     image = Image.fromarray(np.moveaxis(pixels, 0, -1))
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     image.save(target, "PNG", optimize=True)
 
 
 def _rounded(rows: list[list[float]]) -> list[list[float]]:
-    """Seven digits: all that a float32 holds."""
+    """Rows rounded to seven significant digits, all that a float32 holds."""
     return [[float(f"{value:.7g}") for value in row] for row in rows]
 
 
 def measure(folder: Path, images: Sequence[str] = ()) -> dict[str, Any]:
-    """What `fresh_check` reports of a folder and `images` in it: load, classes, outputs, pipeline, versions.
+    """Return the report of `fresh_check` on a folder and `images` in it: load, classes, outputs, pipeline, versions.
 
-    RUNS THE CODE OF THE FOLDER. A process that fails altogether is reported as one whose loading failed.
+    RUNS THE CODE OF THE FOLDER, if it has any. If the process itself fails, the report says that loading failed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
         try:
-            task, files = listing_of(read_json(folder / CONFIG)), [folder.resolve() / name for name in images]
-            run_fresh(_FRESH_CHECK, folder.resolve(), report, task.for_process(), *files)
+            config, files = read_json(folder / CONFIG), [folder.resolve() / name for name in images]
+            form = form_of(config)
+            more = {} if form.has_code else {"library": True, "problem_type": config.get("problem_type")}
+            task = listing_for(config).for_process(**more)
+            run_fresh(_SCRIPTS[form.name], folder.resolve(), report, task, *files)
             return json.loads(report.read_text(encoding="utf-8"))
         except (FreshProcessError, OSError, ValueError) as error:
             failed = {"error": str(error).splitlines()[-1]}
@@ -113,13 +131,15 @@ def measure(folder: Path, images: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def read_golden(folder: Path) -> dict[str, Any]:
-    """golden.json, checked: its images lie in examples/, its tolerance is no wider than ours, its numbers are finite.
+    """Return golden.json after checking its form.
 
-    Raises GoldenError.
+    The images must lie in examples/, the tolerance must not exceed TOLERANCE, and all numbers must be finite. Raises
+    GoldenError.
     """
     try:
         golden = read_json(Path(folder) / GOLDEN)
-        _check_golden_form(golden, listing_of(read_json(Path(folder) / CONFIG)))
+        config = read_json(Path(folder) / CONFIG)
+        _check_golden_form(golden, listing_for(config), form_of(config))
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise GoldenError(f"{GOLDEN}: {error}") from error
     for name in golden["images"]:
@@ -129,19 +149,20 @@ def read_golden(folder: Path) -> dict[str, Any]:
     return golden
 
 
-def _check_golden_form(golden: Mapping[str, Any], task: Listing) -> None:
+def _check_golden_form(golden: Mapping[str, Any], task: Listing, form: Form) -> None:
     if golden["format"] != FORMAT:
         raise ValueError(f"format {golden['format']!r} is unknown; this version reads {FORMAT}")
     if not 0 < golden["tolerance"] <= TOLERANCE:
         raise ValueError(f"tolerance {golden['tolerance']!r} must be above 0 and at most {TOLERANCE}")
     images = golden["images"]
-    if images != [f"examples/{i}.png" for i in range(len(images))] or not 1 <= len(images) <= MAX_IMAGES:
+    forms = [[f"examples/{i}.{kind}" for i in range(len(images))] for kind in ("png", "npy")]
+    if images not in forms or not 1 <= len(images) <= MAX_IMAGES:
         raise ValueError(f"images must be examples/0.png and on, 1 to {MAX_IMAGES}, not {images!r}")
     if others := [other.output for other in LISTINGS if other is not task and other.output in golden]:
         raise ValueError(f"{others[0]} are of another task than {task.name}, which config.json is for")
     name, outputs = task.output, golden[task.output]
-    if sorted(outputs) != sorted(BACKENDS):
-        raise ValueError(f"{name} must be there for {' and '.join(BACKENDS)}, not for {sorted(outputs)}")
+    if sorted(outputs) != sorted(form.backends):
+        raise ValueError(f"{name} must be there for {' and '.join(form.backends)}, not for {sorted(outputs)}")
     for rows in outputs.values():
         expected = np.asarray(rows, dtype=float)
         if expected.ndim != 2 or len(expected) != len(images) or not np.isfinite(expected).all():
@@ -158,7 +179,7 @@ def _check_answers(golden: Mapping[str, Any], images: Sequence[str]) -> None:
 
 
 def check_golden(folder: Path) -> list[Check]:
-    """Whether the folder answers its golden images as golden.json says. RUNS THE CODE OF THE FOLDER."""
+    """Check that the folder answers its golden images as golden.json says. RUNS THE CODE OF THE FOLDER."""
     folder = Path(folder)
     try:
         golden = read_golden(folder)
@@ -168,10 +189,14 @@ def check_golden(folder: Path) -> list[Check]:
 
 
 def compare_golden(golden: Mapping[str, Any], report: Mapping[str, Any]) -> list[Check]:
-    """One check for each backend and one for the pipeline; a backend that is missing here has proven nothing."""
+    """Return one check for each backend and one for the pipeline (of timm, for its scores).
+
+    The check of a backend that is not installed here fails as "not run".
+    """
     checks = []
     output = next(task.output for task in LISTINGS if task.output in golden)
-    for backend in BACKENDS:
+    form = TIMM if TIMM.backends[0] in golden[output] else CUSTOM
+    for backend in form.backends:
         name = f"golden images, {backend} backend"
         if "error" in report["load"]:
             checks.append(Check(name, False, "not run: the model did not load"))
@@ -179,17 +204,17 @@ def compare_golden(golden: Mapping[str, Any], report: Mapping[str, Any]) -> list
             checks.append(Check(name, False, f"not run: {backend} is missing here; install it and verify again"))
         else:
             checks.append(_compare_rows(name, golden, golden[output][backend], report["outputs"][backend]))
-    name = "golden images, pipeline"
-    if "torchvision" not in report["outputs"]:
-        why = "the model did not load" if "error" in report["load"] else "recorded with torchvision, missing here"
+    name, first = f"golden images, {form.answers}", form.backends[0]
+    if first not in report["outputs"]:
+        why = "the model did not load" if "error" in report["load"] else f"recorded with {first}, missing here"
         return [*checks, Check(name, False, f"not run: {why}")]
     if output == CLASSIFICATION.output:
         return [*checks, _compare_labels(name, golden, report["pipeline"])]
-    return [*checks, _compare_rows(name, golden, golden[output]["torchvision"], report["pipeline"])]
+    return [*checks, _compare_rows(name, golden, golden[output][first], report["pipeline"])]
 
 
 def _compare_rows(name: str, golden: Mapping[str, Any], expected: Any, actual: Any) -> Check:
-    """expected: [images, numbers].   actual: the same, or with axes of length 1 between."""
+    """expected: [images, numbers].   actual: the same; axes of length 1 may stand between."""
     if isinstance(actual, dict):
         return Check(name, False, str(actual["error"]))
     wanted, found = np.asarray(expected, float), np.asarray(actual, float)
@@ -197,19 +222,24 @@ def _compare_rows(name: str, golden: Mapping[str, Any], expected: Any, actual: A
     if wanted.shape != found.shape:
         return Check(name, False, f"numbers of shape {list(found.shape)}, expected {list(wanted.shape)}")
     largest = np.abs(wanted).max(1)
-    difference = np.abs(found - wanted).max(1)  # NaN where there is one
+    difference = np.abs(found - wanted).max(1)  # NaN if a number is NaN
     good = difference <= _allowed(golden, wanted)
-    worst = int(np.argmax(np.where(np.isnan(difference), np.inf, difference / np.maximum(largest, _FLOOR))))
+    apart = np.where(np.isnan(difference), np.inf, difference / np.maximum(largest, _FLOOR))
+    worst = int(np.flatnonzero(apart == apart.max())[0])
     relative = difference[worst] / max(largest[worst], _FLOOR)
     detail = f"numbers off by {relative:.1e} of the largest, at most {golden['tolerance']:g} is allowed"
     return Check(name, bool(good.all()), detail if good.all() else f"{golden['images'][worst]}: {detail}")
 
 
 def _compare_labels(name: str, golden: Mapping[str, Any], answers: Any) -> Check:
-    """Every recorded label has its score again. Softmax and sigmoid move scores less than their logits moved."""
+    """Check that every recorded label has the recorded score, within the tolerance of the logits.
+
+    That tolerance suffices: softmax and sigmoid change scores by less than the logits changed.
+    """
     if isinstance(answers, dict):
         return Check(name, False, str(answers["error"]))
-    allowed = _allowed(golden, np.asarray(golden["logits"]["torchvision"], float))
+    logits = golden["logits"]
+    allowed = _allowed(golden, np.asarray(logits.get(BACKENDS[0], next(iter(logits.values()))), float))
     worst = 0.0
     for image, expected, answer, limit in zip(golden["images"], golden["pipeline"], answers, allowed, strict=True):
         scores = {best["label"]: best["score"] for best in answer}
@@ -223,5 +253,5 @@ def _compare_labels(name: str, golden: Mapping[str, Any], answers: Any) -> Check
 
 
 def _allowed(golden: Mapping[str, Any], logits: np.ndarray) -> np.ndarray:
-    """[images]: how far the logits of each image may be off."""
+    """Allowed deviation of each image's logits, [images]."""
     return golden["tolerance"] * np.abs(logits).max(1) + _FLOOR

@@ -1,16 +1,16 @@
-"""What lies behind an image in its file, where no viewer shows it: found by walking the file's own structure."""
+"""Data behind the end of an image in its file, where no viewer shows it; found by walking the file's structure."""
 
 import re
 import struct
 from collections.abc import Callable
 
-_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # of a JPEG's pixels; the others are part of them
+_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # ends a JPEG's pixels; stuffing and restart markers do not
 
 
 def bytes_after(data: bytes) -> bytes:
-    """Gives what follows the end of a PNG, JPEG, GIF, WebP or BMP; of other files, or one that is cut off, nothing.
+    """Return the bytes behind the end of a PNG, JPEG, GIF, WebP or BMP; b"" for other files and for a file cut short.
 
-    Padding, zeros and line ends, is nothing.
+    Padding at both ends (zeros, 0xFF, spaces, line ends) is removed.
     """
     for magic, end in _ENDS.items():
         if data.startswith(magic):

@@ -1,6 +1,7 @@
-"""Files that a repository's branch holds beside those that are published.
+"""Files in a repository's branch that are not among the published ones.
 
-They stay, unless they would change what is loaded or claimed there, or `verify` would fail on them: those are named.
+They stay unless they would change or contradict the published model (other weights, code, settings or records), or
+`verify` would reject them. The rejected files are listed with a reason each.
 """
 
 import tempfile
@@ -16,7 +17,7 @@ from .staging import OPTIONAL, is_pickle
 from .verify import check_listing
 
 PICKLED = "no safetensors: reading it can run code"
-# Why a file may not stay: the first of these patterns that its name matches.
+# Reasons why a file may not stay; the first pattern that matches its name counts.
 STALE: tuple[tuple[Sequence[str], str], ...] = (
     (
         ("*.safetensors", "*.index.json", "*.onnx", "*.onnx_data", "*.onnx.data", "*.pt2", "*.gguf", "*.tflite"),
@@ -36,7 +37,7 @@ Fetch = Callable[[Sequence[str], Path], None]
 
 
 def stale(names: Iterable[str]) -> dict[str, str]:
-    """Finds the files whose names alone tell that they may not stay: {name: why}."""
+    """Return {name: reason} for the files that may not stay, judged by their names alone."""
     found = {}
     for name in names:
         if is_pickle(name):
@@ -47,10 +48,10 @@ def stale(names: Iterable[str]) -> dict[str, str]:
 
 
 def reasons_to_go(others: Mapping[str, int], published: Mapping[str, int], fetch: Fetch) -> dict[str, str]:
-    """Finds the files that may not stay beside what is published: {name: why}, {} where all may.
+    """Return {name: reason} for the files that may not stay beside the published ones; {} if all may.
 
-    others, published: names and their bytes.   fetch: writes files of those names into a folder; only what the names
-    leave open is fetched, and looked at as `verify` will.
+    others, published: {name: size in bytes}.   fetch: writes the named files into a folder. It is called only if names
+    and sizes raise no objection; the contents then pass through checks of `verify`.
     """
     found = stale(others) | {name: "no name of a file" for name in others if ".." in name.split("/")}
     if found:
@@ -71,7 +72,7 @@ def reasons_to_go(others: Mapping[str, int], published: Mapping[str, int], fetch
                 except ValueError as error:
                     found[name] = str(error)
         for finding in scan_secrets(Path(folder)):
-            for name in others:  # not the client's notes on the download
+            for name in others:  # skips findings in the Hub client's download notes
                 if finding.startswith(f"{name}:"):
                     found.setdefault(name, finding.removeprefix(f"{name}:").strip())
     return found

@@ -1,8 +1,8 @@
-"""A trained folder to the Hub: `vit-custom publish`.
+"""Publication of a trained folder on the Hub: `vit-custom publish`.
 
-In this order: stage (an allow-list of files, copied), golden outputs, model card, checks, and only then the upload. All
-files go up in one commit, so that no revision is half a model. A commit cannot hold its own name: a second one, of the
-card alone, then writes the name of the first into the card's snippet.
+The steps in order: stage (copy the files of an allow-list), golden outputs, model card, checks, upload. All files go up
+in one commit, so that no revision holds half a model. A commit cannot contain its own hash: a second commit, of the
+card alone, writes the hash of the first into the card's snippet.
 """
 
 import tempfile
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import metadata_load
-from PIL import Image
 from yaml import YAMLError
 
 from .._version import __version__
@@ -22,9 +21,12 @@ from ..common.claims import check_claims
 from ..common.json_files import read_json
 from ..common.model_files import CARD, CONFIG, CONVERSION, METRICS, RUN_FILE, SPEEDS
 from ..data.folders import readable_suffixes
-from ..tasks.hub import CLASSIFICATION, Listing, listing_of
+from ..tasks.classification_demo import drawn_pictures, picture
+from ..tasks.hub import Listing, listing_of
+from .as_library import as_library, compare_with_original
 from .checks import iterate_checks
 from .code_files import foreign_code
+from .forms import TIMM, form_in
 from .golden import MAX_IMAGES, write_golden
 from .report import Check
 from .secrets import scan_secrets
@@ -35,7 +37,7 @@ from .upload import PublishError, Repository, check_installed, check_target, com
 
 @dataclass(frozen=True)
 class Origin:
-    """What the card says of a model that its files do not, in the Hub's identifiers."""
+    """Facts for the card that the model's files do not hold, as identifiers of the Hub."""
 
     license: str
     datasets: Sequence[str] = ()
@@ -54,22 +56,24 @@ def publish(
     space: bool = False,
     trust_remote_code: bool = False,
     replace: bool = False,
+    library: str | None = None,
 ) -> str:
-    """Publishes a saved classifier or encoder; returns the 40-hex sha of the commit that holds model and code.
+    """Publish a saved classifier or encoder; return the 40-hex sha of the commit that holds model and code.
 
-    revision: the branch, made if there is none (default: main).   examples: images of the golden outputs, published
-    with them; without any, those in `model_dir`/examples, or else drawn ones: no photograph goes up unasked.
-    space: also publish the demo, as a Space of the same name.   trust_remote_code: run code of the folder, in a fresh
-    process, where it is not this package's.   replace: delete the branch's other files; without it they stay, and where
-    they would be false or unsafe beside this model nothing is uploaded.   Raises PublishError; nothing has been
-    uploaded then, unless it says so.
+    revision: the branch, created if missing (default: main).   examples: images for the golden outputs, published with
+    them. By default those in `model_dir`/examples are used, or else drawn ones: no photograph goes up unasked. space:
+    also publish the demo, as a Space of the same name.   trust_remote_code: run code of the folder that is not this
+    package's, in a fresh process.   replace: delete the branch's other files. Without it they stay, and nothing is
+    uploaded if one of them would be false or unsafe beside this model.   library: "hf" or "timm" publishes it as a
+    model of transformers or timm, without code; None: with its own code.   Raises PublishError; nothing has been
+    uploaded then, unless the message says so.
     """
     check_target(repo_id, revision)
     if space:
-        check_demo(model_dir)
+        check_demo(model_dir, library)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        card = prepare(model_dir, folder, repo_id, origin, examples, trust_remote_code)
+        card = prepare(model_dir, folder, repo_id, origin, examples, trust_remote_code, library)
         how: dict[str, Any] = {"private": private, "revision": revision, "message": message, "replace": replace}
         return send(folder, repo_id, card, space=space, **how)
 
@@ -85,8 +89,8 @@ def send(
     space: bool = False,
     replace: bool = False,
 ) -> str:
-    """Uploads what `prepare` has left in `folder`, then the card that pins it; returns the sha that is pinned."""
-    sha = commit_holding(folder, repo_id, revision=revision, besides=CARD, replace=replace)
+    """Upload the folder that `prepare` has filled, then the card that pins the commit; return the pinned sha."""
+    sha = commit_holding(folder, repo_id, revision=revision, except_for=CARD, replace=replace)
     how: dict[str, Any] = {"private": private, "replace": replace}
     if sha is None:
         message = message or f"Publish with ViT Custom {__version__}"
@@ -96,7 +100,7 @@ def send(
         upload_folder(folder, repo_id, revision=revision, message=f"Card: pin {sha[:12]}", **how)
         if space:
             with tempfile.TemporaryDirectory() as demo:
-                prepare_space(Path(demo), repo_id, sha)
+                prepare_space(Path(demo), repo_id, sha, listing_in(folder))
                 upload_folder(demo, repo_id, repo_type="space", message=f"Demo of {sha[:12]}", **how)
             with explained(repo_id):
                 if Repository(repo_id, "model").is_private():
@@ -119,11 +123,12 @@ def prepare(
     origin: Origin,
     examples: Sequence[str | Path] = (),
     trust_remote_code: bool = False,
+    library: str | None = None,
 ) -> Callable[..., Path]:
-    """Fills `staging` with all that is to be published, and checks it.
+    """Fill `staging` with all files to publish, and check it.   library: as in `publish`.
 
-    Returns `write_card` for this model: called with the folder and a revision it writes the card that pins it. Raises
-    PublishError, with all failed checks where there are any.
+    Returns `write_card` bound to this model: called with the folder and a revision, it writes the card that pins the
+    revision. Raises PublishError, which lists all failed checks if there are any.
     """
     check_installed()
     from jinja2 import TemplateError
@@ -131,10 +136,12 @@ def prepare(
     from .card import write_card
 
     try:
-        stage(Path(model_dir), staging)
+        with as_library(Path(model_dir), library) as source:
+            _demand_own(source, library)
+            stage(source, staging)
         check_claims(staging, (METRICS, RUN_FILE, CONVERSION, SPEEDS))
         if (staging / CARD).exists():
-            print(f"{CARD} is written anew; of the one in {model_dir} only license, datasets and base_model are kept")
+            print(f"{CARD} is written again; of the one in {model_dir} only license, datasets and base_model are kept")
         if (foreign := foreign_code(staging)) and not trust_remote_code:
             raise PublishError(
                 f"{', '.join(foreign)}: not this package's code. Read it, then pass --trust_remote_code."
@@ -143,8 +150,12 @@ def prepare(
         with tempfile.TemporaryDirectory() as drawn:
             images = [Path(image) for image in examples] or images_in(Path(model_dir) / "examples")
             print(f"example images, to be published: {', '.join(map(str, images)) or 'drawn ones, no photographs'}")
-            write_golden(staging, images or draw_images(Path(drawn), _read(staging / CONFIG) or {}))
-        card = partial(write_card, repo_id=repo_id, metrics=metrics, run=run, **asdict(origin))
+            made = [] if images else draw_images(Path(drawn), _read(Path(model_dir) / CONFIG) or {})
+            write_golden(staging, images or made, drawn=bool(made))
+        if library is not None:
+            demand([compare_with_original(Path(model_dir), staging)])
+        facts = {"metrics": metrics, "run": run, "described_by": model_dir, **asdict(origin)}
+        card = partial(write_card, repo_id=repo_id, **facts)
         try:
             card(staging)
         except (KeyError, TypeError, AttributeError, TemplateError) as error:
@@ -153,30 +164,48 @@ def prepare(
             ) from error
         demand(iterate_checks(staging, trust_remote_code))
     except (ValueError, OSError) as error:
-        raise PublishError(f"{model_dir}: {error}") from error
+        as_what = f", --as {library}" if library else ""
+        raise PublishError(f"{model_dir}{as_what}: {error}") from error
+    except ImportError as error:
+        if library is None:
+            raise
+        raise PublishError(f"--as {library}: {error}; pip install 'vit-custom[convert]'.") from error
     return card
 
 
-def check_demo(model_dir: str | Path) -> None:
-    """Raises PublishError for a model without a demo page."""
-    if listing_in(model_dir) is not CLASSIFICATION:
+def _demand_own(folder: Path, library: str | None) -> None:
+    """Raise ValueError for a model of another library that was not made just now: its card would know nothing of it."""
+    if library is None and not (form := form_in(folder)).has_code:
+        raise ValueError(
+            f"this is a model of {form.library}: give the folder of ours that it was made from, with --as {form.name}."
+        )
+
+
+def check_demo(model_dir: str | Path, library: str | None = None) -> None:
+    """Raise PublishError for a model without a demo page, and for one that is published as another library's."""
+    if library is not None:
+        raise PublishError(f"--space shows a model with its own code: leave it out with --as {library}.")
+    if listing_in(model_dir).demo is None:
         raise PublishError(f"{model_dir} is an encoder: the demo shows labels, leave out --space.")
 
 
 def listing_in(model_dir: str | Path) -> Listing:
-    """What the model of a folder is for; the checks say what is wrong with a folder without a configuration."""
+    """Return the `Listing` of the model in a folder.
+
+    Without config.json it is the one of classifiers; the checks report the missing file.
+    """
     return listing_of(_read(Path(model_dir) / CONFIG) or {})
 
 
-def prepare_space(folder: Path, repo_id: str, sha: str) -> None:
-    """Fills `folder` with the Space that shows commit `sha` of the model. Raises PublishError for a secret in it."""
-    write_space(folder, repo_id, sha)
+def prepare_space(folder: Path, repo_id: str, sha: str, listing: Listing) -> None:
+    """Fill `folder` with the Space for commit `sha` of the model. Raises PublishError for a secret in it."""
+    write_space(folder, repo_id, sha, listing)
     findings = scan_secrets(folder)
     demand([Check("no secrets in the Space", not findings, "; ".join(findings) or "none found")])
 
 
 def demand(checks: Iterable[Check]) -> None:
-    """Prints every check; raises PublishError with those that failed."""
+    """Print every check. Raises PublishError with the failed ones, if there are any."""
     failed = []
     for check in checks:
         print(check, flush=True)
@@ -187,36 +216,37 @@ def demand(checks: Iterable[Check]) -> None:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The first images of a folder, as many as golden outputs may have; [] where there is no such folder."""
+    """Return the first images of a folder, at most MAX_IMAGES; [] if the folder does not exist."""
     suffixes = readable_suffixes()
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [path for path in found if path.suffix.lower() in suffixes][:MAX_IMAGES]
 
 
 def draw_images(folder: Path, config: Mapping[str, Any]) -> list[Path]:
-    """Three pictures made of numbers, the same each time, somewhat larger than the model's input."""
-    size = config.get("image_size", 224)  # a configuration without one is no business of this: the checks refuse it
-    height, width = (round(1.5 * edge) for edge in ((size, size) if isinstance(size, int) else size))
-    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    rings = np.sin(40 * np.hypot(x - 0.5, y - 0.5)) / 2 + 0.5
-    pictures = [
-        np.stack([x, y, 1 - x], axis=-1),
-        np.stack([rings, 1 - rings, x * rings], axis=-1),
-        np.random.default_rng(0).random((height, width, 3)),
-    ]  # each [H, W, 3] in 0..1
-    paths = [folder / f"{i}.png" for i in range(len(pictures))]
-    for path, picture in zip(paths, pictures, strict=True):
-        image = Image.fromarray((255 * picture).round().astype(np.uint8))
-        (image.convert("L") if config.get("num_channels") == 1 else image).save(path)
+    """Write the demo's three drawn pictures, the same each time, 1.5 times as large as the model's input.
+
+    Returns their paths: PNG or, for a model of neither 1 nor 3 channels, .npy with its number of channels. There
+    channel i is colour i mod 3, flipped: channels 0 to 2 vertically, 3 to 5 horizontally, and so on in turn.
+    """
+    size = config.get("image_size", 224)  # the checks refuse a configuration without image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    channels = config.get("num_channels", 3)
+    paths = [folder / f"{i}.{'png' if channels in (1, 3) else 'npy'}" for i in range(3)]
+    for path, drawn in zip(paths, drawn_pictures(height, width, channels), strict=True):
+        if channels in (1, 3):
+            picture(drawn).save(path)
+        else:
+            np.save(path, drawn.numpy())
     return paths
 
 
 def find_origin(
     model_dir: str | Path, license: str | None = None, datasets: Sequence[str] = (), base_model: str | None = None
 ) -> Origin:
-    """What was given; what was not, from an earlier card in the folder, the base model also from its training.
+    """Return license, datasets and base model: as given, else from an earlier card in the folder.
 
-    Raises PublishError without a licence: it decides what others may do.
+    The base model can also come from the record of its training. Raises PublishError without a license, since it
+    decides what others may do, for a damaged card or record, and for a card that names several base models.
     """
     card, record = Path(model_dir) / CARD, Path(model_dir) / RUN_FILE
     try:
@@ -239,8 +269,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def snippet(task: Listing, repo_id: str, sha: str) -> str:
+def snippet(task: Listing, repo_id: str, sha: str, library: str | None = None) -> str:
+    """Return the lines that load a published model.   library: as in `publish`."""
+    if library == TIMM.name:
+        return f'import timm\nmodel = timm.create_model("hf_hub:{repo_id}@{sha}", pretrained=True).eval()'
+    trust = "" if library else ", trust_remote_code=True"
     return (
         "from transformers import pipeline\n"
-        f'{task.verb} = pipeline("{task.name}", model="{repo_id}", revision="{sha}", trust_remote_code=True)'
+        f'{task.verb} = pipeline("{task.name}", model="{repo_id}", revision="{sha}"{trust})'
     )

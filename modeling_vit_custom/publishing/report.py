@@ -1,4 +1,4 @@
-"""What was proven of a folder, and how it is shown."""
+"""Results of checks on a folder, and how they are printed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from ..common.text import printable
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was proven of a folder, or not; `detail` says what was looked at, or what is wrong.
+    """Result of one check of a folder; `detail` says what was checked or what is wrong.
 
-    What could not be looked at has not passed: its detail begins with "not run".
+    A check that could not run has not passed; its detail begins with "not run".
     """
 
     name: str
@@ -18,15 +18,15 @@ class Check:
     detail: str
 
     def __str__(self) -> str:
-        """One line; nothing in it can steer a terminal, though file names and labels are other people's."""
+        """Return one line without terminal control characters: file names and labels are written by others."""
         return f"{'PASS' if self.passed else 'FAIL'}  {self.name:<34}  {printable(self.detail)}"
 
 
-def show(checks: Iterable[Check]) -> bool:
-    """Prints each check as it comes, then their count; returns whether all have passed (and there were some)."""
+def show(checks: Iterable[Check]) -> list[Check]:
+    """Print each check as it comes, then their count; return them."""
     results = []
     for check in checks:
         print(check, flush=True)
-        results.append(check.passed)
-    print(f"{sum(results)} of {len(results)} checks passed")
-    return bool(results) and all(results)
+        results.append(check)
+    print(f"{sum(check.passed for check in results)} of {len(results)} checks passed")
+    return results

@@ -1,9 +1,9 @@
-"""What a text must not say when it is published: tokens, keys, passwords, people, paths and hosts of one's own.
+"""Patterns of text that must not be published: tokens, keys, passwords, people, private paths and hosts.
 
-Found by the detectors of the library detect-secrets and the patterns here. Those of detect-secrets that call any
-random-looking text a secret are left out, since fingerprints and commit ids are random and public. A text is searched
-as it is and with its escapes resolved (JSON, HTML, addresses). Not found: what is encoded otherwise, such as base64, or
-broken over lines.
+They complement the detectors of the library detect-secrets. Its detectors of random-looking text are off, since
+fingerprints and commit ids are random and public; so is its detector of public IP addresses. A text is searched as it
+is and with its escapes resolved (JSON, HTML, URLs). Secrets in other encodings, such as base64, or broken over lines
+are not found.
 """
 
 import html
@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from urllib.parse import unquote
 
 _NO_SECRETS = ("Base64HighEntropyString", "HexHighEntropyString", "IPPublicDetector")
-# Lines that would silence detect-secrets: a file may not vouch for itself.
+# Filter by which a comment in a file silences detect-secrets; it is off, as no file may vouch for itself.
 _SELF_VOUCHING = "detect_secrets.filters.allowlist.is_line_allowlisted"
 
 MAIL = "e-mail address"
 _START = r"(?<![A-Za-z0-9])"
-_ROOT = r"(?:(?<=file://)|(?<=file://localhost)|(?<![\w.:/~$}-]))"  # of a path, not of what follows a host or a folder
+_ROOT = r"(?:(?<=file://)|(?<=file://localhost)|(?<![\w.:/~$}-]))"  # of a path, not a part behind a host or folder
 _PERSON = r"(?!(?:user(?:name)?|you|your[_-]?\w*|me|name|xxx?)(?![\w.-]))[A-Za-z0-9_][\w.-]*"
 _NAMED = r"(?:TOKEN|SECRET|PASSW(?:OR)?D|API[_-]?KEY|(?:ACCESS|PRIVATE|SECRET)[_-]?KEY)"
-_VALUE = r"[^\s\"',;()<>\[\]{}$]"  # a character of one
+_VALUE = r"[^\s\"',;()<>\[\]{}$]"  # one character of a secret's value
 _NO_VALUE = r"(?!your|xxx|\.\.\.|…)"
 _DOMAINS = "com|org|net|edu|gov|mil|int|info|biz|name|io|ai|dev|app|cloud|tech|[a-z]{2}"
 
@@ -34,10 +34,10 @@ _PATTERNS = {
     ),
     "Kaggle key": re.compile(r"\"key\"\s*:\s*\"[0-9a-f]{32}\""),
     "private key": re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY"),
-    # NAME=value as in .env files and shells; not a value that is a variable, a placeholder or a call
+    # NAME=value as in .env files and shells; variables, placeholders and calls do not match
     "assignment of a secret": re.compile(
         rf"\b[A-Z0-9_]*{_NAMED}=[\"']?{_NO_VALUE}[^\s\"'()<>\[\]{{}}$]{{8,}}"
-        # the same in YAML, JSON and connection strings: only what is no word of a language
+        # the same in YAML, JSON and connection strings; words do not match: a letter and two digits are needed
         rf"|(?i:{_NAMED}[\"']?\s*[:=]\s*[\"']?){_NO_VALUE}"
         rf"(?={_VALUE}{{0,80}}[a-zA-Z])(?=(?:(?!\d){_VALUE}){{0,80}}\d(?:(?!\d){_VALUE}){{0,80}}\d){_VALUE}{{8,}}(?![\w(\[])"
     ),
@@ -72,7 +72,10 @@ _PATTERNS = {
 
 @contextmanager
 def detectors() -> Iterator[None]:
-    """Switches detect-secrets on; its settings are global to the process. Raises ValueError where it is missing."""
+    """Switch detect-secrets on for a while; its settings are global to the process.
+
+    Raises ValueError if it is not installed.
+    """
     try:
         from detect_secrets.settings import default_settings, transient_settings
     except ModuleNotFoundError as error:
@@ -86,7 +89,7 @@ def detectors() -> Iterator[None]:
 
 
 def kinds_in(text: str) -> list[str]:
-    """Names the kinds of what is found in a text, by the detectors that are switched on and the patterns here."""
+    """Return the kinds of secrets in a text, found by the active detectors and the patterns here."""
     from detect_secrets.core.scan import scan_line
 
     kinds: dict[str, None] = {}
@@ -98,7 +101,10 @@ def kinds_in(text: str) -> list[str]:
 
 
 def without_nul(text: str) -> str:
-    """Drops the zeros of UTF-16 and UTF-32 that were read as bytes; elsewhere a zero ends a text."""
+    """Remove the zeros of UTF-16 and UTF-32 that were read as bytes (over 40% of the text).
+
+    Otherwise each zero becomes a space, since a zero ends a text.
+    """
     return text.replace("\0", "" if text.count("\0") > 0.4 * len(text) else " ")
 
 
@@ -107,7 +113,7 @@ _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 
 
 def _forms(line: str) -> list[str]:
-    """A line, and what it says where it is JSON (in JSON), HTML or an address."""
+    """The line as it is, then with escapes resolved: JSON, JSON within JSON, HTML, URL."""
     forms = [line]
     for resolve in (_unescaped, _unescaped, html.unescape, unquote):
         if (resolved := resolve(forms[-1])) != forms[-1]:
@@ -118,7 +124,7 @@ def _forms(line: str) -> list[str]:
 def _unescaped(text: str) -> str:
     def plain(match: re.Match[str]) -> str:
         if code := match[1] or match[2]:
-            return chr(int(code, 16)).encode(errors="replace").decode()  # half of a pair is no text
+            return chr(int(code, 16)).encode(errors="replace").decode()  # a lone surrogate is not text
         return _CONTROLS.get(match[3] or "", match[4] or "")
 
     return _ESCAPES.sub(plain, text) if "\\" in text else text

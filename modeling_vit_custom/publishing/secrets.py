@@ -1,5 +1,7 @@
-"""The search of a folder for what must not be published though its file may: texts as of `secret_patterns`, positions
-and names in photographs, and what lies behind an image's end.
+"""Search of a folder for secrets and personal data in files that could otherwise be published.
+
+It finds the patterns of `secret_patterns` in text, positions and names in photographs, and data behind the end of an
+image.
 """
 
 import codecs
@@ -25,22 +27,22 @@ _PERSONAL_TAGS = {
     "ImageDescription": "description", "Artist": "artist", "CameraOwnerName": "owner",
     "BodySerialNumber": "serial number", "UserComment": "comment", "XPComment": "comment", "XPAuthor": "author",
 }  # fmt: skip
-_MEANT = ("LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS", "CITATION")  # an address there is to be published
+_MEANT = ("LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS", "CITATION")  # addresses in these are public
 _AUTHOR = re.compile(r"<dc:creator>.{0,200}?<rdf:li[^>]*>\s*[^<\s]", re.DOTALL)  # in XMP
-_AUTHOR_TEXTS = ("author", "artist", "creator")  # keys of a PNG's texts
-_BY_LINE = (2, 80)  # of IPTC
-_PRINTABLE = re.compile(rb"[\t\n\r\x20-\x7e]{16,}")  # shorter ones come about by chance
+_AUTHOR_TEXTS = ("author", "artist", "creator")  # keys of PNG text chunks
+_BY_LINE = (2, 80)  # IPTC record and data set
+_PRINTABLE = re.compile(rb"[\t\n\r\x20-\x7e]{16,}")  # shorter runs occur by chance
 _PRINTABLE_WIDE = re.compile(rb"(?:[\x20-\x7e]\0){16,}[\x20-\x7e]?")  # UTF-16
-MAX_PIXELS = 50_000_000  # of an image whose text is read
-MAX_TEXT = 64 * 1024**2  # bytes of a file that is searched
-MAX_HEADER = 16 * 1024**2  # bytes of a safetensors header that is searched
+MAX_PIXELS = 50_000_000  # a larger image is reported as not searched
+MAX_TEXT = 64 * 1024**2  # bytes; a larger file, unless it is safetensors, is reported as not searched
+MAX_HEADER = 16 * 1024**2  # bytes of a safetensors header that are searched
 
 
 def scan_secrets(folder: Path) -> list[str]:
-    """Every finding below `folder`, as "file:line: kind"; what was found is never part of it.
+    """Return every finding below `folder` as "file:line: kind" or, for a binary file, "file: kind"; never the secret.
 
-    Text, JSON and code are read line by line, of safetensors the metadata and names, of images texts, EXIF data,
-    whatever else can be read in their bytes, and what lies behind their end.
+    Text, JSON and code are searched line by line. Of safetensors, the metadata and tensor names are searched. Of
+    images, texts, EXIF data, other readable bytes and data behind the end of the image are searched.
     """
     folder = Path(folder)
     findings: list[str] = []
@@ -54,7 +56,7 @@ def _scan_file(path: Path) -> Iterator[str]:
     if any(fnmatchcase(path.name, pattern) for pattern in _SECRET_FILES):
         yield ": a file of secrets by its name"
     if is_shipped(path):
-        return  # public already
+        return  # shipped with this package, so public already
     if path.suffix == ".safetensors":
         yield from (f": {kind} in its metadata" for kind in kinds_in(_safetensors_metadata(path)))
     elif path.stat().st_size > MAX_TEXT:
@@ -66,7 +68,7 @@ def _scan_file(path: Path) -> Iterator[str]:
 
 
 def _scan_text(path: Path) -> Iterator[str]:
-    """Line by line; of a file that is no text, what can be read in it."""
+    """Findings line by line; for a binary file, findings in its printable runs."""
     data = path.read_bytes()
     start = data[:4096].replace(b"\0", b"")
     if sum(byte < 9 or 13 < byte < 32 for byte in start) > len(start) / 20:
@@ -81,7 +83,7 @@ def _scan_text(path: Path) -> Iterator[str]:
 
 
 def _scan_image(path: Path) -> Iterator[str]:
-    """Secrets in an image's texts, data that say where it was taken and by whom, and what lies behind it."""
+    """Findings in an image: secrets in its texts, its position and author, and data behind its end."""
     data = path.read_bytes()
     try:
         with warnings.catch_warnings():
@@ -91,7 +93,7 @@ def _scan_image(path: Path) -> Iterator[str]:
             if image.width * image.height > MAX_PIXELS:
                 yield f": not searched, {image.width} x {image.height} pixels are too many"
                 return
-            image.load()  # PNG texts may follow the pixels
+            image.load()  # PNG text chunks may follow the pixels
             texts = {str(key): _as_text(value) for key, value in image.info.items() if isinstance(value, str | bytes)}
             texts |= {key: _printable(image.info[key]) for key in ("icc_profile", "exif") if key in image.info}
             exif = image.getexif()
@@ -106,7 +108,7 @@ def _scan_image(path: Path) -> Iterator[str]:
     if position or "GPSLatitude" in text:
         yield ": GPS position in its metadata"
     for tag, kind in _PERSONAL_TAGS.items():
-        if named.get(tag, "").removeprefix("ASCII").strip("\0 "):  # the prefix names the coding of a comment
+        if named.get(tag, "").removeprefix("ASCII").strip("\0 "):  # the prefix names the comment's encoding
             yield f": {kind} in its EXIF data"
     if by_line or _AUTHOR.search(text) or any(key.lower() in _AUTHOR_TEXTS and texts[key].strip() for key in texts):
         yield ": author in its metadata"
@@ -116,7 +118,7 @@ def _scan_image(path: Path) -> Iterator[str]:
 
 
 def _printable(data: bytes) -> str:
-    """What can be read in bytes, a run of printable characters a line."""
+    """Runs of printable ASCII or UTF-16 characters in `data`, one run a line."""
     runs = [*_PRINTABLE.findall(data), *(run.replace(b"\0", b"") for run in _PRINTABLE_WIDE.findall(data))]
     return "\n".join(run.decode("ascii") for run in runs)
 
@@ -126,7 +128,7 @@ def _as_text(value: object) -> str:
 
 
 def _safetensors_metadata(path: Path) -> str:
-    """The texts of a header's __metadata__ and tensor names, one a line; nothing for a file that has none."""
+    """Metadata and tensor names of a safetensors header, one a line; "" for a file without a header."""
     with open(path, "rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -134,7 +136,7 @@ def _safetensors_metadata(path: Path) -> str:
     try:
         table = json.loads(header)
     except (ValueError, RecursionError):
-        return header.decode("latin-1")  # damaged: what lies there is searched as it is
+        return header.decode("latin-1")  # damaged header: its raw bytes are searched
     metadata = table.get("__metadata__") if isinstance(table, dict) else None
     texts = [f"{key} = {value}" for key, value in metadata.items()] if isinstance(metadata, dict) else []
     return "\n".join([*texts, *map(str, table)])

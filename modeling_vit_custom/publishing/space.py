@@ -1,4 +1,4 @@
-"""A Space that shows a published model: the demo page as its app.py, and which model at which commit."""
+"""A Space for a published model: the demo page as its app.py, and the model's id and commit."""
 
 import re
 import shutil
@@ -10,10 +10,11 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..common.json_files import write_json
 from ..common.model_files import CARD
-from ..serving import demo
+from ..tasks.hub import Listing
 
-GRADIO = "6.31.0"  # the version that the demo page is tested with
-REQUIREMENTS = (  # what model and processor import; Gradio is installed by the Space itself, as sdk_version
+SETTINGS = "model.json"  # read by the page from its own folder
+GRADIO = "6.31.0"  # the demo page is tested with this version
+REQUIREMENTS = (  # imports of model and processor; the Space installs Gradio itself, by sdk_version
     "torch>=2.10",
     "torchvision>=0.25",
     "transformers>=5.10.1,<6",
@@ -23,19 +24,22 @@ REQUIREMENTS = (  # what model and processor import; Gradio is installed by the 
 )
 
 
-def write_space(folder: str | Path, repo_id: str, revision: str) -> None:
-    """Writes app.py, model.json, requirements.txt and README.md of a Space for the model `repo_id` into `folder`.
+def write_space(folder: str | Path, repo_id: str, revision: str, listing: Listing) -> None:
+    """Write app.py, model.json, requirements.txt and README.md of a Space for the model `repo_id` into `folder`.
 
-    The page loads the model, and runs its code, at `revision` and no other.
-    Raises ValueError unless that is a commit (40 hexadecimal characters) and `repo_id` can be a repository.
+    The page `listing.demo` loads the model, and runs its code, at `revision` only.
+    Raises ValueError if `revision` is not a commit (40 hexadecimal characters), if `repo_id` cannot be a repository,
+    and if there is no demo page.
     """
+    if listing.demo is None:
+        raise ValueError(f"{listing.name} has no demo page: leave the Space out.")
     validate_repo_id(repo_id)
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ValueError(f"revision={revision!r}: a Space runs the model's code; give its commit, 40 characters.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(demo.__file__, folder / "app.py")
-    write_json(folder / demo.SETTINGS.name, {"model": repo_id, "revision": revision})
+    shutil.copyfile(listing.demo, folder / "app.py")
+    write_json(folder / SETTINGS, {"model": repo_id, "revision": revision})
     (folder / "requirements.txt").write_text("\n".join(REQUIREMENTS) + "\n")
     name = repo_id.rpartition("/")[2]
     data = SpaceCardData(

@@ -1,4 +1,4 @@
-"""What may be published, copied into a clean folder: an allow-list, so that nothing is published by oversight."""
+"""Staging: files that may be published are copied into a clean folder by an allow-list, never by oversight."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,7 +9,6 @@ from pathlib import Path
 from ..common.json_files import read_json
 from ..common.model_files import (
     CARD,
-    CONFIGS,
     CONFUSION_PICTURE,
     CONVERSION,
     GOLDEN,
@@ -19,6 +18,7 @@ from ..common.model_files import (
     RUN_FILE,
     SPEEDS,
     SPEEDS_PICTURE,
+    TRAIN_LOG,
     TRAINER_STATE,
     TRAINING_PICTURE,
     WEIGHTS,
@@ -27,19 +27,20 @@ from ..common.model_files import (
 from ..common.outputs import check_new_folder
 from ..weight_files_vit_custom import check_weight_map
 from .code_files import SHIPPED, VERSION, foreign_code, reached_modules, read_configs
+from .forms import form_in
 
-# Published where present, beside weights and reached modules.
+# Published if present, in addition to the weights and the reached modules.
 OPTIONAL = (
     METRICS, RUN_FILE, CONVERSION, TRAINING_PICTURE, CONFUSION_PICTURE, GOLDEN,
-    SPEEDS, SPEEDS_PICTURE, "examples/*.png", CARD, "LICENSE",
+    SPEEDS, SPEEDS_PICTURE, "examples/*.png", "examples/[0-9].npy", CARD, "LICENSE",
 )  # fmt: skip
 GIT_ATTRIBUTES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.npy", "*.npz", "*.h5", "*.msgpack")
-# Why a file stays behind: the first pattern that its name, or the folder it lies in, matches.
+# Reasons why a file or folder is left out; the first pattern that matches its name counts.
 REASONS = (
     (("checkpoint-*", "runs"), "state of the training"),
     ((REPORT_PAGE,), "may show private images"),
-    ((IMAGES,), "says which files of this machine were trained on"),
+    ((IMAGES, TRAIN_LOG), "says which files of this machine were trained on"),
     ((".*",), "hidden"),
     (PICKLES, "not safetensors: reading it can run code"),
     ((TRAINER_STATE, "optimizer*", "scheduler*", "rng_state*"), "state of the training"),
@@ -55,7 +56,7 @@ class StagingError(ValueError):
 
 @dataclass
 class Plan:
-    """copied: names relative to the model's folder.   left_out: name -> why.   notes: what should be said besides."""
+    """copied: names relative to the model's folder.   left_out: name -> reason.   notes: other things to report."""
 
     copied: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -63,10 +64,10 @@ class Plan:
 
 
 def stage(model_dir: Path, staging_dir: Path, say: Callable[[str], None] = print) -> list[str]:
-    """Copies what may be published into the empty or new `staging_dir`, and says what stays behind and why.
+    """Copy the files that may be published into the empty or new `staging_dir`; report what is left out and why.
 
-    Returns the relative names of the files there, sorted, the .gitattributes written here among them. Raises
-    StagingError, before anything is copied, where a needed file is missing, is a link, or is not what its name says.
+    Returns the sorted relative names of the files there, including the .gitattributes written here. Raises
+    StagingError, before anything is copied, if a needed file is missing, is a link, or is not what its name says.
     """
     model_dir, staging_dir = Path(model_dir), Path(staging_dir)
     check_new_folder(staging_dir, StagingError)
@@ -83,7 +84,7 @@ def stage(model_dir: Path, staging_dir: Path, say: Callable[[str], None] = print
 
 
 def plan_staging(model_dir: Path) -> Plan:
-    """What `stage` would copy and leave out. Raises StagingError."""
+    """Return what `stage` would copy and leave out. Raises StagingError."""
     if not model_dir.is_dir():
         raise StagingError(f"{model_dir} is not a folder: give one that training or save_pretrained made.")
     try:
@@ -97,11 +98,12 @@ def plan_staging(model_dir: Path) -> Plan:
 
 
 def _plan(model_dir: Path) -> Plan:
-    missing = [name for name in CONFIGS if not (model_dir / name).is_file()]
+    configs = form_in(model_dir).configs
+    missing = [name for name in configs if not (model_dir / name).is_file()]
     if missing:
         raise StagingError(f"{model_dir} has no {' and no '.join(missing)}: save model and processor there.")
     modules = reached_modules(model_dir, *read_configs(model_dir))
-    wanted = [*CONFIGS, *weight_files(model_dir), *modules, *OPTIONAL]
+    wanted = [*configs, *weight_files(model_dir), *modules, *OPTIONAL]
     plan = Plan()
     for path in _entries(model_dir):
         name = path.relative_to(model_dir).as_posix()
@@ -122,9 +124,9 @@ def _plan(model_dir: Path) -> Plan:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the weights that transformers loads: model.safetensors, or an index and its shards.
+    """Return the names of the weights that transformers loads: model.safetensors, or an index and its shards.
 
-    Raises ValueError where there are none, where some of what an index names are missing, and where both are there.
+    Raises ValueError if there are none, if a shard named by the index is missing, and if both forms are there.
     """
     if (folder / WEIGHTS).is_file() and (folder / WEIGHTS_INDEX).is_file():
         raise ValueError(
@@ -142,14 +144,17 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def read_index(folder: Path) -> dict[str, str]:
-    """Tensor name -> shard, of model.safetensors.index.json. Raises ValueError for names that are no shards."""
+    """Return {tensor name: shard} of model.safetensors.index.json.
+
+    Raises ValueError for names that cannot be shards.
+    """
     weight_map = read_json(folder / WEIGHTS_INDEX).get("weight_map")
     check_weight_map(weight_map, WEIGHTS_INDEX)
     return weight_map  # type: ignore[return-value]
 
 
 def _entries(model_dir: Path) -> Iterator[Path]:
-    """Everything directly in the folder and in its examples, sorted; other folders as one entry."""
+    """Everything directly in the folder and in its examples/, sorted; any other folder is one entry."""
     for path in sorted(model_dir.iterdir()):
         if path.name == "examples" and path.is_dir() and not path.is_symlink():
             yield from sorted(path.iterdir())
@@ -158,8 +163,13 @@ def _entries(model_dir: Path) -> Iterator[Path]:
 
 
 def is_pickle(name: str) -> bool:
-    """Whether a file's name says that reading it can run code, or is not what is published here."""
-    return any(fnmatchcase(name.rpartition("/")[2].lower(), pattern) for pattern in PICKLES)
+    """Return whether a file's name marks a format that can run code when read, or one that is not published here.
+
+    The .npy files of the example images do not count: the image decoder never unpickles.
+    """
+    return not fnmatchcase(name, "examples/[0-9].npy") and any(
+        fnmatchcase(name.rpartition("/")[2].lower(), pattern) for pattern in PICKLES
+    )
 
 
 def _reason(name: str) -> str:

@@ -1,8 +1,9 @@
-"""A folder to a Hub repository in one commit, sent again only after asking whether it has landed.
+"""Upload of a folder to a Hub repository in one commit; a retry first checks whether the commit has landed.
 
-The client does not repeat the request that makes the commit, for its answer can be lost after the commit was made. Here
-the parent is fixed at the head first seen. After a failure the commits since then are read: one that holds this folder
-is ours; if there is none the request is sent again, and the Hub refuses it where somebody else has moved the branch.
+The Hub client never repeats the request that makes a commit, because its answer can be lost after the commit was made.
+Here the parent is fixed at the head first seen. After a failure, the commits made since then are read: one that holds
+this folder is ours. If there are none, the request is sent again, and the Hub refuses it if somebody else has moved the
+branch.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..common.claims import sha256_of
 from ..common.text import printable
 
-try:  # the client's own HTTP library, which has changed its name
+try:  # HTTP library of the Hub client; its name depends on the client's version
     from httpx2 import TransportError
 except ImportError:
     from httpx import TransportError  # type: ignore[assignment]
@@ -38,7 +39,7 @@ Wanted = tuple[Mapping[str, Path], list[str]]
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt
 TRANSIENT = {408, 429, 500, 502, 503, 504}
 STALE = 412
-KEPT = {".gitattributes"}  # written by the Hub itself: what it stores as a large file; neither sent nor deleted
+KEPT = {".gitattributes"}  # the Hub's own list of large files (LFS); neither uploaded nor deleted
 EXPLAINED = {
     400: "the Hub refused the content",
     401: "the Hub does not know you: run `hf auth login`, or set HF_TOKEN to a token that may write",
@@ -48,17 +49,17 @@ EXPLAINED = {
 
 
 class PublishError(RuntimeError):
-    """What stood in the way of publishing, and the way out; never holds a token."""
+    """The obstacle to publishing and how to remove it; never contains a token."""
 
 
 def check_installed() -> None:
-    """Raises PublishError where a package of the extra `publish` is missing."""
+    """Raise PublishError if a package of the extra `publish` is missing."""
     if missing := [name for name in ("jinja2", "detect_secrets") if find_spec(name) is None]:
         raise PublishError(f"{' and '.join(missing)} missing here: pip install 'vit-custom[publish]'.")
 
 
 def check_target(repo_id: str, revision: str | None) -> None:
-    """Raises PublishError for a name that no repository can have, and for a revision that is no branch."""
+    """Raise PublishError for a name that no repository can have, and for a revision that is not a branch."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -79,13 +80,13 @@ def upload_folder(
     message: str,
     replace: bool = False,
 ) -> str:
-    """Puts `folder` into the repository's branch in one commit; returns the 40-hex sha that holds it.
+    """Upload `folder` to the repository's branch in one commit; return the 40-hex sha that holds it.
 
-    The repository and the branch `revision` (default: main) are made if they do not exist; `private` is about a new
-    repository, an existing one stays what it is. Other files there stay; with `replace` they are named and deleted, all
-    but .gitattributes, and earlier commits keep them. Without any difference no commit is made.
-    Raises PublishError: other files that would be false or unsafe beside these, no right to write, a branch moved by
-    somebody else meanwhile, a Hub that stays unavailable.
+    The repository and the branch `revision` (default: main) are created if missing. `private` applies to a new
+    repository only. Other files in the branch stay; with `replace` they are listed and deleted, except .gitattributes,
+    and earlier commits keep them. If nothing differs, no commit is made.
+    Raises PublishError for other files that would be false or unsafe beside these, without the right to write, for a
+    branch that somebody else moved meanwhile, and for a Hub that stays unavailable.
     """
     files, branch = files_of(folder), revision or "main"
     with explained(repo_id):
@@ -117,12 +118,12 @@ def upload_folder(
 
 
 def commit_holding(
-    folder: str | Path, repo_id: str, *, revision: str | None = None, besides: str, replace: bool = False
+    folder: str | Path, repo_id: str, *, revision: str | None = None, except_for: str, replace: bool = False
 ) -> str | None:
-    """The oldest of the branch's latest commits that all hold this folder, their file `besides` aside.
+    """Return the sha of the oldest commit since which the branch holds this folder, with one file (the card) ignored.
 
-    What other files the head holds they may hold as well, or with `replace` none.
-    None if the head does not hold the folder, or if there is no such model repository or branch.
+    Other files may be in these commits only if the head has them too; with `replace` there may be none.
+    Returns None if the head does not hold the folder, or if there is no such model repository or branch.
     """
     files, found = files_of(folder), None
     allowed: set[str] | None = set() if replace else None
@@ -135,14 +136,14 @@ def commit_holding(
         for commit in commits:
             changed, others = differences(files, repository.files(commit.commit_id))
             allowed = {*others} if allowed is None else allowed
-            if {*changed, *others} - {besides} - allowed:
+            if {*changed, *others} - {except_for} - allowed:
                 break
             found = commit.commit_id
     return found
 
 
 def files_of(folder: str | Path) -> dict[str, Path]:
-    """{name in the repository: file}. Raises PublishError where there is none."""
+    """Return {name in the repository: file} of a folder. Raises PublishError if it holds no files."""
     everything = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*"))}
     found = {name: path for name, path in everything.items() if path.is_file() and name not in KEPT}
     if not found:
@@ -151,7 +152,7 @@ def files_of(folder: str | Path) -> dict[str, Path]:
 
 
 def differences(files: Mapping[str, Path], remote: Mapping[str, RepoFile]) -> tuple[list[str], list[str]]:
-    """(names whose content the repository lacks, its names that are not ours)."""
+    """Return (names whose content the repository lacks, names that only the repository has)."""
     changed = [name for name, path in files.items() if name not in remote or not _same(path, remote[name])]
     return changed, sorted(set(remote) - set(files) - KEPT)
 
@@ -162,18 +163,18 @@ def _same(path: Path, remote: RepoFile) -> bool:
     if remote.lfs is not None:
         return sha256_of(path) == remote.lfs.sha256
     content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote.blob_id  # as git names it
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote.blob_id  # git's blob hash
 
 
 class Repository:
-    """One repository through the client, which finds the token itself: HF_TOKEN, or `hf auth login`."""
+    """One repository, through the Hub client, which finds the token itself: HF_TOKEN, or `hf auth login`."""
 
     def __init__(self, repo_id: str, repo_type: str):
         self.api = HfApi()
         self.named: dict[str, Any] = {"repo_id": repo_id, "repo_type": repo_type}
 
     def open(self, private: bool, revision: str | None = None) -> None:
-        """Makes what does not exist yet, the repository and the branch; says who can see it."""
+        """Create the repository and the branch if missing; print who can see the repository."""
         sdk = "gradio" if self.named["repo_type"] == "space" else None
         patiently(lambda: self.api.create_repo(**self.named, private=private, exist_ok=True, space_sdk=sdk))
         is_private = self.is_private()
@@ -194,13 +195,16 @@ class Repository:
         return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
     def commits(self, branch: str) -> list[GitCommitInfo]:
-        """Newest first."""
+        """Return the branch's commits, newest first."""
         return self.api.list_repo_commits(**self.named, revision=branch)  # patient by itself
 
     def demand_harmless(
         self, there: Mapping[str, RepoFile], others: Sequence[str], files: Mapping[str, Path], revision: str
     ) -> None:
-        """Raises PublishError for `others`, of the files there, that may not stay beside `files`; for another's app."""
+        """Raise PublishError if one of `others` may not stay beside `files`, or if the Space is another app.
+
+        there: all files of the revision, including `others`.
+        """
         name = self.named["repo_id"]
         if self.named["repo_type"] == "space":
             if "app.py" in there and "model.json" not in there:
@@ -228,9 +232,9 @@ class Repository:
             )
 
     def commit(self, operations: list, branch: str, parent: str, wanted: Wanted, message: str) -> str:
-        """One commit on `parent` that makes the branch hold what is wanted, (files, names of others that stay).
+        """Make one commit on `parent` after which the branch holds `wanted`: (files, names of others that stay).
 
-        Returns its sha, also where only the answer was lost.
+        Returns its sha, even if only the Hub's answer was lost.
         """
         for pause in (*PAUSES, None):
             try:
@@ -263,7 +267,7 @@ class Repository:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """The result of a call that may be repeated without harm, after pauses where it fails for a passing reason."""
+    """Return the result of a call that is safe to repeat; after a transient error, pause and call again."""
     for pause in PAUSES:
         try:
             return call()
@@ -275,7 +279,7 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def http_cause(error: BaseException | None) -> BaseException | None:
-    """The answer or the broken connection behind an error of the client, if that is what it was."""
+    """Return the HTTP error or broken connection behind an error of the Hub client; None if there is none."""
     while error is not None and not isinstance(error, HfHubHTTPError | TransportError):
         error = error.__cause__
     return error
@@ -291,7 +295,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def short(error: BaseException) -> str:
-    """An error in one line, without the token, were it ever to be in it."""
+    """Return an error's text in one line, with the token masked should it occur there."""
     text = " ".join(str(error).split()) or type(error).__name__
     token = get_token()
     return text.replace(token, "[token]") if token else text
@@ -299,7 +303,7 @@ def short(error: BaseException) -> str:
 
 @contextmanager
 def explained(repo_id: str) -> Iterator[None]:
-    """Turns what the client raises into a PublishError that says how to go on."""
+    """Turn errors of the Hub client into a PublishError that says how to go on."""
     try:
         yield
     except OfflineModeIsEnabled as error:

@@ -1,4 +1,4 @@
-"""Charts as pixels and texts that the macro in charts.html.j2 draws as SVG: crisp, small, in the page's own colours."""
+"""Charts as pixels and texts; a macro in charts.html.j2 draws them as SVG: crisp, small, in the page's own colours."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 WIDTH, HEIGHT = 480, 250
-LEFT, RIGHT, TOP, BOTTOM = 54, 468, 24, 212  # of the plot, in pixels of the drawing
-BUCKETS = 250  # of a long line: the lowest and the highest value of each are kept
+LEFT, RIGHT, TOP, BOTTOM = 54, 468, 24, 212  # edges of the plot, in pixels of the drawing
+BUCKETS = 250  # of points in a long line; each keeps its lowest and highest
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from `low` to `high` on pixels from `start` to `end`."""
+    """An axis that maps values from `low` to `high` to pixels from `start` to `end`."""
 
     low: float
     high: float
@@ -37,7 +37,7 @@ class Axis:
         return np.round(self.start + share * (self.end - self.start), 1).tolist()
 
     def ticks(self, count: int = 5) -> list[tuple[float, str]]:
-        """About `count` round numbers within the axis, as (pixel, text)."""
+        """Return about `count` round numbers within the axis, as (pixel, text)."""
         step = round_step((self.high - self.low) / count)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         values = [round(i * step, 12) for i in range(first, last + 1)]
@@ -46,9 +46,9 @@ class Axis:
 
 @dataclass(frozen=True)
 class Bar:
-    """From `x` over `width` pixels, `height` up from the bottom.
+    """A bar over `width` pixels from `x`, `height` pixels up from the bottom.
 
-    text: what it says when pointed at.   label: above it.   whisker: [bottom, top] pixels of an interval.
+    text: shown when pointed at.   label: text above it.   whisker: [bottom, top] pixels of an interval.
     """
 
     x: float
@@ -61,7 +61,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Line:
-    """points: what a polyline takes.   x, y: the values there, as text.   dots: (x, y) pixels."""
+    """points: of an SVG polyline.   x, y: the values there, as text.   dots: (x, y) pixels."""
 
     name: str
     style: str
@@ -73,7 +73,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything that is drawn; ticks are (pixel, text).   marked: (pixel, text) of a vertical line."""
+    """Everything that is drawn.   x_, y_, top_ticks: (pixel, text).   marked: (pixel, text) of a vertical line."""
 
     title: str
     x_name: str
@@ -93,26 +93,28 @@ def short(value: float) -> str:
 
 
 def round_step(step: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is not below `step`."""
+    """Return the smallest of 1, 2, 5 times a power of ten that is not below `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return power * next(factor for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))
 
 
 def span(values: Sequence[float], margin: float = 0.04) -> tuple[float, float]:
-    """(low, high) with a margin, from 0 where that is near; never empty."""
+    """Return (low, high) with a margin, never empty; low is 0 if the smallest value is near 0."""
     low, high = min(values), max(values)
     room = (high - low) * margin or abs(high) * 0.1 or 1.0
     return (0.0 if 0 <= low <= (high - low) else low - room), high + room
 
 
 def thinned(x: Sequence[float], y: Sequence[float], buckets: int = BUCKETS) -> tuple[list[float], list[float]]:
-    """The points that are numbers; of a long line, those with the lowest and highest y in each bucket of points."""
+    """Return the points with finite y, at most about 2 * `buckets` of them.
+
+    Of a longer line the first, the last, and those with the lowest and highest y in each bucket of points are kept.
+    """
     points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b)]
     if len(points) > 2 * buckets:
         kept: list[tuple[float, float]] = []
         for part in np.array_split(np.arange(len(points)), buckets):
-            values = [points[i][1] for i in part]
-            ends = {int(part[int(np.argmin(values))]), int(part[int(np.argmax(values))])}
+            ends = {extreme(part.tolist(), key=lambda i: points[i][1]) for extreme in (min, max)}
             kept += [points[i] for i in sorted(ends)]
         points = [points[0], *kept, points[-1]]
     return [a for a, _ in points], [b for _, b in points]
@@ -129,9 +131,10 @@ def line_chart(
     y_limits: tuple[float, float] | None = None,
     diagonal: bool = False,
 ) -> Chart | None:
-    """Lines over one axis, with epochs along the top if `epochs_per_step` is known; None if there is nothing to draw.
+    """Return a chart of lines over one axis, or None if there is nothing to draw.
 
-    marked: a value of x and what is to be said of it.   diagonal: draws y = x, where both axes have the same limits.
+    epochs_per_step: if given, epochs run along the top.   marked: a value of x and its text.   diagonal: also draw y =
+    x, for axes with the same limits.
     """
     thin = [(one, *thinned(one.x, one.y)) for one in series]
     thin = [(one, x, y) for one, x, y in thin if x]
@@ -179,7 +182,7 @@ def bar_chart(
     y_limits: tuple[float, float] | None = None,
     diagonal: bool = False,
 ) -> Chart:
-    """Bars of equal width over x from 0 to 1, each with what it says when pointed at, a label and an interval."""
+    """Return a chart of equally wide bars over x from 0 to 1, each with a text on hover, a label and an interval."""
     across, up = Axis(0, 1, LEFT, RIGHT), Axis(*(y_limits or (0.0, max(*heights, 1) * 1.05)), BOTTOM, TOP)
     edges = across.pixels(np.linspace(0, 1, len(heights) + 1).tolist())
     whiskers = [ends and up.pixels(ends) for ends in intervals or [None] * len(heights)]

@@ -1,4 +1,4 @@
-"""The confusion matrix: its most frequent mistakes, and its picture."""
+"""The picture of confusions: a confusion matrix or, for many classes, the most frequent mistakes."""
 
 import os
 from collections.abc import Sequence
@@ -11,41 +11,72 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..common.text import printable
-from .plots import ACCENT, INK, save_figure
-
-
-def confused_pairs(confusion: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """[(how often, true class, predicted class)] of the most frequent mistakes.   confusion: [C, C], rows true."""
-    rows, columns = np.nonzero(confusion - np.diag(np.diag(confusion)))
-    times = confusion[rows, columns]
-    order = np.argsort(-times, kind="stable")[:count]
-    return [(int(times[k]), int(rows[k]), int(columns[k])) for k in order]
-
+from .confused import MATRIX_CLASSES, confused_pairs, matrix_of, pairs_of
+from .plots import ACCENT, INK, Picture, save_figure
 
 MAX_ANNOTATED = 25  # more classes than this: colour alone, figures no longer fit their cells
 MAX_NAMED = 120  # more classes than this: class ids on the axes instead of names
 MAX_LABEL = 28  # characters of a class name shown on an axis
+MAX_BARS = 30  # mistakes shown if there are too many classes for a matrix
+
+
+def plot_confusions(
+    pairs: np.ndarray, labels: Sequence[str], path: str | os.PathLike, title: str = "Confusion matrix"
+) -> Path:
+    """Draw the confusion matrix of pairs [P, 3] as a PNG, as `draw_confusions` does; return its path."""
+    return save_figure(draw_confusions(pairs, labels, title), path)
+
+
+def draw_confusions(pairs: np.ndarray, labels: Sequence[str], title: str = "Confusion matrix") -> Figure:
+    """Draw the confusion matrix of pairs [P, 3], as in `confused`.
+
+    With more than MATRIX_CLASSES classes the most frequent mistakes are drawn as bars instead.
+    """
+    if len(labels) <= MATRIX_CLASSES:
+        return draw_confusion_matrix(matrix_of(pairs, len(labels)), labels, title)
+    worst = confused_pairs(pairs, MAX_BARS)
+    figure = Picture(figsize=(8, 1 + 0.25 * max(len(worst), 1)), dpi=150)
+    axes = figure.add_axes((0, 0, 1, 1))
+    bars = axes.barh(range(len(worst)), [times for times, _, _ in worst], color=ACCENT)
+    axes.bar_label(bars, [f"{times:,}" for times, _, _ in worst], padding=3)
+    names = [f"{_shorten(labels[true])} → {_shorten(labels[predicted])}" for _, true, predicted in worst]
+    for tick in axes.set_yticks(range(len(worst)), names):
+        tick.label1.set_parse_math(False)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("images")
+    what = f"Most frequent mistakes of {len(labels):,} classes (true → predicted)"
+    _entitle(axes, what, int(pairs[:, 0].sum()), int(pairs[pairs[:, 1] == pairs[:, 2], 0].sum()))
+    return figure
 
 
 def plot_confusion_matrix(
     matrix: np.ndarray, labels: Sequence[str], path: str | os.PathLike, title: str = "Confusion matrix"
 ) -> Path:
-    """Draws counts, coloured by the share of each true class, as a PNG; returns its path.
+    """Draw counts as a PNG, as `draw_confusion_matrix` does; return its path."""
+    return save_figure(draw_confusion_matrix(matrix, labels, title), path)
 
-    matrix: [C, C] counts, rows true, columns predicted.   labels: [C] class names.
+
+def draw_confusion_matrix(matrix: np.ndarray, labels: Sequence[str], title: str = "Confusion matrix") -> Figure:
+    """Draw counts, coloured by the share of each true class.
+
+    matrix: [C, C] counts, rows true, columns predicted.   labels: [C] class names.   Raises ValueError for other
+    shapes.
     """
     matrix = np.asarray(matrix)
     classes = len(matrix)
     if matrix.shape != (classes, classes) or len(labels) != classes or classes == 0:
         raise ValueError(f"matrix has shape {matrix.shape} with {len(labels)} labels; needs [C, C] and C labels.")
+    if classes > MATRIX_CLASSES:
+        return draw_confusions(pairs_of(matrix), labels)
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
     written = classes <= MAX_ANNOTATED
 
     side = float(np.clip(0.5 * classes, 3.4, 12)) if written else min(8 + 0.07 * classes, 16)
-    figure = Figure(figsize=(side, side), dpi=150)
-    axes = figure.add_axes((0, 0, 1, 1))  # what lies beside it is reached by the tight bounding box on saving
-    # The square root lifts rare mistakes off the background; where counts are written it is not needed.
+    figure = Picture(figsize=(side, side), dpi=150)
+    axes = figure.add_axes((0, 0, 1, 1))  # the tight bounding box on saving includes what lies outside
+    # The square root lifts rare mistakes off the background; written counts do not need it.
     colours = PowerNorm(1.0 if written else 0.5, vmin=0, vmax=1)
     image = axes.imshow(shares, cmap="Blues", norm=colours, interpolation="nearest")
     inch = 1 / side
@@ -62,15 +93,18 @@ def plot_confusion_matrix(
     _name_ticks(axes, labels)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    accuracy = np.trace(matrix) / max(matrix.sum(), 1)
-    axes.set_title(f"{title}\n{int(matrix.sum()):,} images, {accuracy:.1%} right", color=INK, fontsize=11)
-    axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
-    axes.tick_params(which="minor", length=0)
+    _entitle(axes, title, int(matrix.sum()), int(np.trace(matrix)))
     if written:
+        axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
+        axes.tick_params(which="minor", length=0)
         axes.grid(which="minor", color="white", linewidth=0.5)
     axes.spines[:].set_color("#cbd2d9")
-    return save_figure(figure, path)
+    return figure
+
+
+def _entitle(axes: Axes, title: str, images: int, right: int) -> None:
+    axes.set_title(f"{title}\n{images:,} images, {right / max(images, 1):.1%} right", color=INK, fontsize=11)
 
 
 def _shorten(label: str) -> str:
@@ -79,7 +113,9 @@ def _shorten(label: str) -> str:
 
 
 def _worst_confusions(matrix: np.ndarray, labels: Sequence[str], count: int = 12) -> str:
-    lines = [f"{n:,} x  {_shorten(labels[i])} → {_shorten(labels[j])}" for n, i, j in confused_pairs(matrix, count)]
+    lines = [
+        f"{n:,} x  {_shorten(labels[i])} → {_shorten(labels[j])}" for n, i, j in confused_pairs(pairs_of(matrix), count)
+    ]
     return "\n".join(["Most frequent mistakes", "(true → predicted)", "", *(lines or ["none"])])
 
 
@@ -103,7 +139,7 @@ def _name_ticks(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _write_counts(axes: Axes, matrix: np.ndarray, shares: np.ndarray, cell: float) -> None:
-    """Writes each count into its cell of `cell` inches; zeros are left out, so that mistakes stand out."""
+    """Write each count into its cell of `cell` inches; zeros are left out, so that mistakes stand out."""
     digits = len(f"{matrix.max():,}")
     size = float(np.clip(cell * 72 / (0.75 * digits + 0.6), 4, 11))
     for i, j in zip(*np.nonzero(matrix), strict=True):

@@ -1,4 +1,4 @@
-"""What happened in a training, for card and report: passes, steps, sittings. What was only asked for is said to be so.
+"""Course of a training, for card and report: epochs, steps, sittings. Figures that were only requested are marked so.
 
 `train` is the "train" of metrics.json, `training` that of training_args.json; records of earlier versions hold less.
 """
@@ -12,7 +12,7 @@ STEP = {"per_device_train_batch_size": "images", "processes": "processes", "grad
 
 
 def course_rows(training: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, str | None]:
-    """Rows of the table: how far it came, why it stopped, what is kept, in how many sittings."""
+    """Return rows of the table: length, why it stopped, kept weights, batch, time and sittings."""
     sittings = train.get("sittings") or []
     several = len(sittings) > 1
     return {
@@ -28,7 +28,7 @@ def course_rows(training: Mapping[str, Any], train: Mapping[str, Any]) -> dict[s
 
 
 def epochs(training: Mapping[str, Any], train: Mapping[str, Any]) -> str | None:
-    """How many passes were made; of a training that has not ended, what it is to make."""
+    """Return the number of epochs made and why it stopped; if that number is not recorded, the requested length."""
     made = train.get("epochs", train.get("epoch"))
     if made is None:
         asked = asked_for(training)
@@ -40,7 +40,7 @@ def epochs(training: Mapping[str, Any], train: Mapping[str, Any]) -> str | None:
 
 
 def asked_for(training: Mapping[str, Any]) -> str | None:
-    """The length that counts: minutes, else steps, else epochs."""
+    """Return the requested length: minutes if given, else steps, else epochs."""
     if training.get("max_minutes"):
         return f"{training['max_minutes']:g} minutes"
     if (training.get("max_steps") or 0) > 0:
@@ -49,7 +49,7 @@ def asked_for(training: Mapping[str, Any]) -> str | None:
 
 
 def schedule(training: Mapping[str, Any], train: Mapping[str, Any]) -> str | None:
-    """The learning rate's course, over the steps that it was made for and the steps that ran."""
+    """Return the learning rate schedule with its planned steps, the steps made, and changes of its length."""
     name, planned, made = training.get("lr_scheduler_type"), train.get("planned_steps"), train.get("steps")
     if not name or not planned:
         return name
@@ -60,7 +60,7 @@ def schedule(training: Mapping[str, Any], train: Mapping[str, Any]) -> str | Non
 
 
 def batches(training: Mapping[str, Any], sittings: list[Mapping[str, Any]]) -> str | None:
-    """The images of a step and how they were split, of each sitting that split them otherwise."""
+    """Return how a batch was split (images, processes, accumulation steps), once for each different split."""
     splits = [_batch(sitting) for sitting in sittings if "processes" in sitting] or [_batch(training)]
     return ", then ".join(dict.fromkeys(filter(None, splits))) or None
 
@@ -71,7 +71,7 @@ def _batch(settings: Mapping[str, Any]) -> str | None:
 
 
 def time_taken(train: Mapping[str, Any]) -> str | None:
-    """Of all sittings; of earlier versions, which timed the last alone, that it is so."""
+    """Return the time of all sittings. Earlier versions timed only the last one; the text says so."""
     sittings = train.get("sittings")
     if not sittings:
         seconds = train.get("seconds")

@@ -1,10 +1,10 @@
-"""Scores as text: their names, their digits, and how sure a share of n images is."""
+"""Scores as text: their names, their digits, and the confidence interval of a share of n images."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-# metric in metrics.json: (its type on the Hub, its name here)
+# metric in metrics.json: (type on the Hub, name here)
 METRIC_TITLES = {
     "accuracy": ("accuracy", "Accuracy"),
     "top5_accuracy": ("top5_accuracy", "Top-5 accuracy"),
@@ -15,7 +15,7 @@ METRIC_TITLES = {
     "rmse": ("rmse", "Root mean squared error"),
     "r2": ("r_squared", "R²"),
 }
-SHARES = ("accuracy", "top5_accuracy")  # of n images right: written in per cent, with an interval
+SHARES = ("accuracy", "top5_accuracy")  # shares of n images; written in per cent, with an interval
 
 
 def title(name: str) -> str:
@@ -23,7 +23,7 @@ def title(name: str) -> str:
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was observed on n examples (Wilson 1927)."""
+    """Return the 95 % interval of a share that was observed on n examples (Wilson 1927)."""
     z = 1.96
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
@@ -31,7 +31,7 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def figure(name: str, scores: Mapping[str, Any], n: int) -> str:
-    """A score as text; a share of n images with its interval."""
+    """Return a score as text; a share of n images gets its interval."""
     value = scores.get(name)
     if value is None:
         return "undefined"
@@ -42,14 +42,14 @@ def figure(name: str, scores: Mapping[str, Any], n: int) -> str:
 
 
 def number(value: Any) -> str:
-    """Four digits are what a few thousand images can tell apart."""
+    """Return a value as text, with four significant digits: a few thousand images cannot tell more apart."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "undefined" if value is None else str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:
-    """As in: 42 s, 3 min 5 s, 2 h 4 min."""
+    """Return seconds as text, such as 42 s, 3 min 5 s, 2 h 4 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""What a training logged, as panels of curves: the same for the picture and the page."""
+"""Logged scalars of a training as panels of curves, for the picture and the page alike."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from .formatting import METRIC_TITLES, title
 
-# A validation metric is any eval_… scalar that is neither the loss nor a matter of speed.
+# A validation metric is any eval_… scalar except the loss and measures of speed.
 NOT_METRICS = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_")
 BETWEEN_0_AND_1 = ("eval_accuracy", "eval_top5_accuracy", "eval_macro_f1", "eval_mean_average_precision")
 NOT_CURVES = ("epoch", "step", "loss", "learning_rate", "total_flos", "eval_", "train_")
@@ -18,7 +18,7 @@ LOSS, VALIDATION, LEARNING_RATE, OTHER = "loss", "validation", "learning rate", 
 class Curve:
     """One logged scalar.
 
-    key: as logged.   name: to be read.   steps, epochs: where (epochs is empty if they were not logged).
+    key: as logged.   name: for display.   steps, epochs: where it was logged (epochs is empty if they were not logged).
     """
 
     key: str
@@ -29,7 +29,7 @@ class Curve:
 
     @property
     def validation(self) -> bool:
-        """Whether it was measured on validation, now and then, rather than while training."""
+        """Whether it was measured on validation data rather than while training."""
         return self.key.startswith("eval_")
 
 
@@ -43,9 +43,9 @@ class Panel:
 
 
 def panels(log_history: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """Everything that `TrainerState.log_history` holds, without empty panels.
+    """Return the panels of `TrainerState.log_history`, without those in which no curve has two points.
 
-    Metrics that are shares of 1 are together; others, MAE and R² for instance, do not share an axis.
+    Metrics between 0 and 1 share a panel; others, such as MAE and R², have one each.
     """
     metrics = [key for key in _keys(log_history) if _is_metric(key)]
     shares = [key for key in metrics if key in BETWEEN_0_AND_1]
@@ -59,11 +59,11 @@ def panels(log_history: Sequence[Mapping[str, Any]]) -> list[Panel]:
         *((OTHER, _name(key), {key: _name(key)}) for key in others),
     ]
     found = [Panel(kind, title, _curves(log_history, keys)) for kind, title, keys in planned]
-    return [panel for panel in found if panel.curves]
+    return [panel for panel in found if any(len(curve.values) > 1 for curve in panel.curves)]
 
 
 def newest_scores(log_history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Metric -> value of the last validation, or nothing before the first."""
+    """Return {metric: value} of the last validation; {} before the first."""
     entry: Mapping[str, Any] = next((one for one in reversed(log_history) if any(map(_is_metric, one))), {})
     return {key.removeprefix("eval_"): value for key, value in entry.items() if _is_metric(key)}
 
@@ -73,7 +73,7 @@ def _is_metric(key: str) -> bool:
 
 
 def _keys(log_history: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was logged as a number, in the order of its first appearance."""
+    """Names of the logged numbers, in the order of their first appearance."""
     return list(
         dict.fromkeys(key for entry in log_history for key, value in entry.items() if isinstance(value, int | float))
     )

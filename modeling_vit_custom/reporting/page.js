@@ -14,7 +14,7 @@ for (const button of document.querySelectorAll("th > button")) {
     body.append(...known, ...unknown);
   });
 }
-// The pointer over a chart shows the values of the nearest logged step.
+// The pointer over a chart, or the arrow keys in one, show the values of the nearest logged step.
 for (const chart of document.querySelectorAll("svg.read")) {
   const rule = chart.querySelector(".rule"), said = chart.parentElement.querySelector(".said");
   const lines = [...chart.querySelectorAll("polyline[data-y]")].map((line) => ({
@@ -25,14 +25,27 @@ for (const chart of document.querySelectorAll("svg.read")) {
   }));
   const closest = (pixels, at) =>
     pixels.reduce((best, pixel, i) => Math.abs(pixel - at) < Math.abs(pixels[best] - at) ? i : best, 0);
-  chart.addEventListener("pointermove", (event) => {
-    const box = chart.getBoundingClientRect();
-    const at = (event.clientX - box.left) * chart.viewBox.baseVal.width / box.width;
+  const show = (at) => {
     const found = lines.map((line) => ({ line, i: closest(line.pixels, at) }));
     const nearest = found.reduce((a, b) =>
       Math.abs(a.line.pixels[a.i] - at) <= Math.abs(b.line.pixels[b.i] - at) ? a : b);
     rule.setAttribute("d", `M${nearest.line.pixels[nearest.i]} ${rule.dataset.span}`);
     said.textContent = found.map(({ line, i }) => `${line.name} ${line.y[i]} at ${line.x[i]}`).join(" · ");
+  };
+  const hide = () => { rule.removeAttribute("d"); said.textContent = ""; };
+  chart.addEventListener("pointermove", (event) => {
+    const box = chart.getBoundingClientRect();
+    show((event.clientX - box.left) * chart.viewBox.baseVal.width / box.width);
   });
-  chart.addEventListener("pointerleave", () => { rule.removeAttribute("d"); said.textContent = ""; });
+  chart.addEventListener("pointerleave", hide);
+  const stops = [...new Set(lines.flatMap((line) => line.pixels))].sort((a, b) => a - b);
+  let stop = -1;
+  chart.addEventListener("keydown", (event) => {
+    const last = stops.length - 1;
+    const next = { ArrowLeft: Math.max(stop - 1, 0), ArrowRight: Math.min(stop + 1, last), Home: 0, End: last }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    show(stops[stop = next]);
+  });
+  chart.addEventListener("blur", hide);
 }

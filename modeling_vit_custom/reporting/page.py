@@ -1,7 +1,8 @@
-"""A page in one file: nothing is fetched, nothing lies beside it, and no name in it can make it run anything.
+"""An HTML page in one file: it loads nothing else, and no text in it can make it run code.
 
-Every text goes through Jinja2's autoescape after `visible`; besides, the page allows itself no script, or that one
-script of ours whose hash it names. Templates are found by their path in this package, "audit/page.html.j2".
+Jinja2's autoescape escapes every text, after `visible`. In addition, the page's Content-Security-Policy allows no
+script, or only the script of this package whose hash it names. Templates are named by their path in this package, such
+as "audit/page.html.j2".
 """
 
 import base64
@@ -15,6 +16,7 @@ from PIL import Image
 
 from ..common.outputs import write_whole
 from ..common.text import visible
+from ..image_arrays_vit_custom import first_three
 from ..image_decoding_vit_custom import ImageDecodingError, decode_image
 
 THUMBNAIL_SIDE = 96  # pixels
@@ -23,7 +25,12 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def write_page(path: str | Path, template: str, content: Mapping[str, Any]) -> Path:
-    """Renders `template` and returns `path`; the file is there whole or not at all."""
+    """Render `template` to `path` and return `path`; the file is written whole or not at all."""
+    return write_whole(path, render(template, content))
+
+
+def render(template: str, content: Mapping[str, Any]) -> str:
+    """Return the page that `template` makes of `content`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -38,18 +45,21 @@ def write_page(path: str | Path, template: str, content: Mapping[str, Any]) -> P
     environment.globals["script"] = script = Markup(SCRIPT.read_text(encoding="utf-8"))
     digest = hashlib.sha256(script.encode()).digest()
     environment.globals["script_hash"] = f"sha256-{base64.b64encode(digest).decode()}"
-    return write_whole(path, environment.get_template(template).render(content))
+    return environment.get_template(template).render(content)
 
 
 def _shown(value: Any) -> Any:
-    """What Jinja2 calls on each value before it escapes it."""
+    """The value as Jinja2 gets it before escaping; text passes through `visible`."""
     return visible(value) if type(value) is str else value
 
 
 def thumbnail(source: Any) -> str:
-    """An image of THUMBNAIL_SIDE pixels as a data: address, or nothing for one that cannot be decoded."""
+    """Return an image of at most THUMBNAIL_SIDE pixels a side as a data: URL; "" if it cannot be decoded.
+
+    Of an array with more than three channels, the first three are shown as red, green and blue.
+    """
     try:
-        pixels = decode_image(source).numpy()
+        pixels = first_three(decode_image(source, num_channels=None).numpy())
     except ImageDecodingError:
         return ""
     image = Image.merge("RGB", [Image.fromarray(band) for band in pixels])

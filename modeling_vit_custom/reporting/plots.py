@@ -1,4 +1,4 @@
-"""Pictures: the confusion matrix, the course of a training, reconstructed images. Drawn off screen, no global state."""
+"""PNG pictures: training history, reconstructed images, speeds, lines. Drawn off screen, without global state."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -18,45 +18,58 @@ from .history import BETWEEN_0_AND_1, LEARNING_RATE, LOSS, OTHER, VALIDATION, Cu
 INK, ACCENT, MUTED = "#1f2933", "#d1495b", "#2e6f9e"
 
 
-def plot_training_history(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> Path:
-    """Draws `TrainerState.log_history` as a PNG: loss, validation metrics, learning rate; returns its path.
+class Picture(Figure):
+    """A figure that a notebook shows if it is the value of a cell, whether pyplot was imported or not."""
 
-    Panels without data are left out; raises ValueError when nothing is left.
+    def _repr_png_(self) -> bytes:
+        return png_of(self)
+
+
+def plot_training_history(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> Path:
+    """Draw `TrainerState.log_history` as a PNG, as `draw_training_history` does; return its path."""
+    return save_figure(draw_training_history(log_history), path)
+
+
+def draw_training_history(log_history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw `TrainerState.log_history`: loss, validation metrics, learning rate.
+
+    Panels without data are left out. Raises ValueError if no panel is left.
     """
     x_name = "epoch" if all("epoch" in entry for entry in log_history) else "step"
     shown = list({panel.kind: panel for panel in reversed(panels(log_history)) if panel.kind != OTHER}.values())[::-1]
     if not shown:
         raise ValueError("log_history holds no loss, validation metric or learning rate; nothing to plot.")
-    figure = Figure(figsize=(4.6 * len(shown), 3.6), dpi=150, layout="constrained")
+    figure = Picture(figsize=(4.6 * len(shown), 3.6), dpi=150, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         DRAW[panel.kind](axes, panel.curves, x_name)
         _dress(axes, x_name, panel.kind)
-    return save_figure(figure, path)
+    return figure
 
 
 def plot_reconstructions(images: np.ndarray, path: str | os.PathLike) -> Path:
-    """Draws a row for each image as a PNG: original, masked, reconstructed; returns its path.
+    """Draw a row for each image as a PNG: original, masked, reconstructed; return its path.
 
-    images: [n, 3, h, w, C] in 0..1, of C = 3 in colour, else the first channel in grey.
+    images: [n, 3, h, w, C] in 0..1. The first three channels are shown in colour; with fewer than three, the first in
+    grey.
     """
     height, width = images.shape[2:4]
-    figure = Figure(figsize=(4.8, 1.6 * len(images) * height / width + 0.3), dpi=150, layout="constrained")
+    figure = Picture(figsize=(4.8, 1.6 * len(images) * height / width + 0.3), dpi=150, layout="constrained")
     rows = figure.subplots(len(images), 3, squeeze=False)
     for axes, title in zip(rows[0], ("original", "masked", "reconstructed"), strict=True):
         axes.set_title(title, fontsize=9, color=INK)
     for axes, image in zip(rows.flat, images.reshape(-1, *images.shape[2:]), strict=True):
-        axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
+        axes.imshow(image[..., :3] if image.shape[-1] >= 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
         axes.set_axis_off()
     return save_figure(figure, path)
 
 
 def plot_speeds(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
-    """Draws a speed table as a PNG, accuracy against images a second, the rows worth having joined; returns its path.
+    """Draw a speed table as a PNG, accuracy against images a second, with the Pareto front joined; return its path.
 
     report: {"rows": [{"images_per_second", "accuracy", "name"}, …], "front": names from slow to fast}
     """
     rows = {row["name"]: row for row in report["rows"]}
-    figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
+    figure = Picture(figsize=(6.4, 4), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.scatter(
         [row["images_per_second"] for row in rows.values()],
@@ -76,11 +89,11 @@ def plot_speeds(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
 def plot_lines(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x_name: str, path: str | os.PathLike
 ) -> Path:
-    """Draws panels side by side as a PNG, both axes logarithmic; returns its path.
+    """Draw panels side by side as a PNG, both axes logarithmic; return its path.
 
-    panels: title -> name of a line -> (x, y)
+    panels: {title: {name of a line: (x, y)}}
     """
-    figure = Figure(figsize=(4.6 * len(panels), 3.6), dpi=150, layout="constrained")
+    figure = Picture(figsize=(4.6 * len(panels), 3.6), dpi=150, layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, (x, y) in lines.items():
             axes.loglog(x, y, marker="o", markersize=3.5, linewidth=1.4, label=name)
@@ -141,7 +154,11 @@ DRAW = {LOSS: _draw_loss, VALIDATION: _draw_metrics, LEARNING_RATE: _draw_learni
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> Path:
+    return write_whole(path, png_of(figure))
+
+
+def png_of(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     drawn = BytesIO()
     figure.savefig(drawn, format="png", bbox_inches="tight", pad_inches=0.15)
-    return write_whole(path, drawn.getvalue())
+    return drawn.getvalue()

@@ -1,19 +1,23 @@
-"""A saved classifier as an ASGI application: one image a request, decoded in threads, run in batches.
+"""A saved classifier as an ASGI application: images decoded in threads, run in batches.
 
-    POST /predict?top_k=5   body: the bytes of an image file, Content-Type: image/…
+    POST /predict?top_k=5   body: the bytes of an image file, a form of files, or JSON (see `bodies`)
         200 {"predictions": [{"label": "cat", "score": 0.93}, …], "model": "photos", "revision": null}
+        200 {"results": [{"name": "a.png", "predictions": […]}, {"name": "b.png", "error": "…"}], "model": …}
+            for a form and for a list in JSON: an image that cannot be read fails alone
     GET /health             200 {"status": "ready"}
     GET /info               model, classes, limits, versions, images and batches run so far
+    GET /openapi.json       all of this in OpenAPI 3.1; GET /docs: as a page
+    GET /metrics            for Prometheus (see `metrics`)
 
 The entries of "predictions" are those of `inference.predict`. An error is {"error": what is wrong and how to go on}:
-400 no readable image, 408 the body came too slowly, 413 too large, 415 not sent as an image, 422 query not
-understood, 503 too much to do (Retry-After says when to come back), 500 the model's fault. Nothing in a body is
+400 no readable image, 408 the body came too slowly, 413 too large or too many, 415 sent as something else, 422 top_k
+not understood, 503 overloaded (Retry-After says when to come back), 500 an error of the model. Nothing in a body is
 fetched or run.
 """
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
@@ -21,13 +25,14 @@ from importlib.metadata import version
 from io import BytesIO
 from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from transformers import PreTrainedModel
 
@@ -35,13 +40,16 @@ from .._version import __version__
 from ..image_decoding_vit_custom import decode_image
 from ..image_limits_vit_custom import DEFAULT_LIMITS
 from ..inference.forward import run_batch
-from ..inference.predict import ranked_labels
 from ..tasks.registry import task_of
+from .arrivals import Arrivals, GivenUp
 from .batching import Batcher
+from .bodies import FORM, ONE, Asked, kind_of, read_form, read_json
 from .guards import BodyLimits
 from .limits import Limits
+from .metrics import KIND, CountRequests, Metrics
+from .openapi import docs_page, openapi
 
-ADDRESSES = "POST /predict, GET /health and GET /info"
+ADDRESSES = "POST /predict, GET /health, /info, /docs, /openapi.json and /metrics"
 DEFAULT_TOP_K = 5
 RETRY_SECONDS = 1
 
@@ -52,73 +60,120 @@ class Service:
     def __init__(self, model: PreTrainedModel, processor: Any, name: str, revision: str | None, limits: Limits):
         self.model, self.processor, self.limits = model, processor, limits
         self.identity = {"model": name, "revision": revision}
-        self.problem_type = task_of(model.config).name
+        self.task = task_of(model.config)
         self.labels: dict[int, str] = dict(cast(Any, model.config.id2label))
         self.decode = getattr(processor, "decode", decode_image)
         self.image_limits = replace(DEFAULT_LIMITS, pixels=limits.max_pixels)
-        self.batcher = Batcher(self.run, limits.max_batch_size, limits.batch_timeout_ms / 1000)
+        about = {"model": name, "revision": revision or "", "task": self.task.name, "version": __version__}
+        self.metrics = Metrics(about)
+        self.batcher = Batcher(self.run, limits.max_batch_size, limits.batch_timeout_ms / 1000, self.metrics.ran)
         self.decoders = ThreadPoolExecutor(os.cpu_count(), "decoder")
-        self.requests = 0  # at work or waiting
+        self.arrivals = Arrivals(limits.max_requests)
+        self.requests = 0  # with a complete body, at work or waiting; each image of one counts
         self.worker: asyncio.Task | None = None
+        self.document = openapi(self.identity, limits)
+        self.docs = docs_page(self.document, self.identity, limits)
 
     # ---------- from bytes to predictions
 
-    def prepare(self, body: bytes) -> torch.Tensor:
-        """The bytes of an image file -> pixel_values [C, h, w]; raises ValueError or OSError for others."""
-        image = self.decode(body, name="the image", limits=self.image_limits)
-        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+    def prepare(self, body: bytes, name: str = ONE) -> torch.Tensor:
+        """Return pixel_values [C, h, w] of an image file's bytes; raises ValueError or OSError for other bytes."""
+        image = self.decode(body, name=name, limits=self.image_limits)
+        layout = {"input_data_format": "channels_first"}  # an image may be as narrow as it has channels
+        return self.processor(image, return_tensors="pt", **layout)["pixel_values"][0]
 
     def run(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
-        """B images [C, h, w], of any sizes -> their logits, B tensors [K] float32."""
+        """Return the outputs, B tensors [K] float32, of B images [C, h, w] of any sizes."""
         result = run_batch(self.model, [(index, pixels, None) for index, pixels in enumerate(images)])
-        logits = dict(zip(result.indices, result.logits, strict=True))
-        return [logits[index] for index in range(len(images))]
+        outputs = dict(zip(result.indices, result.outputs, strict=True))
+        return [outputs[index] for index in range(len(images))]
 
-    def rank(self, logits: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
-        """Logits [K] -> the entries of "predictions"; raises ValueError for NaN and infinity."""
-        if not logits.isfinite().all():
+    def rank(self, output: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
+        """Return the entries of "predictions" for an output [K]; raises ValueError for NaN and infinity."""
+        if not output.isfinite().all():
             raise ValueError("the model's output is NaN or infinite. Fix: serve another checkpoint.")
-        return ranked_labels(logits[None], self.problem_type, self.labels, top_k)[0]
+        return self.task.entries(output[None], self.labels, top_k)[0]
 
     def check(self) -> None:
-        """Classifies a picture made here; raises ValueError or OSError where that fails."""
+        """Classify a generated picture; raises ValueError or OSError if that fails."""
         stream = BytesIO()
-        Image.linear_gradient("L").resize((32, 32)).save(stream, "PNG")
+        picture = Image.linear_gradient("L").resize((32, 31))
+        channels = getattr(self.processor, "num_channels", 3)
+        if channels in (1, 3):
+            picture.save(stream, "PNG")
+        else:
+            np.save(stream, np.stack([np.asarray(picture)] * channels))
         self.rank(self.run([self.prepare(stream.getvalue())])[0], DEFAULT_TOP_K)
 
     # ---------- endpoints
 
     async def predict(self, request: Request) -> Response:
         top_k = _top_k(request)
-        _check_headers(request)
-        with self._place():
-            logits = await self._logits(await request.body())
+        kind = kind_of(request.headers)
         try:
-            predictions = self.rank(logits, top_k)
+            body = await self.arrivals.read(request.stream())
+        except GivenUp:
+            raise _overloaded(f"more than {self.arrivals.most} bodies are under way, this one the slowest") from None
+        with self._places(1):
+            try:
+                async with asyncio.timeout(self.limits.timeout_s):
+                    asked = await self._asked(kind, request.headers.get("content-type", ""), body)
+                    del body
+                    top_k = _one_top_k(top_k, asked.top_k)
+                    with self._places(len(asked.images) - 1):
+                        outputs = await asyncio.gather(*map(self._output, asked.images), return_exceptions=True)
+            except TimeoutError:
+                raise _overloaded(f"no answer within {self.limits.timeout_s:g} seconds") from None
+        return JSONResponse({**self._answer(asked, outputs, top_k), **self.identity})
+
+    async def _asked(self, kind: str, content_type: str, body: bytes) -> Asked:
+        if kind == "image":
+            return Asked([(ONE, body)])
+        most = min(self.limits.max_images, self.limits.max_requests)
+        arguments = (read_form, content_type, body, most) if kind == FORM else (read_json, body, most)
+        return await asyncio.get_running_loop().run_in_executor(self.decoders, *arguments)
+
+    async def _output(self, image: tuple[str, bytes]) -> torch.Tensor:
+        try:
+            pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, self._decoded, *image)
+        except (ValueError, OSError) as error:
+            self.metrics.images.labels("refused").inc()
+            raise HTTPException(400, str(error)) from error
+        return await self.batcher(pixels)
+
+    def _decoded(self, name: str, body: bytes) -> torch.Tensor:
+        with self.metrics.decoding():
+            return self.prepare(body, name)
+
+    def _answer(self, asked: Asked, outputs: Sequence[torch.Tensor | BaseException], top_k: int) -> dict[str, Any]:
+        """The answer for outputs [K] and reasons why there is none; raises if no image was read or the model failed."""
+        refused = [one for one in outputs if isinstance(one, HTTPException)]
+        for failed in (one for one in outputs if isinstance(one, BaseException) and one not in refused):
+            raise failed
+        if len(refused) == len(outputs):
+            more = f"none of the {len(refused)} images can be read; the first: " if len(refused) > 1 else ""
+            raise HTTPException(400, more + refused[0].detail)
+        try:
+            found = [
+                {"error": one.detail} if isinstance(one, HTTPException) else {"predictions": self.rank(one, top_k)}
+                for one in cast(Sequence[torch.Tensor | HTTPException], outputs)
+            ]
         except ValueError as error:
             raise HTTPException(500, str(error)) from error
-        return JSONResponse({"predictions": predictions, **self.identity})
-
-    async def _logits(self, body: bytes) -> torch.Tensor:
-        try:
-            async with asyncio.timeout(self.limits.timeout_s):
-                try:
-                    pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, self.prepare, body)
-                except (ValueError, OSError) as error:
-                    raise HTTPException(400, str(error)) from error
-                return await self.batcher(pixels)
-        except TimeoutError:
-            raise _overloaded(f"no answer within {self.limits.timeout_s:g} seconds") from None
+        self.metrics.images.labels("answered").inc(len(found) - len(refused))
+        if not asked.listed:
+            return found[0]
+        return {"results": [{"name": name, **one} for (name, _), one in zip(asked.images, found, strict=True)]}
 
     @contextmanager
-    def _place(self):
-        if self.requests >= self.limits.max_requests:
+    def _places(self, count: int):
+        if self.requests + count > self.limits.max_requests:
             raise _overloaded(f"{self.requests} requests are at work or waiting")
-        self.requests += 1
+        self.requests += count
         try:
             yield
         finally:
-            self.requests -= 1
+            self.requests -= count
 
     async def health(self, request: Request) -> Response:
         if self.worker is None or self.worker.done():
@@ -129,7 +184,7 @@ class Service:
         return JSONResponse(
             {
                 **self.identity,
-                "problem_type": self.problem_type,
+                "problem_type": self.task.name,
                 "classes": [label for _, label in sorted(self.labels.items())],
                 "limits": asdict(self.limits),
                 "versions": {"vit_custom": __version__} | {n: version(n) for n in ("torch", "transformers", "pillow")},
@@ -138,24 +193,40 @@ class Service:
             }
         )
 
+    async def measured(self, request: Request) -> Response:
+        return Response(self.metrics.text(), headers={"content-type": KIND})
+
+    async def description(self, request: Request) -> Response:
+        return JSONResponse(self.document)
+
+    async def page(self, request: Request) -> Response:
+        return HTMLResponse(self.docs)
+
     @asynccontextmanager
     async def working(self, app: Starlette) -> AsyncIterator[None]:
-        """The time in which batches are run."""
+        """Run batches while the application is up: its lifespan."""
         self.worker = asyncio.create_task(self.batcher.work())
         yield
         self.worker.cancel()
 
 
 def build_app(service: Service) -> Starlette:
-    """The ASGI application of the module's docstring."""
+    """Build the ASGI application that the module's docstring describes."""
     limits = service.limits
+    routes = [
+        Route("/predict", service.predict, methods=["POST"]),
+        Route("/health", service.health),
+        Route("/info", service.info),
+        Route("/openapi.json", service.description),
+        Route("/docs", service.page),
+        Route("/metrics", service.measured),
+    ]
     app = Starlette(
-        routes=[
-            Route("/predict", service.predict, methods=["POST"]),
-            Route("/health", service.health),
-            Route("/info", service.info),
+        routes=routes,
+        middleware=[
+            Middleware(CountRequests, metrics=service.metrics, routes={route.path for route in routes}),
+            Middleware(BodyLimits, max_bytes=int(limits.max_body_mb * 1e6), seconds=limits.timeout_s),
         ],
-        middleware=[Middleware(BodyLimits, max_bytes=int(limits.max_body_mb * 1e6), seconds=limits.timeout_s)],
         exception_handlers={HTTPException: _refuse, ClientDisconnect: _nobody_listens, Exception: _failed},
         lifespan=service.working,
     )
@@ -166,10 +237,10 @@ def build_app(service: Service) -> Starlette:
 # ---------- what a request asks for
 
 
-def _top_k(request: Request) -> int:
+def _top_k(request: Request) -> int | None:
     given = request.query_params.multi_items()
     if not given:
-        return DEFAULT_TOP_K
+        return None
     (name, value), *more = given
     if more or name != "top_k":
         raise HTTPException(422, "the query holds more than one top_k=NUMBER. Fix: /predict?top_k=5")
@@ -178,16 +249,10 @@ def _top_k(request: Request) -> int:
     return int(value)
 
 
-def _check_headers(request: Request) -> None:
-    content_type = request.headers.get("content-type", "")
-    if not content_type.lower().startswith("image/"):
-        raise HTTPException(
-            415,
-            f"Content-Type {content_type[:80]!r}: send the bytes of one image file as the body, with Content-Type: "
-            "image/jpeg, image/png or another image type (curl: --data-binary @FILE). Forms and JSON are not read.",
-        )
-    if encoding := request.headers.get("content-encoding"):
-        raise HTTPException(415, f"Content-Encoding {encoding[:80]!r}: send the file's own bytes, without any.")
+def _one_top_k(of_query: int | None, of_body: int | None) -> int:
+    if of_query and of_body:
+        raise HTTPException(422, "top_k is in the address and in the JSON's parameters. Fix: give it once.")
+    return of_query or of_body or DEFAULT_TOP_K
 
 
 # ---------- errors
@@ -204,7 +269,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _nobody_listens(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)
+    return Response(status_code=499)  # nginx' number, for the metrics: it reaches nobody
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
-"""Items that arrive close to one another in time, worked on together: dynamic batching in an event loop."""
+"""Dynamic batching in an event loop: items that arrive close to one another in time are processed together."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,40 +11,48 @@ from typing import Any
 class Batcher:
     """Calls `run` on lists of waiting items in a thread of its own, one list at a time.
 
-    A list is closed when it holds `max_size` items, or `timeout` seconds after its first item was taken up. What
-    arrives while `run` works waits for the next list. `items` and `batches` count what was run.
+    A list is closed when it holds `max_size` items, or `timeout` seconds after its first item was taken up. Items that
+    arrive while `run` works wait for the next list. `items` and `batches` count what was run; `on_run` is called after
+    each list with the seconds that its items had waited, and those that it took.
     """
 
-    def __init__(self, run: Callable[[list[Any]], Sequence[Any]], max_size: int, timeout: float):
-        self.run, self.max_size, self.timeout = run, max_size, timeout
+    def __init__(
+        self,
+        run: Callable[[list[Any]], Sequence[Any]],
+        max_size: int,
+        timeout: float,
+        on_run: Callable[[list[float], float], None] = lambda waits, seconds: None,
+    ):
+        self.run, self.max_size, self.timeout, self.on_run = run, max_size, timeout, on_run
         self.items = self.batches = 0
-        self._waiting: asyncio.Queue[tuple[Any, asyncio.Future]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[Any, asyncio.Future, float]] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, "batches")
 
     async def __call__(self, item: Any) -> Any:
-        """What `run` answers for `item`; raises what it raises."""
+        """Return the result of `run` for `item`; raises what `run` raises."""
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.put_nowait((item, answer))
+        self._waiting.put_nowait((item, answer, time.perf_counter()))
         return await answer
 
     async def work(self) -> None:
-        """Runs list after list until it is cancelled."""
+        """Run list after list until cancelled."""
         while True:
             if batch := await self._next_batch():
                 await self._answer(batch)
 
-    async def _next_batch(self) -> list[tuple[Any, asyncio.Future]]:
+    async def _next_batch(self) -> list[tuple[Any, asyncio.Future, float]]:
         batch = [await self._waiting.get()]
         with suppress(TimeoutError):
             async with asyncio.timeout(self.timeout):
                 while len(batch) < self.max_size:
                     batch.append(await self._waiting.get())
-        return [(item, answer) for item, answer in batch if not answer.cancelled()]  # nobody waits for the others
+        return [one for one in batch if not one[1].cancelled()]  # nobody waits for a cancelled one
 
-    async def _answer(self, batch: list[tuple[Any, asyncio.Future]]) -> None:
+    async def _answer(self, batch: list[tuple[Any, asyncio.Future, float]]) -> None:
         self.batches += 1
         self.items += len(batch)
-        items, answers = zip(*batch, strict=True)
+        items, answers, arrived = zip(*batch, strict=True)
+        start = time.perf_counter()
         try:
             results = await asyncio.get_running_loop().run_in_executor(self._thread, self.run, list(items))
             pairs = list(zip(answers, results, strict=True))
@@ -52,6 +61,8 @@ class Batcher:
                 if not answer.done():
                     answer.set_exception(error)
             return
+        finally:
+            self.on_run([start - one for one in arrived], time.perf_counter() - start)
         for answer, result in pairs:
-            if not answer.done():  # given up in the meantime
+            if not answer.done():  # it may have been cancelled meanwhile
                 answer.set_result(result)

@@ -1,19 +1,27 @@
-"""What uvicorn leaves unlimited: the size of a request's body, and the time in which head and body have to arrive."""
+"""Limits that uvicorn lacks: the size of a request's body, and the time in which head and body have to arrive."""
 
 import asyncio
 from contextlib import suppress
 
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 DRAIN_SECONDS = 2  # for a refused client to stop sending and read why; a connection that is reset loses the answer
 
 
-class BodyLimits:
-    """ASGI middleware: 413 beyond `max_bytes`, 408 after `seconds`; what was not read ends with the connection.
+_two_ends = JSONResponse(
+    {"error": "the request has both Content-Length and Transfer-Encoding. Fix: send one of them."}, 400
+)
 
-    A body of declared size is refused before any of it is read, one in chunks as soon as it is too long.
+
+class BodyLimits:
+    """ASGI middleware: 413 beyond `max_bytes`, 408 after `seconds`; a connection with unread bytes is closed.
+
+    A body of declared size is refused before any of it is read, a body in chunks as soon as it is too long. A request
+    that declares a size and also comes in chunks gets 400: a proxy may see its end elsewhere, and another request
+    behind that.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, seconds: float):
@@ -24,7 +32,8 @@ class BodyLimits:
             return await self.app(scope, receive, send)
         headers = dict(scope["headers"])
         declared = int(headers.get(b"content-length", 0))
-        unread = declared > 0 or b"transfer-encoding" in headers
+        chunked = b"transfer-encoding" in headers
+        unread = declared > 0 or chunked
         until = asyncio.get_running_loop().time() + self.seconds
         seen = 0
 
@@ -37,7 +46,8 @@ class BodyLimits:
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(
-                    408, f"the body did not arrive within {self.seconds:g} seconds. Fix: send a smaller image."
+                    408,
+                    f"the body did not arrive within {self.seconds:g} seconds. Fix: send a smaller image, or fewer.",
                 ) from None
             unread = message.get("more_body", False)
             seen += len(message.get("body", b""))
@@ -54,10 +64,13 @@ class BodyLimits:
                 message = {"type": "http.response.body", "body": b""}
             await send(message)
 
-        await self.app(scope, limited_receive, closing_send)
+        app = _two_ends if chunked and b"content-length" in headers else self.app
+        await app(scope, limited_receive, closing_send)
 
     def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"the body is more than {self.max_bytes:,} bytes. Fix: send a smaller image.")
+        return HTTPException(
+            413, f"the body is more than {self.max_bytes:,} bytes. Fix: send a smaller image, or fewer."
+        )
 
 
 async def _drain(receive: Receive) -> None:
@@ -68,7 +81,7 @@ async def _drain(receive: Receive) -> None:
 
 
 class HeadDeadline(H11Protocol):
-    """uvicorn's HTTP/1.1, which closes a connection whose request line and headers are not there in time."""
+    """uvicorn's HTTP/1.1; a connection whose request line and headers are not there within `seconds` is closed."""
 
     seconds = 10.0
     _deadline: asyncio.TimerHandle | None = None

@@ -1,16 +1,16 @@
-"""Serving a saved classifier over HTTP: `vit-custom serve`. What it answers: `serving/app.py`.
+"""A saved classifier served over HTTP: `vit-custom serve`. `serving/app.py` describes the answers.
 
 Starlette and uvicorn carry the requests; `guards` and `batching` bound what comes in.
 """
 
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import try_to_load_from_cache
-
-from ..common.model_files import CONFIG
+from ..common.image_pixels import pixels_allowed
+from ..common.model_names import commit_of, named_model
 from ..common.text import printable
 from ..inference.loading import load_classifier
 from .limits import Limits
@@ -31,37 +31,40 @@ def serve(
     revision: str | None = None,
     trust_remote_code: bool = False,
     limits: Limits | None = None,
+    on_loaded: Callable[[str, str | None], None] = lambda model, revision: None,
 ) -> None:
-    """Loads, checks and serves the classifier `model` until SIGTERM or Ctrl+C.
+    """Load, check and serve the classifier `model` until SIGTERM or Ctrl+C.
 
-    Requests at work are answered before it returns. The port opens only once the model has classified a picture.
-    Raises OSError for a model that is not there or a port that cannot be had, ValueError for a model that cannot
-    be served.
+    on_loaded: called with model and revision once they are loaded and checked.   Requests at work are answered before
+    this returns. The port opens only after the model has classified a picture. Raises OSError for a model that does not
+    exist or a port that is not available, ValueError for a model that cannot be served.
     """
     from .app import Service
 
+    model, revision = named_model(model, revision)
     classifier, processor = load_classifier(model, trust_remote_code, revision=revision)
     service = Service(classifier, processor, *public_name(model, revision), limits or Limits())
     service.check()
-    with _listen(host, port) as listener:
+    on_loaded(model, revision)
+    with pixels_allowed(service.limits.max_pixels), _listen(host, port) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print(printable(f"serving {model} on {url}: POST /predict, GET /health, GET /info. Ctrl+C stops it."))
+        print(f"{url}/docs shows how to ask.")
         if host not in ("127.0.0.1", "::1", "localhost"):
-            print("note: whoever reaches this address may use it; put a proxy with TLS and log-in before it.")
+            print("note: anyone who reaches this address can use it; put a proxy with TLS and log-in before it.")
         sys.stdout.flush()
         http_server(service).run([listener])
 
 
 def public_name(model: str, revision: str | None) -> tuple[str, str | None]:
-    """(what answers call a loaded `model`, its commit): a folder's own name and None, or a Hub id and 40 digits."""
+    """Return (the model's name in answers, its commit): a folder's own name and None, or a Hub id and 40 digits."""
     if (folder := Path(model).expanduser()).is_dir():
         return folder.resolve().name, None
-    cached = try_to_load_from_cache(model, CONFIG, revision=revision)
-    return model, Path(cached).parent.name if isinstance(cached, str) else None
+    return model, commit_of(model, revision)
 
 
 def http_server(service: "Service") -> "uvicorn.Server":
-    """uvicorn for `service`, limited where it has limits of its own."""
+    """Build uvicorn's server for `service`, with uvicorn's own limits set."""
     import uvicorn
 
     from .app import build_app

@@ -1,1 +1,1 @@
-"""A trained classifier made faster: what each setting and format costs, files for other runtimes."""
+"""Faster use of a trained classifier: what each setting and format costs, files for other runtimes."""

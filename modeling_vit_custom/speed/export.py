@@ -1,6 +1,6 @@
-"""A classifier as a file for another runtime, compared with the original before it is there: `vit-custom export`.
+"""Export of a model to a file for another runtime, compared with the original before it is kept: `vit-custom export`.
 
-Shapes: B batch, C channels, H×W pixels, K classes.
+Shapes: B batch, C channels, H×W pixels.
 """
 
 import copy
@@ -18,50 +18,52 @@ from ..common.claims import digest_of
 from ..common.environment import hardware, versions
 from ..common.json_files import write_json
 from ..common.model_files import EXPORT
+from ..common.model_names import named_model
 from ..common.outputs import check_new_folder, new_folder
 from ..common.timing import time_in_turn
+from ..data.eval_examples import load_eval_examples
 from ..data.examples import Examples
-from ..data.source import Columns
-from ..data.sources import load_eval_examples
-from ..engines.exported import FILES, RUNTIMES, ExportedClassifier, file_bytes, file_digest
+from ..data.source import Columns, Source
+from ..engines.exported import FILES, RUNTIMES, ExportedClassifier, beside, file_bytes, file_digest
 from ..engines.tracing import AXES, InFormat, Preprocessed, trace
 from ..engines.writers import DTYPES, GRAPH, write
 from ..evaluation.evaluate import evaluate_model
 from ..inference.loading import load_classifier
-from ..modeling_vit_custom import ViTCustomForImageClassification
-from ..speeds_vit_custom import choose_speed
+from ..pretrained_vit_custom import ViTCustomPreTrainedModel
+from ..speeds_vit_custom import apply_speed_preset
 from ..tasks.registry import task_of
-from ..tasks.task import ONE_LABEL
 from .table import paired_difference
 
-# Largest difference of logits, relative to the largest of them, that a file may have.
-ROUNDED = 0.5  # of weights in int8 or int4: what it costs is for images to tell
+# Largest difference of outputs that a file may have, relative to the largest output.
+ROUNDED = 0.5  # for weights in int8 or int4; labelled images then show the cost
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-PREPROCESSED = 5e-2  # the same where pixels are resized in the file: they may differ by a grey level
+PREPROCESSED = 5e-2  # the same if the file resizes: pixels may differ by one grey level
 CALIBRATED_ON = 128  # images
-LOST = 0.5  # points of accuracy that a file may lose
+MAX_ACCURACY_DROP = 0.5  # points of accuracy that a file may lose
 
 
 class ExportError(RuntimeError):
-    """The file would not be the model. Nothing has been written."""
+    """The file's outputs or accuracy differ too much from the model's. Nothing has been written."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """form, dtype: a pair of DTYPES.   dynamic: which of AXES may differ from call to call.
+class ExportOptions:
+    """What to export.   format_name, dtype: a pair of DTYPES.   dynamic: which of AXES may differ from call to call.
 
-    batch_size: of a file whose batch may not.   preprocessing: the file takes decoded images, uint8, of any size.
+    batch_size: if it is not dynamic.   preprocessing: whether the file takes decoded images, uint8, of any size.
     """
 
-    form: str = "onnx"
+    format_name: str = "onnx"
     dtype: str = "float32"
     dynamic: tuple[str, ...] = ("batch",)
     batch_size: int = 1
     preprocessing: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES[self.form]:
-            raise ValueError(f"--dtype {self.dtype}: --format {self.form} has {', '.join(DTYPES[self.form])}.")
+        if self.dtype not in DTYPES[self.format_name]:
+            raise ValueError(
+                f"--dtype {self.dtype}: --format {self.format_name} has {', '.join(DTYPES[self.format_name])}."
+            )
         if unknown := sorted(set(self.dynamic) - set(AXES)):
             raise ValueError(f"--dynamic {unknown[0]}: give some of {', '.join(AXES)}.")
         if self.preprocessing:  # images are of any size
@@ -71,27 +73,29 @@ class Wanted:
 def export(
     source: str,
     output: str | Path,
-    wanted: Wanted | None = None,
-    data_dir: str | None = None,
-    lost: float = LOST,
+    options: ExportOptions | None = None,
+    data: Source | str | None = None,
+    max_accuracy_drop: float = MAX_ACCURACY_DROP,
     seconds: float = 4.0,
     speed: str | None = None,
     columns: Columns = Columns(),
-    follow_links: bool = False,
+    revision: str | None = None,
 ) -> dict[str, Any]:
-    """Writes the folder `output`; returns what export.json holds.
+    """Export a model to the new folder `output`; return what export.json holds.
 
-    data_dir: labelled images on which file and original are compared, and int8 is calibrated; lost: points of accuracy
-    that the file may lose on them. seconds: of timing each. speed: one of the checkpoint's `speeds`, at which the file
-    is the model; what it gains and loses is still told against the original without it. columns,
-    follow_links: of a table; see `load_eval_examples`.
-    Raises ExportError where the file's logits are not the original's, at any of the sizes it is for, or its accuracy
-    is not; then, and wherever something else fails, there is no folder.
+    data: labelled images on which the file is compared with the original, and int8 is calibrated.
+    max_accuracy_drop: points of accuracy that the file may lose on them.   seconds: of timing each.
+    speed: one of the checkpoint's `speeds`, at which the model is exported; gain and loss are still reported against
+    the original without it.   columns: of a table; see `load_eval_examples`.   revision: of a Hub id.
+
+    Raises ExportError if the file's outputs differ from the model's at any compared size, or if too much accuracy is
+    lost. After that, or any other error, there is no folder.
     """
-    wanted, output = wanted or Wanted(), Path(output)
+    options, output = options or ExportOptions(), Path(output)
+    source, revision = named_model(source, revision)
     check_new_folder(output, empty=False)
-    original, processor = load_classifier(source, device="cpu")
-    if not isinstance(original, ViTCustomForImageClassification):
+    original, processor = load_classifier(source, device="cpu", revision=revision)
+    if not isinstance(original, ViTCustomPreTrainedModel):
         raise ValueError(f"{source} is a {type(original).__name__}: only this package's own models are exported.")
     if getattr(original.config, "quantization_config", None) is not None:
         raise ValueError(
@@ -100,88 +104,90 @@ def export(
     model: Any = original.float()
     if speed is not None:
         model = copy.deepcopy(original)
-        choose_speed(model.config, speed)
-    single = ONE_LABEL in task_of(model.config).supports
-    if data_dir is not None and not single:
-        raise ValueError(f"--data_dir: the accuracy of a {task_of(model.config).name} model is not compared.")
-    if wanted.dtype not in TOLERANCE and data_dir is None:
-        raise ValueError(f"--dtype {wanted.dtype} needs --data_dir: only images can tell what rounding costs.")
+        apply_speed_preset(model.config, speed)
+    task = task_of(model.config)
+    if data is not None and not task.one_label:
+        raise ValueError(f"--data_dir: the accuracy of a {task.name} model is not compared.")
+    if options.dtype not in TOLERANCE and data is None:
+        raise ValueError(f"--dtype {options.dtype} needs --data_dir: only images can tell what rounding costs.")
     if any(side % cell for side, cell in zip(model.config.image_hw, model.config.patch_hw, strict=True)):
         raise ValueError(
             f"image_size={model.config.image_size} is not whole patches: load it at another (resize_input)."
         )
-    sizes = [axis for axis in wanted.dynamic if axis != "batch"]
-    if sizes and not wanted.preprocessing and (model.config.token_merging or model.config.shrink_to):
+    sizes = [axis for axis in options.dynamic if axis != "batch"]
+    if sizes and not options.preprocessing and (model.config.token_merging or model.config.shrink_to):
         raise ValueError(f"--dynamic {sizes[0]}: token_merging and shrink_to make a graph of one size. Leave it out.")
     examples = None
-    if data_dir is not None:
+    if data is not None:
         labels: Any = model.config.id2label
-        examples = load_eval_examples(data_dir, labels, task_of(model.config).name, columns, follow_links)
+        examples, _ = load_eval_examples(data, labels, task.targets, columns)
     with new_folder(output) as folder:
-        exported, record = build(model, processor, folder, wanted, examples)
+        exported, record = build(model, processor, folder, options, examples)
         record["compared"] = compare(model, processor, exported)
         demand_parity(record)
         record |= {"setting": speed, "speed": rates(original, processor, exported, seconds)}
-        record["original"] = {"sha256": digest_of(source)}
-        left = left_to_do(processor) if wanted.preprocessing else processor
+        record["original"] = {"sha256": digest_of(source, revision)}
+        left = decode_only_processor(processor) if options.preprocessing else processor
         if examples is not None:
             record["accuracy"] = compare_accuracy(original, processor, exported, left, examples)
-            demand_accuracy(record, lost)
+            demand_accuracy(record, max_accuracy_drop)
         model.config.save_pretrained(folder)
         left.save_pretrained(folder)
+        record["beside"] = beside(folder)
         write_json(folder / EXPORT, record)
     return record
 
 
 def build(
-    model: Any, processor: Any, folder: Path, wanted: Wanted, examples: Examples | None
+    model: Any, processor: Any, folder: Path, options: ExportOptions, examples: Examples | None
 ) -> tuple[ExportedClassifier, dict[str, Any]]:
-    """Writes the file into `folder` and opens it: (what runs it, the beginnings of its record)."""
-    config = model.config
-    size = [wanted.batch_size, config.num_channels, *config.image_hw]
-    inner: Any = InFormat(copy.deepcopy(model), GRAPH.get((wanted.form, wanted.dtype), torch.float32))
-    whole = Preprocessed(inner, processor) if wanted.preprocessing else inner
-    program = trace(whole, size, wanted.dynamic, None if wanted.preprocessing else config.patch_hw)
-    path = folder / FILES[wanted.form]
+    """Write the file into `folder` and open it; return (the classifier that runs it, the first part of its record)."""
+    config, output = model.config, task_of(model.config).listing.output
+    size = [options.batch_size, config.num_channels, *config.image_hw]
+    dtype = GRAPH.get((options.format_name, options.dtype), torch.float32)
+    inner: Any = InFormat(copy.deepcopy(model), output, dtype)
+    whole = Preprocessed(inner, processor) if options.preprocessing else inner
+    program = trace(whole, size, options.dynamic, None if options.preprocessing else config.patch_hw)
+    path = folder / FILES[options.format_name]
 
     def inputs() -> Iterator[np.ndarray]:
         assert examples is not None
         for index in np.random.default_rng(0).permutation(len(examples))[:CALIBRATED_ON]:
             decoded = processor.decode(examples.images[index], name=examples.names[index])
-            one = given(decoded[None], processor, wanted.preprocessing)
-            yield one.expand(1 if "batch" in wanted.dynamic else wanted.batch_size, -1, -1, -1).numpy()
+            one = model_inputs(decoded[None], processor, options.preprocessing)
+            yield one.expand(1 if "batch" in options.dynamic else options.batch_size, -1, -1, -1).numpy()
 
-    write(program, path, wanted.form, wanted.dtype, None if examples is None else inputs)
+    write(program, path, options.format_name, options.dtype, output, None if examples is None else inputs)
     record = {
-        "format": wanted.form, "dtype": wanted.dtype, "dynamic": list(wanted.dynamic), "input": size,
-        "preprocessing": wanted.preprocessing, "bytes": file_bytes(path), "original_bytes": 4 * model.num_parameters(),
+        "format": options.format_name, "dtype": options.dtype, "dynamic": list(options.dynamic), "input": size,
+        "preprocessing": options.preprocessing, "bytes": file_bytes(path), "original_bytes": 4 * model.num_parameters(),
         "sha256": file_digest(path), **versions(),
         **hardware(torch.device("cpu")),
     }  # fmt: skip
-    return ExportedClassifier(config, RUNTIMES[wanted.form](path), record), record
+    return ExportedClassifier(config, RUNTIMES[options.format_name](path), record), record
 
 
-def given(decoded: torch.Tensor, processor: Any, preprocessing: bool) -> torch.Tensor:
-    """uint8 images [B, C, H, W] as a file takes them: as they are, or what the processor makes of them."""
+def model_inputs(decoded: torch.Tensor, processor: Any, preprocessing: bool) -> torch.Tensor:
+    """Return uint8 images [B, C, H, W] as a file takes them: unchanged if it preprocesses them, else processed."""
     if preprocessing:
         return decoded
     return processor(list(decoded), return_tensors="pt", input_data_format="channels_first")["pixel_values"]
 
 
-def left_to_do(processor: Any) -> Any:
-    """The processor of a file that resizes and normalises itself: it decodes, to numbers from 0 to 1."""
+def decode_only_processor(processor: Any) -> Any:
+    """Return the processor for a file that resizes and normalises itself: it only decodes, to numbers from 0 to 1."""
     left = copy.deepcopy(processor)
     left.do_resize = left.do_center_crop = left.do_normalize = False
     left.do_rescale, left.rescale_factor = True, 1 / 255
     return left
 
 
-# ---------- what a file has to prove
+# ---------- checks that a file has to pass
 
 
 def compare(model: Any, processor: Any, exported: ExportedClassifier) -> list[dict[str, Any]]:
-    """The largest difference of logits at some of the sizes that the file is for, on noise in the range of images."""
-    record, rows = exported.record, []
+    """Return the largest difference of outputs, on noise in the range of images, at some sizes that the file takes."""
+    record, task, rows = exported.record, task_of(model.config), []
     batch, channels, height, width = record["input"]
     p, q = model.config.patch_hw
     heights = [height, height + 2 * p, 3 * height] if "height" in record["dynamic"] else [height]
@@ -190,13 +196,13 @@ def compare(model: Any, processor: Any, exported: ExportedClassifier) -> list[di
         generator = torch.Generator().manual_seed(0)
         if record["preprocessing"]:
             images = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
-            ours, theirs = given(images, processor, False), images / 255
+            ours, theirs = model_inputs(images, processor, False), images / 255
         else:
             ours = theirs = torch.rand(size, generator=generator) * 2 - 1
         with torch.inference_mode():
-            expected, answer = model(ours).logits, exported(theirs).logits
+            expected, answer = model(ours)[task.listing.output], exported(theirs)[task.listing.output]
         apart = float((answer - expected).abs().max())
-        agree = float((answer.argmax(1) == expected.argmax(1)).float().mean())
+        agree = float(torch.from_numpy(task.agree(expected.numpy(), answer.numpy())).float().mean())
         largest = float(expected.abs().max())
         relative = apart / largest if largest else apart
         rows.append({"size": list(size), "absolute": apart, "relative": relative, "top1": agree})
@@ -206,7 +212,7 @@ def compare(model: Any, processor: Any, exported: ExportedClassifier) -> list[di
 def demand_parity(record: dict[str, Any]) -> None:
     allowed = max([TOLERANCE.get(record["dtype"], ROUNDED)] + [PREPROCESSED] * record["preprocessing"])
     for row in record["compared"]:
-        if not row["relative"] <= allowed:  # NaN is not
+        if not row["relative"] <= allowed:  # also refuses NaN
             raise ExportError(
                 f"the {record['format']} file's logits for {row['size']} differ from the original's by "
                 f"{row['relative']:.1e} of the largest; {allowed:.0e} would be usual for {record['dtype']}."
@@ -214,9 +220,10 @@ def demand_parity(record: dict[str, Any]) -> None:
 
 
 def compare_accuracy(model: Any, processor: Any, exported: Any, left: Any, examples: Examples) -> dict[str, Any]:
-    """Both on the same images, and the paired difference with its 95 % interval."""
+    """Return both accuracies on the same images, and the paired difference with its 95 % interval."""
+    task = task_of(model.config)
     right = [
-        result.logits.argmax(1) == result.labels
+        task.score(result.outputs, result.values) > 0
         for result in (evaluate_model(model, processor, examples), evaluate_model(exported, left, examples))
     ]
     difference, low, high = paired_difference(right[1], right[0])
@@ -224,25 +231,26 @@ def compare_accuracy(model: Any, processor: Any, exported: Any, left: Any, examp
     return shares | {"difference": difference, "low": low, "high": high, "n": len(examples)}
 
 
-def demand_accuracy(record: dict[str, Any], lost: float) -> None:
+def demand_accuracy(record: dict[str, Any], max_accuracy_drop: float) -> None:
     found = record["accuracy"]
-    if -100 * found["difference"] > lost:
+    if -100 * found["difference"] > max_accuracy_drop:
         raise ExportError(
             f"the {record['format']} file in {record['dtype']} is right on {found['exported']:.2%} of {found['n']:,} "
-            f"images, the original on {found['original']:.2%}: more than {lost} points are lost (--max_lost)."
+            f"images, the original on {found['original']:.2%}: more than {max_accuracy_drop} points are lost "
+            "(--max_lost)."
         )
 
 
 def rates(model: Any, processor: Any, exported: ExportedClassifier, seconds: float) -> dict[str, Any]:
-    """Images a second of file and original, in turn, on a batch of the file's, or of 8."""
+    """Return images a second of file and original, timed in turn, at the file's batch size (8 if that is dynamic)."""
     batch, *size = exported.record["input"]
     batch = 8 if "batch" in exported.record["dynamic"] else batch
     images = torch.randint(0, 256, (batch, *size), dtype=torch.uint8)
-    pixel_values = given(images, processor, False)
+    pixel_values = model_inputs(images, processor, False)
     theirs = images / 255 if exported.record["preprocessing"] else pixel_values
 
     def original() -> Any:
-        return model(given(images, processor, False) if exported.record["preprocessing"] else pixel_values)
+        return model(model_inputs(images, processor, False) if exported.record["preprocessing"] else pixel_values)
 
     with torch.inference_mode():
         times = time_in_turn({"original": original, "exported": lambda: exported(theirs)}, seconds)

@@ -1,4 +1,4 @@
-"""What a trained classifier can be told to do to be faster, without training it again.
+"""Options that make a trained classifier faster without training it again.
 
 Shapes: H×W pixels, p×q patch.
 """
@@ -14,37 +14,39 @@ from ..inference.loading import FORMATS
 from ..token_merging_vit_custom import counts_for
 
 MERGING = ("1.25x", "1.5x", "1.75x", "2x", "2.5x")
-SIZES = (0.875, 0.75, 0.625, 0.5)  # of the image's sides
+SIZES = (0.875, 0.75, 0.625, 0.5)  # shares of the image's sides
 EXACT_FORMAT = "float32"
 
 
 @dataclass(frozen=True)
 class Option:
-    """token_merging, shrink_to: as in the configuration.   form: one of FORMATS."""
+    """One option.   token_merging, shrink_to: as in the configuration.   format_name: one of FORMATS."""
 
     token_merging: str | None = None
     shrink_to: tuple[int, int] | None = None
-    form: str = EXACT_FORMAT
+    format_name: str = EXACT_FORMAT
 
     def __str__(self) -> str:
         size = f"{self.shrink_to[0]}x{self.shrink_to[1]} px" if self.shrink_to else None
         merging = f"merging {self.token_merging}" if self.token_merging else None
-        form = self.form if self.form != EXACT_FORMAT else None
-        return ", ".join(filter(None, (merging, size, form))) or "exact"
+        name = self.format_name if self.format_name != EXACT_FORMAT else None
+        return ", ".join(filter(None, (merging, size, name))) or "exact"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the configuration's `speeds` hold of it."""
+        """The fields of the option that the configuration's `speeds` hold."""
         return {"token_merging": self.token_merging, "shrink_to": list(self.shrink_to) if self.shrink_to else None}
 
 
 def options(
     config: Any, merging: Sequence[str], sizes: Sequence[float], forms: Sequence[str]
 ) -> tuple[list[Option], list[str]]:
-    """(every combination of merging and size, the exact one first, and each format; what is not possible, and why)
+    """Return (the possible options, a sentence on each impossible one).
 
-    merging: targets.   sizes: shares of the image's sides, below 1, which become whole patches.
-    Raises ValueError for what is no target or share.
+    The options are every combination of merging and size, the exact one first, then each format.   merging: targets.
+    sizes: shares of the image's sides, below 1, which are rounded to whole patches.
+
+    Raises ValueError for an invalid target or share.
     """
     shrunk: list[tuple[int, int] | None] = [None]
     for share in sizes:
@@ -66,12 +68,12 @@ def options(
                 if "possible" not in str(error):
                     raise
                 impossible.append(f"{option}: {error}")
-    return found + [Option(form=form) for form in forms if form != EXACT_FORMAT], impossible
+    return found + [Option(format_name=name) for name in forms if name != EXACT_FORMAT], impossible
 
 
 @contextmanager
 def applied(option: Option, model: Any) -> Iterator[Any]:
-    """`model`, whose configuration says what `option` does as long as this lasts."""
+    """Yield `model` with `option` set in its configuration; restore the configuration at the end."""
     before = {name: getattr(model.config, name) for name in option.settings}
     try:
         model.config.token_merging, model.config.shrink_to = option.token_merging, option.shrink_to
@@ -81,6 +83,6 @@ def applied(option: Option, model: Any) -> Iterator[Any]:
             setattr(model.config, name, value)
 
 
-def in_format(model: Any, form: str) -> Any:
-    """A copy of `model` in another format; itself for float32."""
-    return model if form == EXACT_FORMAT else copy.deepcopy(model).to(FORMATS[form])
+def in_format(model: Any, format_name: str) -> Any:
+    """Return a copy of `model` in another number format; `model` itself for float32."""
+    return model if format_name == EXACT_FORMAT else copy.deepcopy(model).to(FORMATS[format_name])

@@ -12,7 +12,10 @@ BEGIN, END = "<!-- speeds -->", "<!-- /speeds -->"
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The rows worth having from slow to fast, and those that are slower than the exact one, said to be so."""
+    """Return the table as Markdown, from slow to fast.
+
+    It has the exact row, the Pareto front, the named speeds and, marked as such, the rows slower than the exact one.
+    """
     names = {row["name"]: f"`{name}`" for name, row in report["speeds"].items()}
     columns, cells = ["speed", "settings", "images/s", "ratio", "accuracy", "lost, points (95 %)"], []
     exact, *others = report["rows"]
@@ -28,12 +31,12 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def points_lost(row: Mapping[str, Any]) -> list[float]:
-    """Of accuracy, and the ends of the 95 % interval; never -0.0."""
+    """Return the points of accuracy lost and the ends of their 95 % interval; never -0.0."""
     return [0.0 - 100 * row[name] for name in ("difference", "high", "low")]
 
 
 def section(report: Mapping[str, Any]) -> str:
-    """The table with what it means."""
+    """Return the section as Markdown: the table and how to read it."""
     how = f"{report['device']}, {report['cpu_cores']} cores, batches of {report['batch_size']}"
     n = report["rows"][0]["n"]
     use = ""
@@ -47,16 +50,16 @@ def section(report: Mapping[str, Any]) -> str:
 
 
 def marked_section(report: Mapping[str, Any]) -> str:
-    """The section between marks by which it is found again."""
+    """Return the section between the marks that `write_section` looks for."""
     return f"{BEGIN}\n{section(report)}\n{END}"
 
 
 def write_section(card: Path, report: Mapping[str, Any]) -> None:
-    """Puts the section into a model card, in the place of an older one; nothing where there is no card."""
+    """Write the section into a model card, in place of an older one; do nothing if there is no card."""
     if not card.is_file():
         return
     text = card.read_text(encoding="utf-8")
     new = marked_section(report)
     old = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     text = old.sub(lambda _: new, text) if old.search(text) else f"{text.rstrip()}\n\n{new}\n"
-    write_whole(card, text)  # in the place of a link: a cache of the Hub links each file to one that others share
+    write_whole(card, text)  # replaces a link: a cache of the Hub links each file to one that others share

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Several machines, one of these commands on each; the output folder has to be one that all of them see.
+# Several machines: run one of these commands on each. All of them must see the same output folder.
 #   NODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 scripts/launch/multi_node.sh RECIPE-OR-FLAGS     on the first
 #   NODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 scripts/launch/multi_node.sh RECIPE-OR-FLAGS     on the second
-# GPUS: processes on each machine, all of its GPUs if not given. Run as two "machines" on one by the tests (gloo, CPUs);
-# not run on GPUs.
+# GPUS: processes on each machine, by default one for each of its GPUs. The tests run it as two "machines" on one (gloo,
+# CPUs); not run on GPUs.
 set -euo pipefail
 exec torchrun \
     --nnodes "$NODES" --node-rank "$NODE_RANK" --nproc-per-node "${GPUS:-gpu}" \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SLURM: sbatch scripts/launch/slurm.sh RECIPE-OR-FLAGS      (sbatch --nodes 4 … for another size). Not run.
-# A job that is cut off by its time limit is queued again and goes on from its last checkpoint.
+# A job that reaches its time limit is queued again and resumes from its last checkpoint.
 #SBATCH --job-name=vit-custom
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -1,4 +1,4 @@
-"""Each finding of the audit in a folder made for it, and none in a clean one."""
+"""Each finding of the audit appears in a folder made for it, and not in a clean one."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from audit_folders import put, tile, write_clean
-from image_files import encode, rotated
+from image_files import encode, rotated, without_plugins
 from PIL import Image
 from real_digits import write_class_folder
 from torch.utils.data import get_worker_info
@@ -25,6 +25,7 @@ from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.common.text import visible
 from modeling_vit_custom.data.source import Columns, Source
 from modeling_vit_custom.data.sources import read_splits
+from modeling_vit_custom.data.targets import ClassIds
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def clean(tmp_path):
 
 
 def found(root, **options):
-    """{code: finding} of an audit."""
+    """Return {code: finding} of an audit."""
     return {one.code: one for one in audit(root, **options).findings}
 
 
@@ -48,7 +49,8 @@ def test_a_clean_folder_gives_nothing(clean, capsys):
 # ---------- files
 
 
-def test_every_file_on_disk_is_an_example_or_in_a_finding(clean):
+def test_every_file_on_disk_is_an_example_or_in_a_finding(clean, monkeypatch):
+    without_plugins(monkeypatch)
     train = clean / "train"
     put(train / "stray.png", tile("china", 0))
     put(train / "china" / ".hidden.png", tile("china", 1))
@@ -68,7 +70,7 @@ def test_every_file_on_disk_is_an_example_or_in_a_finding(clean):
     assert result.files == sum(result.sizes.values()) + sum(one.count for one in codes.values())
     assert "1 .heic" in codes["lost-images"].title
     few = {clean / "train" / "china" / "phone.heic": clean}
-    assert [unloaded_findings(few, loaded)[0].severity for loaded in (98, 99)] == [ERROR, WARNING]  # above, at 1 %
+    assert [unloaded_findings(few, loaded)[0].severity for loaded in (98, 99)] == [ERROR, WARNING]  # above 1 %, at 1 %
 
 
 def test_links_out_of_the_folder(clean, tmp_path):
@@ -77,7 +79,7 @@ def test_links_out_of_the_folder(clean, tmp_path):
     (clean / "train" / "flower" / "circle").symlink_to(clean / "train")
     links = found(clean)["links"]
     assert (links.severity, links.count) == (ERROR, 2)
-    assert found(clean, follow_links=True)["links"].count == 1  # the circle
+    assert found(clean, follow_links=True)["links"].count == 1  # only the circular link
     os.unlink(clean / "train" / "flower" / "circle")
     assert "links" not in found(clean, follow_links=True)
 
@@ -108,7 +110,7 @@ def test_a_split_that_is_a_link_out_of_the_folder(clean, tmp_path):
 
 
 def test_split_words_as_datasets_reads_them(tmp_path):
-    """The same files as `datasets` itself resolves, for words in folder names, in file names and in none."""
+    """The words are found in the same files as by `datasets` itself, in folder names, in file names and in neither."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
 
     trees = [
@@ -138,7 +140,7 @@ def test_split_trap(tmp_path):
     assert found(root) == {}
     (root / "china" / "0.png").rename(root / "china" / "test.png")
     trap = found(root)["split-words"]
-    assert (trap.severity, trap.count) == (WARNING, 24)  # one becomes the test split, the others are dropped
+    assert (trap.severity, trap.count) == (WARNING, 24)  # one image becomes the test split, and the others are dropped
     texts = [example.text for example in trap.examples]
     assert any("test.png: test, not train" in text for text in texts)
     assert any("11.png: left out" in text for text in texts)
@@ -175,7 +177,7 @@ def test_classes_missing_here_or_there(clean):
     assert codes["empty-classes"].examples[0].text.endswith("empty")
     assert codes["tiny-classes"].examples[0].text == "only_train: 1 image(s)"
     assert "12.0 times" in codes["imbalance"].title
-    assert "refused" not in codes, "said once is enough"
+    assert "refused" not in codes, "the classes have a finding already"
 
 
 @pytest.mark.parametrize(
@@ -239,8 +241,28 @@ def test_odd_images(clean, code):
     assert (codes[code].severity, codes[code].count) == (severity, 1) and str(path) in codes[code].examples[0].text
 
 
+def write_deep(root, scale):
+    for number, label in enumerate("abab"):
+        grey = np.asarray(tile("flower", number).convert("L")).astype(np.uint16)
+        grey[0, 0] = 255
+        put(root / label / f"{number}.png", encode(Image.fromarray(grey * scale), "PNG"))
+
+
+def test_12_bits_in_files_of_16_are_reported_before_training_too(tmp_path):
+    write_deep(tmp_path / "dark", 16)
+    codes = found(tmp_path / "dark")
+    assert codes["deep-but-dark"].severity == WARNING and codes["deep-but-dark"].count == 4
+    assert "only about 12 bits" in codes["deep-but-dark"].title and "times 16" in codes["deep-but-dark"].advice
+    notes = audit_before_training(read_splits(Source(tmp_path / "dark")), "warn")
+    assert "deep-but-dark" in [one.code for one in notes]
+    write_deep(tmp_path / "whole", 257)
+    assert "deep-but-dark" not in found(tmp_path / "whole")
+    notes = audit_before_training(read_splits(Source(tmp_path / "whole")), "warn")
+    assert "deep-but-dark" not in [one.code for one in notes]
+
+
 def test_an_ordinary_jpeg_of_a_phone_is_not_misnamed(clean):
-    """Phones write MPO files (a JPEG with a preview) that are called .jpg."""
+    """Phones write MPO files (a JPEG with a preview) and name them .jpg."""
     put(clean / "train" / "flower" / "phone.jpg", encode(tile("flower", 4), "MPO"))
     assert found(clean) == {}
 
@@ -280,10 +302,10 @@ def test_a_small_leak_is_a_warning_and_a_copy_in_one_split_a_note(tmp_path):
 
 @pytest.mark.parametrize("held_out", [0, 10])
 def test_a_placeholder_in_place_of_thousands_of_images(held_out):
-    """Time grows with the images, not with their pairs."""
+    """The time grows with the number of images, not of pairs."""
     n = 50_000
     splits = np.repeat([SPLITS.index("train"), SPLITS.index("validation")], [n - held_out, held_out])
-    images = Catalogue([], [str(i) for i in range(n)], splits, ["a"] * n, "single_label_classification", not held_out)
+    images = Catalogue([], [str(i) for i in range(n)], splits, ["a"] * n, ClassIds, not held_out)
     (one,) = duplicate_findings(images, [list(range(n))])
     assert (one.code, one.count) == ("leak", held_out or n - 1)
 
@@ -351,7 +373,7 @@ def test_names_cannot_command_a_terminal(clean):
 
 
 def test_many_images_by_several_processes(tmp_path):
-    """The same records in the same order as by one, unreadable images where they are."""
+    """The records and their order are the same as with one process; unreadable images keep their position."""
     write_class_folder(tmp_path, {"0": 170, "1": 170, "2": 170})
     paths = sorted(map(str, tmp_path.rglob("*.png")))
     put(tmp_path / "0" / "7.png", b"no image")
@@ -361,7 +383,7 @@ def test_many_images_by_several_processes(tmp_path):
 
 
 class Crashing(list):
-    """Paths, one of which takes the process down that reads it, as a fault inside a codec would."""
+    """Paths, one of which ends the process that reads it, as a fault inside a codec does."""
 
     def __getitem__(self, index):
         if index == 300 and get_worker_info():

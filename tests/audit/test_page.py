@@ -1,4 +1,4 @@
-"""The audit's page: complete in one file, bounded, and nothing in it that a name could make run."""
+"""The audit's page is one complete file of bounded size, and no name in it can run as code."""
 
 import re
 
@@ -14,7 +14,7 @@ from modeling_vit_custom.commands.audit_data import main
 
 @pytest.fixture
 def folder(tmp_path):
-    """A clean folder with a class, a file and a second copy whose names try to be HTML."""
+    """Return a clean folder with a class, a file and a second copy whose names could act as HTML."""
     root = write_clean(tmp_path / "a <u>folder & more")
     for number in range(10):
         put(root / "train" / HOSTILE / f"{number}.png", tile("china", 25 + number))
@@ -55,7 +55,7 @@ def test_thumbnails_are_bounded_in_number_and_size(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("with_policy", [True, False])
 def test_in_a_browser_nothing_runs_and_all_is_shown(folder, tmp_path, chromium, with_policy):
-    """Without its security policy too: the escaping alone must hold."""
+    """The page is tried without its security policy as well: its escaping alone must protect it."""
     written = page.write_page(tmp_path / "audit.html", audit(folder))
     if not with_policy:
         drop_policy(written)

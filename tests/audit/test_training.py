@@ -1,16 +1,16 @@
-"""The audit before training: what would make the result silently wrong stops the run, unless it is asked not to."""
+"""The audit before training stops a run whose result would be silently wrong, unless the user turns it off."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from audit_folders import put
-from image_files import encode
+from image_files import encode, without_plugins
 from real_digits import digit_image, write_class_folder, write_digit
 from tiny_training import command, tiny_train
 
 from modeling_vit_custom.audit.duplicates import same_bytes
-from modeling_vit_custom.audit.gate import audit_before_training, told
+from modeling_vit_custom.audit.gate import audit_before_training, format_finding
 from modeling_vit_custom.commands.train import main
 from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.source import Source
@@ -19,7 +19,7 @@ from modeling_vit_custom.data.sources import read_splits
 
 @pytest.fixture
 def folder(tmp_path):
-    """16 training, 4 validation and 4 test images of two digits."""
+    """Return a folder with 24 training, 4 validation and 4 test images of two digits."""
     root = tmp_path / "digits"
     for split, (count, first) in {"train": (12, 0), "validation": (2, 20), "test": (2, 30)}.items():
         write_class_folder(root / split, {"0": count, "1": count}, first)
@@ -51,7 +51,8 @@ SILENTLY_WRONG = {
 
 
 @pytest.mark.parametrize("fault", SILENTLY_WRONG)
-def test_what_would_be_silently_wrong_is_refused(folder, fault):
+def test_what_would_be_silently_wrong_is_refused(folder, fault, monkeypatch):
+    without_plugins(monkeypatch)
     assert audit_before_training(read_splits(Source(folder)), "refuse") == []
     make, message = SILENTLY_WRONG[fault]
     make(folder)
@@ -59,7 +60,7 @@ def test_what_would_be_silently_wrong_is_refused(folder, fault):
     with pytest.raises(DataError, match=message) as refused:
         audit_before_training(raw, "refuse")
     assert "--audit warn" in str(refused.value) and "audit_data" in str(refused.value)
-    assert [told(one).startswith("ERROR, ") for one in audit_before_training(raw, "warn")] == [True]
+    assert [format_finding(one).startswith("ERROR, ") for one in audit_before_training(raw, "warn")] == [True]
     assert audit_before_training(raw, "off") == []
 
 
@@ -77,7 +78,7 @@ def test_the_rest_is_said(folder):
     for n in range(12):
         write_digit(folder / "train" / "1 " / f"{n}.png", 7, n)
     (folder / "train" / "1 ").rename(folder / "train" / "1_")
-    sentences = [told(one) for one in audit_before_training(read_splits(Source(folder)), "refuse")]
+    sentences = [format_finding(one) for one in audit_before_training(read_splits(Source(folder)), "refuse")]
     assert all(sentence.startswith("WARNING, ") for sentence in sentences)
     for words in ("archives", "'1' and '1_'", "without any image", "a held-out split lacks"):
         assert sum(words in sentence for sentence in sentences) == 1, words
@@ -90,8 +91,8 @@ def test_copies_in_a_train_that_is_divided_here(folder):
         audit_before_training(read_splits(Source(folder / "train")), "refuse")
 
 
-def test_equal_files_are_told_from_alike_ones(tmp_path):
-    """Equal in size and at both ends, different in the middle; and a file that is gone."""
+def test_equal_files_are_distinguished_from_similar_ones(tmp_path):
+    """The files are equal in size and at both ends but not in the middle; one file is missing."""
     start, end = b"s" * 5000, b"e" * 5000
     contents = [start + b"one" + end, start + b"two" + end, start + b"one" + end, b"short", b"short", b"other"]
     files = [str(put(tmp_path / f"{i}", content)) for i, content in enumerate(contents)]
@@ -108,7 +109,7 @@ def test_encoded_images_of_a_table(tmp_path):
         audit_before_training(read_splits(Source(tmp_path / "train.parquet")), "refuse")
 
 
-def test_the_command_refuses_before_any_work_and_goes_on_when_told(folder, tmp_path, capsys):
+def test_the_command_refuses_before_any_work_and_continues_when_asked(folder, tmp_path, capsys):
     copy(folder / "train/0/3.png", folder / "train/1/copy.png")
     flags = ("--train_dir", folder, "--num_train_epochs", 1)
     assert main(command(tmp_path / "o", *flags)) == 2

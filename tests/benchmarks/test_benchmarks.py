@@ -1,4 +1,4 @@
-"""The benchmark trains real peers and measures what it says it measures."""
+"""The benchmark trains real peers, and its figures mean what their names say."""
 
 import json
 import sys
@@ -9,14 +9,13 @@ from real_digits import write_class_folder
 
 from modeling_vit_custom.benchmarks import contenders, training
 from modeling_vit_custom.benchmarks.cold_start import cold_starts
-from modeling_vit_custom.benchmarks.contenders import CONTENDERS, Task, our_model, timm_model
+from modeling_vit_custom.benchmarks.contenders import CONTENDERS, TrainingBudget, our_model, timm_model
 from modeling_vit_custom.benchmarks.inference import compare, table
 from modeling_vit_custom.benchmarks.peers import Shape
 from modeling_vit_custom.commands.benchmark import main
 from modeling_vit_custom.commands.training_flags import parse_args
 from modeling_vit_custom.engines.registry import ENGINES, Engine
 from modeling_vit_custom.training.arguments.completion import complete_arguments
-from modeling_vit_custom.training.arguments.recipes import recipe_flags
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def digits(tmp_path_factory):
 def test_the_models_are_of_one_size():
     ours, theirs = our_model(10), timm_model(10)
     counts = [sum(p.numel() for p in model.parameters()) for model in (ours, theirs)]
-    assert counts[1] - counts[0] == contenders.WIDTH, "the class token's position, which ours has in the token"
+    assert counts[1] - counts[0] == contenders.WIDTH, "timm adds a position to the class token, ours does not"
     image = torch.zeros(1, 1, 28, 28)
     assert ours(image).shape == theirs(image).shape == (1, 10)
 
@@ -40,9 +39,9 @@ def test_the_models_are_of_one_size():
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_each_contender_learns_and_stops_in_time(digits, tmp_path, monkeypatch, name):
     monkeypatch.setattr(contenders, "PROBE", 3)
-    monkeypatch.setattr(contenders, "BATCH", 32)  # four steps a pass instead of one
-    for seconds in (15.0, 60.0, 240.0):  # a machine that makes too few steps to learn gets more time
-        row = training.contend(name, Task(digits, seconds, 0, 0, tmp_path / f"{seconds}"))
+    monkeypatch.setattr(contenders, "BATCH", 32)  # four steps an epoch instead of one
+    for seconds in (15.0, 60.0, 240.0):  # more time for a machine that makes too few steps to learn
+        row = training.contend(name, TrainingBudget(digits, seconds, 0, 0, tmp_path / f"{seconds}"))
         assert row["seconds"] < seconds + 5
         if row["images_per_second"] * row["seconds"] >= 60 * contenders.BATCH:
             break
@@ -64,9 +63,9 @@ def test_ratios_are_to_the_peer_of_the_same_seed():
 
 
 def test_each_part_of_the_ablation_changes_the_recipe():
-    plain = parse_args([*recipe_flags("fashion_mnist"), "--train_dir", "d"])
+    plain = parse_args(["fashion_mnist", "--train_dir", "d"])
     for part, flags in contenders.PARTS.items():
-        changed = parse_args([*recipe_flags("fashion_mnist"), "--train_dir", "d", *map(str, flags)])
+        changed = parse_args(["fashion_mnist", "--train_dir", "d", *map(str, flags)])
         complete_arguments(*changed)
         name = flags[0].removeprefix("--")
         before, after = (
@@ -105,9 +104,9 @@ def test_what_is_not_installed_or_fails_has_a_row_that_says_so(monkeypatch):
 
     monkeypatch.setitem(ENGINES, "compiled", Engine(fails))
     rows = compare(Shape.of("nano/8@32"), 2, ["eager", "compiled"], ["ours", "timm"], 0.05)
-    told = {(row["library"], row["engine"]): row.get("not_run") for row in rows}
-    assert told["ours", "eager"] is None and told["ours", "compiled"] == "RuntimeError: no compiler here"
-    assert "timm" in told["timm", "eager"] and "timm" in told["timm", "compiled"]
+    reasons = {(row["library"], row["engine"]): row.get("not_run") for row in rows}
+    assert reasons["ours", "eager"] is None and reasons["ours", "compiled"] == "RuntimeError: no compiler here"
+    assert "timm" in reasons["timm", "eager"] and "timm" in reasons["timm", "compiled"]
     assert table(rows).count("not run: ") == 3
     assert cold_starts(Shape.of("nano/8@32"), ["timm"]) == []
 

@@ -1,4 +1,4 @@
-"""Few images: what is drawn, what is measured, and that a row that is there is not run again."""
+"""Few images: which images are drawn, what is measured, and that a finished row is not run again."""
 
 import io
 import json
@@ -38,9 +38,9 @@ def digests(drawn: list[Picture]) -> list[bytes]:
 def test_a_seed_decides_what_is_drawn():
     pool = pictures("a", 30) + pictures("b", 4, first=100)
     drawn = draw(pool, 5, 0)
-    assert [picture.label for picture in drawn] == ["a"] * 5 + ["b"] * 4, "a class that has fewer gives all"
+    assert [picture.label for picture in drawn] == ["a"] * 5 + ["b"] * 4, "a class with fewer images gives all of them"
     assert digests(drawn) == digests(draw(pool, 5, 0)) and digests(drawn) != digests(draw(pool, 5, 1))
-    assert set(digests(drawn)) <= set(digests(draw(pool, 10, 0))), "more images: the same and others"
+    assert set(digests(drawn)) <= set(digests(draw(pool, 10, 0))), "a larger draw contains the smaller one"
     assert len(draw(pool, None, 0)) == len(pool) == len({*digests(draw(pool, None, 0))})
 
 
@@ -52,12 +52,12 @@ def test_the_test_images_are_always_the_same_and_in_proportion():
 
 
 def test_no_image_is_in_two_places(tmp_path):
-    """Guards the figures: an image that is in both parts, or under two labels, would be refused, or be a gift."""
+    """An image that is in both parts or under two labels would be refused, or would improve the figures."""
     write_class_folder(tmp_path / "train", {"0": 8, "1": 8})
     write_class_folder(tmp_path / "test", {"0": 4, "1": 4}, first=6)
     (tmp_path / "train" / "1" / "copy.png").write_bytes((tmp_path / "train" / "0" / "1.png").read_bytes())
     pool, test = read_parts("digits", str(tmp_path))
-    assert len(test) == 8 and len(pool) == 12, "two of each class are test images, one is there twice"
+    assert len(test) == 8 and len(pool) == 12, "4 train images are test images too, 1 is a copy"
     assert not {*digests(pool)} & {*digests(test)} and len({*digests(pool)}) == len(pool)
     assert pool[0].grey
 
@@ -68,7 +68,8 @@ def test_a_data_set_without_images_is_named(tmp_path):
 
 
 def test_cells_are_cut_out_of_photographs(tmp_path):
-    """A made-up folder in the form of Pascal VOC: boxes beyond the photograph, too small, of an unknown class."""
+    """The folder has the form of Pascal VOC, with boxes that are too small, leave the photograph or have an unknown
+    class."""
     boxes = {
         "train": [("RBC", (10, 20, 30, 50)), ("WBC", (1, 1, 8, 40)), ("Dust", (0, 0, 20, 20))],
         "val": [("Platelets", (-3, 0, 9, 8)), ("WBC", (90, 60, 130, 90))],
@@ -107,7 +108,7 @@ def digits(tmp_path):
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """Commands are kept instead of run; each says that half of the images were right."""
+    """Keep the commands instead of running them; each reports that half of the images were right."""
     commands: list[list[str]] = []
 
     def run(command, folder):
@@ -125,7 +126,7 @@ def pretended(monkeypatch):
 
 
 def flags_of(digits: Path, output: Path | None, *more: str) -> list[str]:
-    """`benchmark few` with three digits of each class; its checkpoint is a file that no one reads."""
+    """Return flags of `benchmark few` with three digits of each class, and a checkpoint file that is never read."""
     checkpoint = digits.parent / "checkpoint"
     checkpoint.mkdir(exist_ok=True)
     (checkpoint / "model.safetensors").write_bytes(b"weights")
@@ -135,7 +136,7 @@ def flags_of(digits: Path, output: Path | None, *more: str) -> list[str]:
 
 def test_a_row_that_is_there_is_not_run_again(digits, tmp_path, pretended, capsys, monkeypatch):
     flags = flags_of(digits, tmp_path / "r.json", "--draws", "2", "--methods", "knn", "lora", "default")
-    assert main(flags) == 0 and len(pretended) == 5, "two draws of knn and default, one of lora"
+    assert main(flags) == 0 and len(pretended) == 5, "knn and default have two draws, lora has one"
     before = (tmp_path / "r.json").read_bytes()
     assert main(flags) == 0 and len(pretended) == 5 and (tmp_path / "r.json").read_bytes() == before
     assert main([*flags, "--draws", "3"]) == 0 and len(pretended) == 7
@@ -151,7 +152,7 @@ def test_a_row_tells_what_was_measured_without_paths(digits, tmp_path, pretended
     main(flags_of(digits, tmp_path / "r.json", "--draws", "1", "--methods", "features_once"))
     (row,) = json.loads((tmp_path / "r.json").read_text())["rows"]
     assert [row[name] for name in ("data", "images", "method", "draw")] == ["digits", 3, "features_once", 0]
-    # Wilson at one half: 0.5 ± z / (2 √(n + z²)), here 0.98 / √15.8416 = 0.246222
+    # Wilson's interval at one half: 0.5 ± z / (2 √(n + z²)), here 0.98 / √15.8416 = 0.246222
     assert row["interval"] == pytest.approx([0.5 - 0.246222, 0.5 + 0.246222], abs=1e-6)
     assert (row["train_images"], row["test_images"], row["cpu_seconds"]) == (6, 12, 90.0)
     assert row["command"][:4] == ["vit-custom", "train", "--method", "fitted_head"]
@@ -159,14 +160,14 @@ def test_a_row_tells_what_was_measured_without_paths(digits, tmp_path, pretended
 
 
 def test_a_run_that_is_cut_off_leaves_whole_rows(digits, tmp_path, pretended, monkeypatch):
-    """Guards hours of work: the file is replaced as a whole, after each row."""
+    """An interrupted benchmark must not lose hours of work: the file is replaced as a whole after each row."""
     file, replace, run = tmp_path / "r.json", os.replace, few.run
     flags = flags_of(digits, file, "--draws", "3", "--methods", "knn")
 
     def watched(source, target):
         if Path(target) == file:
             held = len(json.loads(file.read_text())["rows"]) if file.is_file() else 0
-            assert held == len(pretended) - 1, "the file is whole until it is replaced"
+            assert held == len(pretended) - 1, "the file must be whole until it is replaced"
         replace(source, target)
 
     def cut_off(command, folder):
@@ -229,7 +230,7 @@ def test_all_that_a_command_starts_is_counted(tmp_path):
     ran = few_methods.run([sys.executable, "-c", f"{more}\n{work.format(0.2)}\nprint(1); sys.exit(3)"], tmp_path)
     assert ran.code == 3 and ran.stdout == "1\n"
     assert 0.4 < ran.used["cpu_seconds"] < 2 and ran.used["seconds"] > 0.3
-    assert 2 < ran.used["memory_mb"] < 60, "its own peak, not the one of this process"
+    assert 2 < ran.used["memory_mb"] < 60, "must be the peak of the command, not of this process"
 
 
 def test_a_row_that_is_given_up_ends_its_command(tmp_path):
@@ -243,7 +244,7 @@ def test_a_row_that_is_given_up_ends_its_command(tmp_path):
         os.kill(child, 0)
 
 
-def test_a_command_is_told_as_a_user_would_type_it(tmp_path):
+def test_a_command_is_recorded_as_a_user_would_type_it(tmp_path):
     job = Job("d", *(tmp_path / name for name in ("train", "test", "o")), "/m/s14", tmp_path / "t", 112, False, None)
     typed = {name: " ".join(as_typed(method(job))) for name, method in few_methods.METHODS.items()}
     folders = "--train_dir train --test_dir test --output_dir o"

@@ -1,4 +1,4 @@
-"""The quick start's promise: a saved folder serves in a process that cannot import the package."""
+"""The quick start's promise: a saved folder works in a process that cannot import the package."""
 
 import pytest
 from real_digits import write_class_folder
@@ -35,7 +35,7 @@ def test_a_folder_without_its_code_does_not_serve(trained, tmp_path):
 
 @pytest.mark.slow
 def test_quickstart_runs_from_the_command(tmp_path, capfd):
-    """A single pass over a part of the data: that it works, not how well."""
+    """One epoch over a part of the data shows that the command works, not how accurate it is."""
     few = ["--num_train_epochs", "1", "--max_train_samples", "128", "--max_eval_samples", "50"]
     assert main(["--output_dir", str(tmp_path / "o"), "--data_root", str(tmp_path), *few]) == 0
     printed = capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""Memory that was freed is taken again without going back to the system."""
+"""Memory that was freed is used again without going back to the system."""
 
 import platform
 import subprocess
@@ -27,16 +27,16 @@ print(plain, returned, faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked to keep memory")
 def test_freed_memory_is_kept_or_returned():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     plain, returned, kept = map(int, done.stdout.split())
     assert plain > 100_000 and returned > plain / 2
-    assert kept < plain / 4  # a small allocation may have split what was kept, once
+    assert kept < plain / 4  # a small allocation may have split the kept memory once
 
 
 def test_an_older_glibc_keeps_as_much_as_it_can(monkeypatch):
-    """Up to half of its heaps' size of 64 MiB, beyond which it refuses the threshold."""
+    """The threshold is half of its 64 MiB heaps: an older glibc refuses a larger one."""
     taken = []
 
     class Older:

@@ -1,4 +1,4 @@
-"""Code is kept where nobody else can write, and what others could have changed is not run."""
+"""Code is kept where nobody else can write, and code that others could have changed is not run."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ from modeling_vit_custom.common.cache_folders import (
     tighten,
 )
 from modeling_vit_custom.common.json_files import write_json
-from modeling_vit_custom.engines.fastest import CHOICE, Way, cache_folder, fastest
+from modeling_vit_custom.engines.fastest import CHOICE, EngineConfig, cache_folder, fastest
 from modeling_vit_custom.engines.registry import ENGINES, Engine, build_engine, kept
 from modeling_vit_custom.inference.loading import load_classifier
 
@@ -52,7 +52,7 @@ def give_away(path: Path) -> None:
     os.chown(path, STRANGER, -1)
 
 
-# Only root can make a file that is another user's; the other ways are for whoever runs the tests.
+# Only root can make a file of another user; any user can do the other changes.
 WAYS = {
     "the group writes": (write_shared, "can be written by others"),
     "everybody writes": (write_for_all, "can be written by others"),
@@ -63,13 +63,13 @@ WAYS = {
 
 @pytest.fixture(params=WAYS.values(), ids=WAYS.keys())
 def way(request):
-    """(what is done to a path, what is said of it then)"""
+    """Return (the change to a path, the words of its warning)."""
     return request.param
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty home; caches are to lie in `cache` beside it."""
+    """Make an empty home; caches shall lie in `cache` beside it."""
     (tmp_path / "home").mkdir(mode=0o700)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("VIT_CUSTOM_CACHE", str(tmp_path / "cache"))
@@ -77,7 +77,7 @@ def home(tmp_path, monkeypatch):
 
 
 def filled(folder: Path) -> Path:
-    """`folder` with two files of code."""
+    """Put two files of code into `folder`."""
     make_folders(folder / "aoti-4")
     for path in (folder / "choice.json", folder / "aoti-4" / "model.pt2"):
         path.write_text("ours")
@@ -116,7 +116,7 @@ def test_code_is_not_kept_in_a_shared_root(home, way, caplog, part):
     folder = filled(private_folder("engines", "abc"))
     spoil(home.parent / part)
     other = private_folder("engines", "abc")
-    if spoil is link_out and part == "cache":  # where the user's own link leads is as private as before
+    if spoil is link_out and part == "cache":  # the target of the user's own link is as private as before
         assert other == folder.resolve() and find_fault(other) is None
     else:
         assert other == home / ".cache" / "vit_custom" / "engines" / "abc" and said in caplog.text
@@ -129,7 +129,7 @@ def test_a_home_that_the_group_writes_keeps_no_code(home, monkeypatch, caplog):
     folder = filled(private_folder("engines", "abc"))
     assert home not in folder.parents and find_fault(folder) is None
     assert f"{home} can be written by others (mode 0770; chmod go-w). Compiled code is not kept" in caplog.text
-    home.chmod(0o1770)  # sticky: nobody else can rename what is ours
+    home.chmod(0o1770)  # sticky: nobody else can rename our folders
     assert home in private_folder("engines", "abc").parents
 
 
@@ -147,7 +147,7 @@ def test_a_temporary_folder_is_removed_at_the_end(home):
     home.chmod(0o770)
     (home.parent / "cache").write_text("a file")
     script = "from cache_folders import private_folder; print(private_folder('engines', 'a').parent)"
-    line = [sys.executable, "-c", script]  # the module alone: it needs neither torch nor the package
+    line = [sys.executable, "-c", script]  # only the module: it needs neither torch nor the package
     environment = {**os.environ, "PYTHONPATH": str(Path(cache_folders.__file__).parent)}
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
     assert "vit-custom-" in done.stdout and not Path(done.stdout.strip()).exists()
@@ -175,7 +175,7 @@ def test_compilers_keep_their_files_in_ours(compilers, way, caplog):
     inductor = own(compilers / "inductor")
     (inductor / "ab").mkdir()
     (inductor / "ab" / "code.so").write_text("x")
-    (inductor / "ab" / "code.so").chmod(0o664)  # as by umask 002: nobody else reaches it
+    (inductor / "ab" / "code.so").chmod(0o664)  # as by umask 002: nobody else can reach it
     keep_compiled_code_private()
     assert (inductor / "ab" / "code.so").exists() and not caplog.text
     spoil, said = way
@@ -187,7 +187,7 @@ def test_compilers_keep_their_files_in_ours(compilers, way, caplog):
 
 def test_a_folder_named_by_the_user_is_used_if_it_is_private(compilers, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "own"))
-    for _ in range(2):  # once more in a process of this one, which inherits the variable
+    for _ in range(2):  # the second time as in a child process, which inherits the variable
         keep_compiled_code_private()
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(own(tmp_path / "own"))
     assert find_fault(tmp_path / "own") is None
@@ -219,15 +219,15 @@ print(torch.backends.cpu.get_cpu_capability(), float((actual - expected).abs().m
 """
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="needs two widths of vectors")
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="needs AVX-512 and AVX2")
 def test_what_was_compiled_for_other_vectors_is_not_found(compilers, tmp_path):
-    """torch finds a graph compiled for AVX2 again with AVX-512, and then stores zeros over half of the scores."""
+    """torch finds a graph compiled for AVX2 again under AVX-512, and then writes zeros over half of the scores."""
     for capability in ("avx2", "avx512"):
         environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "VIT_CUSTOM_CACHE": str(tmp_path / "cache")}
-        told = subprocess.run(
+        printed = subprocess.run(
             [sys.executable, "-c", FLEX], env=environment, capture_output=True, text=True, check=True
         ).stdout.split()
-        assert told[-2] == capability.upper() and float(told[-1]) < 1e-6
+        assert printed[-2] == capability.upper() and float(printed[-1]) < 1e-6
 
 
 @pytest.mark.parametrize("engine", ["compiled", "graphs", "aoti"])
@@ -256,7 +256,7 @@ def test_no_engine_opens_a_file_that_others_could_have_changed(compilers, tmp_pa
 
 
 def from_file(model, images, folder):
-    """An engine whose file is code, as AOTInductor's is, in a language that needs no compiler."""
+    """Build an engine whose file is code, as AOTInductor's is, in a language that needs no compiler."""
     exec(kept(folder / "model.py", model, images, lambda _, path: path.write_text("")).read_text())
     return model
 
@@ -268,11 +268,11 @@ def test_predict_runs_no_code_of_others(home, tmp_path, monkeypatch, capsys, cap
     folder = cache_folder(model, processor, 4)
     code = make_folders(folder / "file-4") / "model.py"
     code.write_text("print('this code was run')")
-    choice = {"way": asdict(Way("file", 4)), "gain": 2, "engines": ["file"], "enough_for": None}
+    choice = {"way": asdict(EngineConfig("file", 4)), "gain": 2, "engines": ["file"], "enough_for": None}
     write_json(folder / CHOICE, choice)
     tighten(folder)
     assert "chosen before" in fastest(model, processor, images, 0, engines=["file"])[1]
-    assert "this code was run" in capsys.readouterr().out, "what only this user can have written is used"
+    assert "this code was run" in capsys.readouterr().out, "a file that only this user can write is used"
     write_shared(code)
     found, said = fastest(model, processor, images, 0, engines=["file"])
     assert "this code was run" not in capsys.readouterr().out and "can be written by others" in caplog.text

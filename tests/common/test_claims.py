@@ -1,4 +1,4 @@
-"""A record is believed of the weights it names, and of no others: whoever wrote over them, wherever a kill hit."""
+"""A record counts only for the weights it names, after any overwriting and any kill."""
 
 import hashlib
 import json
@@ -30,14 +30,14 @@ from modeling_vit_custom.training.runs.records import begin_records, end_records
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Two saved models of one architecture."""
+    """Return two saved models of one architecture."""
     root = tmp_path_factory.mktemp("models")
     return save_ours(root / "old", seed=0), save_ours(root / "new", seed=1)
 
 
 @pytest.fixture
 def folder(models, tmp_path):
-    """The first one with every record of an ended run."""
+    """Return a copy of the first model with every record of an ended run."""
     folder = Path(shutil.copytree(models[0], tmp_path / "run"))
     begin_records(folder, {"training": {"learning_rate": 1}}, {"source": "elsewhere"})
     (folder / "training.png").write_bytes(b"curves")
@@ -72,7 +72,7 @@ def test_a_model_saved_over_it_by_hand_is_noticed(folder, models):
         with pytest.raises(ClaimError, match=f"{name} is of weights with SHA-256 .*put its weights back, or remove it"):
             check_claims(folder, [name])
     ViTCustomForImageClassification.from_pretrained(models[0]).save_pretrained(folder)
-    assert set(check_claims(folder)[0]) == RECORDS, "the same bits again"
+    assert set(check_claims(folder)[0]) == RECORDS, "the weights are the same bits again"
 
 
 @pytest.mark.parametrize("picture", ["training.png", "speeds.png"])
@@ -100,7 +100,7 @@ def test_other_weights_take_their_records_with_them_and_the_same_keep_them(folde
 
 
 def again(folder: Path, other: Path) -> None:
-    """What a second training does in the folder, but for training."""
+    """Write what a second training writes in the folder, without training."""
     begin_records(folder, {"training": {"learning_rate": 2}}, {"source": "the second"})
     put_model(other, folder)
     (folder / "training.png").write_bytes(b"other curves")
@@ -108,7 +108,7 @@ def again(folder: Path, other: Path) -> None:
 
 
 def killed_at(call: int, folder: Path, other: Path) -> bool:
-    """`again` in a process that a SIGKILL ends before its `call`-th change of a name; whether it was."""
+    """Run `again` in a process and kill it before its `call`-th rename or removal; return whether it was killed."""
     child = os.fork()
     if child == 0:
         count = 0
@@ -142,7 +142,7 @@ def test_a_kill_leaves_no_record_beside_weights_that_are_not_its_own(folder, mod
         accuracy = json.loads(text)["test"]["accuracy"] if (text := read(run / "metrics.json")) else None
         assert digest in (old, new, None)
         assert accuracy in (None, 1.0) if digest == old else accuracy in (None, 0.5)
-        if digest:  # what lies there is a whole model, configuration and all
+        if digest:  # the folder holds a whole model, with its configuration
             expected = load_file(models[digest == new] / "model.safetensors")
             loaded = ViTCustomForImageClassification.from_pretrained(run).state_dict()
             assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
@@ -150,7 +150,7 @@ def test_a_kill_leaves_no_record_beside_weights_that_are_not_its_own(folder, mod
             check_claims(run)
             seen.append(digest)
             rate = json.loads(read(run / "training_args.json"))["training"]["learning_rate"]
-            assert (digest, rate) in ((old, 1), (new, 2)), "a run beside weights that it did not make"
+            assert (digest, rate) in ((old, 1), (new, 2)), "the record of a run lies beside weights of another"
         except ClaimError as error:
             assert "training_args.json is of a training that has not ended" in str(error) or "of weights" in str(error)
     assert call > 15 and seen[0] == old and seen[-1] == new

@@ -1,4 +1,4 @@
-"""The fresh process: without this package, without tokens and caches, with its errors handed back."""
+"""The fresh process runs without this package, without tokens and caches, and returns its errors."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ ROOT = str(Path(__file__).parents[2])
 
 def test_the_package_is_hidden_even_where_it_is_on_the_path(tmp_path):
     with pytest.raises(SystemExit, match="can be imported"):
-        check_hidden()  # here it is importable, and the check says so
+        check_hidden()  # here the package is importable, and the check must say so
     code = f"sys.path.insert(0, {ROOT!r})\nimport json\nimport modeling_vit_custom.cli"
     with pytest.raises(FreshProcessError, match="modeling_vit_custom is hidden in this process"):
         run_without_package(code, tmp_path)

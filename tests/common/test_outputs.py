@@ -1,4 +1,4 @@
-"""Where results go: files and links are replaced, pipes and devices written into, nothing else is touched."""
+"""Results replace files and links, are written into pipes and devices, and leave everything else alone."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def model(tmp_path_factory):
 
 def make_socket(path):
     here = os.getcwd()
-    os.chdir(path.parent)  # a socket's name is short
+    os.chdir(path.parent)  # the name of a socket must be short
     try:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path.name)
@@ -55,7 +55,7 @@ MADE = {
 
 @pytest.fixture(params=MADE)
 def odd(request, tmp_path):
-    """(a path that is no file, what it is)"""
+    """Return (a path that is not a regular file, its kind)."""
     path = tmp_path / "output"
     MADE[request.param](path)
     return path, request.param
@@ -147,7 +147,7 @@ def test_a_report_goes_into_a_pipe_which_stays(model, tmp_path):
     reader.join(10)
     assert json.loads(read[0])["n"] == 20
     assert stat.S_ISFIFO(os.lstat(tmp_path / "pipe").st_mode)
-    assert {path.name for path in tmp_path.iterdir()} == {"digits", "pipe"}, "no picture beside a pipe"
+    assert {path.name for path in tmp_path.iterdir()} == {"digits", "pipe"}, "a picture lies beside a pipe"
 
 
 def test_dev_null_stays_a_device(tmp_path):
@@ -158,7 +158,7 @@ def test_dev_null_stays_a_device(tmp_path):
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "out.txt"])
 def test_a_file_that_stdout_is_gets_the_report_in_its_place(tmp_path, name, monkeypatch):
-    """Replacing it would lose what is printed after; opening it anew would cut off what was printed before."""
+    """Replacing the file would lose later output; opening it again would cut off earlier output."""
     monkeypatch.chdir(tmp_path)
     stdout = os.dup(1)
     try:
@@ -195,7 +195,7 @@ def test_a_training_refuses_a_folder_with_a_pipe_among_its_files(tmp_path):
         check_output_dir(tmp_path)
 
 
-# A process that has the lock of a file until its input ends, and a loading process of it that outlives it.
+# A process that holds a file's lock until its input ends, and its child, which lives longer.
 HOLDER = """
 import importlib.util, os, sys, time
 from contextlib import ExitStack
@@ -222,11 +222,11 @@ def test_a_second_predict_into_one_output_ends_at_once_and_says_who_has_it(model
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         arguments = ["--model", str(tmp_path / "no-model"), str(tmp_path / "3.png"), "--output", str(output)]
-        assert predict([*arguments, "--overwrite"]) == 2, "before a model is loaded"
+        assert predict([*arguments, "--overwrite"]) == 2, "must be refused before a model is loaded"
         said = capsys.readouterr().err
         assert f"predict: --output {output} is being written by process {holder.pid} on " in said
         assert {path.name for path in output.parent.iterdir()} == {"out.jsonl.lock", "out.jsonl.lock.owner"}
-        holder.kill()  # as killed runs end: the lock's file stays, the lock does not
+        holder.kill()  # as after a kill: the lock's file stays, the lock does not
     arguments[1] = str(model)
     assert predict(arguments) == 0
     assert {path.name for path in output.parent.iterdir()} == {
@@ -243,7 +243,7 @@ def test_a_run_that_failed_leaves_no_lock(tmp_path):
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
-def test_of_two_writers_of_one_folder_the_first_has_it_and_nothing_is_mixed(tmp_path, there):
+def test_the_first_of_two_writers_gets_the_folder_and_nothing_is_mixed(tmp_path, there):
     target = tmp_path / "model"
     if there:
         target.mkdir()

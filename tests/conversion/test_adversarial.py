@@ -1,7 +1,8 @@
-"""Sources that would make a wrong model, through the command: refused by name with nothing written, or read rightly."""
+"""Sources that could give a wrong model: the command refuses them by name and writes nothing, or reads them rightly."""
 
 import json
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def vit_folder(path, **fields):
 
 
 def refused(capsys, path, source, *flags) -> str:
-    """What the command says of a source it does not convert; nothing has been written."""
+    """Return the command's message for a source that it refuses; check that nothing was written."""
     out = path / "out"
     assert main([str(source), str(out), *flags]) == 2
     assert not out.exists()
@@ -73,6 +74,71 @@ def test_code_in_a_pth_is_refused_and_not_run(tmp_path, capsys):
     assert not executed.exists()
 
 
+def pickled_folder(path, shards=1):
+    """Write a folder of transformers whose tensors torch.save wrote, whole or in shards with an index."""
+    vit_folder(path, id2label={0: "cat", 1: "dog", 2: "eel"}, label2id={"cat": 0, "dog": 1, "eel": 2})
+    state = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    if shards == 1:
+        torch.save(state, path / "pytorch_model.bin")
+        return path
+    places = {name: f"pytorch_model-{1 + i % shards:05}-of-{shards:05}.bin" for i, name in enumerate(sorted(state))}
+    for file in set(places.values()):
+        torch.save({name: state[name] for name, place in places.items() if place == file}, path / file)
+    (path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return path
+
+
+@pytest.mark.parametrize("source", ["one", "two", "one/pytorch_model.bin"])
+def test_pytorch_model_bin_is_read_with_its_config(tmp_path, source):
+    shards = 2 if source == "two" else 1
+    pickled_folder(tmp_path / source.partition("/")[0], shards)
+    expected = vit_folder(tmp_path / "safe", id2label={0: "cat", 1: "dog", 2: "eel"})
+    assert main([str(tmp_path / source), str(tmp_path / "out"), "--check"]) == 0
+    assert main([str(expected), str(tmp_path / "same")]) == 0
+    made, same = (ViTCustomForImageClassification.from_pretrained(tmp_path / name) for name in ("out", "same"))
+    assert made.config.num_attention_heads == 4 and made.config.id2label == {0: "cat", 1: "dog", 2: "eel"}
+    assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in made.state_dict().items())
+
+
+def repacked(path):
+    """Write the same archive with its members compressed."""
+    with zipfile.ZipFile(path) as archive:
+        members = {one: archive.read(one) for one in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        [archive.writestr(name, data) for name, data in members.items()]
+
+
+def test_pickles_of_a_folder_run_nothing_and_what_is_wrong_is_said(tmp_path, capsys):
+    folder, proof = pickled_folder(tmp_path / "vit"), tmp_path / "proof"
+    weights, sound = folder / "pytorch_model.bin", (folder / "pytorch_model.bin").read_bytes()
+    for legacy in (False, True):
+        torch.save({"x": Harmful(proof)}, weights, _use_new_zipfile_serialization=not legacy)
+        assert "nothing in it was executed" in refused(capsys, tmp_path, folder)
+    torch.save({"x": torch.zeros(1).expand(10**6, 10**5)}, weights)
+    assert "claim 400,000,000,000 bytes" in refused(capsys, tmp_path, folder)
+    weights.write_bytes(sound)
+    repacked(weights)
+    assert "compressed, as torch.save never does" in refused(capsys, tmp_path, folder)
+    weights.unlink()
+    assert "holds no .safetensors file and no pytorch_model.bin" in refused(capsys, tmp_path, folder)
+    assert not proof.exists()
+
+
+def test_shards_that_an_index_does_not_tell_right(tmp_path, capsys):
+    folder = pickled_folder(tmp_path / "vit", shards=2)
+    index = folder / "pytorch_model.bin.index.json"
+    places = json.loads(index.read_text())["weight_map"]
+    for place in ("../pytorch_model-00001-of-00002.bin", "model.bin", 3, None, ["x"]):
+        index.write_text(json.dumps({"weight_map": {**places, "x": place}}))
+        assert "its weight_map must give each tensor" in refused(capsys, tmp_path, folder)
+    index.write_text(json.dumps({"weight_map": {**places, "x": places["vit.embeddings.cls_token"]}}))
+    assert "its index names x, which its files do not hold" in refused(capsys, tmp_path, folder)
+    index.write_text(json.dumps({"weight_map": places}))
+    (folder / places["vit.embeddings.cls_token"]).unlink()
+    assert "cannot be read as tensors" in refused(capsys, tmp_path, folder)
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_weights_that_are_no_numbers(tmp_path, capsys, bad):
     folder = vit_folder(tmp_path / "vit")
@@ -84,7 +150,8 @@ def test_weights_that_are_no_numbers(tmp_path, capsys, bad):
 
 
 def test_a_384_pixel_checkpoint_into_a_224_pixel_configuration(tmp_path, capsys):
-    """Refused, whoever claims the smaller size; converted at its own, it is resampled when it is loaded."""
+    """A smaller size is refused, from flag and configuration; converted at 384, the model is resampled when it is
+    loaded."""
     folder = vit_folder(tmp_path / "vit", image_size=384, patch_size=32)
     said = refused(capsys, tmp_path, folder, "--image_size", "224")
     assert "image_size=224 has 7x7 patches" in said and "those of image_size=384" in said
@@ -106,7 +173,7 @@ def test_pre_logits_of_imagenet_21k_become_a_layer(tmp_path):
 
 @torch.no_grad()
 def test_a_grid_that_leaves_a_remainder_of_pixels(tmp_path):
-    """so400m/14 at 384: 27×27 patches, the last 6 pixels of each axis unseen."""
+    """so400m/14 at 384 has 27×27 patches; it ignores the last 6 pixels of each axis."""
     torch.manual_seed(0)
     source = SiglipVisionModel(SiglipVisionConfig(**TINY, image_size=384, patch_size=14)).eval()
     source.save_pretrained(tmp_path / "so400m")

@@ -1,4 +1,5 @@
-"""`--check` is sharp: whatever one tensor or one setting of the preprocessing is wrong, it fails; else it passes."""
+"""`--check` is sharp: it fails if any one tensor or any one setting of the preprocessing is wrong, and passes
+otherwise."""
 
 from dataclasses import replace
 from functools import cache
@@ -16,7 +17,7 @@ from modeling_vit_custom.conversion.sources import from_timm
 
 @pytest.fixture(scope="module", params=SOURCES)
 def checked(request, tmp_path_factory):
-    """(name, reference that remembers what it gave, conversion)"""
+    """Return (name, reference that caches its answers, conversion)."""
     opened = SOURCES[request.param](tmp_path_factory.mktemp("source"))
     made = build(opened.source, opened.family)
     reference = opened.reference(made)
@@ -25,7 +26,7 @@ def checked(request, tmp_path_factory):
 
 
 class _Key:
-    """Images that are equal where their shape and sum are."""
+    """Images that count as equal if their shape and sum are equal."""
 
     def __init__(self, images: torch.Tensor):
         self.images, self.key = images, (tuple(images.shape), float(images.double().sum()))
@@ -38,7 +39,7 @@ class _Key:
 
 
 def passes(reference, model) -> bool:
-    """At the model's own size already; the check itself wants two more to agree."""
+    """Compare at the model's own size only; the check itself also wants two other sizes to agree."""
     return all(row["passed"] for row in compare_tensors(replace(reference, only_size="one is enough"), model))
 
 
@@ -53,7 +54,7 @@ def test_source_and_conversion_agree_from_tensors_and_from_pixels(checked):
     assert pixels["size"] == [32, 32] and pixels["grey_levels"] <= 1.01 and pixels["logit"]["relative"] < 0.1
 
 
-# What no number can tell: softmax takes no notice of what it adds to all keys of a query alike.
+# Tensors that no output depends on: softmax ignores a constant added to all keys of a query.
 UNSEEN = {
     "timm": {"vit.layers.0.attention.k_norm.bias"},
     "transformers": {f"vit.layers.{i}.attention.k_proj.bias" for i in range(2)},
@@ -112,7 +113,7 @@ def crops(processor) -> bool:
     return bool(processor.do_center_crop)
 
 
-# what is wrong: where it makes a difference, the wrong settings
+# what is wrong: (applies to this processor, the wrong settings)
 WRONG = {
     "mean": (lambda p: True, lambda p: {"image_mean": [p.image_mean[0] + 0.01, *p.image_mean[1:]]}),
     "std": (lambda p: True, lambda p: {"image_std": [*p.image_std[:2], p.image_std[2] * 1.05]}),
@@ -163,7 +164,7 @@ def test_a_model_in_float64_is_not_rounded_by_its_check(tmp_path):
 
 
 def test_a_size_of_no_whole_patches_is_checked_as_well():
-    """As SigLIP's 384 pixels in patches of 14."""
+    """The case of SigLIP's 384 pixels in patches of 14."""
     model = timm.create_model(
         "vit_base_patch16_siglip_224", embed_dim=32, depth=1, num_heads=4, num_classes=5, img_size=37, patch_size=8,
         dynamic_img_size=True,

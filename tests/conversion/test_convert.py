@@ -1,6 +1,9 @@
-"""`convert` from what a user names to a folder that loads, checked against the source by its own library."""
+"""`convert` makes any source that a user names a folder that loads, and checks it against the source's own library."""
 
 import json
+import re
+import socket
+import zipfile
 
 import numpy as np
 import pytest
@@ -24,7 +27,7 @@ from modeling_vit_custom.conversion.engine import ConversionError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """transformers' ViT, random in every parameter, with its processor, as save_pretrained leaves it."""
+    """Save transformers' ViT with random parameters and its processor; return the folder."""
     torch.manual_seed(0)
     model = ViTForImageClassification(ViTConfig(**COMMON, **LABELS)).eval()
     with torch.no_grad():
@@ -34,6 +37,38 @@ def folder(tmp_path_factory):
     model.save_pretrained(path)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(path)
     return path
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("timm:resnet18", "timm:resnet18: ResNet, which is none of VisionTransformer"),
+        ("timm:nothing", "Unknown model"),
+        ("timm:hf-hub:X", "names no revision.* give timm:hf-hub:X@COMMIT"),
+        ("timm:hf_hub:a/b@", "names no revision"),
+        (
+            "torchvision:os.system",
+            "torchvision:os.system is no Vision Transformer of torchvision: give one of vit_b_16",
+        ),
+        ("torchvision:resnet18", "torchvision:resnet18 is no Vision Transformer"),
+    ],
+)
+def test_a_name_without_a_model_is_refused_before_anything_is_downloaded(source, said, tmp_path, monkeypatch, capsys):
+    def download(*_, **__):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", download)
+    assert main([source, str(tmp_path / "out")]) == 2
+    assert re.search(f"^convert: .*{said}", capsys.readouterr().err) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shape", [f"({10**30},)", f"({2**40}, {2**40})", "(-1,)"])
+def test_an_npz_that_claims_more_than_it_holds_is_refused(shape, tmp_path, capsys):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "big.npz", "w") as archive:
+        archive.writestr("embedding/kernel.npy", b"\x93NUMPY\x01\x00\x76\x00" + header + bytes(16))
+    assert main([str(tmp_path / "big.npz"), str(tmp_path / "out")]) == 2
+    assert "big.npz cannot be read as .npz" in capsys.readouterr().err
 
 
 def test_a_folder_of_transformers_is_converted_and_checked(folder, tmp_path, capfd):
@@ -60,7 +95,7 @@ def test_a_check_that_fails_says_so_and_exits_with_1(folder, tmp_path, capfd, mo
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_kept_where_nothing_is_rounded_by_it(folder, tmp_path, dtype):
-    """A table with a place for the class token is folded into it: a sum that half precision does not hold."""
+    """A table with a row for the class token is added into the token: half precision cannot hold the sum."""
     config = SiglipVisionConfig(**COMMON)
     for name, model in {
         "vit": ViTForImageClassification.from_pretrained(folder),

@@ -1,4 +1,4 @@
-"""`convert --to`: what it writes is loaded by the other library, gives our numbers, and comes back bit for bit."""
+"""`convert --to`: the other library loads the result, gives our numbers, and it converts back bit for bit."""
 
 import json
 
@@ -37,7 +37,7 @@ DINOV3 = {
 }  # fmt: skip
 CLIP = {"embedding_norm": True, "final_norm": "pooled", "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 DROPOUTS = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2}
-# what of ours: the class that transformers' Auto class must make of the folder, our fields, what is zero there
+# name: the class that transformers' Auto class must choose, our fields, the kind to ask for if it is not the default
 HF = {
     "vit": ("ViTForImageClassification", {**DROPOUTS, "layer_norm_eps": 1e-12}),
     "vit, oblong": ("ViTForImageClassification", {"image_size": (24, 40), "patch_size": (4, 8), "qkv_bias": False}),
@@ -91,7 +91,7 @@ TIMM = {
 
 
 def random_ours(fields: dict, dtype: torch.dtype = torch.float32):
-    """A model random in every parameter, but zero where its targets have no bias at all."""
+    """Build a model with random parameters; biases that its targets lack are zero."""
     config = ViTCustomConfig(**{**TINY, "position_interpolation": "bicubic", **fields})
     torch.manual_seed(0)
     model = (ViTCustomForImageClassification if config.num_labels else ViTCustomModel)(config).eval()
@@ -118,7 +118,7 @@ def crop(resized: int, side: int = 32, **others) -> dict:
 
 
 def same_folders(ours, back):
-    """Tensors, configuration and image processor of two folders of ours are the same."""
+    """Check that tensors, configuration and image processor of two of our folders are the same."""
     expected, actual = (load_file(folder / "model.safetensors") for folder in (ours, back))
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
@@ -171,7 +171,7 @@ def test_timm_loads_what_is_written_and_it_comes_back(name, tmp_path):
     same_folders(tmp_path / "ours", tmp_path / "back")
 
 
-# one field that a target of the library cannot express, and what its message says
+# library, fields that it cannot express, pattern of the message
 REFUSED = [
     ("hf", {"stem": "conv"}, "The closest: vit has no place for stem='conv' .only 'patch'"),
     ("hf", {"use_qk_norm": True}, "use_qk_norm=True"),
@@ -213,7 +213,8 @@ def test_what_cannot_be_expressed_is_named(library, fields, message):
 
 @pytest.mark.parametrize(("library", "kind"), [("hf", "vit"), ("timm", "VisionTransformer")])
 def test_the_variants_at_their_own_size(library, kind, tmp_path):
-    """The classical ones go anywhere; those for small images begin with convolutions that are ours alone."""
+    """The classical variants convert to any library; those for small images have a convolutional stem, which only ours
+    has."""
     few = {"num_hidden_layers": 2, "num_labels": 3}
     save_ours(tmp_path / "ours", {**ViTCustomConfig.from_variant("ti/16", **few).to_dict(), "id2label": None, **few})
     report = export(tmp_path / "ours", tmp_path / "theirs", library)
@@ -242,7 +243,7 @@ def test_biases_without_a_place_must_be_zero(library, tmp_path):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_what_matters_elsewhere_is_a_note(library, tmp_path):
-    fields = {"position_embedding": "sincos2d", "position_interpolation": "bilinear", "drop_path_rate": 0.1}
+    fields = {"position_embedding": "sincos2d", "position_interpolation": "computed", "drop_path_rate": 0.1}
     save_ours(tmp_path / "ours", {**fields, "num_channels": 1}, background_color=(0, 0, 0))
     notes = export(tmp_path / "ours", tmp_path / "theirs", library)["notes"]
     for said in (
@@ -264,7 +265,7 @@ def test_any_one_tensor_that_is_wrong_fails_the_check(library, name):
     for key, parameter in exported.model.named_parameters():
         kept = parameter.data.clone()
         parameter.data = kept + torch.randn_like(kept) * 0.05
-        invisible = key.endswith(("k_proj.bias", "mask_token"))  # softmax cancels one, the other only serves training
+        invisible = key.endswith(("k_proj.bias", "mask_token"))  # softmax cancels the biases; the mask token is unused
         assert compare(exported, model)["passed"] == invisible, key
         parameter.data = kept
 
@@ -314,7 +315,7 @@ def test_the_image_processors_make_the_same_pixels(processing, tmp_path):
     export(tmp_path / "ours", tmp_path / "timm", "timm")
     model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
-    square = slice(0, 1)  # of an odd margin, timm crops one pixel more on the other side
+    square = slice(0, 1)  # if the margin is odd, timm crops the extra pixel on the other side
     actual = torch.stack([transform(image) for image in images[square]])
     grey_level = 1 / 255 / min(ours.image_std)
     torch.testing.assert_close(actual, expected[square], rtol=0, atol=1.01 * grey_level)

@@ -1,4 +1,4 @@
-"""Google's .npz files, every array random, give the numbers of the flax models they were written by."""
+"""Google's .npz files with random arrays give the numbers of the flax models that write them."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,23 @@ from flax_vit import NEW, Spec, forward, from_bfloat16, random_arrays, stored, t
 from timm.models.vision_transformer import _load_weights
 
 from modeling_vit_custom.conversion.build import build
+from modeling_vit_custom.conversion.check import compare
 from modeling_vit_custom.conversion.engine import ConversionError, read, write
 from modeling_vit_custom.conversion.family import Source, detect
-from modeling_vit_custom.conversion.google import FAMILIES, read_npz, table
+from modeling_vit_custom.conversion.google import FAMILIES, read_npz, reference_of, table
 
 BIG_VISION = {"names": NEW, "positions": "pos_embedding", "cls_in_positions": False}
 TEXT_TOWER = {"params/txt/Embed_0/embedding": np.ones((4, 3)), "params/t": np.ones(1), "params/b": np.ones(1)}
+OTHERS = ("params/", "opt/", "extra/", "chrono/")
 OPTIMISER = {"opt/state/param_states/head/bias/momentum": np.ones(5)}
-# name: variant, how it is stored, what else lies in the file; the family is the name up to a slash
+TRAINING = {
+    "opt/1/0/mu/embedding/kernel": np.full((8, 8, 3, 32), np.nan), "opt/0/count": np.ones((), np.int32),
+    "opt/1/0/nu/img/Transformer/encoderblock_0/LayerNorm_0/scale": np.ones(32, "V2"),
+    "opt/1/0/mu/Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel": np.ones((32, 1)),
+    "extra/chrono/accum_train_time": np.ones(()), "extra/note": np.array("of no number"),
+    "chrono/accum_pause": np.ones(()),
+}  # fmt: skip
+# name: (variant, how it is stored, other arrays in the file); the family is the name up to the slash
 MODELS = {
     "vision_transformer/in21k, pre-logits": (Spec(pre_logits=24), {}, {}),
     "vision_transformer/augreg": (Spec(), {}, {}),
@@ -27,6 +36,8 @@ MODELS = {
     "big_vision/sincos": (Spec(names=NEW, positions="", pool="mean"), {"prefix": "params/"}, {}),
     "big_vision/siglip": (Spec(**BIG_VISION, pool="map", classes=0), {"prefix": "params/img/"}, TEXT_TOWER),
     "big_vision/scanned, lit": (Spec(**BIG_VISION), {"prefix": "params/img/", "scanned": True}, TEXT_TOWER),
+    "big_vision/training": (Spec(**BIG_VISION), {"prefix": "params/"}, TRAINING),
+    "big_vision/training, siglip": (Spec(**BIG_VISION, pool="map", classes=0), {"prefix": "params/img/"}, TRAINING),
     "big_vision/bfloat16": (Spec(**BIG_VISION, pool="map"), {"prefix": "params/", "bfloat16": True}, {}),
     "big_vision/class position in the encoder": (Spec(NEW, "Transformer/pos_embedding"), {}, {}),
     "big_vision/re-saved vision_transformer": (Spec(names=NEW), {}, {}),
@@ -34,9 +45,9 @@ MODELS = {
 
 
 def save(path, spec: Spec, layout: dict, others: dict):
-    """(path of the file, its arrays as the reference takes them)"""
+    """Save a file; return (its path, its arrays as the reference takes them)."""
     arrays = random_arrays(spec)
-    np.savez(path, **stored(arrays, **layout), **others)
+    np.savez(path, **others, **stored(arrays, **layout))
     if layout.get("bfloat16"):
         arrays = {name: from_bfloat16(to_bfloat16(array)) for name, array in arrays.items()}
     return path, arrays
@@ -70,13 +81,30 @@ def test_converted_equals_source_in_float64(name, tmp_path):
     assert conversion.family.name == name.split("/")[0]
     worst = 0.0
     for height, width in sizes:
-        if not spec.positions:  # positions of a size are computed for it there: convert for that size
-            conversion = convert(path, image_size=(height, width))
         images = torch.randn(1 if spec.depth == 12 else 2, 3, height, width, dtype=torch.float64)
         expected = forward(spec, arrays, images.permute(0, 2, 3, 1).numpy())
         worst = max(worst, difference(conversion.model, images, expected))
     print(f"{name}: {worst:.1e}")
     assert worst <= 1e-9
+
+
+@torch.no_grad()
+def test_positions_that_no_file_holds_are_computed_at_every_size_unless_flags_say_otherwise(tmp_path):
+    path, arrays = save(tmp_path / "model.npz", *MODELS["big_vision/sincos"])
+    computed = convert(path, image_size=32)
+    resampled = convert(path, image_size=32, position_interpolation="bilinear_align_corners")
+    said = {}
+    for name, made in (("computed", computed), ("resampled", resampled)):
+        reference = reference_of(path, made.model.config, "big_vision")
+        report = compare(reference, made.model, made.processor)
+        assert report["passed"], report
+        said[name] = report["notes"]
+    assert not said["computed"] and "computed again for each size there, and resampled here" in said["resampled"][0]
+    images = torch.randn(2, 3, 48, 64, dtype=torch.float64)
+    expected = forward(MODELS["big_vision/sincos"][0], arrays, images.permute(0, 2, 3, 1).numpy())
+    same, apart = (difference(made.model, images, expected) / abs(expected).max() for made in (computed, resampled))
+    print(f"computed {same:.1e}, resampled {apart:.1e} of the largest logit")
+    assert same <= 1e-9 and apart > 0.01
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if "full" not in name])
@@ -87,8 +115,8 @@ def test_round_trips_are_bit_equal(name, tmp_path):
     state, back = read_npz(path), table(spec.heads)
     ours = {name if spec.classes else f"vit.{name}": tensor for name, tensor in model.state_dict().items()}
     if not spec.positions:
-        del ours["vit.embeddings.position_embeddings"]  # computed, in no file
-    needed = {name: tuple(tensor.shape) for name, tensor in state.items() if not name.startswith(("params/", "opt/"))}
+        del ours["vit.embeddings.position_embeddings"]  # computed, not in the file
+    needed = {name: tuple(tensor.shape) for name, tensor in state.items() if not name.startswith(OTHERS)}
     theirs = write(back, ours, needed)
     again, _ = read(back, theirs)
     assert again.keys() == ours.keys() and all(torch.equal(again[name], ours[name]) for name in ours)
@@ -139,11 +167,11 @@ def test_no_array_can_change_unseen(name, tmp_path):
     expected = output(state)
     for key, tensor in state.items():
         difference = output(state | {key: tensor + 0.1 * torch.randn_like(tensor)}) - expected
-        # softmax takes no notice of a bias of the keys
+        # softmax ignores a bias of the keys
         assert (difference.abs().max() > 1e-6) == (not key.endswith("/key/bias")), key
 
 
-def test_pixels_beyond_the_last_patch_are_dropped_as_there(tmp_path):
+def test_pixels_beyond_the_last_patch_are_dropped_as_by_the_source(tmp_path):
     path, arrays = save(tmp_path / "model.npz", Spec(**BIG_VISION, pool="map"), {}, {})
     conversion = convert(path, image_size=37)
     assert conversion.processor.size.height == 37 and conversion.model.config.grid_hw == (4, 4)
@@ -176,7 +204,7 @@ def test_preprocessing_follows_the_library(tmp_path):
     for processor in (old, new, siglip):
         assert list(processor.image_mean) == list(processor.image_std) == [0.5] * 3
     assert (old.resample, old.antialias) == (siglip.resample, siglip.antialias) == (2, False)
-    assert (new.resample, new.rounding) == (4, "round_edge")  # by area
+    assert (new.resample, new.rounding) == (4, "round_edge")  # 4 is area
 
 
 def test_a_layer_before_a_head_that_is_missing_is_kept(tmp_path):
@@ -191,6 +219,9 @@ def test_nothing_is_lost_unsaid(tmp_path):
     path, _ = save(tmp_path / "model.npz", *MODELS["big_vision/siglip"])
     left_out = " ".join(convert(path).notes)
     assert all(name in left_out for name in ("params/txt/Embed_0/embedding", "params/t", "params/b"))
+    path, _ = save(tmp_path / "training.npz", *MODELS["big_vision/training"])
+    left_out = " ".join(convert(path).notes)
+    assert all(why in left_out for why in ("the optimiser's state", "training's clock", "of the training"))
     path, _ = save(tmp_path / "extra.npz", Spec(), {}, {"Transformer/encoderblock_1/adapter/kernel": np.ones(3)})
     with pytest.raises(ConversionError, match=r"left over.*encoderblock_1/adapter/kernel"):
         convert(path)

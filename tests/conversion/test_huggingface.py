@@ -1,4 +1,4 @@
-"""transformers' own Vision Transformers, every parameter random, give the same numbers here, and written back."""
+"""transformers' own Vision Transformers with random parameters give the same numbers here, and when written back."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from modeling_vit_custom.conversion.export_huggingface import model_of, run
 from modeling_vit_custom.conversion.family import Source, detect
 from modeling_vit_custom.conversion.huggingface import FAMILIES, canonical
 
-OWN_POOLER = ("vit/encoder", "deit/encoder")  # with a tanh, which no classifier of theirs uses
+OWN_POOLER = ("vit/encoder", "deit/encoder")  # it has a tanh, and no classifier of theirs uses it
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def test_converted_equals_source_in_float64(name):
     for height, width in ((32, 32), (48, 48), (40, 56)):
         images = torch.randn(2, 3, height, width, dtype=torch.float64)
         options = {} if "dino" in name else {"interpolate_pos_encoding": True}
-        if name == "vit_mae":  # the encoder, with nothing masked and nothing shuffled
+        if name == "vit_mae":  # the encoder, nothing masked or shuffled
             options["noise"] = torch.arange(height * width // 64).expand(2, -1)
         encoder = reference.vit if name == "vit_mae" else reference
         expected, actual = encoder(images, **options), conversion.model(images)
@@ -36,12 +36,12 @@ def test_converted_equals_source_in_float64(name):
         ]
         assert compared
         for key in compared:
-            exact = (height, width) == (32, 32) or "dinov2" not in name  # which resamples positions in float32
+            exact = (height, width) == (32, 32) or "dinov2" not in name  # DINOv2 resamples positions in float32
             torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=1e-9 if exact else 1e-6)
 
 
 def converted(name):
-    """(source, its tensors under their canonical names, its family, our model of them)."""
+    """Return (source, its tensors under canonical names, its family, our model of them)."""
     reference = random_source(*MODELS[name])
     state = canonical(reference.state_dict())
     family = detect(FAMILIES, state)
@@ -57,7 +57,7 @@ def test_transformers_runs_ours_and_the_tensors_it_came_from(name, written):
     ours = {prefix + key: tensor for key, tensor in model.state_dict().items()}
     theirs, notes = model_of(model.config, family.name, ours if written else state, ours=written)
     encoder = reference.vit if name == "vit_mae" else reference
-    assert type(theirs.double()) is type(encoder)  # double: what is no parameter, such as frequencies, too
+    assert type(theirs.double()) is type(encoder)  # double: also for buffers such as frequencies
     if name == "vit_mae":
         encoder.config.mask_ratio = 0.0
     for size in ((32, 32), (48, 48), (40, 56)):
@@ -68,7 +68,7 @@ def test_transformers_runs_ours_and_the_tensors_it_came_from(name, written):
         assert expected.keys() == actual.keys()
         for key, value in expected.items():
             torch.testing.assert_close(actual[key], value, rtol=1e-12, atol=1e-12)
-    # and what was written is read as the same model; without its decoder a "vit_mae" is a "vit"
+    # the written tensors are read as the same model; without its decoder, a "vit_mae" is a "vit"
     written_state = canonical(theirs.state_dict())
     source = Source(name, written_state, config=theirs.config.to_dict())
     again = build(source, detect(FAMILIES, written_state)).model

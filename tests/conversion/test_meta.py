@@ -1,4 +1,4 @@
-"""Meta's `.pth` layouts, every parameter random, give the numbers of timm and transformers reading the same tensors."""
+"""Meta's `.pth` layouts with random parameters give the numbers of timm and transformers on the same tensors."""
 
 import argparse
 import re
@@ -17,7 +17,7 @@ TINY = [name for name in LAYOUTS if "full" not in name]
 
 
 def convert(layout: Layout, state, **flags):
-    """As a user would: nothing told but what a file cannot tell, which for heads of other widths than 64 is theirs."""
+    """Convert as a user would: state only the number of heads, which files do not say (the default is width / 64)."""
     source = Source("file", state, flags={"num_attention_heads": layout.num_heads, **flags})
     return build(source, detect(FAMILIES, state))
 
@@ -49,7 +49,7 @@ def test_converted_equals_timm_in_float64(name):
 
 
 def to_transformers(state) -> dict[str, torch.Tensor]:
-    """A DINOv3 state under transformers' names."""
+    """Return a DINOv3 state under transformers' names."""
     spellings = {
         r"^cls_token": "embeddings.cls_token", r"^mask_token": "embeddings.mask_token",
         r"^storage_tokens": "embeddings.register_tokens", r"^patch_embed\.proj": "embeddings.patch_embeddings",
@@ -65,7 +65,7 @@ def to_transformers(state) -> dict[str, torch.Tensor]:
         if "attn.qkv" in name:
             parts = dict(zip("qkv", tensor.chunk(3), strict=True))
             if name.endswith("bias"):
-                del parts["k"]  # masked
+                del parts["k"]  # always zero
             renamed |= {name.replace("attn.qkv", f"attention.{part}_proj"): x for part, x in parts.items()}
         else:
             renamed[name] = tensor

@@ -1,4 +1,4 @@
-"""Preprocessing is the source's: stored, else documented and said; what cannot be expressed is refused."""
+"""Preprocessing is the stored one, or else the documented one with a note; what ours cannot express is refused."""
 
 import json
 
@@ -21,7 +21,7 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 HALF = ([0.5] * 3, [0.5] * 3)
 OPENAI = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 WHOLE = {"height": 32, "width": 32}
-# family: mean and std, resample, size, crop, at 32 pixels; DINOv2's are those of 224 whatever its positions are for
+# family: mean and std, resample, size, crop, at 32 pixels; DINOv2 always uses 224, whatever the size of its positions
 DOCUMENTED = {
     "vit": (HALF, 2, WHOLE, None),
     "deit": (IMAGENET, 3, {"height": 36, "width": 36}, 32),
@@ -70,7 +70,7 @@ def test_bare_tensors_under_transformers_names_get_it_as_well(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A ViT; its processor is for the tests to write."""
+    """Save a ViT; each test writes its processor."""
     transformers.ViTForImageClassification(transformers.ViTConfig(**TINY)).save_pretrained(tmp_path)
     return tmp_path
 
@@ -114,7 +114,7 @@ def test_a_stored_processor_that_ours_cannot_express_is_refused(folder, settings
 
 
 def test_every_route_of_images_keeps_antialiasing_off(tmp_path):
-    """From the processor that is stored: decoded one by one, in batches, through the pipeline's loader."""
+    """The stored setting holds for images that are decoded one by one, in batches, and by the processor's `decode`."""
     from modeling_vit_custom import ViTCustomImageProcessor
 
     ViTCustomImageProcessor(size=32, antialias=False).save_pretrained(tmp_path)

@@ -73,7 +73,7 @@ def test_features_of_photographs_and_noise_are_those_of_the_source(source, folde
 
 
 @torch.no_grad()
-def test_positions_resampled_by_another_rule_are_told_apart(source, converted):
+def test_positions_resampled_by_another_rule_are_distinguished(source, converted):
     images = torch.randn(1, 3, 224, 224)
     model = ViTCustomModel.from_pretrained(converted, position_interpolation="bicubic_antialias").eval()
     assert (model(images).last_hidden_state - source(images).last_hidden_state).abs().max() > 0.01

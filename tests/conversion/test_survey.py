@@ -1,4 +1,4 @@
-"""Every Vision Transformer of timm converts, or is refused for a reason that can be read."""
+"""Every Vision Transformer of timm converts, or is refused with a reason that a reader understands."""
 
 import re
 

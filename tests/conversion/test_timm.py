@@ -1,11 +1,11 @@
-"""timm's plain Vision Transformers, every parameter random, give the same numbers here, and written back."""
+"""timm's plain Vision Transformers with random parameters give the same numbers here, and when written back."""
 
 import json
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -95,13 +95,13 @@ def test_attention_pooling_over_prefix_tokens_is_refused():
         family_of(eva)
 
 
-# ---------- folders as timm pushes them to the Hub, and names of classes
+# ---------- folders as timm pushes them to the Hub, and class names
 
 SETTINGS = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear", "crop_pct": 0.9}
 
 
 def save_folder(path, **extra):
-    """A model with settings of its own, as timm saves it for the Hub."""
+    """Save a model with its own settings as timm does for the Hub."""
     model = random_source("vit_base_patch16_224", {"global_pool": "avg", "class_token": False}).float()
     model.pretrained_cfg = {**model.pretrained_cfg, **SETTINGS}
     arguments = {**SMALL, "global_pool": "avg", "class_token": False}
@@ -118,6 +118,19 @@ def test_a_folder_of_timm_s_keeps_its_settings_and_labels(tmp_path):
     assert list(model.config.id2label.values()) == names and model.config.pooling == "mean"
     assert (list(processor.image_mean), processor.resample) == ([0.1, 0.2, 0.3], 2)
     assert (processor.size.shortest_edge, processor.crop_size.height) == (35, 32)
+
+
+def test_its_pickled_weights_are_read_without_timm(tmp_path, capsys):
+    model = save_folder(tmp_path / "model")
+    assert main([str(tmp_path / "model"), str(tmp_path / "safe")]) == 0
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
+    assert main([str(tmp_path / "model"), str(tmp_path / "out"), "--check"]) == 0
+    made, same = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "safe"))
+    assert made.keys() == same.keys() and all(torch.equal(made[name], same[name]) for name in made)
+    torch.save({**model.state_dict(), "surplus": torch.ones(1)}, tmp_path / "model" / "pytorch_model.bin")
+    assert main([str(tmp_path / "model"), str(tmp_path / "none")]) == 2
+    assert "timm cannot build it" in capsys.readouterr().err
 
 
 def test_its_bare_file_looks_like_meta_s_which_is_said(tmp_path):
@@ -147,7 +160,7 @@ def test_imagenet_s_names_are_those_of_its_number_of_classes(classes, first):
     model.pretrained_cfg["num_classes"] = classes
     labels, notes = labels_of(model)
     assert len(labels) == classes and labels[0].startswith(first) and len(notes) == 1
-    model.pretrained_cfg["num_classes"] = 10  # another head: nothing is known of it
+    model.pretrained_cfg["num_classes"] = 10  # another head: its classes are unknown
     assert labels_of(model) == ({}, [])
 
 
@@ -164,7 +177,7 @@ def test_descriptions_are_taken_where_labels_have_them():
 
 @torch.no_grad()
 def test_two_classes_of_one_name_stay_two(tmp_path):
-    """ImageNet has two cranes: a bird and a machine."""
+    """ImageNet has two classes named crane: a bird and a machine."""
     model = random_source("vit_base_patch16_224", {"num_classes": 1000}).float()
     model.pretrained_cfg["num_classes"] = 1000
     opened = from_timm(model, "timm:tiny", {})

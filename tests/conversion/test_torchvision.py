@@ -1,4 +1,4 @@
-"""torchvision's Vision Transformers, every parameter random, give the same numbers here."""
+"""torchvision's Vision Transformers with random parameters give the same numbers here."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def convert(reference: VisionTransformer):
 
 
 def at_size(fields: dict, reference: VisionTransformer, side: int) -> VisionTransformer:
-    """The source for square images of another size, positions resampled by torchvision's own function."""
+    """Return the source for square images of another size, positions resampled by torchvision's own function."""
     patch = fields["patch_size"]
     state = interpolate_embeddings(side, patch, dict(reference.state_dict()))
     model = VisionTransformer(**{**fields, "image_size": side}).eval().double()
@@ -56,7 +56,7 @@ def test_converted_equals_source_in_float64(name):
     sources = {
         (side, side): reference,
         (side + 2 * patch, side + 2 * patch): at_size(fields, reference, side + 2 * patch),
-        # which torchvision refuses: by its rule, on its modules
+        # torchvision refuses oblong images: its rule, on its modules
         (side + patch, side - patch): lambda images: reference_of(reference, None).run(images)["logits"],
     }
     worst = 0.0
@@ -143,7 +143,7 @@ def test_preprocessing_of_every_weights_entry(weights):
         photograph = image.convert("RGB")
     actual = processor(photograph, return_tensors="pt")["pixel_values"][0]
     levels = (actual - transforms(photograph)).abs() * torch.tensor(transforms.std).view(3, 1, 1) * 255
-    # the overshoot of bicubic filters is clipped at different steps: two levels at one pixel of a photograph
+    # bicubic overshoot is clipped at different steps: a photograph may differ by two levels at one pixel
     assert levels.max() <= 2.01 and (levels > 1.01).sum() <= 1
 
 

@@ -1,4 +1,5 @@
-"""The image cache: the same pixels as decoding, whatever happens to its files or to the process that writes them."""
+"""The image cache returns the same pixels as decoding, whatever happens to its files or to the process that writes
+them."""
 
 import os
 import shutil
@@ -25,7 +26,7 @@ from modeling_vit_custom.data.dataset import ImageDataset
 from modeling_vit_custom.data.examples import Examples
 from modeling_vit_custom.data.fingerprint import cache_key
 from modeling_vit_custom.data.hub_datasets import DatasetImages
-from modeling_vit_custom.data.views import DecodedViews, ViewMaker
+from modeling_vit_custom.data.views import DecodedViews, ImageResizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +51,7 @@ def test_a_cache_holds_what_decoding_gives(tmp_path, counting):
         ):
             assert torch.equal(value, other), name
     views(order).zero_()
-    assert torch.equal(views(order), expected), "a batch is memory of its own"
+    assert torch.equal(views(order), expected), "a batch must be a copy"
     assert "found in" in open_views("train", examples, counting, str(tmp_path / "c"))[1] and counting.made == 40
 
 
@@ -81,7 +82,7 @@ open_views("train", many_photos(sys.argv[2]), PHOTO_MAKER, sys.argv[3])
 """
 
 
-def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
+def test_a_killed_build_resumes_where_it_stopped(tmp_path):
     file, root = str(tmp_path / "china.jpg"), tmp_path / "c"
     PillowImage.fromarray(load_sample_image("china.jpg")).save(file)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -95,13 +96,13 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was killed at work"
+    assert process.wait() == -signal.SIGKILL, "it must be killed while it builds"
     done = np.count_nonzero(np.load(next(root.glob("*.building/rows.npy"))))
     assert 30 < done < 400
 
     partial = next(root.glob("*.building"))
     rows = np.lib.format.open_memmap(partial / "views.npy", mode="r+")
-    rows[5] = 0  # as when the machine itself lost power: marked, but not on disk
+    rows[5] = 0  # as after a power loss: the row is marked, but not on disk
     rows.flush()
     maker = Counting(PROCESSOR, PHOTO_MAKER.shape, PHOTO_MAKER.settings)
     views, note = open_views("train", many_photos(file), maker, str(root))
@@ -113,7 +114,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
 
 @pytest.mark.parametrize("name", ["views.npy", "rows.npy", "key.json", "seal"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "overwritten"])
-def test_damaged_caches_are_built_anew(tmp_path, counting, caplog, name, damage):
+def test_damaged_caches_are_built_again(tmp_path, counting, caplog, name, damage):
     examples = digits(tmp_path / "d", 12)
     open_views("train", examples, counting, str(tmp_path / "c"))
     path = folder_of(tmp_path / "c") / name
@@ -141,11 +142,11 @@ def test_a_folder_of_another_cache_is_not_taken_for_this_one(tmp_path):
 def test_changed_files_settings_and_selections_are_other_caches(tmp_path):
     examples = digits(tmp_path / "d", 12)
     key = cache_key(examples, MAKER)
-    assert cache_key(digits(tmp_path / "d", 12), MAKER) != key, "written anew: other times"
+    assert cache_key(digits(tmp_path / "d", 12), MAKER) != key, "files written again have other times"
     key = cache_key(examples, MAKER)
     assert cache_key(examples, MAKER) == key
     assert cache_key(examples.select(range(11)), MAKER) != cache_key(examples.select(range(1, 12)), MAKER)
-    assert cache_key(examples, ViewMaker(PROCESSOR, (3, 17, 17))) != key
+    assert cache_key(examples, ImageResizer(PROCESSOR, (3, 17, 17))) != key
     digit_image(5, 5).resize((9, 9)).save(tmp_path / "d" / "3.png")
     assert cache_key(examples, MAKER) != key
 
@@ -158,7 +159,7 @@ def test_the_changed_file_is_what_is_read(tmp_path):
     assert not torch.equal(after, before) and torch.equal(after, MAKER([examples.images[3]], ["3"]))
 
 
-def test_images_in_memory_are_told_by_their_content(tmp_path):
+def test_images_in_memory_are_identified_by_their_content(tmp_path):
     def key(number):
         image = digit_image(1, number)
         sources = [image, np.asarray(image), (write_digit(tmp_path / "x.png", 1, number)).read_bytes()]
@@ -167,7 +168,7 @@ def test_images_in_memory_are_told_by_their_content(tmp_path):
     assert key(0) == key(0) and not set(key(0)) & set(key(1))
 
 
-def test_datasets_are_told_by_their_fingerprint(tmp_path):
+def test_datasets_are_identified_by_their_fingerprint(tmp_path):
     features = Features({"image": Image(decode=False), "n": Value("int64")})
     for name, first in (("a", 0), ("b", 1)):
         rows = [{"bytes": write_digit(tmp_path / "x.png", 1, first + i).read_bytes(), "path": None} for i in range(4)]
@@ -196,10 +197,10 @@ def test_auto_says_what_it_does(tmp_path, monkeypatch):
     assert isinstance(open_views("train", examples, MAKER)[0], CachedViews)
     assert folder_of(tmp_path / "auto" / "images")
     monkeypatch.setattr(cache, "SHARE_OF_FREE_DISK", 1e-12)
-    assert isinstance(open_views("train", examples, MAKER)[0], CachedViews), "what is there is used"
+    assert isinstance(open_views("train", examples, MAKER)[0], CachedViews), "an existing cache is used"
     views, note = open_views("validation", examples.select(range(5)), MAKER)
     assert isinstance(views, DecodedViews) and "5 views of 3 x 16 x 16" in note and "--image_cache DIR" in note
-    assert "decoded anew" in open_views("train", examples, MAKER, "off")[1]
+    assert "decoded again" in open_views("train", examples, MAKER, "off")[1]
 
 
 def test_a_place_that_cannot_hold_it(tmp_path, monkeypatch):
@@ -217,4 +218,4 @@ def test_a_place_that_cannot_hold_it(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(DataError, match="No space left"):
         open_views("train", examples, MAKER, str(tmp_path / "c"))
-    assert not [path for path in (tmp_path / "c").iterdir() if path.is_dir()], "nothing is left behind"
+    assert not [path for path in (tmp_path / "c").iterdir() if path.is_dir()], "a partial cache is left behind"

@@ -1,4 +1,4 @@
-"""Images under the same names that are no longer the same: noticed by a training and a prediction that go on."""
+"""Images that changed under the same names are noticed when a training resumes or a prediction continues."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def files(tmp_path) -> list[str]:
 
 
 def overwrite(path: str | Path, content: bytes, same_size: bool = True, same_time: bool = False) -> None:
-    """Other content under the same name; of the same size, by what follows a PNG's end."""
+    """Write other content under the same name; to keep the size, fill up after the PNG's end."""
     before = os.stat(path)
     if same_size:
         content = content[: before.st_size].ljust(before.st_size, b"\0")
@@ -88,14 +88,14 @@ def test_what_is_no_file_is_not_opened(tmp_path):
     assert found["size"].tolist() == [-1] * 4 and not found["content"].any()
 
 
-def test_of_more_files_than_are_read_the_time_decides_unless_others_vouch_for_it(files, monkeypatch):
-    monkeypatch.setattr(identity, "CONTENT", 3)  # of 0, 5 and 11
+def test_unread_files_are_compared_by_time_unless_a_touched_file_is_equal(files, monkeypatch):
+    monkeypatch.setattr(identity, "CONTENT", 3)  # the content of files 0, 5 and 11
     before = identify(files)
     assert np.flatnonzero(before["content"]).tolist() == [0, 5, 11]
     overwrite(files[3], encoded_digit(1, 5))
     assert changed(before, identify(files)) == ([3], 0)
     os.utime(files[5])
-    assert changed(before, identify(files)) == ([], 2), "a touched file of known content vouches for the times"
+    assert changed(before, identify(files)) == ([], 2), "a touched file with equal content shows that times say nothing"
     overwrite(files[11], encoded_digit(1, 5), same_time=True)
     assert changed(before, identify(files))[0] == [11]
 
@@ -122,14 +122,14 @@ def write_rows(path: Path, kind: str, digits: list[int]) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "saved"])
-def test_rows_of_a_file_are_told_by_their_content(tmp_path, kind):
+def test_rows_of_a_file_are_identified_by_their_content(tmp_path, kind):
     images = read_splits(Source(**write_rows(tmp_path, kind, [0, 1, 2, 3])))["train"].images
     before, cached = identify(images), images_fingerprint(images)
     shutil.rmtree(tmp_path / "saved", ignore_errors=True)
     images = read_splits(Source(**write_rows(tmp_path, kind, [0, 1, 5, 3])))["train"].images
     assert changed(before, identify(images)) == ([2], 0)
     assert changed(before[[3, 1]], identify(LazySelection(images, [3, 1]))) == ([], 0)
-    assert images_fingerprint(images) != cached, "nor are the cached views taken for these"
+    assert images_fingerprint(images) != cached, "the cached views must not be used for these images"
 
 
 def test_a_record_that_is_damaged_says_nothing(files, tmp_path):
@@ -142,7 +142,7 @@ def test_a_record_that_is_damaged_says_nothing(files, tmp_path):
     assert read_identities(tmp_path / "none.npz") is None
 
 
-# ---------- a training that goes on
+# ---------- a training that resumes
 
 STEPS = ("--save_strategy", "epoch", "--eval_strategy", "epoch", "--audit", "off", "--num_train_epochs")
 
@@ -155,14 +155,14 @@ def data(tmp_path) -> Path:
 
 
 def look(output_dir: Path, data: Path, run: Path | None = None) -> None:
-    """What a training does about its images before it begins, or goes on."""
+    """Check the images as a training does before it begins or resumes."""
     _, data_args, training_args = parse_args(command(output_dir, "--train_dir", data, "--audit", "off"))
     output_dir.mkdir(exist_ok=True)
     check_images(output_dir, load_data(data_args, training_args), run, training_args.processes)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_training_goes_on_with_the_images_it_began_with_only(data, tmp_path, split, caplog):
+def test_a_training_resumes_only_with_the_images_it_began_with(data, tmp_path, split, caplog):
     run = tmp_path / "run"
     look(run, data)
     look(run, data, run)
@@ -196,7 +196,7 @@ def test_a_copy_of_the_data_and_another_test_set_are_no_reason_to_stop(data, tmp
     look(tmp_path / "run", tmp_path / "copy", tmp_path / "run")
 
 
-def test_a_run_of_an_earlier_version_goes_on_and_that_is_said(data, tmp_path, caplog):
+def test_a_run_of_an_earlier_version_resumes_and_that_is_said(data, tmp_path, caplog):
     look(tmp_path / "run", data, tmp_path / "run")
     assert f"has no {IMAGES} (an earlier version wrote none)" in caplog.text and (tmp_path / "run" / IMAGES).is_file()
 
@@ -206,17 +206,17 @@ def test_the_whole_command(data, tmp_path):
     files = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "run").glob("*.*")}
     overwrite(data / "train" / "0" / "0.png", encoded_digit(1, 7))
     with pytest.raises(UsageError, match="1 of 16 train files have changed"):
-        tiny_train(tmp_path / "run", "--train_dir", data, *STEPS, 1)  # which has ended
+        tiny_train(tmp_path / "run", "--train_dir", data, *STEPS, 1)  # this run has ended
     with pytest.raises(UsageError, match="1 of 16 train files have changed"):
         tiny_train(tmp_path / "run", "--train_dir", data, *STEPS, 2)
-    assert files == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}, "nothing was rewritten"
+    assert files == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}, "a file was rewritten"
     plan = plan_staging(tmp_path / "run")
     assert IMAGES not in plan.copied and "trained on" in plan.left_out[IMAGES]
     assert str(tmp_path).encode() not in (tmp_path / "run" / IMAGES).read_bytes()
 
 
 @pytest.mark.slow
-def test_the_whole_command_goes_on_with_a_copy_and_begins_afresh_when_asked(data, tmp_path):
+def test_the_whole_command_resumes_with_a_copy_and_restarts_when_asked(data, tmp_path):
     tiny_train(tmp_path / "run", "--train_dir", data, *STEPS, 1)
     shutil.copytree(data, tmp_path / "copy", copy_function=shutil.copyfile)
     assert tiny_train(tmp_path / "run", "--train_dir", tmp_path / "copy", *STEPS, 2)["train"]["resumed"]
@@ -227,7 +227,7 @@ def test_the_whole_command_goes_on_with_a_copy_and_begins_afresh_when_asked(data
 
 
 @pytest.mark.slow
-def test_shards_written_anew_under_the_same_names_and_sizes_are_noticed(tmp_path):
+def test_shards_written_again_under_the_same_names_and_sizes_are_noticed(tmp_path):
     shards = write_shards(tmp_path / "shards", (10, 10))
     flags = ("--train_dir", shards, "--streaming", "true", "--shuffle_buffer", 4)
     tiny_train(tmp_path / "run", *flags, *STEPS, 1)
@@ -244,6 +244,7 @@ def test_pretraining_notices_it_too(tmp_path, capsys):
     flags = [
         "--train_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "run"), "--variant", "nano/4",
         "--image_size", "8", "--mask_patch_size", "4", "--use_cpu", "true", "--report_to", "none", "--audit", "off",
+        "--keep_checkpoints", "last",
     ]  # fmt: skip
     assert pretrain([*flags, "--num_train_epochs", "1"]) == 0
     overwrite(tmp_path / "data" / "0" / "0.png", encoded_digit(1, 7))
@@ -251,7 +252,7 @@ def test_pretraining_notices_it_too(tmp_path, capsys):
     assert "files have changed" in capsys.readouterr().err
 
 
-# ---------- a prediction that goes on
+# ---------- a prediction that continues
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +271,7 @@ def test_changed_images_are_predicted_again(model, files, tmp_path, capsys):
     assert "8 of them from before" in capsys.readouterr().out
     for place in (2, 5):
         overwrite(files[place], encoded_digit(9 - place, 50), same_size=False)
-    after = predicted(model, tmp_path / "p.jsonl", files)  # and some more
+    after = predicted(model, tmp_path / "p.jsonl", files)  # and some more files
     printed = capsys.readouterr().out
     assert "2 images have changed since, and are predicted again" in printed and "6 of them from before" in printed
     assert list(after) == files and after == predicted(model, tmp_path / "fresh.jsonl", files)

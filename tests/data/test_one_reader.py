@@ -1,10 +1,11 @@
-"""One file, one meaning: whichever option names a table, its labels, classes, task and order are the same."""
+"""A table means the same, whichever option names the file: its labels, classes, task and order."""
 
 import csv
 import datetime
 import gc
 import json
 import re
+import shutil
 from decimal import Decimal
 from functools import partial
 from io import StringIO
@@ -22,15 +23,16 @@ from modeling_vit_custom.commands.evaluate import main as evaluate
 from modeling_vit_custom.commands.export import main as export
 from modeling_vit_custom.commands.speed_table import main as speed_table
 from modeling_vit_custom.common.errors import DataError
-from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from modeling_vit_custom.data.eval_examples import load_eval_examples
 from modeling_vit_custom.data.labels import label_map
 from modeling_vit_custom.data.raw import RawSplit
 from modeling_vit_custom.data.source import Columns, Source
-from modeling_vit_custom.data.sources import load_eval_examples, read_splits
+from modeling_vit_custom.data.sources import read_splits
 from modeling_vit_custom.data.streamed_splits import read_streamed_splits
+from modeling_vit_custom.data.targets import ClassIds, MultiHot, Values
 from modeling_vit_custom.data.unlabelled import read_unlabelled
 
-# What a label column may hold: each of these is what a reader that guesses types would change.
+# Texts of a label column: a reader that guesses types would change each of these.
 TEXTS = {
     "leading zeros": ["001", "01", "1", "001"],
     "truth": ["true", "True", "FALSE", "true"],
@@ -47,7 +49,7 @@ TEXTS = {
     "unicode": ["é", "e\u0301", "ß", "ss"],
     "numbers to some": ["1e5", "inf", "0x1", "1_000"],
 }
-# Values with a type of their own, in Parquet and JSON.
+# Typed values, in Parquet and JSON.
 VALUES = {
     "integers": [10, 2, 1, 10],
     "truth": [True, False, True, False],
@@ -60,7 +62,7 @@ VALUES = {
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """An empty folder for one file, beside it images that the file may name."""
+    """Make an empty folder for one file, and images beside it that the file may name."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for n in range(4):
         write_digit(tmp_path / "data" / "images" / f"{n}.png", n)
@@ -78,7 +80,7 @@ def with_images(labels: list) -> list[list]:
 
 
 def classes(raw: RawSplit) -> dict[int, str] | str:
-    """The label map, or why there is none."""
+    """Return the label map, or the error that prevents one."""
     try:
         return label_map(raw)
     except DataError as error:
@@ -86,14 +88,15 @@ def classes(raw: RawSplit) -> dict[int, str] | str:
 
 
 def equal(one: RawSplit, other: RawSplit) -> None:
-    """Both hold the same examples in the same order, under the same labels."""
-    assert (one.problem_type, classes(one)) == (other.problem_type, classes(other))
+    """Check that both hold the same examples in the same order, under the same labels."""
+    assert (one.targets, classes(one)) == (other.targets, classes(other))
     assert list(map(str, one.labels)) == list(map(str, other.labels))
     assert [one.images[i] for i in range(len(one))] == [other.images[i] for i in range(len(other))]
 
 
 def both_doors(file: Path, columns: Columns = Columns()) -> RawSplit | None:
-    """--train_dir FILE and --dataset_name FOLDER give equal splits (returned), or refuse in the same words."""
+    """Check that --train_dir FILE and --dataset_name FOLDER refuse with the same words, or give equal splits; return
+    one."""
     try:
         by_file = read_splits(Source(file), columns)["train"]
     except DataError as error:
@@ -111,7 +114,7 @@ def both_doors(file: Path, columns: Columns = Columns()) -> RawSplit | None:
 def test_text_is_the_text_it_is(folder, labels):
     (folder / "train.csv").write_text(as_csv([["image", "label"], *with_images(labels)]), encoding="utf-8")
     read = both_doors(folder / "train.csv")
-    if read is not None and read.problem_type == SINGLE_LABEL:
+    if read is not None and read.targets is ClassIds:
         assert read.labels == labels
 
 
@@ -124,8 +127,18 @@ def test_separators_are_found_by_both(folder, name, separator):
 
 def test_targets_are_numbers_and_names_are_names_whatever_is_asked(folder):
     (folder / "train.csv").write_text(as_csv([["image", "label"], *with_images(["001", "2", "1e1", "-0.5"])]))
-    assert both_doors(folder / "train.csv", Columns(problem_type=REGRESSION)).labels.tolist() == [1, 2, 10, -0.5]
-    assert both_doors(folder / "train.csv", Columns(problem_type=SINGLE_LABEL)).labels == ["001", "2", "1e1", "-0.5"]
+    assert both_doors(folder / "train.csv", Columns(problem_type=Values.problem_type)).labels.tolist() == [
+        1,
+        2,
+        10,
+        -0.5,
+    ]
+    assert both_doors(folder / "train.csv", Columns(problem_type=ClassIds.problem_type)).labels == [
+        "001",
+        "2",
+        "1e1",
+        "-0.5",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +195,7 @@ def test_a_label_that_pandas_calls_missing_is_missing(folder):
     pq.write_table(pa.table(rows), folder / "train.parquet")
     for source in (Source(folder / "train.parquet"), Source(dataset_name=str(folder))):
         with pytest.raises(DataError, match="has no label for 1 example"):
-            read_splits(source, Columns(problem_type=SINGLE_LABEL))
+            read_splits(source, Columns(problem_type=ClassIds.problem_type))
 
 
 def test_declared_class_names_are_those_of_a_file_named_by_itself(folder):
@@ -193,7 +206,7 @@ def test_declared_class_names_are_those_of_a_file_named_by_itself(folder):
     by_file = read_splits(Source(file))["train"]
     assert label_map(by_file) == {0: "wolf", 1: "dog"}
     equal(by_file, read_splits(Source(dataset_name=str(folder)))["train"])
-    assert load_eval_examples(file, {0: "dog", 1: "wolf"}, SINGLE_LABEL).labels.tolist() == [1, 0, 0, 1]
+    assert load_eval_examples(file, {0: "dog", 1: "wolf"}, ClassIds)[0].targets.values.tolist() == [1, 0, 0, 1]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -206,6 +219,53 @@ def test_metadata_of_an_imagefolder_is_read_as_it_is_written(folder):
     equal(by_folder, read_splits(Source(metadata), Columns("file_name"))["train"])
     assert by_folder.labels == labels == read_streamed_splits(Source(str(folder)))["train"].labels
     gc.collect()  # `datasets` leaves the file open
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_an_image_folder_with_metadata_is_read_by_train_dir(tmp_path, suffix):
+    names = [f"images/{n}.png" for n in range(4)]
+    for n, name in enumerate(names):
+        write_digit(tmp_path / "d" / name, n % 2, n)
+    write_digit(tmp_path / "d" / "extra.png", 0, 9)
+    rows = [{"file_name": name, "label": "ab"[n % 2]} for n, name in enumerate(names)]
+    text = (
+        "\n".join(map(json.dumps, rows)) if suffix == "jsonl" else as_csv([[*rows[0]], *(row.values() for row in rows)])
+    )
+    (tmp_path / "d" / f"metadata.{suffix}").write_text(text)
+    raw = read_splits(Source(tmp_path / "d"))["train"]
+    assert raw.labels == list("abab") and raw.images == [str(tmp_path / "d" / name) for name in names]
+    assert any("NOT USED, 1 image(s) in no row of metadata" in note and "extra.png" in note for note in raw.notes)
+    assert any("whatever folders are called" in note for note in raw.notes), "the folder images must not become a class"
+    assert load_eval_examples(tmp_path / "d", {0: "a", 1: "b"}, ClassIds)[0].targets.values.tolist() == [0, 1, 0, 1]
+    for split in ("train", "val"):
+        shutil.copytree(tmp_path / "d", tmp_path / "s" / split)
+    assert {split: len(part) for split, part in read_splits(Source(tmp_path / "s")).items()} == {
+        "train": 4,
+        "validation": 4,
+    }
+
+
+def test_metadata_that_is_not_of_the_labels(tmp_path):
+    """Class folders stay classes beside a table of other things; without them, the error names what the table lacks."""
+    write_digit(tmp_path / "d" / "0" / "a.png", 0)
+    for text in ("file_name,caption\n0/a.png,nought\n", "a,b\n1,2\n", "a,b\n1\n"):
+        (tmp_path / "d" / "metadata.csv").write_text(text)
+        assert read_splits(Source(tmp_path / "d"))["train"].labels == ["0"]
+    (tmp_path / "d" / "0" / "a.png").rename(tmp_path / "d" / "a.png")
+    (tmp_path / "d" / "metadata.csv").write_text("file_name,caption\na.png,nought\n")
+    with pytest.raises(DataError, match=r"metadata\.csv has no column 'label', its columns are file_name, caption"):
+        read_splits(Source(tmp_path / "d"))
+    (tmp_path / "d" / "metadata.csv").write_text("file_name,label\na.png,x\ngone.png,x\n")
+    with pytest.raises(DataError, match=r"1 of 2 files of column 'file_name' do not exist.*gone\.png"):
+        read_splits(Source(tmp_path / "d"))
+    for split in ("train", "test"):
+        write_digit(tmp_path / "d" / split / "0.png", 0)
+    (tmp_path / "d" / "metadata.csv").write_text("file_name,label\ntrain/0.png,x\ntest/0.png,x\n")
+    with pytest.raises(DataError, match=r"several splits \(test, train\)"):
+        read_splits(Source(tmp_path / "d"))
+    (tmp_path / "d" / "metadata.jsonl").write_text('{"file_name": "a.png", "label": "x"}')
+    with pytest.raises(DataError, match="both name images"):
+        read_splits(Source(tmp_path / "d"))
 
 
 def test_files_of_one_split_are_read_one_after_the_other(folder):
@@ -224,14 +284,14 @@ NAMED = ("--image_column_name", "file", "--label_column_name", "tags", "--label_
 
 @pytest.fixture
 def named_otherwise(folder) -> Path:
-    """A table of multi-label images under other names than the usual."""
+    """Write a table of multi-label images with other column names than the usual ones."""
     rows = [[f"images/{n}.png", tags] for n, tags in enumerate(("a;b", "b", "a", "a ; b"))]
     (folder / "all.csv").write_text(as_csv([["file", "tags"], *rows]))
     return folder / "all.csv"
 
 
 def test_columns_are_named_in_the_same_way_everywhere(named_otherwise, tmp_path, capsys):
-    labels = {"id2label": {0: "a", 1: "b"}, "num_labels": 2, "problem_type": MULTI_LABEL}
+    labels = {"id2label": {0: "a", 1: "b"}, "num_labels": 2, "problem_type": MultiHot.problem_type}
     model, table = str(save_ours(tmp_path / "model", **labels)), str(named_otherwise)
     out = ("--model", model, "--data_dir", table, "--output", str(tmp_path / "m.json"))
     for spelling in (NAMED, ("--image_column", "file", "--label_column", "tags", "--label_separator", ";")):
@@ -243,7 +303,7 @@ def test_columns_are_named_in_the_same_way_everywhere(named_otherwise, tmp_path,
     arguments = ["--model", single, "--data_dir", table, *NAMED]
     for command in (speed_table, export):
         assert command([*arguments, *(() if command is speed_table else ("--output", str(tmp_path / "out")))]) == 2
-        assert "a;b" in capsys.readouterr().err  # class names that the model does not know: the columns were read
+        assert "a;b" in capsys.readouterr().err  # the model does not know these class names, so the columns were read
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export", "speed_table"])
@@ -269,7 +329,7 @@ def test_links_are_followed_where_that_is_asked(folder, tmp_path, capsys, comman
         (b"image,label\n", "has no rows"),
     ],
 )
-def test_what_one_door_refuses_the_other_does(folder, content, message):
+def test_what_one_flag_refuses_the_other_refuses_too(folder, content, message):
     (folder / "train.csv").write_bytes(content)
     for source in (Source(folder / "train.csv"), Source(dataset_name=str(folder))):
         with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""What lies in a cache is not believed: rows that changed are made again, whatever changed them, and whenever."""
+"""A cache is not trusted: rows that changed are made again, whatever changed them, and whenever."""
 
 import errno
 import os
@@ -17,9 +17,9 @@ from modeling_vit_custom.data import cache
 from modeling_vit_custom.data.cache import CachedViews, open_views
 from modeling_vit_custom.data.dataset import ImageDataset, collate
 from modeling_vit_custom.data.sealed_rows import SealedRows, find_or_build
-from modeling_vit_custom.data.views import DecodedViews, ViewMaker
+from modeling_vit_custom.data.views import DecodedViews, ImageResizer
 
-N = 100  # of which 64 are compared when a cache is opened
+N = 100  # 64 of them are compared when a cache is opened
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
 
 
@@ -40,14 +40,14 @@ def opened(examples, tmp_path):
 
 
 def change(path, act):
-    """Changes the array of a .npy file where it lies, as one who has it open would."""
+    """Change the array of a .npy file in place, as a process that has it open would."""
     rows = np.lib.format.open_memmap(path, mode="r+")
     act(rows)
     rows.flush()
 
 
 def unseen(rows: np.ndarray) -> list[int]:
-    """Those that opening the cache does not look at."""
+    """Return the rows that opening the cache does not check."""
     return sorted({*range(len(rows))} - {*np.linspace(0, len(rows) - 1, 64).astype(int).tolist()})
 
 
@@ -72,14 +72,14 @@ def test_rows_that_opening_does_not_look_at_are_not_believed_either(examples, ex
     opened(examples, tmp_path)
     change(folder_of(tmp_path / "c") / "views.npy", damage)
     views, note = opened(examples, tmp_path)
-    assert "found in" in note, "its sample is right"
+    assert "found in" in note, "the sample that opening checks is right"
     assert torch.equal(views(range(N)), expected) and torch.equal(views([N - 1, 1, 1]), expected[[N - 1, 1, 1]])
     [said] = [record.message for record in caplog.records]
     image = examples.names[0].removesuffix("0.png")
     assert f"{views.folder} does not hold what was written for {image}" in said and "decoded again" in said
 
 
-def test_rows_and_checksums_that_change_together_are_built_anew(examples, expected, tmp_path, caplog):
+def test_rows_and_checksums_that_change_together_are_built_again(examples, expected, tmp_path, caplog):
     opened(examples, tmp_path)
     folder = folder_of(tmp_path / "c")
     change(folder / "views.npy", invert)
@@ -94,7 +94,7 @@ def test_rows_and_checksums_that_change_together_are_built_anew(examples, expect
     assert torch.equal(views(range(N)), expected)
 
 
-def test_a_cache_without_a_seal_is_built_anew(examples, tmp_path, caplog):
+def test_a_cache_without_a_seal_is_built_again(examples, tmp_path, caplog):
     opened(examples, tmp_path)
     (folder_of(tmp_path / "c") / "seal").unlink()
     assert "built in" in opened(examples, tmp_path)[1] and "it has no seal: an earlier version's" in caplog.text
@@ -116,7 +116,7 @@ def overwritten(folder):
 
 
 def replaced(folder):
-    """By another run, which found the cache damaged; what it builds lies in other files."""
+    """Replace the cache, as another run does that finds it damaged: the new one lies in other files."""
     rows = np.load(folder / "views.npy")
     shutil.rmtree(folder)
 
@@ -138,7 +138,7 @@ def test_whatever_happens_to_a_cache_while_it_is_read(examples, expected, tmp_pa
 def test_whatever_happens_to_a_cache_in_mid_training(examples, expected, tmp_path, act):
     dataset = ImageDataset(examples, opened(examples, tmp_path)[0])
     loader = DataLoader(dataset, batch_size=20, num_workers=1, collate_fn=collate)
-    for epoch in range(2):  # the second one's workers are new
+    for epoch in range(2):  # the second epoch's workers are new
         batches = iter(loader)
         seen = [next(batches)]
         if epoch == 0:
@@ -154,7 +154,7 @@ def test_a_process_that_is_started_is_handed_the_open_file(expected, tmp_path, m
     counting = Counting(PROCESSOR, MAKER.shape)
     views, _ = open_views("train", examples, counting, str(tmp_path / "c"))
     shutil.rmtree(folder_of(tmp_path / "c"))
-    (tmp_path / "d" / "7.png").unlink()  # it could not be decoded again
+    (tmp_path / "d" / "7.png").unlink()  # so that it cannot be decoded again
     loader = DataLoader(
         ImageDataset(examples, views), 20, num_workers=1, collate_fn=collate, multiprocessing_context=method
     )
@@ -169,7 +169,7 @@ def test_elsewhere_it_is_opened_by_name_or_decoded(examples, expected, tmp_path)
     folder = folder_of(tmp_path / "c")
     shutil.copytree(folder, tmp_path / "other")
     replaced(folder)
-    assert pickle.loads(sent).read(range(N))[1] == list(range(N)), "another's rows are not taken for these"
+    assert pickle.loads(sent).read(range(N))[1] == list(range(N)), "rows of another cache must not be used"
     shutil.rmtree(folder)
     assert torch.equal(pickle.loads(pickle.dumps(views))(range(N)), expected)
     (tmp_path / "other").rename(folder)
@@ -183,7 +183,7 @@ def test_positions_are_those_of_a_sequence(examples, expected, tmp_path):
         views([N])
 
 
-# ---------- full disks: a signal would end the tests themselves
+# ---------- full disks: without the reserved space, a signal would end the tests themselves
 
 
 @root_only
@@ -214,16 +214,16 @@ def test_what_was_reserved_is_there_when_the_disk_fills_up(tmp_path):
         rows, how = find_or_build(tmp_path / "c", "views.npy", {}, (1000, 4), np.uint8, build)
         assert how == "built" and rows.read([0, 999])[0].tolist() == [[0, 1, 2, 3], [156, 157, 158, 159]]
         assert SealedRows(tmp_path / "c", "views.npy").find_wrong() == []
-        del rows  # or the disk is busy
+        del rows  # otherwise the disk is busy
 
 
 @root_only
 @pytest.mark.parametrize("image_cache", ["auto", "a folder"])
 def test_a_disk_that_fills_up_where_nothing_can_be_reserved(examples, tmp_path, monkeypatch, image_cache):
-    """As on file systems that copy on write, compress, or have no preallocation."""
+    """The case of file systems that copy on write, compress, or cannot preallocate."""
     full = []
 
-    class FillsUp(ViewMaker):
+    class FillsUp(ImageResizer):
         def __call__(self, sources, names):
             if not full and names[0].endswith("50.png"):
                 fill(disk, left=20_000)

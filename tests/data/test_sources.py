@@ -1,4 +1,4 @@
-"""Data sources: every file is an example or is named in a note, and labels mean what the source says."""
+"""Data sources: every file is an example or named in a note, and labels mean what the source says."""
 
 import csv
 import os
@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from image_files import without_plugins
 from loaded_splits import load_splits
 from real_digits import digit_image, write_class_folder, write_digit
 
 from modeling_vit_custom.common.errors import DataError
-from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from modeling_vit_custom.data.sources import load_eval_examples, with_label_ids
+from modeling_vit_custom.data.sources import with_label_ids
+from modeling_vit_custom.data.targets import ClassIds, MultiHot, Values
 
 
 def write_csv(path: Path, header: list[str], rows: list[list]) -> Path:
@@ -34,17 +35,17 @@ def png_bytes(digit: int, number: int = 0) -> bytes:
 def test_folder_of_classes(tmp_path):
     write_class_folder(tmp_path, {"10": 8, "2": 8, "1": 4})
     splits = load_splits(tmp_path, train_val_split=0.25, seed=3)
-    assert splits.problem_type == SINGLE_LABEL
-    assert splits.id2label == {0: "1", 1: "2", 2: "10"}  # by value, not 1, 10, 2
+    assert splits.problem_type == ClassIds.problem_type
+    assert splits.id2label == {0: "1", 1: "2", 2: "10"}  # sorted by value, not as text (1, 10, 2)
     assert (len(splits.train), len(splits.validation), splits.test) == (15, 5, None)
     for split in (splits.train, splits.validation):
-        for name, label in zip(split.names, split.labels, strict=True):
+        for name, label in zip(split.names, split.targets.values, strict=True):
             assert splits.id2label[int(label)] == Path(name).parent.name
     assert not set(splits.train.names) & set(splits.validation.names)
 
 
 def test_file_names_like_splits_lose_nothing(tmp_path):
-    """`datasets`' imagefolder keeps 3 of these 33 images: names such as train.png become splits there."""
+    """`datasets`' imagefolder keeps 3 of these 33 images, because it takes names such as train.png for splits."""
     write_class_folder(tmp_path, {"bus 0": 10, "car 1": 10, "train 2": 10})
     for name, digit in [("bus 0/train.png", 0), ("car 1/test_tube.png", 1), ("train 2/validation.png", 2)]:
         write_digit(tmp_path / name, digit, 30)
@@ -53,13 +54,14 @@ def test_file_names_like_splits_lose_nothing(tmp_path):
     assert list(splits.id2label.values()) == ["bus 0", "car 1", "train 2"]
 
 
-def test_files_on_disk_are_all_accounted_for(tmp_path):
+def test_files_on_disk_are_all_accounted_for(tmp_path, monkeypatch):
     write_class_folder(tmp_path, {"a0": 3, "b1": 3})
     (tmp_path / "empty").mkdir()
     write_digit(tmp_path / "stray.png", 4)
     write_digit(tmp_path / "a0" / ".hidden.png", 0, 7)
     write_digit(tmp_path / "b1" / "deep" / "er" / "x.png", 1, 8)
     write_digit(tmp_path / "a0" / "UPPER.PNG", 0, 9)
+    without_plugins(monkeypatch)
     for name in ("a0/phone.heic", "a0/notes.txt", "b1/no_suffix", "labels.csv"):
         (tmp_path / name).write_bytes(b"x")
     splits = load_splits(tmp_path)
@@ -70,7 +72,7 @@ def test_files_on_disk_are_all_accounted_for(tmp_path):
     for path in on_disk - used:
         assert Path(path).name in text, f"{path} is neither an example nor named"
     assert "14 files on disk, 8 examples of 2 classes" in text
-    assert "IMAGES that Pillow does not read here (1 .heic)" in text
+    assert "NOT READ HERE, 1 image(s) by name: a0/phone.heic. Fix: pip install pillow-heif, or convert" in text
     assert "left out of the label map: empty" in text and "empty" not in splits.id2label.values()
 
 
@@ -152,8 +154,8 @@ def test_csv_keeps_text_as_it_is(tmp_path):
     rows = [[f"images/{n}.png", name] for n, name in enumerate(["NA", "None", "007", "é, b"] * 2)]
     splits = load_splits(write_csv(tmp_path / "train.csv", ["image", "label"], rows), train_val_split=0.5)
     assert set(splits.id2label.values()) == {"NA", "None", "007", "é, b"}
-    by_name = dict(zip(splits.train.names, splits.train.labels, strict=True))
-    by_name.update(zip(splits.validation.names, splits.validation.labels, strict=True))
+    by_name = dict(zip(splits.train.names, splits.train.targets.values, strict=True))
+    by_name.update(zip(splits.validation.names, splits.validation.targets.values, strict=True))
     assert {name: splits.id2label[int(i)] for name, i in by_name.items()} == {
         str(tmp_path / file): label for file, label in rows
     }
@@ -164,53 +166,54 @@ def test_csv_of_another_dialect(tmp_path):
     text = "file;digit\n" + "".join(f"{d}/{n}.png;{d}\n" for d in (0, 1) for n in range(4))
     (tmp_path / "excel.csv").write_text(text, encoding="utf-8-sig")
     splits = load_splits(tmp_path / "excel.csv", image="file", label="digit")
-    assert splits.id2label == {0: "0", 1: "1"} and splits.problem_type == SINGLE_LABEL
+    assert splits.id2label == {0: "0", 1: "1"} and splits.problem_type == ClassIds.problem_type
 
 
 @pytest.mark.parametrize(
-    ("labels", "problem_type", "id2label", "first"),
+    ("labels", "targets", "id2label", "first"),
     [
-        (["cat|dog", "dog", "", "bird|cat"], MULTI_LABEL, ["bird", "cat", "dog"], [0, 1, 1]),
-        (["0.5", "1", "-2e-1", "0.75"], REGRESSION, ["label"], 0.5),
-        (["10", "2", "10", "2"], SINGLE_LABEL, ["2", "10"], 1),
+        (["cat|dog", "dog", "", "bird|cat"], MultiHot, ["bird", "cat", "dog"], [0, 1, 1]),
+        (["0.5", "1", "-2e-1", "0.75"], Values, ["label"], 0.5),
+        (["10", "2", "10", "2"], ClassIds, ["2", "10"], 1),
     ],
 )
-def test_task_is_read_off_the_label_column(tmp_path, labels, problem_type, id2label, first):
+def test_task_is_read_off_the_label_column(tmp_path, labels, targets, id2label, first):
     rows = []
     for n, label in enumerate(labels * 3):
         write_digit(tmp_path / f"{n}.png", n % 10)
         rows.append([f"{n}.png", label])
     table = write_csv(tmp_path / "t.csv", ["image", "label"], rows)
     splits = load_splits(table, validation=table)
-    assert splits.problem_type == problem_type
+    assert type(splits.train.targets) is targets and splits.problem_type == targets.problem_type
     assert list(splits.id2label.values()) == id2label
-    assert splits.train.labels.dtype == (np.int64 if problem_type == SINGLE_LABEL else np.float32)
-    np.testing.assert_allclose(splits.train.labels[0], first)
-    if problem_type == MULTI_LABEL:
-        assert splits.train.labels[2].sum() == 0
-    if problem_type != SINGLE_LABEL:
-        assert any(problem_type in note for note in splits.notes), "a guessed task must be said"
+    values = splits.train.targets.values
+    assert values.dtype == (np.int64 if targets is ClassIds else np.float32)
+    np.testing.assert_allclose(values[0], first)
+    if targets is MultiHot:
+        assert values[2].sum() == 0
+    if targets is not ClassIds:
+        assert any(targets.problem_type in note for note in splits.notes), "the note must name the guessed task"
 
 
 def test_task_can_be_named(tmp_path):
     rows = [[str(write_digit(tmp_path / f"{n}.png", n)), str(n)] for n in range(10)]
     table = write_csv(tmp_path / "t.csv", ["image", "label"], rows)
-    splits = load_splits(table, validation=table, problem_type=REGRESSION)
-    np.testing.assert_array_equal(splits.train.labels, np.arange(10, dtype=np.float32))
+    splits = load_splits(table, validation=table, problem_type=Values.problem_type)
+    np.testing.assert_array_equal(splits.train.targets.values, np.arange(10, dtype=np.float32))
     with pytest.raises(DataError, match=r"single-label, not regression"):
-        load_splits(write_class_folder(tmp_path / "f", {"0": 2, "1": 2}), problem_type=REGRESSION)
+        load_splits(write_class_folder(tmp_path / "f", {"0": 2, "1": 2}), problem_type=Values.problem_type)
 
 
 def test_several_label_columns(tmp_path):
     rows = [[str(write_digit(tmp_path / f"{n}.png", n)), n % 2, int(n > 4), n / 7] for n in range(10)]
     table = write_csv(tmp_path / "t.csv", ["image", "odd", "big", "share"], rows)
     splits = load_splits(table, validation=table, label="odd,big")
-    assert splits.problem_type == MULTI_LABEL and splits.id2label == {0: "odd", 1: "big"}
-    np.testing.assert_array_equal(splits.train.labels, [[n % 2, n > 4] for n in range(10)])
+    assert splits.problem_type == MultiHot.problem_type and splits.id2label == {0: "odd", 1: "big"}
+    np.testing.assert_array_equal(splits.train.targets.values, [[n % 2, n > 4] for n in range(10)])
     splits = load_splits(table, validation=table, label="share, odd")
-    assert splits.problem_type == REGRESSION and splits.train.labels.shape == (10, 2)
+    assert splits.problem_type == Values.problem_type and splits.train.targets.values.shape == (10, 2)
     with pytest.raises(DataError, match=r"'share' holds"):
-        load_splits(table, label="share,odd", problem_type=MULTI_LABEL)
+        load_splits(table, label="share,odd", problem_type=MultiHot.problem_type)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +233,7 @@ def test_tables_that_cannot_be_used(tmp_path, rows, message):
         write_digit(tmp_path / f"{n}.png", n)
     table = write_csv(tmp_path / "t.csv", ["image", "label"], rows)
     with pytest.raises(DataError, match=message):
-        load_splits(table, problem_type=REGRESSION if rows and rows[-1][-1] == "nan" else None)
+        load_splits(table, problem_type=Values.problem_type if rows and rows[-1][-1] == "nan" else None)
 
 
 def test_missing_column_lists_the_columns(tmp_path):
@@ -263,15 +266,15 @@ def test_parquet_with_bytes_dicts_and_paths(tmp_path):
 
 def test_parquet_label_types(tmp_path):
     image = pa.array([png_bytes(n) for n in range(4)])
-    for column, problem_type in [
-        (pa.array([0.5, 1.0, 2.0, 3.0]), REGRESSION),
-        (pa.array([["x", "y"], [], ["y"], ["x"]]), MULTI_LABEL),
-        (pa.array([[0.5, 1.0], [0.25, 1.0], [0.1, 0.0], [0.0, 2.0]]), REGRESSION),
-        (pa.array([True, False, True, False]), SINGLE_LABEL),
+    for column, targets in [
+        (pa.array([0.5, 1.0, 2.0, 3.0]), Values),
+        (pa.array([["x", "y"], [], ["y"], ["x"]]), MultiHot),
+        (pa.array([[0.5, 1.0], [0.25, 1.0], [0.1, 0.0], [0.0, 2.0]]), Values),
+        (pa.array([True, False, True, False]), ClassIds),
     ]:
         pq.write_table(pa.table({"image": image, "label": column}), tmp_path / "t.parquet")
         splits = load_splits(tmp_path / "t.parquet", validation=tmp_path / "t.parquet")
-        assert splits.problem_type == problem_type
+        assert splits.problem_type == targets.problem_type
 
 
 def digit_dataset(names: list[str], rows: int = 12) -> Dataset:
@@ -288,7 +291,7 @@ def test_datasets_from_disk(tmp_path):
     assert splits.id2label == {0: "zero", 1: "one", 2: "two"}  # a declared order is kept
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (9, 3, 6)
     assert isinstance(splits.test.images[0], bytes)  # undecoded
-    np.testing.assert_array_equal(splits.test.labels, [0, 1, 2, 0, 1, 2])
+    np.testing.assert_array_equal(splits.test.targets.values, [0, 1, 2, 0, 1, 2])
 
 
 def test_alphabetical_class_label_is_put_in_natural_order(tmp_path):
@@ -304,7 +307,7 @@ def test_datasets_multi_label_and_unlabelled(tmp_path):
     data = {"img": [digit_image(n) for n in range(4)], "tags": [[0], [0, 1], [], [1]], "label": [0, 1, -1, 0]}
     Dataset.from_dict(data, features=features).save_to_disk(tmp_path / "d")
     splits = load_splits(dataset_name=str(tmp_path / "d"), image="img", label="tags", train_val_split=0.5)
-    assert splits.problem_type == MULTI_LABEL and splits.id2label == {0: "b", 1: "a"}
+    assert splits.problem_type == MultiHot.problem_type and splits.id2label == {0: "b", 1: "a"}
     with pytest.raises(DataError, match=r"class id -1 at row 3"):
         load_splits(dataset_name=str(tmp_path / "d"), image="img")
     with pytest.raises(DataError, match=r"no column 'image'"):
@@ -318,7 +321,7 @@ def test_local_folder_of_parquet_files_as_dataset(tmp_path):
     (tmp_path / "d").mkdir()
     dataset.cast_column("label", Value("float32")).to_parquet(tmp_path / "d" / "train-00000.parquet")
     splits = load_splits(dataset_name=str(tmp_path / "d"), cache_dir=str(tmp_path / "cache"))
-    assert splits.problem_type == REGRESSION
+    assert splits.problem_type == Values.problem_type
 
 
 def test_image_folder_given_as_dataset_is_sent_to_train_dir(tmp_path):
@@ -333,22 +336,9 @@ def test_caps_keep_the_label_map_and_the_shares(tmp_path):
     write_class_folder(tmp_path, {"0": 20, "1": 10, "2": 10})
     splits = load_splits(tmp_path, max_train_samples=8, max_eval_samples=2, train_val_split=0.2)
     assert len(splits.id2label) == 3 and len(splits.validation) == 2
-    np.testing.assert_array_equal(np.bincount(splits.train.labels), [4, 2, 2])
+    np.testing.assert_array_equal(np.bincount(splits.train.targets.values), [4, 2, 2])
     with pytest.raises(DataError, match=r"positive number"):
         load_splits(tmp_path, max_train_samples=0)
-
-
-def test_eval_examples_take_the_checkpoints_ids(tmp_path, caplog):
-    write_class_folder(tmp_path, {"0": 2, "2": 3})
-    (tmp_path / "0" / "x.txt").write_text("x")
-    examples = load_eval_examples(tmp_path, {0: "2", 1: "1", 2: "0"}, SINGLE_LABEL)
-    assert [Path(name).parent.name for name in examples.names] == [["2", "1", "0"][i] for i in examples.labels]
-    assert "x.txt" in caplog.text
-    with pytest.raises(DataError, match=r"class.*2 are not in the label map"):
-        load_eval_examples(tmp_path, {0: "0", 1: "1"}, SINGLE_LABEL)
-    with pytest.raises(DataError, match=r"name one of .*train"):
-        write_class_folder(tmp_path / "s" / "train", {"0": 1})
-        load_eval_examples(tmp_path / "s", {0: "0"}, SINGLE_LABEL)
 
 
 def test_relabelling_to_a_checkpoints_ids(tmp_path):
@@ -356,7 +346,7 @@ def test_relabelling_to_a_checkpoints_ids(tmp_path):
     splits = load_splits(tmp_path)
     moved = with_label_ids(splits, {0: "2", 1: "0", 2: "1"})
     for before, after in [(splits.train, moved.train), (splits.validation, moved.validation)]:
-        assert [splits.id2label[i] for i in before.labels] == [moved.id2label[i] for i in after.labels]
+        assert [splits.id2label[i] for i in before.targets.values] == [moved.id2label[i] for i in after.targets.values]
 
 
 def test_one_source_of_training_data(tmp_path):

@@ -1,4 +1,4 @@
-"""Images without labels: all of a folder however it is sorted, none lost unsaid, labels never looked at."""
+"""Images without labels: all images of a folder at any depth, each lost one reported, labels never read."""
 
 import csv
 
@@ -10,7 +10,9 @@ from real_digits import digit_image, encoded_digit, write_class_folder, write_di
 from modeling_vit_custom.audit.gate import audit_before_training
 from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.source import Columns, Source
-from modeling_vit_custom.data.unlabelled import assemble_unlabelled, read_unlabelled
+from modeling_vit_custom.data.sources import assemble
+from modeling_vit_custom.data.targets import NoTargets
+from modeling_vit_custom.data.unlabelled import read_unlabelled
 
 
 def test_every_image_of_a_folder_however_deep(tmp_path):
@@ -25,18 +27,18 @@ def test_every_image_of_a_folder_however_deep(tmp_path):
     first, second = raw["train"].notes
     assert "8 files on disk, 6 images" in first and "(a 2, test 1)" in first
     assert "NOT USED, 2 file(s)" in second and "a/notes.txt" in second and ".hidden.png" in second
-    splits = assemble_unlabelled(raw, 0.34, None, None, seed=0)
-    assert splits.id2label == {} and splits.train.labels is None and splits.test is None
+    splits = assemble(raw, 0.34, None, None, seed=0)
+    assert splits.id2label == {} and isinstance(splits.train.targets, NoTargets) and splits.test is None
     assert sorted(splits.train.names + splits.validation.names) == sorted(map(str, paths))
     assert (len(splits.train), len(splits.validation)) == (4, 2)
-    again = assemble_unlabelled(raw, 0.34, None, None, seed=0)
+    again = assemble(raw, 0.34, None, None, seed=0)
     assert again.validation.names == splits.validation.names
 
 
 def test_splits_are_kept_apart_and_the_test_set_is_left_alone(tmp_path):
     for split, count in {"train": 5, "val": 3, "test": 2}.items():
         write_class_folder(tmp_path / "all" / split, {"0": count, "1": count})
-    splits = assemble_unlabelled(read_unlabelled(Source(tmp_path / "all")), 0.5, 7, 4, seed=0)
+    splits = assemble(read_unlabelled(Source(tmp_path / "all")), 0.5, 7, 4, seed=0)
     assert (len(splits.train), len(splits.validation)) == (7, 4)
     assert all("/val/" in name for name in splits.validation.names)
     assert any("test: 4 images NOT USED" in note for note in splits.notes)
@@ -51,7 +53,7 @@ def test_a_table_and_a_dataset_need_no_labels(tmp_path):
     assert read_unlabelled(Source(tmp_path / "t.csv"), Columns("file"))["train"].images == [row[0] for row in rows]
     with pytest.raises(DataError, match=r"has no column 'image', its columns are file. .*--image_column_name"):
         read_unlabelled(Source(tmp_path / "t.csv"))
-    images = {"image": [digit_image(1, n) for n in range(4)], "label": [None] * 4}  # labels are not even read
+    images = {"image": [digit_image(1, n) for n in range(4)], "label": [None] * 4}  # the labels are not even read
     saved = Dataset.from_dict(images, features=Features({"image": Image(), "label": Value("string")}))
     DatasetDict(train=saved, test=saved).save_to_disk(tmp_path / "saved")
     raw = read_unlabelled(Source(dataset_name=str(tmp_path / "saved")))
@@ -59,7 +61,7 @@ def test_a_table_and_a_dataset_need_no_labels(tmp_path):
 
 
 def test_a_dataset_is_kept_where_that_is_asked(tmp_path, monkeypatch):
-    """Guards against a folder of the cache that labelled data heed, and images without labels did not."""
+    """Guards --cache_dir: reading labelled data used it, but reading images without labels did not."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "usual")
     (tmp_path / "d").mkdir()
     Dataset.from_dict({"image": [encoded_digit(1, n) for n in range(4)]}).to_parquet(tmp_path / "d" / "train.parquet")
@@ -76,7 +78,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
         read_unlabelled(Source(tmp_path))
     write_digit(tmp_path / "one.png", 1)
     with pytest.raises(DataError, match="no validation split"):
-        assemble_unlabelled(read_unlabelled(Source(tmp_path)), 0.1, None, None, seed=0)
+        assemble(read_unlabelled(Source(tmp_path)), 0.1, None, None, seed=0)
 
 
 def test_copies_stop_nothing_and_images_lost_for_their_names_do(tmp_path):

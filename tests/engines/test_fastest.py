@@ -1,4 +1,4 @@
-"""The fastest way is one that answers as the model does, and is found at once the second time."""
+"""The fastest engine gives the model's answers, and the second run finds it at once."""
 
 import json
 import subprocess
@@ -18,14 +18,14 @@ from modeling_vit_custom.commands.predict import main as predict
 from modeling_vit_custom.engines import fastest as choosing
 from modeling_vit_custom.engines import registry as engine_table
 from modeling_vit_custom.engines.exported import FILES
-from modeling_vit_custom.engines.fastest import CHOICE, EXACT, Way, build, cache_folder, classifier, fastest
-from modeling_vit_custom.engines.logits import LogitsOf
+from modeling_vit_custom.engines.fastest import CHOICE, EXACT, EngineConfig, build, cache_folder, classifier, fastest
+from modeling_vit_custom.engines.output import OutputOf
 from modeling_vit_custom.engines.registry import Engine, build_engine, installed_engines
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.inference.predict import example_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-MANY = 10**9  # images, of which a quarter of the time is enough to choose
+MANY = 10**9  # so many images that a quarter of their time is enough to choose
 
 
 @pytest.fixture
@@ -44,8 +44,14 @@ def test_parts_and_streams_are_the_whole(loaded, tmp_path):
     images = torch.randn(7, 1, 24, 32)
     with torch.inference_mode():
         expected = model(images).logits
-        for way in (Way("eager", 7), Way("eager", 3), Way("eager", 3, streams=2), Way("eager", 20), Way("joined", 3)):
-            found = classifier(model, build(way, LogitsOf(model), images, tmp_path))
+        for way in (
+            EngineConfig("eager", 7),
+            EngineConfig("eager", 3),
+            EngineConfig("eager", 3, streams=2),
+            EngineConfig("eager", 20),
+            EngineConfig("joined", 3),
+        ):
+            found = classifier(model, build(way, OutputOf(model, "logits"), images, tmp_path))
             torch.testing.assert_close(found(images).logits, expected, rtol=0, atol=1e-5)
 
 
@@ -55,10 +61,10 @@ def test_joined_projections_are_the_three(any_config, random_model, backend):
     model = random_model(any_config).eval()
     model.set_attn_implementation(backend)
     images = torch.randn(2, any_config.num_channels, *any_config.image_hw)
-    joined = LogitsOf(model).joined
+    joined = OutputOf(model, "logits").fused_qkv
     for attention in joined.modules():
         if isinstance(attention, ViTCustomAttention):
-            attention.k_proj = attention.v_proj = None  # not called
+            attention.k_proj = attention.v_proj = None  # must not be called
     assert_close_but_for_rounding(joined(images), model(images).logits, any_config)
     assert joined.model.classifier.weight is model.classifier.weight and model.vit.layers[0].attention.qkv_proj is None
 
@@ -69,7 +75,7 @@ def test_adapted_projections_stay_three(random_model, pixel_values):
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.copy_(torch.randn_like(parameter))
-    joined = LogitsOf(model.eval()).joined
+    joined = OutputOf(model.eval(), "logits").fused_qkv
     assert torch.equal(joined(pixel_values), model(pixel_values).logits)
 
 
@@ -87,22 +93,22 @@ def test_each_engine_is_exact_and_kept(loaded, images, engine):
     with torch.inference_mode():
         torch.testing.assert_close(again(more).logits, found(more).logits, rtol=0, atol=1e-5)
     for file in cache_folder(model, processor, 4).rglob("*.*"):
-        file.chmod(0o666)  # anybody could have written it
+        file.chmod(0o666)  # now others can write it
     assert fastest(model, processor, images, 0, engines=[engine])[0] is model
 
 
-def test_a_kept_choice_that_answers_otherwise_is_made_anew(loaded, images, monkeypatch):
+def test_a_kept_choice_whose_answers_differ_is_made_again(loaded, images, monkeypatch):
     model, processor = loaded
     fastest(model, processor, images, MANY, engines=["eager"])
     folder = cache_folder(model, processor, 4)
     assert json.loads((folder / CHOICE).read_text())["engines"] == ["eager"]
     assert "chosen before" in fastest(model, processor, images, MANY, engines=["eager"])[1]
-    monkeypatch.setattr(choosing, "EXACT", -1)  # nothing agrees any more
+    monkeypatch.setattr(choosing, "EXACT", -1)  # no answer agrees any more
     _, said = fastest(model, processor, images, MANY, engines=["eager"])
     assert "chosen before" not in said and said.startswith("eager, 4 images a call: 1.00 times")
     with torch.no_grad():
         model.classifier.weight.add_(1)
-    assert cache_folder(model, processor, 4) != folder, "other weights are another folder"
+    assert cache_folder(model, processor, 4) != folder, "other weights must have another folder"
 
 
 def test_an_engine_that_cannot_be_built_is_left_out(loaded, images, monkeypatch, caplog):
@@ -115,17 +121,17 @@ def test_an_engine_that_cannot_be_built_is_left_out(loaded, images, monkeypatch,
     assert said.startswith("eager") and "left out: compiled, 4 images a call (RuntimeError: no compiler)" in caplog.text
     folder = cache_folder(model, processor, 4)
     choice = json.loads((folder / CHOICE).read_text())
-    choice["way"]["engine"] = "compiled"  # it was there once
+    choice["way"]["engine"] = "compiled"  # as if it had been there once
     (folder / CHOICE).write_text(json.dumps(choice))
     _, said = fastest(model, processor, images, MANY, engines=["eager", "compiled"])
-    assert said.startswith("eager") and "chosen anew" in caplog.text
+    assert said.startswith("eager") and "chosen again" in caplog.text
 
 
-def test_a_choice_made_in_haste_is_made_anew_for_many_more_images(loaded, images, monkeypatch, caplog):
+def test_a_choice_made_in_haste_is_made_again_for_many_more_images(loaded, images, monkeypatch, caplog):
     model, processor = loaded
     two = ["eager", "compiled"]
     monkeypatch.setitem(engine_table.ENGINES, "compiled", Engine(engine_table.eager))
-    monkeypatch.setattr(choosing, "SHARE", -1.0)  # no time for any other way
+    monkeypatch.setattr(choosing, "SHARE", -1.0)  # leaves no time for other engines
     monkeypatch.setattr(choosing, "WORTH", 0.0)
     assert fastest(model, processor, images, 100, engines=two)[1].startswith("eager, 4 images a call: 1.00")
     assert "not tried, for want of time" in caplog.text
@@ -189,12 +195,12 @@ def test_predict_says_what_it_chose(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(choosing, "WORTH", 0.0)
     folder = save_ours(tmp_path / "model")
     write_class_folder(tmp_path / "photos", {"0": 5, "1": 4})
-    (tmp_path / "photos" / "0" / "0.png").write_bytes(b"no image")  # the first is unreadable
+    (tmp_path / "photos" / "0" / "0.png").write_bytes(b"no image")  # the first image is unreadable
     scores = []
     for flags in ([], ["--fast"]):
         output = tmp_path / f"{len(flags)}.jsonl"
         line = ["--model", str(folder), str(tmp_path / "photos"), "--output", str(output), "--batch_size", "4", *flags]
-        assert predict(line) == 0
+        assert predict(line) == 1  # an image could not be read
         rows = [json.loads(row) for row in output.read_text().splitlines()]
         scores.append([row["predictions"][0]["score"] for row in rows if "predictions" in row])
     assert scores[1] == pytest.approx(scores[0], abs=1e-5) and len(scores[0]) == 8
@@ -203,8 +209,8 @@ def test_predict_says_what_it_chose(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_signals_arrive_after_files_were_closed_in_any_order(tmp_path, loaded, images):
-    """OpenVINO moves signals to a stack of its own, which must outlive the files: a worker's end was a crash."""
-    build_engine("openvino", LogitsOf(loaded[0]), images, tmp_path / "file")
+    """OpenVINO moves signals to its own stack, which must outlive the files: otherwise the end of a worker crashes."""
+    build_engine("openvino", OutputOf(loaded[0], "logits"), images, tmp_path / "file")
     script = (
         "import signal, sys\n"
         "from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""Evaluation of saved checkpoints on real images, against scikit-learn on the same outputs."""
+"""Evaluation of saved checkpoints on real images equals scikit-learn on the same outputs."""
 
 import csv
 import json
@@ -19,9 +19,11 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from modeling_vit_custom.commands.evaluate import main
 from modeling_vit_custom.common.claims import sha256_of, weights_digest
 from modeling_vit_custom.data.examples import Examples
+from modeling_vit_custom.data.targets import ClassIds
 from modeling_vit_custom.evaluation.evaluate import data_fingerprint, evaluate_model
 from modeling_vit_custom.evaluation.result import score_outputs
 from modeling_vit_custom.inference.loading import load_classifier
+from modeling_vit_custom.tasks.single_label import SINGLE_LABEL
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,7 +87,7 @@ def test_the_command_writes_what_scikit_learn_computes(model, digits, tmp_path, 
 
 def test_an_unreadable_image_stops_the_run_or_is_reported(model, digits, tmp_path, capsys):
     (digits / "3" / "torn.png").write_bytes((digits / "3" / "0.png").read_bytes()[:60])
-    assert run("--model", model, "--data_dir", digits, "--output", tmp_path / "m.json") == 1
+    assert run("--model", model, "--data_dir", digits, "--output", tmp_path / "m.json") == 2
     message = capsys.readouterr().err
     assert "torn.png" in message and "--on_error skip" in message and not (tmp_path / "m.json").exists()
 
@@ -98,7 +100,7 @@ def test_an_unreadable_image_stops_the_run_or_is_reported(model, digits, tmp_pat
 
 def test_a_set_of_unreadable_images_is_an_error(model, tmp_path):
     classifier, processor = load_classifier(str(model))
-    examples = Examples([b"no image"], ["a.png"], np.array([0]))
+    examples = Examples([b"no image"], ["a.png"], ClassIds([0]))
     with pytest.raises(ValueError, match=r"none of the 1 images.*a\.png"):
         evaluate_model(classifier, processor, examples, on_error="skip", progress=False)
 
@@ -109,18 +111,18 @@ def test_skipped_images_do_not_shift_the_labels(model, digits):
     labels = np.array([int(path.parent.name) for path in paths])
     sources = [str(path) for path in paths]
     sources[0] = sources[33] = b"no image"
-    examples = Examples(sources, list(map(str, paths)), labels)
+    examples = Examples(sources, list(map(str, paths)), ClassIds(labels))
     result = evaluate_model(classifier, processor, examples, batch_size=9, on_error="skip", progress=False)
     kept = [i for i in range(80) if i not in (0, 33)]
     assert result.names == [str(paths[i]) for i in kept]
-    np.testing.assert_array_equal(result.labels, labels[kept])
-    np.testing.assert_allclose(result.logits, outputs_of(model, [paths[i] for i in kept]), atol=1e-4)
+    np.testing.assert_array_equal(result.values, labels[kept])
+    np.testing.assert_allclose(result.outputs, outputs_of(model, [paths[i] for i in kept]), atol=1e-4)
 
 
 def test_the_model_is_left_in_the_mode_it_was_in(model, digits):
     classifier, processor = load_classifier(str(model))
     paths = sorted(map(str, digits.rglob("*.png")))[:4]
-    examples = Examples(paths, paths, np.array([0, 0, 0, 0]))
+    examples = Examples(paths, paths, ClassIds([0, 0, 0, 0]))
     classifier.train()
     evaluate_model(classifier, processor, examples, progress=False)
     assert classifier.training
@@ -136,7 +138,7 @@ def test_classes_that_do_not_occur_are_said(model, tmp_path):
 
 def test_a_class_the_checkpoint_does_not_know_is_refused(model, tmp_path, capsys):
     data = write_class_folder(tmp_path / "data", {"3": 2, "digit7": 2})
-    assert run("--model", model, "--data_dir", data, "--output", tmp_path / "m.json") == 1
+    assert run("--model", model, "--data_dir", data, "--output", tmp_path / "m.json") == 2
     assert "digit7" in capsys.readouterr().err
 
 
@@ -184,7 +186,7 @@ def test_nan_outputs_are_refused(model, digits):
         classifier.classifier.bias[0] = torch.nan
     paths = sorted(map(str, digits.rglob("*.png")))[:4]
     with pytest.raises(ValueError, match="logits: 4 of 4 rows hold NaN"):
-        evaluate_model(classifier, processor, Examples(paths, paths, np.zeros(4, int)), progress=False)
+        evaluate_model(classifier, processor, Examples(paths, paths, ClassIds(np.zeros(4, int))), progress=False)
 
 
 def test_unlabelled_examples_are_refused(model):
@@ -198,10 +200,11 @@ def test_temperature_improves_an_overconfident_model():
     logits = rng.normal(size=(2000, 4)) * 2
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
     names = list(map(str, range(2000)))
-    result = score_outputs(logits * 3, labels, names, "single_label_classification", dict(enumerate("abcd")))
-    assert result.calibration["temperature"] == pytest.approx(3, rel=0.1)
-    assert result.calibration["ece_with_temperature"] < 0.25 * result.calibration["ece"]
-    assert result.calibration["ece"] == result.metrics["ece"]
+    result = score_outputs(logits * 3, labels, names, SINGLE_LABEL, dict(enumerate("abcd")))
+    calibration = result.details.calibration
+    assert calibration["temperature"] == pytest.approx(3, rel=0.1)
+    assert calibration["ece_with_temperature"] < 0.25 * calibration["ece"]
+    assert calibration["ece"] == result.metrics["ece"]
     assert any("these same images" in note for note in result.notes)
 
 
@@ -217,10 +220,10 @@ def test_the_script_runs_although_it_is_called_like_the_library(model, digits, t
 
 def test_the_fingerprint_is_of_the_data():
     pixels = [np.full((4, 4, 3), i, np.uint8) for i in range(2)]
-    one = data_fingerprint(Examples(pixels, ["a", "b"], np.array([0, 1])))
-    assert one == data_fingerprint(Examples(pixels, ["/elsewhere/a", "b"], np.array([0, 1])))
-    assert one != data_fingerprint(Examples(pixels, ["a", "b"], np.array([1, 0])))
-    assert one != data_fingerprint(Examples(pixels, ["a", "c"], np.array([0, 1])))
+    one = data_fingerprint(Examples(pixels, ["a", "b"], ClassIds([0, 1])))
+    assert one == data_fingerprint(Examples(pixels, ["/elsewhere/a", "b"], ClassIds([0, 1])))
+    assert one != data_fingerprint(Examples(pixels, ["a", "b"], ClassIds([1, 0])))
+    assert one != data_fingerprint(Examples(pixels, ["a", "c"], ClassIds([0, 1])))
 
 
 def test_help_shows_examples(capsys):

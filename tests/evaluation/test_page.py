@@ -1,7 +1,8 @@
-"""The page of an evaluation: its figures are those of the report, it is bounded, and names in it are text."""
+"""The page of an evaluation shows the figures of the report, has a bounded size, and shows names as text."""
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -10,19 +11,25 @@ from real_digits import write_class_folder, write_digit
 from saved_models import save_ours
 
 from modeling_vit_custom.commands.evaluate import main
-from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples
+from modeling_vit_custom.common.json_files import write_json
+from modeling_vit_custom.data.examples import Examples
 from modeling_vit_custom.evaluation import page
 from modeling_vit_custom.evaluation.result import score_outputs
+from modeling_vit_custom.tasks import regression
+from modeling_vit_custom.tasks.multi_label import MULTI_LABEL
+from modeling_vit_custom.tasks.regression import REGRESSION
+from modeling_vit_custom.tasks.single_label import SINGLE_LABEL
 
 CONTEXT = {"model": "outputs/<b>model", "data": "photos", "device": "cpu", "seconds": 61.5}
 
 
-def write(tmp_path, logits, labels, problem_type, names, files=None):
-    """(the page's path, the evaluation) of made-up outputs; the images are real digits, or there are none."""
+def write(tmp_path, logits, labels, task, names, files=None):
+    """Write a page of made-up outputs, with real digits or without images; return (its path, the evaluation)."""
     id2label = dict(enumerate(names))
     files = files or [str(tmp_path / "gone.png")] * len(logits)
-    result = score_outputs(logits, labels, files, problem_type, id2label)
-    return page.write_page(tmp_path / "page.html", result, Examples(files, files, labels), CONTEXT), result
+    result = score_outputs(logits, labels, files, task, id2label)
+    examples = Examples(files, files, task.targets(labels))
+    return page.write_page(tmp_path / "page.html", result, examples, CONTEXT), result
 
 
 def random_outputs(n, classes):
@@ -32,14 +39,14 @@ def random_outputs(n, classes):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """A page whose labels and file names try to be HTML."""
+    """Write a page whose labels and file names could act as HTML."""
     logits, labels = random_outputs(40, 3)
     files = [str(write_digit(tmp_path / f"'{i}' & \u202e<script>.png", i % 10, i)) for i in range(40)]
     return write(tmp_path, logits, labels, SINGLE_LABEL, [HOSTILE, "</script><script>alert(1)", '猫 & "dog"'], files)[0]
 
 
 def cells(text: str) -> list[list[str]]:
-    """The exact values of the sortable table, row by row."""
+    """Return the exact values of the sortable table, row by row."""
     body = text[text.index('<table class="sortable">') :].split("</table>")[0]
     return [re.findall(r'data-value="([^"]*)"', row) for row in body.split("<tr>")[2:]]
 
@@ -97,11 +104,11 @@ def test_several_labels_have_neither_matrix_nor_calibration(tmp_path):
 
 def test_a_regression_has_its_targets_drawn_and_bounded(tmp_path):
     random = np.random.default_rng(0)
-    labels = random.normal(size=(page.MAX_POINTS + 500, page.MAX_TARGETS + 2))
+    labels = random.normal(size=(regression.MAX_POINTS + 500, regression.MAX_TARGETS + 2))
     names = [f"target {i}" for i in range(labels.shape[1])]
     text = write(tmp_path, labels + 0.1, labels, REGRESSION, names)[0].read_text(encoding="utf-8")
-    assert text.count("<svg") == page.MAX_TARGETS and "Not drawn: 2 further targets" in text
-    assert "500 further images" in text and text.count("h0") <= page.MAX_TARGETS * page.MAX_POINTS
+    assert text.count("<svg") == regression.MAX_TARGETS and "Not drawn: 2 further targets" in text
+    assert "500 further images" in text and text.count("h0") <= regression.MAX_TARGETS * regression.MAX_POINTS
 
 
 def test_a_model_without_mistakes(tmp_path):
@@ -143,3 +150,33 @@ def test_in_a_browser_it_sorts_and_nothing_else_runs(hostile, tmp_path, chromium
             assert values == sorted(values)[::order]
 
     look(chromium, hostile, tmp_path, check)
+
+
+def test_ten_thousand_classes_cost_seconds_and_no_matrix(tmp_path):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10_000, 2000)
+    logits = random.normal(size=(2000, 10_000)).astype(np.float32)
+    logits[np.arange(2000), labels] += 3.5
+    logits[:20, 7] = 99  # the most frequent mistake
+    labels[:20] = 9_999
+    began = time.process_time()
+    written, result = write(tmp_path, logits, labels, SINGLE_LABEL, [f"class {i}" for i in range(10_000)])
+    report = write_json(tmp_path / "metrics.json", result.report())
+    assert time.process_time() - began < 20
+    assert written.stat().st_size < 200_000 and report.stat().st_size < 3_000_000
+    held = json.loads(report.read_text())
+    assert result.confusion is None and "confusion_matrix" not in held
+    assert held["most_confused"]["columns"] == ["times", "true", "predicted"]
+    assert held["most_confused"]["rows"][0] == [20, 9_999, 7] and len(held["most_confused"]["rows"]) <= 1000
+    right = logits.argmax(axis=1) == labels
+    assert held["metrics"]["accuracy"] == right.mean()
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    assert held["metrics"]["top5_accuracy"] == (best == labels[:, None]).any(axis=1).mean()
+    assert "class 9999" in written.read_text() and "the most frequent mistakes" in written.read_text()
+
+
+@pytest.mark.parametrize("classes", [1000, 1001])
+def test_up_to_a_thousand_classes_the_matrix_is_written(classes):
+    logits, labels = random_outputs(30, classes)
+    report = score_outputs(logits, labels, ["x"] * 30, SINGLE_LABEL, dict(enumerate(map(str, range(classes))))).report()
+    assert ("confusion_matrix" in report) == (classes == 1000) != ("most_confused" in report)

@@ -1,4 +1,4 @@
-"""Features computed once are those of an ordinary model, and the heads fitted to them those of scikit-learn."""
+"""Features that are computed once equal those of an ordinary model, and the fitted heads equal scikit-learn's."""
 
 from types import SimpleNamespace
 
@@ -17,8 +17,9 @@ from tiny_training import tiny_checkpoint, tiny_train
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
 from modeling_vit_custom.common.errors import DataError, UsageError
 from modeling_vit_custom.common.processes import Processes
-from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples
+from modeling_vit_custom.data.examples import Examples
 from modeling_vit_custom.data.splits import draw_of_each
+from modeling_vit_custom.data.targets import ClassIds, MultiHot, Values
 from modeling_vit_custom.features import fitted, store
 from modeling_vit_custom.features.closed_forms import (
     NEVER,
@@ -38,10 +39,11 @@ from modeling_vit_custom.features.selection import (
 )
 from modeling_vit_custom.features.store import Features, open_features
 from modeling_vit_custom.features.taps import Tap, Taps, narrowed
+from modeling_vit_custom.tasks.single_label import SINGLE_LABEL
 
 
 def clusters(count: int, width: int, classes: int = 3, apart: float = 1.0) -> tuple[torch.Tensor, np.ndarray]:
-    """(features [N, D] of unequal scales around a centre for each class, class ids [N])"""
+    """Return (features [N, D] of unequal scales around one centre for each class, class ids [N])."""
     rng = np.random.default_rng(0)
     labels = np.arange(count) % classes
     points = rng.normal(size=(count, width)) + apart * rng.normal(size=(classes, width))[labels]
@@ -117,7 +119,7 @@ def test_discriminants_are_scikit_learns(count, width):
         np.testing.assert_allclose(bias, offset, rtol=1e-6)
         reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(scaled.numpy(), labels)
         agree = (scaled @ weight.T + bias).argmax(1).numpy() == reference.predict(scaled.numpy())
-        assert agree.mean() > 0.9  # scikit-learn shrinks the covariance of each class, not the pooled one
+        assert agree.mean() > 0.9  # scikit-learn shrinks the covariance of each class, ours the pooled one
 
 
 def test_full_shrinkage_is_the_nearest_prototype():
@@ -132,11 +134,11 @@ def test_one_example_a_class_and_a_class_without_any():
     scaled = torch.eye(3, dtype=torch.float64)
     ((weight, bias),) = fit_discriminants(scaled, torch.tensor([0, 1, 3]), 4, (0.5,))
     assert torch.equal((scaled @ weight.T + bias).argmax(1), torch.tensor([0, 1, 3])) and bias[2] == NEVER
-    head = fit_head(scaled.float(), np.array([0, 1, 3]), SINGLE_LABEL, 4)
+    head = fit_head(scaled.float(), ClassIds([0, 1, 3]), 4)
     assert head.held_out is None and head.kind == "logistic"
     assert torch.equal((scaled @ head.weight.T + head.bias).argmax(1), torch.tensor([0, 1, 3]))
     features, labels = clusters(30, 6)
-    head = fit_head(features, labels, SINGLE_LABEL, 4, "discriminant")
+    head = fit_head(features, ClassIds(labels), 4, "discriminant")
     assert head.bias.isfinite().all() and (features.double() @ head.weight.T + head.bias)[:, 3].max() < -100
 
 
@@ -192,10 +194,10 @@ def test_folds_hold_every_example_once_and_each_class_in_all():
 
 
 def test_what_is_held_out_was_not_learnt():
-    """Labels by lot: heads that had seen an example would answer it rightly, in as many dimensions as there are."""
+    """Labels are random and there are many dimensions: a head that had seen an example would answer it correctly."""
     features, _ = clusters(60, 200)
     labels = np.random.default_rng(1).permutation(np.arange(60) % 2)
-    head = fit_head(features, labels, SINGLE_LABEL, 2)
+    head = fit_head(features, ClassIds(labels), 2)
     indices, logits = head.held_out
     assert len(indices) == 60
     seen = (features.double() @ head.weight.T + head.bias).argmax(1).numpy() == labels
@@ -204,7 +206,7 @@ def test_what_is_held_out_was_not_learnt():
 
 def test_probabilities_fit_held_out_examples():
     features, labels = clusters(1800, 10, apart=0.3)
-    head = fit_head(features[:600], labels[:600], SINGLE_LABEL, 3)
+    head = fit_head(features[:600], ClassIds(labels[:600]), 3)
     logits = features[600:].double() @ head.weight.T + head.bias
     target = torch.from_numpy(labels[600:])
     losses = [float(torch.nn.functional.cross_entropy(factor * logits, target)) for factor in (0.4, 1.0, 2.5)]
@@ -214,30 +216,30 @@ def test_probabilities_fit_held_out_examples():
 @pytest.mark.parametrize("kind", ["logistic", "discriminant", "prototypes"])
 def test_a_kind_that_is_asked_for_is_fitted(kind):
     features, labels = clusters(40, 6)
-    head = fit_head(features, labels, SINGLE_LABEL, 3, kind)
+    head = fit_head(features, ClassIds(labels), 3, kind)
     assert head.kind == kind and (kind != "prototypes" or head.strength == 1)
     scaled = Scaling(features)(features)
-    assert cross_validate(scaled, torch.from_numpy(labels), 3, (kind,), 0)[:2] == (kind, head.strength)
+    assert cross_validate(scaled, ClassIds(labels), SINGLE_LABEL, 3, (kind,), 0)[:2] == (kind, head.strength)
 
 
 def test_regression_and_labels_that_do_not_exclude_each_other():
     features, labels = clusters(60, 6)
     values = (features[:, 0] * 2 + features[:, 3] / 10).numpy()
-    head = fit_head(features, values, REGRESSION, 1)
+    head = fit_head(features, Values(values), 1)
     answers = (features.double() @ head.weight.T + head.bias)[:, 0].numpy()
     assert head.kind == "ridge" and np.corrcoef(answers, values)[0, 1] > 0.99
     assert np.corrcoef(head.held_out[1][:, 0], values)[0, 1] > 0.98
     hot = np.stack([labels == 0, labels >= 1], axis=1).astype(np.float32)
-    head = fit_head(features, hot, MULTI_LABEL, 2)
+    head = fit_head(features, MultiHot(hot), 2)
     assert (((features.double() @ head.weight.T + head.bias) > 0).numpy() == hot).mean() > 0.95
 
 
 def test_views_are_learnt_as_well():
     features, labels = clusters(30, 4, apart=0.5)
     moved = torch.cat([features, features + 5 * torch.randn(30, 4)])
-    plain, both = (fit_head(features, labels, SINGLE_LABEL, 3, "logistic", views=v) for v in (None, moved))
+    plain, both = (fit_head(features, ClassIds(labels), 3, "logistic", views=v) for v in (None, moved))
     assert plain.strength == both.strength and not torch.allclose(plain.weight, both.weight, rtol=0.1)
-    again = fit_head(features, labels, SINGLE_LABEL, 3, "logistic", views=torch.cat([features, features]))
+    again = fit_head(features, ClassIds(labels), 3, "logistic", views=torch.cat([features, features]))
     torch.testing.assert_close(again.weight, plain.weight, rtol=1e-3, atol=1e-4)
 
 
@@ -255,7 +257,7 @@ def encoder(tiny_config, random_model):
 
 
 class Calls:
-    """Pixels of N random images; notes which rows were asked for, and may fail at one."""
+    """The pixels of N random images; records the requested rows, and may fail at one of them."""
 
     def __init__(self, config, count, fails_at=None):
         self.images = torch.randn(count, config.num_channels, *config.image_hw)
@@ -269,7 +271,7 @@ class Calls:
 
 
 class Processor:
-    """What tells one preprocessing from another."""
+    """Holds the name that distinguishes one preprocessing from another."""
 
     def __init__(self, name="a"):
         self.name = name
@@ -313,7 +315,7 @@ def test_features_are_computed_once(encoder, tmp_path):
     assert len(calls.asked) == 3 * 14 + 7 and "this run alone" in note and alone.of(tap).shape[0] == 7
 
 
-def test_a_build_that_was_killed_goes_on_and_damage_is_refused(encoder, tmp_path):
+def test_a_build_that_was_killed_resumes_and_damage_is_refused(encoder, tmp_path):
     taps, data = Taps(encoder), examples(tmp_path / "images", 9)
     options = {"image_cache": str(tmp_path / "cache"), "batch": 2}
     with pytest.raises(KeyboardInterrupt):
@@ -339,7 +341,7 @@ def test_an_encoder_that_gives_no_numbers_is_refused(encoder, tmp_path):
 
 
 def test_processes_share_the_images(encoder, tmp_path, monkeypatch):
-    """Two in lockstep, by a stand-in for the collective calls: each computes every second batch."""
+    """Two processes in lockstep, with a stand-in for the collective calls: each computes every second batch."""
     taps, data = Taps(encoder), examples(tmp_path / "images", 8)
     calls = Calls(encoder.config, 8)
     rows = {}
@@ -384,7 +386,7 @@ def test_the_command_leaves_an_ordinary_model(digits, base, tmp_path, capsys):
     model = ViTCustomForImageClassification.from_pretrained(tmp_path / "o")
     fitted = metrics["train"]["fitted"]
     assert (model.config.pooling, model.config.num_hidden_layers) == (fitted["pooling"], fitted["block"])
-    assert tiny_train(tmp_path / "o", *flags, model=base) == metrics  # told again, nothing computed
+    assert tiny_train(tmp_path / "o", *flags, model=base) == metrics  # read from the record, not computed again
     assert "nothing is trained" in capsys.readouterr().out
 
 
@@ -409,9 +411,9 @@ def test_a_share_is_held_out_where_it_is_asked_for(digits, base, tmp_path):
 def test_folds_answer_each_image_by_a_head_that_has_not_seen_it(digits, base, tmp_path, capsys, monkeypatch):
     asked, real = [], fitted.fit
 
-    def watched(features, labels, *args):
+    def watched(features, targets, *args):
         asked.append(args[-1])
-        return real(features, labels, *args)
+        return real(features, targets, *args)
 
     monkeypatch.setattr("modeling_vit_custom.training.search.folds.fit", watched)
     flags = ("--train_dir", digits / "train", *FITTED, "--folds", 4)
@@ -427,15 +429,15 @@ def test_folds_answer_each_image_by_a_head_that_has_not_seen_it(digits, base, tm
     assert metrics["train"]["fitted"] | untimed == plain["train"]["fitted"] | untimed
 
 
-def test_a_head_fitted_to_some_is_that_of_a_smaller_data_set(digits, base, tmp_path):
-    """Guards --folds: what is held out has no part in any choice."""
+def test_a_head_fitted_to_a_part_equals_that_of_a_smaller_data_set(digits, base, tmp_path):
+    """Guards --folds: held-out images take no part in any choice."""
     rows = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     rows[:, 0] += labels_of(40) * 2
     taps = SimpleNamespace(taps=[Tap(1, "cls")], columns=lambda tap: slice(0, 8))
     some = np.arange(0, 40, 2)
     whole, part = Features(taps, rows, 40), Features(taps, rows[some], 20)
-    one = fitted.fit(whole, labels_of(40), SINGLE_LABEL, 2, indices=some)
-    other = fitted.fit(part, labels_of(40)[some], SINGLE_LABEL, 2)
+    one = fitted.fit(whole, ClassIds(labels_of(40)), 2, indices=some)
+    other = fitted.fit(part, ClassIds(labels_of(40)[some]), 2)
     assert torch.equal(one.head.weight, other.head.weight) and one.head.kind == other.head.kind
 
 

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from command_parsers import commands
 from faults import around, at_step, die
 from frozen import (
     BACKENDS,
@@ -33,7 +34,6 @@ from frozen import (
     RUN,
     RUNS,
     answers,
-    commands,
     flag_rows,
     inside,
     outputs,
@@ -55,7 +55,7 @@ from modeling_vit_custom.cli import main as vit_custom
 from modeling_vit_custom.common.json_files import write_json
 from modeling_vit_custom.inference import predict as prediction
 from modeling_vit_custom.inference.loading import load_classifier
-from modeling_vit_custom.speed.export import Wanted, export
+from modeling_vit_custom.speed.export import ExportOptions, export
 from modeling_vit_custom.speed.table import store
 
 KEPT = (".json", ".safetensors", ".pt", ".pth")
@@ -141,7 +141,14 @@ def freeze_code() -> None:
 def freeze_exports() -> None:
     for name, (form, dtype, _) in EXPORTS.items():
         folder = Path("exports") / name
-        export("plain", folder, Wanted(form, dtype), "digits" if dtype == "int8" else None, lost=100, seconds=0.05)
+        export(
+            "plain",
+            folder,
+            ExportOptions(form, dtype),
+            "digits" if dtype == "int8" else None,
+            max_accuracy_drop=100,
+            seconds=0.05,
+        )
         for path in folder.glob("*.py"):
             path.unlink()
         exported, _ = load_classifier(str(folder), trust_remote_code=True)

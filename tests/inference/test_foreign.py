@@ -1,4 +1,4 @@
-"""Another library's configuration chooses no code and no files to load, and nothing larger than its files is built."""
+"""Another library's configuration cannot choose code or files to load, and no model larger than its files is built."""
 
 import resource
 import shutil
@@ -35,7 +35,7 @@ from modeling_vit_custom.conversion.meta import read_pth
 from modeling_vit_custom.conversion.sources import open_source
 from modeling_vit_custom.inference import foreign
 from modeling_vit_custom.inference.loading import load_classifier
-from modeling_vit_custom.serving.demo import refuse_other_code
+from modeling_vit_custom.tasks.classification_demo import refuse_other_code
 from modeling_vit_custom.training.objectives.teacher_loading import read_state, teacher_of
 
 KERNELS = {
@@ -57,7 +57,7 @@ def sound(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def sound_clip(tmp_path_factory) -> Path:
-    """A classifier whose configuration has parts."""
+    """Save a classifier whose configuration has parts."""
     folder = tmp_path_factory.mktemp("clip") / "sound"
     tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = {**tower, "image_size": 32, "patch_size": 8}
@@ -101,13 +101,13 @@ def test_transformers_alone_obeys_it(folder):
 
 @pytest.mark.parametrize("keys", [KERNELS["public"], KERNELS["private"]])
 @pytest.mark.parametrize("part", ["vision_config", "text_config"])
-def test_nor_is_a_kernel_of_a_part(sound_clip, tmp_path, said, part, keys):
+def test_a_kernel_named_by_a_part_is_not_obeyed_either(sound_clip, tmp_path, said, part, keys):
     folder = Path(shutil.copytree(sound_clip, tmp_path / "clip"))
     stored = CLIPConfig.from_pretrained(folder).to_dict()[part]
     fields("config.json", **{part: {**stored, **keys}})(folder)
     model, _ = load_classifier(str(folder), device="cpu")
     assert model.config._attn_implementation == model.config.vision_config._attn_implementation == "sdpa"
-    assert model.config.text_config._attn_implementation in (None, "sdpa")  # no part of the model
+    assert model.config.text_config._attn_implementation in (None, "sdpa")  # the text part is not in the model
     report = convert(str(folder), tmp_path / "converted", {}, check=True)
     assert report["check"]["passed"] and len(said) == 2
 
@@ -152,7 +152,7 @@ def test_an_adapter_beside_another_librarys_model_is_refused(folder):
 
 
 def test_nesting_is_refused_whatever_pythons_own_limit_is(folder):
-    """Libraries raise it for their own sake, and then 900 levels are none too many."""
+    """Libraries raise the limit for their own purposes, and then 900 levels would pass."""
     path, before = folder / "config.json", sys.getrecursionlimit()
     path.write_text(path.read_text().replace("{", '{"deep": ' + "[" * 900 + "1" + "]" * 900 + ",", 1))
     sys.setrecursionlimit(20_000)
@@ -173,7 +173,7 @@ def test_the_demo_shows_no_other_librarys_model(folder):
 
 @contextmanager
 def memory_limit(megabytes: int) -> Iterator[None]:
-    """Within, this process can take no more than so much memory on top of what it has."""
+    """Limit the memory that this process can take within the block, in addition to what it has."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20, hard))
@@ -185,7 +185,7 @@ def memory_limit(megabytes: int) -> Iterator[None]:
 
 @contextmanager
 def refused(error: type[Exception], says: str) -> Iterator[None]:
-    """Within, at once, in little memory, that is raised."""
+    """Check that the block raises the error at once and in little memory."""
     start = time.perf_counter()
     with memory_limit(256), pytest.raises(error, match=says):
         yield
@@ -206,7 +206,7 @@ def test_convert_refuses_them_before_it_looks_at_a_tensor(folder, tmp_path, name
         open_source(str(folder), {})
 
 
-def test_of_other_architectures_too(tmp_path):
+def test_sizes_of_other_architectures_are_refused_too(tmp_path):
     folder = save_resnet(tmp_path / "resnet")
     assert load_classifier(str(folder), device="cpu")[0].config.depths == [1, 1]
     for values in ({"depths": [10**8, 1]}, {"depths": [60, 60]}, {"hidden_sizes": [2**20, 2**20]}, {"depths": [0, 1]}):
@@ -226,7 +226,7 @@ def test_many_empty_tensors_buy_no_blocks(folder):
 
 @pytest.mark.slow
 def test_every_classifier_of_transformers_is_as_large_as_its_files():
-    """In its default size, by shapes alone."""
+    """The models have their default size, and only shapes are made."""
     passed = []
     for kind in list(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING):
         classes = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[kind]
@@ -246,7 +246,7 @@ def _timm_folder(folder: Path) -> Path:
     timm.models.save_for_hf(model, folder, safe_serialization=True)
     fields("config.json", model_args={"img_size": 160}, num_classes=2)(
         folder
-    )  # transformers takes the number from one place alone
+    )  # transformers reads the number only from this place
     return folder
 
 

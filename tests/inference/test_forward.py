@@ -1,4 +1,4 @@
-"""Images are prepared together, and ahead of the model, without a trace in what comes out."""
+"""Images are prepared together and ahead of the model, without any effect on the results."""
 
 import threading
 
@@ -15,7 +15,7 @@ from modeling_vit_custom.inference.forward import PreparedImages, read_ahead, st
 
 
 class Watched(ViTCustomImageProcessor):
-    """Remembers how many images came in each call."""
+    """Records the number of images in each call."""
 
     def __call__(self, images, **kwargs):
         self.__dict__.setdefault("calls", []).append(len(images))
@@ -24,7 +24,7 @@ class Watched(ViTCustomImageProcessor):
 
 @pytest.fixture
 def sources():
-    """Two sizes in turn, a file that is none, and an image too narrow to be shrunk to 32 pixels at its side."""
+    """Return images of two sizes in turn, a missing file, and an image too narrow to shrink to 32 pixels on a side."""
     china, flower = (Image.fromarray(image) for image in load_sample_images().images)
     photos = [china, flower.resize((160, 107)), flower, china.resize((160, 107))]
     return [*photos, "nowhere.png", Image.new("RGB", (90, 1)), *photos]
@@ -55,17 +55,17 @@ def test_large_images_do_not_pile_up_in_memory(sources, monkeypatch):
 def test_the_next_batch_is_prepared_while_one_is_used(sources):
     prepared = {i: threading.Event() for i in range(4)}
 
-    class Told(PreparedImages):
+    class Recorded(PreparedImages):
         def take(self, indices):
             items = super().take(indices)
             prepared[indices[0]].set()
             return items
 
     photos = [np.asarray(sources[1])] * 4
-    batches = read_ahead(Told(photos, ["photo"] * 4, ViTCustomImageProcessor()), [[i] for i in range(4)])
+    batches = read_ahead(Recorded(photos, ["photo"] * 4, ViTCustomImageProcessor()), [[i] for i in range(4)])
     assert next(batches)[0][0] == 0
-    assert prepared[1].wait(60)  # without being asked for
-    assert not prepared[3].is_set()  # nor further than that
+    assert prepared[1].wait(60)  # before it is asked for
+    assert not prepared[3].is_set()  # but no further
     assert [items[0][0] for items in batches] == [1, 2, 3]
 
 

@@ -1,4 +1,4 @@
-"""Prediction of image files: every file gets its line, in order, whatever happens on the way."""
+"""Prediction of image files: every file gets a line, in order, whatever happens meanwhile."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import without_plugins
 from PIL import Image
 from real_digits import write_class_folder, write_digit
 from saved_models import save_ours, save_resnet, save_transformers_vit
@@ -19,7 +20,13 @@ from sklearn.datasets import load_sample_images
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from modeling_vit_custom import ViTCustomModel
+from modeling_vit_custom.audit.files import unloaded_findings
 from modeling_vit_custom.commands.predict import main
+from modeling_vit_custom.data.folders import unread_sentence
+from modeling_vit_custom.data.source import Source
+from modeling_vit_custom.data.sources import read_splits
+from modeling_vit_custom.data.unlabelled import read_unlabelled
+from modeling_vit_custom.inference.forward import PreparedImages
 from modeling_vit_custom.inference.predict import find_images, predict
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +40,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Real digits as PNG files named 1 to 12, two photographs, and three files that are no images."""
+    """Write real digits as PNG files named 1 to 12, two photographs, and three files that are not images."""
     folder = tmp_path / "photos"
     for n in range(1, 13):
         write_digit(folder / f"{n}.png", n % 10)
@@ -59,7 +66,7 @@ def environment():
 
 def test_every_image_gets_a_line_in_natural_order_and_bad_files_say_why(model, photos, tmp_path, capsys):
     output = tmp_path / "out.jsonl"
-    assert run("--model", model, photos, tmp_path / "missing.png", "--output", output, "--batch_size", 4) == 0
+    assert run("--model", model, photos, tmp_path / "missing.png", "--output", output, "--batch_size", 4) == 1
     records = read(output)
     names = [Path(record["path"]).name for record in records]
     assert names[:12] == [f"{n}.png" for n in range(1, 13)]
@@ -99,7 +106,7 @@ def test_another_number_format(model, photos, tmp_path, capsys):
     scores = {}
     for dtype in ("float32", "bfloat16"):
         output = tmp_path / f"{dtype}.jsonl"
-        assert run("--model", model, photos, "--output", output, "--dtype", dtype) == 0
+        assert run("--model", model, photos, "--output", output, "--dtype", dtype) == 1  # two are no images
         scores[dtype] = [record["predictions"][0]["score"] for record in read(output) if "predictions" in record]
     assert scores["bfloat16"] == pytest.approx(scores["float32"], abs=0.05)
     assert scores["bfloat16"] != scores["float32"]
@@ -137,18 +144,24 @@ def test_worker_processes_change_nothing(model, photos, tmp_path):
     assert read(tmp_path / "0.jsonl") == read(tmp_path / "2.jsonl")
 
 
+def test_a_killed_loading_process_is_a_sentence(model, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(PreparedImages, "__getitems__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    assert run("--model", model, photos, "--output", tmp_path / "o.jsonl", "--num_workers", 1) == 2
+    assert "predict: a loading process is gone" in (said := capsys.readouterr().err) and "--num_workers" in said
+
+
 def test_other_classifiers_work_too(photos, tmp_path, capsys):
     vit, resnet = save_transformers_vit(tmp_path / "vit"), save_resnet(tmp_path / "resnet")
-    assert run("--model", vit, photos, "--output", tmp_path / "vit.jsonl") == 0
+    assert run("--model", vit, photos, "--output", tmp_path / "vit.jsonl") == 1
     assert run("--model", vit, photos, "--output", tmp_path / "no.jsonl", "--embeddings") == 2
     assert "gives no pooler_output" in capsys.readouterr().err
-    # Photographs of another shape than the digits go through in the same batch.
-    assert run("--model", resnet, photos, "--output", tmp_path / "resnet.jsonl", "--embeddings") == 0
+    # Photographs of another shape than the digits are in the same batch.
+    assert run("--model", resnet, photos, "--output", tmp_path / "resnet.jsonl", "--embeddings") == 1
     records = [record for record in read(tmp_path / "resnet.jsonl") if "error" not in record]
     assert len(records) == 14 and all(len(record["embedding"]) == 16 for record in records)
 
 
-def test_the_exit_code_says_when_nothing_worked(model, photos, tmp_path, capsys):
+def test_the_exit_code_says_when_it_could_not_be_done(model, photos, tmp_path, capsys):
     assert run("--model", model, photos / "text.jpg", "--output", tmp_path / "a.jsonl") == 1
     assert run("--model", tmp_path / "nowhere", photos, "--output", tmp_path / "b.jsonl") == 2
     assert "is not a folder" in capsys.readouterr().err
@@ -180,26 +193,50 @@ def test_nan_outputs_are_errors_not_scores(photos, tmp_path):
     folder = save_ours(tmp_path / "m")
     broken = AutoModelForImageClassification.from_pretrained(folder)
     with torch.no_grad():
-        broken.classifier.weight.fill_(3e38)  # finite, so that it loads; what it makes of an image is not
+        broken.classifier.weight.fill_(3e38)  # finite, so that it loads; its logits overflow
     broken.save_pretrained(folder)
     assert run("--model", folder, photos / "3.png", "--output", tmp_path / "out.jsonl") == 1
     assert "NaN" in read(tmp_path / "out.jsonl")[0]["error"]
 
 
 def test_images_as_narrow_as_they_have_channels_are_read(model, tmp_path):
-    """Decoded they are [3, 4, 3], which as an array of a user would be ambiguous."""
+    """Decoded they are [3, 4, 3], which would be ambiguous as an array from a user."""
     Image.new("RGB", (3, 4), "teal").save(tmp_path / "narrow.png")
     predict(str(model), [str(tmp_path / "narrow.png")], str(tmp_path / "out.jsonl"))
     assert "predictions" in read(tmp_path / "out.jsonl")[0]
 
 
-def test_images_that_pillow_does_not_read_get_a_line_too(photos, tmp_path):
-    """They are images by name: passing them over would lose them unsaid."""
+def test_images_that_nothing_here_reads_get_a_line_too(photos, tmp_path, monkeypatch):
+    """They are images by name, so leaving them out silently would lose them. All commands use the same sentence."""
+    without_plugins(monkeypatch)
     (tmp_path / "in").mkdir()
     shutil.copy(photos / "2.png", tmp_path / "in")
     (tmp_path / "in" / "phone.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(200))
     paths, notes = find_images([str(tmp_path / "in")])
-    assert [Path(path).name for path in paths] == ["2.png", "phone.HEIC"] and not notes
+    assert [Path(path).name for path in paths] == ["2.png", "phone.HEIC"]
+    sentence = unread_sentence(["phone.HEIC"])
+    assert sentence == (
+        "NOT READ HERE, 1 image(s) by name: phone.HEIC. Fix: pip install pillow-heif, or convert to JPEG or PNG."
+    )
+    assert notes == [f"{tmp_path / 'in'}: {sentence}"]
+    assert find_images([paths[1]])[1] == [unread_sentence(paths[1:])]
+    labelled, unlabelled = (read(Source(tmp_path))["train"] for read in (read_splits, read_unlabelled))
+    for raw in (labelled, unlabelled):
+        assert f"train: {unread_sentence(['in/phone.HEIC'])}" in raw.notes
+    (lost,) = unloaded_findings({Path(paths[1]): tmp_path}, 1)
+    assert lost.advice == unread_sentence(paths[1:])
+
+
+def test_an_image_that_is_too_large_names_the_flag_that_lifts_the_limit(model, photos, tmp_path):
+    assert run("--model", model, photos / "china.jpg", "--output", tmp_path / "out", "--max_pixels", 160 * 107 - 1) == 1
+    assert "or raise --max_pixels if you trust it" in read(tmp_path / "out")[0]["error"]
+    assert run("--model", model, photos / "china.jpg", "--output", tmp_path / "out", "--max_pixels", 160 * 107) == 0
+
+
+def test_a_model_that_is_not_there_is_no_matter_of_the_network(photos, tmp_path, capsys):
+    assert run("--model", "out/typo", photos / "2.png", "--output", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "out/typo: no such folder" in said and "internet" not in said
 
 
 def test_images_named_twice_are_predicted_once(photos):
@@ -222,13 +259,13 @@ def test_more_images_are_added_and_failed_ones_tried_again(model, photos, tmp_pa
 def test_an_output_never_mixes_two_models(model, photos, tmp_path, capsys):
     output = tmp_path / "out.jsonl"
     other = save_ours(tmp_path / "other", seed=1)
-    assert run("--model", model, photos, "--output", output) == 0
+    assert run("--model", model, photos, "--output", output) == 1
     before = output.read_text()
     assert run("--model", other, photos, "--output", output) == 2
     assert "another model or settings" in capsys.readouterr().err
     assert run("--model", model, photos, "--output", output, "--top_k", 2) == 2
     assert output.read_text() == before
-    assert run("--model", other, photos, "--output", output, "--overwrite") == 0
+    assert run("--model", other, photos, "--output", output, "--overwrite") == 1
     assert output.read_text() != before
 
 
@@ -245,7 +282,7 @@ def test_a_killed_run_is_continued_not_repeated(model, tmp_path):
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and not output.exists()
 
-    # A mark in a line that is done shows that it is kept; a line torn in the middle has to be done again.
+    # The mark shows that a finished line is kept; a line that was cut in the middle must be computed again.
     whole = part.read_bytes().splitlines(keepends=True)[:20]
     marked = whole[0].replace(b'"predictions"', b'"kept": true, "predictions"')
     part.write_bytes(b"".join([marked, *whole[1:]]) + whole[1][:30])
@@ -264,7 +301,7 @@ def test_a_killed_run_is_continued_not_repeated(model, tmp_path):
 
 
 def launch(count, *arguments):
-    """`accelerate launch` with `count` processes on the CPU (--multi_gpu: without it, it starts one)."""
+    """Run `accelerate launch` with `count` processes on the CPU; without --multi_gpu it would start one."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
     command += ["--main_process_port", "0", SCRIPT, *arguments]
     return subprocess.run(
@@ -279,13 +316,13 @@ def test_two_processes_write_what_one_writes(model, photos, tmp_path):
         [str(word) for word in (sys.executable, SCRIPT, *shared, "--output", one)],
         env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert alone.returncode == 0, alone.stderr
-    # What a killed run of three processes left behind is taken over.
+    assert alone.returncode == 1, alone.stderr  # two are no images
+    # Lines that a killed run of three processes left are used.
     done = one.read_text().splitlines(keepends=True)
     shutil.copy(f"{one}.meta.json", f"{two}.meta.json")
     Path(f"{two}.part-0002").write_text(done[7] + done[4][:40])
     result = launch(2, *shared, "--output", two)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1, result.stderr
     assert "16 images by 2 processes, 1 of them from before, 2 failed" in result.stdout
     for one_record, two_record in zip(read(one), read(two), strict=True):
         assert one_record["path"] == two_record["path"] and one_record.keys() == two_record.keys()

@@ -21,7 +21,7 @@ def line(path, **values):
 
 @pytest.fixture
 def lines(tmp_path):
-    """An output with the lines a and b, written under IDENTITY."""
+    """Write an output with the lines a and b under IDENTITY."""
     lines = ResumableLines(tmp_path / "out.jsonl")
     lines.open_run(IDENTITY, ["a", "b"], overwrite=False)
     lines.output.write_text(line("a", score=1) + line("b", score=2))
@@ -75,7 +75,7 @@ def test_an_output_of_something_else_is_not_continued(lines, identity, paths, me
     assert not lines.output.exists()
 
 
-@pytest.mark.parametrize("meta", [None, "{"])
+@pytest.mark.parametrize("meta", [None, "{", "[]", "null", '{"model": "m"}'])
 def test_an_output_of_unknown_origin_is_not_continued(lines, meta):
     lines.meta.unlink() if meta is None else lines.meta.write_text(meta)
     with pytest.raises(ResumeError, match=r"origin is unknown|is damaged"):
@@ -99,9 +99,9 @@ def test_the_fingerprint_is_that_of_what_is_computed(tmp_path):
     assert fingerprint(*one, settings) != fingerprint(*other, settings)
     assert fingerprint(*one, settings) != fingerprint(*renamed, settings)
     assert fingerprint(*one, settings) != fingerprint(*one, {"top_k": 4})
-    one[0].config.speeds = {"2x": {"token_merging": "2x"}}  # what could be chosen
+    one[0].config.speeds = {"2x": {"token_merging": "2x"}}  # the available speeds
     assert fingerprint(*one, settings) == fingerprint(*moved, settings)
-    one[0].config.token_merging = "2x"  # what is
+    one[0].config.token_merging = "2x"  # the chosen speed
     assert fingerprint(*one, settings) != fingerprint(*moved, settings)
     one[0].config.token_merging = None
     one[1].image_mean = [0.1]

@@ -1,4 +1,4 @@
-"""A folder is there whole or not at all."""
+"""A folder is written whole or not at all."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_it_takes_the_place_of_what_was_named(tmp_path, kind):
     assert output.is_symlink() == (kind == "a link to an empty one")
     assert {path.name for path in tmp_path.iterdir()} <= {"a", "out", "target"}
     (tmp_path / "plain").mkdir()
-    assert output.stat().st_mode == (tmp_path / "plain").stat().st_mode, "as any folder, not as a private one"
+    assert output.stat().st_mode == (tmp_path / "plain").stat().st_mode, "must have the mode of any other folder"
 
 
 def test_what_fails_leaves_nothing(tmp_path):

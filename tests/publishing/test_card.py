@@ -1,5 +1,6 @@
-"""The model card: figures with their n, metadata that come back, and other people's text shown as text."""
+"""The model card: figures with their n, metadata that reads back equal, and other people's text shown as text."""
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -17,12 +18,12 @@ from modeling_vit_custom.reporting.formatting import figure
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(folder of a finished training, metrics, run)"""
+    """Train; return (the folder, its metrics, its run)."""
     root = tmp_path_factory.mktemp("card")
     for split, (count, first) in {"train": (8, 0), "validation": (3, 20), "test": (4, 30)}.items():
         write_class_folder(root / "data" / split, {"0": count, "1": count}, first)
     folder = root / "out"
-    tiny_train(folder, "--train_dir", root / "data", "--num_train_epochs", 1)
+    tiny_train(folder, "--train_dir", root / "data", "--num_train_epochs", 2)
     return folder, *(json.loads((folder / name).read_text()) for name in ("metrics.json", "training_args.json"))
 
 
@@ -30,12 +31,13 @@ def copy(trained, folder: Path) -> Path:
     return Path(shutil.copytree(trained[0], folder, ignore=shutil.ignore_patterns("checkpoint-*")))
 
 
-def add_golden(folder: Path, labels: list[str]) -> None:
+def add_golden(folder: Path, labels: list[str], drawn: bool = False) -> None:
     names = [f"examples/{n}.png" for n in range(len(labels))]
     for n, name in enumerate(names):
         write_digit(folder / name, n)
     pipeline = [[{"label": label, "score": 0.75}] for label in labels]
-    (folder / "golden.json").write_text(json.dumps({"format": 1, "images": names, "pipeline": pipeline}))
+    golden = {"format": 1, "images": names, "pipeline": pipeline, **({"drawn": True} if drawn else {})}
+    (folder / "golden.json").write_text(json.dumps(golden))
 
 
 def test_metadata_hold_every_figure_with_split_and_n(trained, tmp_path):
@@ -65,9 +67,31 @@ def test_text_shows_what_training_recorded(trained, tmp_path):
     assert 'repo, revision = "someone/digits", "v1.0"' in text and "`main`" not in text
     images = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
     assert images == ["examples/0.png", "examples/1.png", "confusion_matrix.png", "training.png"]
+    described = "Confusion matrix of the test images: rows true, columns predicted"
+    assert described in [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
     assert "The rarest class has 4 test images" in text and "0 0.750" in page.cells
     listed = {cell for cell in page.cells if (folder / cell).exists()}
     assert {"model.safetensors", "golden.json", "metrics.json", "training_args.json"} <= listed
+
+
+def test_drawn_pictures_are_shown_without_a_class(trained, tmp_path):
+    folder = copy(trained, tmp_path / "m")
+    add_golden(folder, ["0", "1"], drawn=True)
+    text = write_card(folder, "someone/digits", metrics=None, run=None).read_text()
+    page = Page(text)
+    assert "examples/0.png" in [attributes["src"] for tag, attributes in page.elements if tag == "img"]
+    assert "0 0.750" not in page.cells and "are drawn: they show nothing that the model knows" in text
+
+
+def test_the_accuracy_of_always_answering_the_most_frequent_class_stands_beside_ours(trained, tmp_path):
+    metrics = json.loads(json.dumps(trained[1]))
+    for row, support in zip(metrics["per_label"]["rows"], (6, 2), strict=True):
+        row["support"] = support
+    folder = copy(trained, tmp_path / "m")
+    for name in ("metrics.json", "training_args.json"):
+        (folder / name).unlink()
+    text = write_card(folder, "someone/digits", metrics=metrics, run=None).read_text()
+    assert "For comparison, always answering 0: 75.0% of the test images." in html.unescape(text)
 
 
 def test_the_snippet_runs(trained, tmp_path, monkeypatch, capsys):
@@ -163,5 +187,5 @@ def test_golden_may_only_name_example_images(trained, tmp_path, path):
 
 
 def test_interval_is_wilsons():
-    """Newcombe (1998), table I: 81 of 263 gives 0.2553 to 0.3662."""
+    """The values are those of Newcombe (1998), table I: 81 of 263 gives 0.2553 to 0.3662."""
     assert figure("accuracy", {"accuracy": 81 / 263}, 263) == "30.8% (25.5% to 36.6%)"

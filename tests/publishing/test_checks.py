@@ -1,4 +1,4 @@
-"""Each check fails for just the damage it exists for, and says what it found."""
+"""Each check fails for exactly the damage it is made for, and names what it found."""
 
 import json
 import shutil
@@ -12,18 +12,18 @@ from safetensors.torch import load_file, save_file
 from modeling_vit_custom.common.claims import write_stamped
 from modeling_vit_custom.publishing.checks import check_folder, fresh_checks
 
-# Assembled, so that no scanner takes this file for a leak.
+# Assembled here, so that no scanner takes this file for a leak.
 TOKEN = "hf_" + "aB3dE5gH7j" * 3 + "kLmN"
 
 
 @pytest.fixture
 def folder(published, tmp_path) -> Path:
-    """A copy to damage."""
+    """Return a copy that a test may damage."""
     return shutil.copytree(published, tmp_path / "copy")
 
 
 def failed(folder: Path, **options) -> dict[str, str]:
-    """The checks that have failed of themselves, with what they said."""
+    """Return {check: detail} of the checks that failed themselves, not for another check."""
     checks = check_folder(folder, **options)
     return {each.name: each.detail for each in checks if not each.passed and not each.detail.startswith("not run: '")}
 
@@ -32,7 +32,7 @@ def failed(folder: Path, **options) -> dict[str, str]:
 
 
 def tensors(change, name="model.safetensors", metadata=None, of_them=True):
-    """of_them: the golden outputs name the changed weights, as if they had been made with them."""
+    """Return a function that changes the weights. of_them: the golden outputs then name the changed weights."""
 
     def harm(folder: Path) -> None:
         state = load_file(folder / name)
@@ -45,7 +45,7 @@ def tensors(change, name="model.safetensors", metadata=None, of_them=True):
 
 
 def fields(name: str, **changes):
-    """Sets fields of a JSON file; a function is given the old value."""
+    """Return a function that sets fields of a JSON file; a callable gets the old value."""
 
     def harm(folder: Path) -> None:
         table = json.loads((folder / name).read_text())
@@ -87,7 +87,7 @@ def link(folder: Path) -> None:
 BIAS = "classifier.bias"
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 DAMAGES = {
-    # what: (damage, the one check that fails, what it says)
+    # what: (damage, the only check that fails, a part of its message)
     "no processor": (remove(PROCESSOR), "files", PROCESSOR),
     "no weights": (remove("model.safetensors"), "files", "no model.safetensors"),
     "link": (link, "files", "LICENSE: a link"),
@@ -209,7 +209,7 @@ def test_what_is_said_of_a_good_folder(published, monkeypatch):
 
 
 def test_nothing_that_failed_leads_to_code_being_run(folder, monkeypatch):
-    """Neither what failed before, nor code that differs, lets the fresh process start."""
+    """The fresh process starts neither after a failed check nor for code that differs from ours."""
     monkeypatch.setattr("modeling_vit_custom.publishing.checks.measure", lambda *_: pytest.fail("code was run"))
     append("pooling_vit_custom.py", "\nx = 1\n")(folder)
     assert "Read them, then pass --trust_remote_code" in failed(folder)["code"]
@@ -224,22 +224,18 @@ def test_what_is_said_cannot_steer_a_terminal(folder):
     assert line.startswith("FAIL  safetensors only") and "gone.pkl" in line and line.isprintable()
 
 
-UNSAID = "WARNING: of which weights these tell is not said in them:"
+UNSAID = "WARNING: these name no weights:"
 
 
 def test_records_of_earlier_versions_pass_and_are_said(folder, monkeypatch):
     monkeypatch.setattr("modeling_vit_custom.publishing.checks.fresh_checks", lambda _: [])
     said = {each.name: each for each in check_folder(folder)}["records"]
-    assert said.passed and said.detail.startswith(
-        "WARNING: of which weights these tell is not said in them: README.md ("
-    )
+    assert said.passed and said.detail.startswith("WARNING: these name no weights: README.md (")
     write("metrics.json", '{"test": {"n": 3}}')(folder)
     remove("README.md")(folder)
     fields(CONFIG, speeds={"2x": {"token_merging": None, "shrink_to": None}})(folder)
     said = {each.name: each for each in check_folder(folder)}["records"]
-    assert said.passed and said.detail.startswith(
-        "WARNING: of which weights these tell is not said in them: metrics.json, speeds"
-    )
+    assert said.passed and said.detail.startswith("WARNING: these name no weights: metrics.json, speeds")
 
 
 def test_placeholder_labels_are_said(folder, monkeypatch):
@@ -252,7 +248,7 @@ def test_placeholder_labels_are_said(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_the_fresh_process_sees_by_itself_what_static_checks_see_first(folder):
-    """Were a static check blind, strict loading would still not be."""
+    """If the static check missed the fault, strict loading would still find it."""
     tensors(lambda state: state.update(bias=state.pop(BIAS)))(folder)
     found = {each.name: each.detail for each in fresh_checks(folder) if not each.passed}
     assert BIAS in found["strict load in a fresh process"]
@@ -263,7 +259,7 @@ def test_the_fresh_process_sees_by_itself_what_static_checks_see_first(folder):
 
 @pytest.mark.slow
 def test_customised_code_is_run_when_trusted_and_its_outputs_are_compared(folder):
-    """A module that turns red into blue: nothing but the golden images can see it."""
+    """The changed module swaps red and blue, which only the golden images can show."""
     append(
         "image_processing_base_vit_custom.py",
         "\ndef swapped(self, *args, _made=BaseViTCustomImageProcessor._preprocess_image_like_inputs, **kwargs):\n"

@@ -1,4 +1,4 @@
-"""Converted models as they are published: what conversion.json says is on the card, and encoders pass every proof."""
+"""Converted models as published: the card shows what conversion.json says, and encoders pass every check."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ from modeling_vit_custom.publishing.upload import PublishError
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    """(transformers' DINOv2 without a head, its conversion, that staged with golden outputs and card)"""
+    """Return (transformers' DINOv2 without a head, its conversion, the staged folder with golden outputs and card)."""
     root = tmp_path_factory.mktemp("encoder")
     source = save_encoder(root / "dinov2-tiny")
     convert(str(source), root / "ours", {}, check=True)
@@ -42,7 +42,7 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """A converted classifier, with the comparison of --check."""
+    """Convert a classifier with the comparison of --check; return its folder."""
     root = tmp_path_factory.mktemp("classifier")
     convert(str(save_vit(root / "vit", ["cat", "dog"])), root / "ours", {}, check=True)
     return root / "ours"
@@ -95,7 +95,7 @@ def test_the_snippet_of_an_encoder_runs(encoder, tmp_path):
 
 
 def measured(golden: dict, **changes) -> dict:
-    """What a fresh process would report of a sound encoder."""
+    """Return the report of a fresh process on a sound encoder."""
     rows = golden["pooler_output"]
     return {"load": {}, "outputs": rows, "pipeline": [[row] for row in rows["torchvision"]], "versions": {}} | changes
 
@@ -169,7 +169,7 @@ with torch.no_grad():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # of the client's own HTTP library
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # by the client's HTTP library
 def test_an_encoder_is_published_verified_and_loaded_from_the_hub(encoder, tmp_path, monkeypatch, capsys):
     _, ours, staged = encoder
     disable_progress_bars()
@@ -215,7 +215,7 @@ def test_the_card_shows_source_notes_and_every_figure_of_the_check(classifier, t
 
 
 def test_a_check_of_any_names_is_shown(classifier, tmp_path):
-    """Figures by themselves or in groups, some in one row only."""
+    """Figures may stand alone or in groups, and some in one row only."""
     check = {
         "passed": False, "reference": "timm 1.0", "tolerance": 1e-4, "notes": ["at one size only: it takes no other"],
         "from_tensors": [

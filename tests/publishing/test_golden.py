@@ -1,4 +1,4 @@
-"""Golden outputs: what is written is what the model answers, and each way to answer otherwise is seen."""
+"""Golden outputs hold the model's answers, and every way to answer differently is noticed."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def folder(published, tmp_path) -> Path:
 
 
 def measured(folder: Path, names: list[str]) -> dict:
-    """What the fresh process reports, by the same functions in this process, which saves seconds."""
+    """Return the fresh process's report, computed by the same functions in this process to save seconds."""
     images = [str(folder / name) for name in names]
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     try:
@@ -100,8 +100,8 @@ def test_example_images_lose_what_a_camera_wrote_into_them(folder, tmp_path, mon
     write_golden(folder, [tmp_path / "taken.jpg"])
     assert scan_secrets(folder) == []
     with Image.open(folder / "examples" / "0.png") as image:
-        assert image.size == (44, 60) and image.info == {}  # turned upright
-    assert [path.name for path in (folder / "examples").iterdir()] == ["0.png"]  # those of before are gone
+        assert image.size == (44, 60) and image.info == {}  # rotated upright
+    assert [path.name for path in (folder / "examples").iterdir()] == ["0.png"]  # earlier examples are gone
     assert failed(folder) == set()
 
 
@@ -116,7 +116,7 @@ def test_images_that_cannot_be_examples(folder, images, message):
 
 def test_a_model_without_finite_answers_gets_no_golden_outputs(folder, monkeypatch):
     monkeypatch.setattr("modeling_vit_custom.publishing.golden.measure", measured)
-    change_weight(folder, "classifier.weight", lambda weight: torch.full_like(weight, 3e38))  # finite
+    change_weight(folder, "classifier.weight", lambda weight: torch.full_like(weight, 3e38))  # the logits overflow
     with pytest.raises(GoldenError, match="NaN or infinit"):
         write_golden(folder, [CHINA])
 
@@ -128,11 +128,11 @@ def test_a_folder_that_does_not_load_gets_no_golden_outputs(folder):
         write_golden(folder, [CHINA])
 
 
-# ---------- what is seen
+# ---------- what is noticed
 
 
 def swap_red_and_blue(folder: Path) -> None:
-    """Of the example images: what a processor with the wrong order of channels would make of the right ones."""
+    """Swap the channels of the example images, as a processor with the wrong channel order would."""
     for path in (folder / "examples").iterdir():
         Image.fromarray(np.asarray(Image.open(path))[..., ::-1].copy()).save(path)
 
@@ -177,7 +177,7 @@ def test_each_fault_is_seen(folder, fault):
 
 
 def test_what_differs_between_machines_passes(folder):
-    """The rounding of float32, here in every weight; eager attention; grey levels off by one, here in 1 % of them."""
+    """Allowed: float32 rounding (here in every weight), eager attention, and grey levels off by one (here in 1 %)."""
     assert failed(folder) == set()
     for name in load_file(folder / "model.safetensors"):
         change_weight(folder, name, lambda weight: weight * (1 + 1e-6 * torch.randn_like(weight)))

@@ -1,4 +1,4 @@
-"""publish, from a messy folder to a fresh process that loads the repository, through the real client on loopback."""
+"""publish, from an untidy folder to a fresh process that loads the repository, with the real client on loopback."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from modeling_vit_custom.publishing import upload
 from modeling_vit_custom.publishing.publish import Origin, draw_images, find_origin, images_in, prepare, publish, send
 from modeling_vit_custom.publishing.upload import PublishError
 
-# the client sends a file the way that its own HTTP library deprecates
+# the client sends a file in a way that its own HTTP library deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
 REPO = "ada/tiny"
@@ -52,7 +52,7 @@ def model_dir(tmp_path) -> Path:
 
 
 def messy_folder(folder: Path) -> Path:
-    """What a training leaves, and what people leave beside it."""
+    """Write what a training leaves, and files that people leave beside it."""
     save_ours(folder, num_channels=3)
     (folder / ".env").write_text(f"HF_TOKEN={TOKEN}\n")
     (folder / "notes.txt").write_text("to do: ask for permission to use these photographs\n")
@@ -66,7 +66,7 @@ def messy_folder(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """(the folder that one `prepare` has staged and proven, what writes its card)"""
+    """Return (a folder that `prepare` has staged and checked, the function that writes its card)."""
     root = tmp_path_factory.mktemp("prepared")
     model = messy_folder(root / "run")
     card = prepare(model, root / "staged", REPO, find_origin(model, "mit"), [CHINA, FLOWER])
@@ -75,7 +75,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def staged(prepared, tmp_path):
-    """A copy for one test."""
+    """Return a copy for one test, its repository and its card."""
     folder, card = prepared
     return shutil.copytree(folder, tmp_path / "staged"), REPO, card
 
@@ -95,7 +95,7 @@ def test_an_earlier_models_figures_stop_a_publication_and_replace_deletes_them(h
     second = send(folder, repo, card, replace=True)
     assert second != first and not {"metrics.json", "notes.txt"} & set(published(hub))
     hub.push(repo, {"notes.txt": b"mine"}, "by hand")
-    assert send(folder, repo, card) == second, "what stays beside it makes no new commit"
+    assert send(folder, repo, card) == second, "files that stay beside it must not cause a commit"
     assert hub.head(repo).title == "by hand" and "notes.txt" in published(hub)
 
 
@@ -106,7 +106,7 @@ def code_of(folder: Path) -> set[str]:
 
 
 def in_fresh_process(hub, folder: Path, revision: str | None, token: str | None = None) -> list[float]:
-    """The logits of a photograph, from a process that knows the Hub's address and nothing else."""
+    """Return the logits of a photograph from a process that knows only the Hub's address."""
     setup = f"import os\nos.environ.update({client_environment(hub, token)!r})\n"
     return json.loads(run_without_package(setup + CLASSIFY, folder, REPO, revision, FLOWER).splitlines()[-1])
 
@@ -131,7 +131,7 @@ def test_a_messy_folder_becomes_a_clean_repository_in_one_commit(hub, staged):
     card, model, first = hub.head(REPO).history()
     assert model.sha == sha and first.title == "initial commit" and set(model.files) == set(files)
     assert [path for path in files if card.files[path] != model.files[path]] == ["README.md"]
-    assert f'repo, revision = "{REPO}", "{sha}"' in files["README.md"].decode(), "the card pins the model's commit"
+    assert f'repo, revision = "{REPO}", "{sha}"' in files["README.md"].decode(), "the card must pin the model's commit"
     info = HfApi().model_info(REPO)
     assert (info.pipeline_tag, info.library_name) == ("image-classification", "transformers")
     assert info.card_data.license == "mit" and info.card_data.base_model == "ada/base"
@@ -144,14 +144,14 @@ def test_publishing_the_same_again_uploads_nothing(hub, staged, capsys):
 
 
 def test_a_hub_that_stumbles_gets_the_model_once(hub, staged):
-    for route in ("create_repo", "info", "validate", "commit"):  # what the client itself does not repeat
+    for route in ("create_repo", "info", "validate", "commit"):  # requests that the client itself does not repeat
         hub.fail_next(route, 503, after_effect=True)
     sha = send(*staged)
     card, model, first = hub.head(REPO).history()
     assert model.sha == sha and first.title == "initial commit" and card.title == f"Card: pin {sha[:12]}"
 
 
-def test_a_card_that_could_not_be_pinned_is_told_and_made_up_for(hub, staged):
+def test_a_card_that_could_not_be_pinned_is_reported_and_pinned_later(hub, staged):
     hub.before_next("commit", lambda: hub.fail_next("validate", 403))
     with pytest.raises(
         PublishError, match=r"The model is published, as commit ([0-9a-f]{40}).*the same command goes on"
@@ -171,20 +171,20 @@ def test_the_space_shows_the_commit_that_was_published(hub, staged, capsys):
     assert "HF_TOKEN" not in capsys.readouterr().out
 
 
-def test_the_space_of_a_private_model_is_told_what_it_needs(hub, staged, capsys):
+def test_the_space_of_a_private_model_needs_a_secret_which_is_said(hub, staged, capsys):
     send(*staged, space=True, private=True)
     assert hub.repository(REPO, "space").private and "a secret HF_TOKEN" in capsys.readouterr().out
 
 
 def test_without_a_licence_or_a_possible_name_no_work_begins(hub, model_dir, capsys):
-    assert main(["publish", str(model_dir), REPO]) == 1
+    assert main(["publish", str(model_dir), REPO]) == 2
     assert "--license is missing" in capsys.readouterr().err
-    assert main(["publish", str(model_dir), "tiny", "--license", "mit"]) == 1
+    assert main(["publish", str(model_dir), "tiny", "--license", "mit"]) == 2
     assert "NAMESPACE/tiny" in capsys.readouterr().err
-    assert main(["publish", str(model_dir), REPO, "--license", "mit", "--revision", 40 * "a"]) == 1
+    assert main(["publish", str(model_dir), REPO, "--license", "mit", "--revision", 40 * "a"]) == 2
     assert "is no branch" in capsys.readouterr().err
     (model_dir / "model.safetensors").unlink()
-    assert main(["publish", str(model_dir), REPO, "--license", "mit"]) == 1
+    assert main(["publish", str(model_dir), REPO, "--license", "mit"]) == 2
     assert "model.safetensors" in capsys.readouterr().err
     assert not hub.requests
 
@@ -198,7 +198,7 @@ def test_a_missing_package_is_named_with_its_extra_before_any_work(model_dir, tm
 
 
 def test_the_command_can_say_what_is_missing():
-    """Nothing it imports at first needs the extra `publish`."""
+    """The first imports need nothing of the extra `publish`."""
     code = (
         "import sys\n"
         "sys.modules.update(jinja2=None, markupsafe=None, detect_secrets=None)\n"
@@ -211,13 +211,13 @@ def test_a_failed_dry_run_leaves_nothing_behind(model_dir, tmp_path, monkeypatch
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     (model_dir / "config.json").unlink()
-    assert main(["publish", str(model_dir), REPO, "--license", "mit", "--dry_run"]) == 1
+    assert main(["publish", str(model_dir), REPO, "--license", "mit", "--dry_run"]) == 2
     assert "no config.json" in capsys.readouterr().err
     assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_figures_of_another_form_are_named(model_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(publish_module, "write_golden", lambda folder, images: None)  # seconds, and not the matter
+    monkeypatch.setattr(publish_module, "write_golden", lambda *args, **kwargs: None)  # slow, and not tested here
     for content in ('{"test": {"accuracy": 0.5}}', '{"test": 5}', "[1]"):
         (model_dir / "metrics.json").write_text(content)
         with pytest.raises(PublishError, match=r"metrics\.json"):
@@ -226,7 +226,7 @@ def test_figures_of_another_form_are_named(model_dir, tmp_path, monkeypatch):
 
 
 def test_records_of_other_weights_are_refused_before_anything_is_run(model_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(publish_module, "write_golden", lambda folder, images: pytest.fail("code was run"))
+    monkeypatch.setattr(publish_module, "write_golden", lambda *args, **kwargs: pytest.fail("code was run"))
     for name in ("metrics.json", "training_args.json", "conversion.json", "speeds.json"):
         (model_dir / name).write_text(json.dumps({"weights": {"sha256": "0" * 64}}))
         with pytest.raises(PublishError, match=rf"{name} is of weights with SHA-256 000000000000…, those beside it"):
@@ -248,7 +248,7 @@ def test_the_origin_is_what_was_given_else_what_the_folder_says(model_dir):
     (model_dir / "README.md").write_text("---\nlicense: gpl-3.0\nbase_model: bob/b\ndatasets: [bob/d]\n---\n")
     assert find_origin(model_dir) == Origin("gpl-3.0", ["bob/d"], "bob/b")
     assert find_origin(model_dir, "mit", ["ada/d"], "ada/b") == Origin("mit", ["ada/d"], "ada/b")
-    (model_dir / "README.md").write_text("---\nlicense: mit\ndatasets: bob/d\n---\n")  # as the Hub takes it too
+    (model_dir / "README.md").write_text("---\nlicense: mit\ndatasets: bob/d\n---\n")  # the Hub accepts this form too
     assert find_origin(model_dir).datasets == ["bob/d"]
     (model_dir / "README.md").write_text("---\nlicense: mit\nbase_model: [bob/b, bob/c]\n---\n")
     assert find_origin(model_dir, base_model="ada/b").base_model == "ada/b"
@@ -285,7 +285,7 @@ def test_the_command_shows_then_uploads_then_says_how_to_load_it(hub, model_dir,
     assert main([*command, "--dry_run", "--space"]) == 0
     printed = capsys.readouterr().out
     folder = Path(re.search(r"staged, not uploaded: (\S+)", printed)[1])
-    assert not hub.requests, "a dry run contacts nothing"
+    assert not hub.requests, "a dry run must contact nothing"
     assert all(name in printed for name in ("model/model.safetensors", "model/examples/2.png", "space/app.py"))
     assert all(f"left out: {name}" in printed for name in (".env", "training_args.bin", "notes.txt", "checkpoint-5/"))
     assert (folder / "model" / "golden.json").is_file() and not (folder / "model" / ".env").exists()
@@ -299,7 +299,7 @@ def test_the_command_shows_then_uploads_then_says_how_to_load_it(hub, model_dir,
 def test_a_failed_check_is_listed_and_nothing_goes_up(hub, model_dir, capsys):
     path = model_dir / "training_args.json"
     path.write_text(json.dumps({"model": {"model_name_or_path": TOKEN}}))
-    assert main(["publish", str(model_dir), REPO, "--license", "mit"]) == 1
+    assert main(["publish", str(model_dir), REPO, "--license", "mit"]) == 2
     captured = capsys.readouterr()
     assert "these checks failed" in captured.err and "training_args.json:1: Hugging Face token" in captured.err
     assert TOKEN not in captured.err + captured.out
@@ -307,7 +307,7 @@ def test_a_failed_check_is_listed_and_nothing_goes_up(hub, model_dir, capsys):
     weights = load_file(model_dir / "model.safetensors")
     weights["classifier.bias"][0] = float("nan")
     save_file(weights, model_dir / "model.safetensors", metadata={"format": "pt"})
-    assert main(["publish", str(model_dir), REPO, "--license", "mit"]) == 1
+    assert main(["publish", str(model_dir), REPO, "--license", "mit"]) == 2
     assert "NaN" in capsys.readouterr().err
     assert not hub.requests
 
@@ -315,7 +315,7 @@ def test_a_failed_check_is_listed_and_nothing_goes_up(hub, model_dir, capsys):
 @pytest.mark.slow
 def test_published_then_loaded_by_a_fresh_process_then_verified(hub, staged, tmp_path, capsys):
     sha = send(*staged)
-    hub.cut_next("download", after=50_000)  # of the weights: no other file is so long
+    hub.cut_next("download", after=50_000)  # cuts the weights: no other file is so long
     logits = in_fresh_process(hub, tmp_path / "fresh", sha)
     assert torch.allclose(torch.tensor(logits), expected_logits(staged[0]), atol=1e-5)
     assert sum(method == "GET" and path.endswith("model.safetensors") for method, path in hub.requests) == 2
@@ -332,7 +332,7 @@ def test_a_pinned_revision_runs_the_code_that_was_published_whatever_comes_later
     assert torch.allclose(torch.tensor(logits), expected_logits(staged[0]), atol=1e-5)
     with pytest.raises(RuntimeError, match="EVIL code has run"):
         in_fresh_process(hub, tmp_path / "unpinned", None, hub.read_token)
-    with pytest.raises(RuntimeError, match="not a valid model identifier"):  # private: without a token there is none
+    with pytest.raises(RuntimeError, match="not a valid model identifier"):  # private: invisible without a token
         in_fresh_process(hub, tmp_path / "stranger", sha)
 
 

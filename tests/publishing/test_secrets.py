@@ -1,4 +1,4 @@
-"""The scan for secrets: every kind is found where it can hide, what was found is never said, and no false alarm."""
+"""The scan for secrets finds every kind wherever it can hide, never prints it, and raises no false alarm."""
 
 import html
 import io
@@ -18,7 +18,7 @@ from modeling_vit_custom.publishing.secret_patterns import _PATTERNS, detectors,
 from modeling_vit_custom.publishing.secrets import scan_secrets
 
 ROOT = Path(__file__).parents[2]
-# Put together here, so that no scanner takes this file for a leak.
+# Assembled here, so that no scanner takes this file for a leak.
 HF = "hf_" + "aB3dE5gH7j" * 3 + "kLmN"
 GITHUB = "ghp_" + "A1b2C3d4E5" * 3 + "F6g7H8"
 AWS = "AKIA" + "QWERTZUIOP123456"
@@ -80,7 +80,7 @@ def test_images_are_searched_for_texts_and_for_where_they_were_taken(tmp_path):
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (52.0, 31.0, 12.0)
     exif[ExifTags.Base.Artist] = "Ada"
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0"  # empty, as cameras leave it
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0"  # an empty comment, as cameras write it
     texts = PngImagePlugin.PngInfo()
     texts.add_text("prompt", f"token {HF}", zip=True)
     photograph().save(tmp_path / "taken.jpg", exif=exif)
@@ -97,7 +97,7 @@ def test_images_are_searched_for_texts_and_for_where_they_were_taken(tmp_path):
     ]
 
 
-def test_a_scan_that_cannot_be_made_has_found_nothing_out(tmp_path, monkeypatch):
+def test_a_scan_that_cannot_run_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "detect_secrets.settings", None)
     with pytest.raises(ValueError, match="detect-secrets is missing"):
         scan_secrets(tmp_path)
@@ -154,13 +154,13 @@ def every_character_escaped(text: str) -> str:
 
 
 def header_with(text: str, key: str = "note") -> bytes:
-    """A safetensors header alone, with the text in its metadata."""
+    """Return the header of a safetensors file with the text in its metadata."""
     header = json.dumps({"__metadata__": {"format": "pt", key: text}}).encode()
     return len(header).to_bytes(8, "little") + header
 
 
 NOISE = bytes(range(32)) * 20
-# where: (name of the file, its bytes for a text)
+# where: (name of the file, function from a text to its bytes)
 PLACES = {
     "text": ("a.txt", lambda text: f"first\n{text}\nlast".encode()),
     "code": ("a.py", lambda text: f"x = 1\n# {text}\n".encode()),
@@ -226,7 +226,7 @@ def test_nothing_innocent_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
-def test_bytes_after_an_image_are_found_whatever_they_are_and_padding_is_none(tmp_path, form):
+def test_bytes_after_an_image_are_found_but_padding_is_not(tmp_path, form):
     image, end = as_image(form), form.lower()
     for name, after in (("clean", b""), ("padded", b"\0\0\0\n"), ("zip", b"PK\x03\x04"), ("text", b"me@my-engine.org")):
         (tmp_path / f"{name}.{end}").write_bytes(image + after)
@@ -273,7 +273,7 @@ HEAVY = ["a", "token=", "sk-", "a@", "/home", "ff", "\\u0041", "x.y@", "login pa
 
 @pytest.mark.parametrize("piece", HEAVY)
 def test_a_line_made_to_take_long_does_not(piece):
-    """By the patterns of this package alone: five times the length takes about five times as long, not 25 times."""
+    """Only this package's patterns run: five times the length takes about five times as long, not 25 times."""
 
     def seconds(length: int) -> float:
         line = piece * (length // len(piece))

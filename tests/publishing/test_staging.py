@@ -1,4 +1,4 @@
-"""Staging: what is on the list goes up, what is not is named with the reason, and nothing that lies is copied."""
+"""Staging copies the listed files, names the others with the reason, and refuses damaged or inconsistent folders."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ CODE = {path.name for path in (Path(__file__).parents[2] / "modeling_vit_custom"
 
 @pytest.fixture
 def trained(tmp_path) -> Path:
-    """A saved model, with what a training and a user leave beside it."""
+    """Save a model, and write what a training and a user leave beside it."""
     folder = save_ours(tmp_path / "trained")
     (folder / "metrics.json").write_text('{"test": {"accuracy": 0.5}}')
     (folder / "LICENSE").write_text("Apache-2.0")
@@ -68,7 +68,7 @@ def test_only_the_list_is_copied_and_the_rest_is_named_with_its_reason(trained, 
         assert (tmp_path / "staged" / name).read_bytes() == (trained / name).read_bytes()
 
 
-def test_of_the_code_only_what_is_reached_and_a_changed_module_is_said(trained, tmp_path):
+def test_only_reachable_code_is_staged_and_a_changed_module_is_reported(trained, tmp_path):
     with open(trained / "pooling_vit_custom.py", "a") as file:
         file.write("\nfrom .my_pooling import x\n")
     (trained / "my_pooling.py").write_text("x = 1")
@@ -81,7 +81,7 @@ def test_of_the_code_only_what_is_reached_and_a_changed_module_is_said(trained, 
 
 
 def test_shards_go_with_their_index_and_older_weights_stay(tmp_path):
-    """save_pretrained leaves the single file of an earlier save, and from_pretrained prefers it to the newer shards."""
+    """save_pretrained keeps the single file of an earlier save, and from_pretrained prefers it to the newer shards."""
     folder = save_ours(tmp_path / "sharded")
     ViTCustomForImageClassification.from_pretrained(folder).save_pretrained(folder, max_shard_size="20KB")
     with pytest.raises(StagingError, match=r"are both there: .* may be an older model"):

@@ -1,4 +1,4 @@
-"""The upload, through the real client against the Hub on loopback: one commit, whatever goes wrong on the way."""
+"""The upload, by the real client to a Hub on loopback, makes one commit, whatever goes wrong on the way."""
 
 import re
 import time
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from modeling_vit_custom.publishing import upload
 from modeling_vit_custom.publishing.upload import PublishError, commit_holding, upload_folder
 
-# the client sends a file the way that its own HTTP library deprecates
+# the client sends a file in a way that its own HTTP library deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
 REPO = "ada/tiny"
@@ -59,7 +59,7 @@ def test_a_folder_becomes_one_commit_with_all_its_files(hub, folder):
     assert titles(hub) == ["Publish", "initial commit"]
     assert published(hub) == content(folder)
     assert hub.head(REPO).files["model.safetensors"].lfs and not hub.head(REPO).files["config.json"].lfs
-    assert not any(method == "PUT" for method, _ in hub.with_token), "the upload's address is not told the token"
+    assert not any(method == "PUT" for method, _ in hub.with_token), "the upload's address must not get the token"
 
 
 def test_what_is_there_already_is_not_sent_again(hub, folder, capsys):
@@ -70,7 +70,7 @@ def test_what_is_there_already_is_not_sent_again(hub, folder, capsys):
     assert posts(hub, "commit") == 0 and not any(method == "PUT" for method, _ in hub.requests)
     (folder / "config.json").write_text('{"changed": 1}')
     assert publish(folder) != sha
-    assert not any(method == "PUT" for method, _ in hub.requests), "the weights have not changed"
+    assert not any(method == "PUT" for method, _ in hub.requests), "unchanged weights must not be sent"
     assert titles(hub) == ["Publish", "Publish", "initial commit"]
 
 
@@ -82,7 +82,7 @@ OTHERS = {
 }
 
 
-def test_other_files_stay_and_are_said_to(hub, folder, capsys):
+def test_other_files_stay_and_are_listed(hub, folder, capsys):
     publish(folder)
     hub.push(REPO, OTHERS, "by hand", "bob")
     (folder / "config.json").write_text('{"v": 2}')
@@ -90,9 +90,9 @@ def test_other_files_stay_and_are_said_to(hub, folder, capsys):
     assert published(hub) == content(folder) | OTHERS and hub.head(REPO).sha == sha
     said = "other files stay as they are: LICENSE, banner.png, docs/notes.txt, figures.json"
     assert said in capsys.readouterr().out
-    assert publish(folder) == sha, "nothing is left to do"
-    assert commit_holding(folder, REPO, besides="README.md") == sha
-    assert commit_holding(folder, REPO, besides="README.md", replace=True) is None, "it would hold others too"
+    assert publish(folder) == sha, "nothing is left to upload"
+    assert commit_holding(folder, REPO, except_for="README.md") == sha
+    assert commit_holding(folder, REPO, except_for="README.md", replace=True) is None, "it holds other files too"
 
 
 def test_a_commit_that_landed_unheard_beside_other_files_is_not_made_twice(hub, folder):
@@ -133,7 +133,7 @@ def test_what_would_be_false_or_unsafe_there_is_named_and_stops_everything(hub, 
         publish(folder)
     said = str(caught.value)
     assert f"{name} (" in said and STALE[name] in said and "Nothing is uploaded beside" in said and "--replace" in said
-    assert "notes.txt (" not in said and "notes.txt" in said, "what --replace would delete is listed"
+    assert "notes.txt (" not in said and "notes.txt" in said, "files that --replace would delete are listed"
     assert hub.head(REPO).sha == before
 
 
@@ -144,7 +144,7 @@ def test_with_replace_the_repository_equals_the_folder_and_what_is_deleted_is_sa
     assert published(hub) == content(folder)
     assert "deleting what is not published: old/notes.txt, pytorch_model.bin" in capsys.readouterr().out
     assert ".gitattributes" in hub.head(REPO).files
-    assert before in [commit.sha for commit in hub.head(REPO).history()], "history stays"
+    assert before in [commit.sha for commit in hub.head(REPO).history()], "the history must stay"
 
 
 def test_a_branch_is_made_and_the_others_stay(hub, folder):
@@ -174,7 +174,7 @@ def test_another_app_in_the_space_of_that_name_stays(hub, folder):
         publish(folder, repo_type="space")
     assert hub.head(REPO, kind="space").files["app.py"].data == b"theirs"
     sha = publish(folder, repo_type="space", replace=True)
-    assert publish(folder, repo_type="space") == sha, "the demo itself is no other app"
+    assert publish(folder, repo_type="space") == sha, "our own demo must not count as another app"
 
 
 def test_a_space_is_a_kind_of_its_own(hub, folder):
@@ -183,7 +183,7 @@ def test_a_space_is_a_kind_of_its_own(hub, folder):
     assert ("model", REPO) not in hub.repositories
 
 
-# Faults: what is asked is how many commits there are at the end, and that the branch holds the folder
+# Faults: each test checks how many commits there are at the end, and that the branch holds the folder
 
 
 def test_a_commit_that_failed_is_sent_again(hub, folder, capsys):
@@ -192,7 +192,7 @@ def test_a_commit_that_failed_is_sent_again(hub, folder, capsys):
     assert titles(hub) == ["Publish", "initial commit"] and posts(hub, "commit/") == 2
     assert published(hub) == content(folder) and sha == hub.head(REPO).sha
     assert "not committed" in capsys.readouterr().out
-    assert sum(method == "PUT" for method, _ in hub.requests) == 1, "the weights are sent once"
+    assert sum(method == "PUT" for method, _ in hub.requests) == 1, "the weights must be sent once"
 
 
 @pytest.mark.parametrize("status", [503, None], ids=["503", "connection cut"])
@@ -261,7 +261,7 @@ def test_a_file_that_the_repository_ignores_is_missed(hub, folder):
         publish(folder)
 
 
-# Who may
+# Permissions
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_without_the_right_the_way_to_it_is_said_and_the_token_is_not(hub, folde
     assert not hub.repositories
 
 
-def test_refusals_of_the_content_are_told(hub, folder):
+def test_refusals_of_the_content_are_reported(hub, folder):
     (folder / "README.md").write_text("---\nlicense: [\n---\n")
     with pytest.raises(PublishError, match="README"):
         publish(folder)
@@ -299,15 +299,15 @@ def test_offline_is_said_before_anything_is_asked(hub, folder, monkeypatch):
 
 
 def test_the_commit_that_holds_a_folder_is_found_whatever_its_card(hub, folder):
-    assert commit_holding(folder, REPO, besides="README.md") is None
+    assert commit_holding(folder, REPO, except_for="README.md") is None
     sha = publish(folder)
-    assert commit_holding(folder, REPO, besides="README.md") == sha
+    assert commit_holding(folder, REPO, except_for="README.md") == sha
     (folder / "README.md").write_text(CARD + sha)
     publish(folder)
-    assert commit_holding(folder, REPO, besides="README.md") == sha
+    assert commit_holding(folder, REPO, except_for="README.md") == sha
     (folder / "config.json").write_text('{"v": 2}')
-    assert commit_holding(folder, REPO, besides="README.md") is None
-    assert commit_holding(folder, REPO, revision="no-such-branch", besides="README.md") is None
+    assert commit_holding(folder, REPO, except_for="README.md") is None
+    assert commit_holding(folder, REPO, revision="no-such-branch", except_for="README.md") is None
 
 
 # The Hub itself, as its client sees it

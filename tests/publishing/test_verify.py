@@ -1,4 +1,4 @@
-"""The command verify, on folders: its exit codes, what it runs, and what it will not."""
+"""The command verify on folders: its exit codes, and when it runs code."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ CHECKS = [
 
 
 def test_a_published_folder_passes_every_check(published, capsys):
-    """The one test of the default suite that goes the whole way, through the fresh process."""
+    """This is the default suite's only test of the whole command, with its fresh process."""
     assert main([str(published)]) == 0
     *checks, count = lines(capsys)
     for line, name in zip(checks, CHECKS, strict=True):

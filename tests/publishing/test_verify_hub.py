@@ -10,7 +10,7 @@ from huggingface_hub.utils import disable_progress_bars
 from modeling_vit_custom.commands.verify import main
 from modeling_vit_custom.publishing.upload import upload_folder
 
-# the client sends a file the way that its own HTTP library deprecates
+# the client sends a file in a way that its own HTTP library deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
 REPO = "ada/tiny"
@@ -31,7 +31,7 @@ def folder(published, tmp_path) -> Path:
 
 @pytest.fixture
 def static_only(monkeypatch):
-    """Leaves the fresh process out, which the slow test starts."""
+    """Leave out the fresh process, which the slow test starts."""
     monkeypatch.setattr("modeling_vit_custom.publishing.checks.fresh_checks", lambda _: [])
 
 
@@ -49,7 +49,7 @@ def test_main_is_resolved_to_a_commit_that_is_named(hub, published, capsys, stat
     assert main([REPO]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"{REPO} at commit {sha}"
-    assert printed[1] == f"main is that commit now and may be another tomorrow: pin it with --revision {sha}"
+    assert printed[1] == f"main is that commit now and may be another tomorrow: name it {REPO}@{sha}"
     assert printed[2].startswith("PASS  repository listing") and "FAIL" not in "".join(printed)
     assert all(sha in path for method, path in hub.requests if "/resolve/" in path)
 

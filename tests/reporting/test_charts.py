@@ -1,4 +1,4 @@
-"""Charts: every value at its place, round ticks, long lines thinned without losing their extremes."""
+"""Charts: every value is at its place, ticks are round, and long lines are thinned but keep their extremes."""
 
 import math
 
@@ -58,9 +58,9 @@ def test_what_is_no_number_is_not_drawn():
     assert line_chart("loss", [Series("a", [1, 2], [math.nan, math.inf], "train")]) is None
     assert line_chart("loss", []) is None
     chart = line_chart("loss", [Series("a", [1, 2, 3], [1.0, math.nan, 1.0], "train")])
-    assert chart is not None and chart.lines[0].y == "1 1", "a constant has an axis too"
+    assert chart is not None and chart.lines[0].y == "1 1", "a constant must have an axis too"
     single = line_chart("loss", [Series("a", [5], [0.0], "train")])
-    assert single is not None and len(single.lines[0].dots) == 1, "one point is a dot"
+    assert single is not None and len(single.lines[0].dots) == 1, "one point must be a dot"
 
 
 def test_bars_stand_on_the_axis():

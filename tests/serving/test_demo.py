@@ -1,4 +1,4 @@
-"""The demo page: the model's own answers, nothing lost on the way to it, nothing else given away."""
+"""The demo page shows the model's own answers, changes no image before the model gets it, and reveals nothing else."""
 
 import ast
 import base64
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from io import BytesIO, StringIO
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -19,15 +20,19 @@ import torch
 from demo_attacks import ATTACKS, MARK, counting_server
 from demo_server import WATCH_NETWORK, running_demo
 from huggingface_hub.repocard import metadata_load
-from image_files import encode, photograph, rotated
+from image_files import encode, huge_png, photograph, rotated
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from saved_models import save_ours, save_transformers_vit
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from modeling_vit_custom.commands.demo import main as demo_command
+from modeling_vit_custom.image_decoding_vit_custom import decode_image
+from modeling_vit_custom.publishing.golden import _write_example
+from modeling_vit_custom.publishing.publish import draw_images
 from modeling_vit_custom.publishing.space import write_space
-from modeling_vit_custom.serving import demo
+from modeling_vit_custom.tasks import classification_demo as demo
+from modeling_vit_custom.tasks.hub import CLASSIFICATION
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</div></td>{{ 7 * 7 }}&lt;b&gt;"]
@@ -35,7 +40,7 @@ HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</div
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A saved RGB classifier whose folder offers two example images."""
+    """Save an RGB classifier with two example images."""
     folder = save_ours(tmp_path_factory.mktemp("demo") / "digits", num_channels=3)
     (folder / "examples").mkdir()
     for n in range(2):
@@ -45,7 +50,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Files that a page which decoded or re-encoded them would change, and one that is no image."""
+    """Write files that decoding or encoding by the page would change, and one that is not an image."""
     folder = tmp_path_factory.mktemp("files")
     photo = photograph()
     half = photo.convert("RGBA")
@@ -68,15 +73,15 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(model, tmp_path_factory):
-    """A written Space's app.py at work on a local folder, in a process without this package."""
+    """Run a written Space's app.py on a local folder, in a process without this package."""
     work = tmp_path_factory.mktemp("space")
-    write_space(work / "space", "someone/digits", COMMIT)
+    write_space(work / "space", "someone/digits", COMMIT, CLASSIFICATION)
     with running_demo(work / "space" / "app.py", model, work) as running:
         yield running
 
 
 def expected(model: Path, path: Path) -> list[tuple[str, float]]:
-    """(label, score) from best to worst, from the model called directly."""
+    """Return (label, score) from best to worst, from the model called directly."""
     net = AutoModelForImageClassification.from_pretrained(model, trust_remote_code=True)
     processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=True)
     with torch.no_grad():
@@ -110,6 +115,16 @@ def test_an_unreadable_file_is_named_without_the_servers_paths(server, files):
     found, page, _ = server.call("classify", server.upload(files["bad.jpg"]))
     assert found["error"].startswith("bad.jpg: not an image") and 'role="alert"' in page
     assert "/" not in found["error"].split("Fix")[0]
+
+
+@pytest.mark.parametrize("side", [12_000, 30_000], ids=["refused here", "refused by Pillow"])
+def test_too_large_an_image_is_refused_in_words_for_no_programmer(server, tmp_path, side):
+    (tmp_path / "huge.png").write_bytes(huge_png(side))
+    found, page, _ = server.call("classify", server.upload(tmp_path / "huge.png"))
+    rows, table = server.call("classify_many", [server.upload(tmp_path / "huge.png")])
+    assert found["error"].startswith("huge.png: refused before decoding: ") and found["error"] == rows[0]["error"]
+    assert found["error"].endswith(" Fix: shrink it.")
+    assert not [word for word in ("ImageLimits", "PIL", "--max_pixels") if word in page + table]
 
 
 def test_a_batch_reports_every_file_in_order(server, model, files):
@@ -149,7 +164,7 @@ def test_large_files_are_refused(server, tmp_path):
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_stranger_gets_no_file_and_no_address_of_the_machine(server, files, name):
-    """Nothing that is answered holds the file, nothing asks for the address, and the page still works."""
+    """No answer holds the file, nothing requests the address, and the page still works."""
     secret = server.log.parent / "secret.txt"
     secret.write_text(MARK)
     with counting_server() as (address, asked):
@@ -175,9 +190,9 @@ def test_a_bomb_is_refused_and_many_at_once_are_answered(server, model, files, t
 
 
 def test_the_page_comes_from_this_machine_alone(server):
-    """Runs after the others: nothing the process did reached out. That it would be seen is shown in the next test."""
+    """Runs after the others: the process has contacted nothing outside. The next test shows that this would be seen."""
     assert "OUTSIDE" not in server.log.read_text()
-    assert not Path(demo.__file__).with_suffix(".pyi").exists(), "Gradio writes one beside a component's subclass"
+    assert not Path(demo.__file__).with_suffix(".pyi").exists(), "Gradio writes a .pyi beside a component's subclass"
     page = server.http.get("/").text
     assert "fonts.googleapis" not in page and "fonts.gstatic" not in page
     assert server.http.get("/config").json()["analytics_enabled"] is False
@@ -203,6 +218,37 @@ def test_the_model_view_is_the_image_itself_where_nothing_is_resized(classifier,
     photo.save(tmp_path / "exact.png")
     view = classifier.model_view(classifier.prepare(str(tmp_path / "exact.png")).pixels)
     assert np.array_equal(np.asarray(view), np.asarray(photo))
+
+
+@pytest.mark.parametrize(
+    ("size", "channels"), [((20, 32), 3), ((20, 32), 1), ((20, 32), 5), ((20, 32), 2), ((384, 384), 3)], ids=str
+)
+def test_drawn_examples_of_a_publication_are_known_as_drawn(tmp_path, size, channels):
+    """Those that `publish` draws, as they lie in examples/, also where they were shrunk; photographs are not."""
+    drawn = demo.drawn_pictures(*size, channels)
+    for number, source in enumerate(draw_images(tmp_path, {"image_size": size, "num_channels": channels})):
+        example = tmp_path / f"example{number}{source.suffix}"
+        _write_example(source, example, channels)
+        decoded = decode_image(example, num_channels=channels)
+        assert demo.example_of(str(example), decoded, drawn) is drawn[number]
+    if channels in (1, 3):
+        photograph(60, 44).save(tmp_path / "photo.png")
+        decoded = decode_image(tmp_path / "photo.png", num_channels=channels)
+        assert demo.example_of("photo.png", decoded, drawn) == "photo.png"
+
+
+def test_without_examples_drawn_ones_are_offered_and_shown_as_no_photographs(model, tmp_path, classifier, monkeypatch):
+    bare = demo.Classifier(shutil.copytree(model, tmp_path / "m", ignore=shutil.ignore_patterns("examples")))
+    for shown, count, words in ((classifier, 2, "these</p>"), (bare, 3, "these, which are drawn, not photographs</p>")):
+        monkeypatch.setitem(sys.modules, "gradio", gradio := MagicMock())  # Gradio's own leaves event loops open
+        demo.build(shown)
+        assert [len(call.args[0]) for call in gradio.Gallery.call_args_list] == [count]
+        assert [call for call in gradio.HTML.call_args_list if call.args[0].endswith(f"or try one of {words}")]
+    for one in demo.drawn_pictures(*bare.size, 3):
+        found, html = demo.classify(bare, one)
+        assert "<h2>Not a photograph</h2>" in html and html.count("<h2>") == 1
+        assert found["notes"] == [demo.DRAWN_NOTE] and demo.DRAWN_NOTE in html and found["file"] == "a drawn picture"
+        assert 'id="model-view"' in html
 
 
 @pytest.mark.parametrize("task", ["multi_label_classification", "regression"])
@@ -306,7 +352,7 @@ def test_a_damaged_model_is_refused_in_one_line(model, tmp_path, capsys):
 
 
 def test_a_space_is_the_page_and_a_pinned_model(tmp_path):
-    write_space(tmp_path, "someone/digits", COMMIT)
+    write_space(tmp_path, "someone/digits", COMMIT, CLASSIFICATION)
     assert (tmp_path / "app.py").read_bytes() == Path(demo.__file__).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "app.py", "model.json", "requirements.txt"]
     front = metadata_load(tmp_path / "README.md")
@@ -315,11 +361,11 @@ def test_a_space_is_the_page_and_a_pinned_model(tmp_path):
     assert set((tmp_path / "requirements.txt").read_text().split()) == set(project["dependencies"])
     for repo_id, revision in (("someone/digits", "main"), ("a/b/c", COMMIT)):
         with pytest.raises(ValueError, match=r"revision=|a/b/c"):
-            write_space(tmp_path / "other", repo_id, revision)
+            write_space(tmp_path / "other", repo_id, revision, CLASSIFICATION)
 
 
 def test_the_page_stands_alone():
-    """Its bytes are the Space's app.py: nothing of this package, nothing that a Space does not have."""
+    """Its file is the Space's app.py, so it imports nothing of this package and nothing that a Space lacks."""
     there = {"torch", "transformers", "huggingface_hub", "PIL", "numpy", "gradio"} | set(sys.stdlib_module_names)
     for node in ast.walk(ast.parse(Path(demo.__file__).read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -339,7 +385,7 @@ def test_in_a_browser(server, model, files, chromium, tmp_path):
     page.on("request", lambda request: requests.append(request.url))
     page.goto(server.url)
 
-    for name in ("turned.jpg", "deep.png"):  # one after the other: the drop zone takes the next
+    for name in ("turned.jpg", "deep.png"):  # one after the other: the drop zone accepts the next file
         page.set_input_files("#drop input[type=file]", files[name])
         page.locator("#one").get_by_text(name).wait_for()
         label, score = expected(model, files[name])[0]
@@ -371,8 +417,8 @@ def test_in_a_browser(server, model, files, chromium, tmp_path):
 
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 860})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, "no sideways scrolling"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page must not scroll sideways"
         page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
         with Image.open(tmp_path / f"{width}.png") as picture:
-            assert len(picture.convert("RGB").getcolors(1 << 24)) > 50, "more than an empty page"
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 50, "the page must not be empty"
     assert {url.split("/")[2] for url in requests if not url.startswith(("data:", "blob:"))} == {server.url[7:]}

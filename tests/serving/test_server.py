@@ -1,4 +1,4 @@
-"""The HTTP server: right answers whatever the batch, a clear 4xx for what is no image, and nothing that stops it."""
+"""The HTTP server gives right answers in any batch, a clear 4xx for bad requests, and nothing stops it."""
 
 import asyncio
 import json
@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -15,8 +14,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from image_files import CHINA, FLOWER, encode, photograph
+from image_files import CHINA, FLOWER, encode, huge_png, photograph
 from saved_models import save_ours, save_resnet
+from served import exchange, make_service, running, wait_until
 from serving_load import (
     MAX_BODY,
     PNG,
@@ -32,55 +32,13 @@ from serving_load import (
     same_predictions,
     save_micro,
     serving,
+    slow_bodies,
 )
 
 from modeling_vit_custom.commands.serve import main
-from modeling_vit_custom.inference.loading import load_classifier
+from modeling_vit_custom.common.image_pixels import pixels_allowed
 from modeling_vit_custom.serving.app import Service
-from modeling_vit_custom.serving.limits import Limits
-from modeling_vit_custom.serving.server import http_server, public_name
-
-LIMITS = {"max_body_mb": MAX_BODY / 1e6, "timeout_s": 5, "batch_timeout_ms": 20}
-
-
-def make_service(folder: Path, **limits) -> Service:
-    return Service(*load_classifier(str(folder)), folder.name, None, Limits(**{**LIMITS, **limits}))
-
-
-@contextmanager
-def running(service: Service):
-    """(URL, uvicorn server) with `service` behind real sockets, in a thread of this process."""
-    server = http_server(service)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
-        finally:
-            server.should_exit = True  # what uvicorn does on SIGTERM
-            thread.join(30)
-            assert not thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory) -> Path:
-    return save_ours(tmp_path_factory.mktemp("served") / "m", num_channels=3)
-
-
-@pytest.fixture(scope="module")
-def service(model_dir):
-    return make_service(model_dir)
-
-
-@pytest.fixture(scope="module")
-def url(service):
-    with running(service) as (url, _):
-        yield url
-
-
-@pytest.fixture(scope="module")
-def expected(model_dir):
-    return expected_predictions(model_dir, good_images())
+from modeling_vit_custom.serving.server import public_name
 
 
 def post(url: str, body: bytes, query: str = "", **headers) -> httpx.Response:
@@ -88,17 +46,10 @@ def post(url: str, body: bytes, query: str = "", **headers) -> httpx.Response:
 
 
 async def send_all(url: str, bodies: list[bytes]) -> list[httpx.Response]:
-    """All at once."""
+    """Send all bodies at once."""
     async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=None)) as client:
         sent = [client.post(f"{url}/predict", content=body, headers=PNG) for body in bodies]
         return await asyncio.gather(*sent)
-
-
-def wait_until(condition, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # ---------- right answers
@@ -142,6 +93,14 @@ def test_images_of_several_sizes_in_one_batch_keep_their_order(tmp_path):
     assert len({image.shape for image in images}) == 3
     alone = torch.stack([service.run([image])[0] for image in images])
     assert torch.allclose(torch.stack(service.run(images)), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 9), (3, 9), (4, 9), (9, 3), (3, 3), (1, 1)])
+def test_an_image_as_narrow_as_it_has_channels_is_read_as_predict_reads_it(service, model_dir, width, height):
+    for mode in ("L", "RGB", "RGBA"):
+        body = encode(photograph(width, height).convert(mode), "PNG")
+        entries = service.rank(service.run([service.prepare(body)])[0], 3)
+        assert same_predictions(entries, expected_predictions(model_dir, {mode: body})[mode])
 
 
 @pytest.mark.parametrize(("query", "count"), [("", 5), ("?top_k=1", 1), ("?top_k=10", 10), ("?top_k=999", 10)])
@@ -218,16 +177,17 @@ def test_the_limit_of_pixels_is_that_of_the_flag(model_dir):
         service.prepare(encode(photograph(60, 45), "PNG"))
 
 
+@pytest.mark.parametrize("side", [12_000, 30_000], ids=["refused here", "refused by Pillow"])
+def test_too_large_an_image_is_refused_in_words_for_no_programmer(model_dir, side):
+    service = make_service(model_dir)
+    with pixels_allowed(service.limits.max_pixels), running(service) as (url, _):
+        answer = post(url, huge_png(side))
+    said = answer.json()["error"]
+    assert answer.status_code == 400 and "refused before decoding" in said and "Fix: shrink it" in said
+    assert "ImageLimits" not in said and "PIL" not in said
+
+
 # ---------- bodies that are too large, too slow, or never end
-
-
-def exchange(url: str, *parts: bytes, seconds: float = 20) -> bytes:
-    """Everything that the server answers to `parts` until it closes the connection."""
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=seconds) as client:
-        for part in parts:
-            client.sendall(part)
-        return b"".join(iter(lambda: client.recv(4096), b""))
 
 
 def test_a_declared_size_is_refused_before_any_of_it_is_sent(url, monkeypatch):
@@ -265,19 +225,42 @@ def test_slow_bodies_end_in_408_and_leave_no_place_taken(model_dir):
         assert post(url, CHINA.read_bytes()).status_code == 200
 
 
+def test_bodies_under_way_hold_no_places_and_the_slowest_of_too_many_comes_back_later(model_dir):
+    service, jpeg = make_service(model_dir, max_requests=4, timeout_s=20), CHINA.read_bytes()
+    with running(service) as (url, _), slow_bodies(url, 3), slow_bodies(url, 1, len(jpeg) - 1) as (half,):
+        half.sendall(jpeg[1:-1000])
+        wait_until(lambda: len(service.arrivals) == 4 and any(one.size > 9 for one in service.arrivals._under_way))
+        assert post(url, jpeg).status_code == 200 and service.requests == 0
+        with slow_bodies(url, 20) as newer:
+            assert newer[0].recv(4096).startswith(b"HTTP/1.1 503")
+            assert len(service.arrivals) <= 4 and post(url, jpeg).status_code == 200
+            half.sendall(jpeg[-1000:])
+            assert half.recv(4096).startswith(b"HTTP/1.1 400")  # it was never given up; its first byte was wrong
+    assert len(service.arrivals) == 0
+
+
 def test_slow_heads_end_the_connection(url, monkeypatch):
     monkeypatch.setattr("modeling_vit_custom.serving.guards.HeadDeadline.seconds", 0.5)
     assert exchange(url) == b""  # nothing sent at all
     assert exchange(url, b"POST /predict HTTP/1.1\r\nHost: x\r\n") == b""
     first = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-    assert exchange(url, first, b"GET /hea").count(b"HTTP/1.1") == 1  # the second request never gets whole
+    assert exchange(url, first, b"GET /hea").count(b"HTTP/1.1") == 1  # the second request never becomes complete
 
 
-# ---------- more than it can do, or that it cannot do
+@pytest.mark.parametrize("request_line", ["POST /predict", "GET /health", "POST /nowhere"])
+@pytest.mark.parametrize("length", [0, 4])
+def test_a_request_of_two_lengths_is_refused_and_nothing_behind_it_is_read(url, request_line, length):
+    head = head_of(length, "transfer-encoding: chunked\r\n").replace(b"POST /predict", request_line.encode())
+    answer = exchange(url, head + b"0\r\n\r\nGET /info HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400") and b"connection: close" in answer.lower()
+    assert answer.count(b"HTTP/1.1") == 1 and b"both Content-Length and Transfer-Encoding" in answer
+
+
+# ---------- overload, faults and stopping
 
 
 class Gate:
-    """Holds the batches of a service back until it is opened."""
+    """Holds back the batches of a service until it is opened."""
 
     def __init__(self, service: Service):
         self.open, self.reached, self.run = threading.Event(), threading.Event(), service.batcher.run
@@ -300,7 +283,7 @@ def test_beyond_max_requests_503_says_when_to_come_back_and_the_others_are_answe
         wait_until(lambda: service.requests == 3)
         refused = post(url, body)
         assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1 and refused.json()["error"]
-        assert httpx.get(f"{url}/health").status_code == 200  # busy is not ill
+        assert httpx.get(f"{url}/health").status_code == 200  # a busy server is healthy
         gate.open.set()
         [client.join(30) for client in clients]
         assert [a.status_code for a in answers] == [200] * 3
@@ -316,7 +299,7 @@ def test_an_answer_that_takes_too_long_is_given_up_and_not_computed_later(model_
         assert [a.status_code for a in answers] == [503] * 4
         gate.open.set()
         wait_until(lambda: post(url, FLOWER.read_bytes()).status_code == 200)
-        assert service.batcher.items < 4 + 1  # those that still waited were dropped
+        assert service.batcher.items < 4 + 1  # requests that still waited were dropped
 
 
 def test_a_fault_of_the_model_is_a_500_without_details_and_does_not_last(model_dir, capsys):
@@ -403,7 +386,7 @@ def test_what_cannot_be_served_is_said_before_the_port_opens(model_dir, tmp_path
 
 @pytest.mark.slow
 def test_load_of_good_and_bad_requests(tmp_path):
-    """2,000 requests over 16 connections against the command itself, then SIGTERM."""
+    """The load is 2,000 requests over 16 connections to the command itself; then SIGTERM ends it."""
     model_dir, good = save_micro(tmp_path / "micro"), good_images()
     expected = expected_predictions(model_dir, good)
     with serving(model_dir, *SERVER_FLAGS) as (url, process):

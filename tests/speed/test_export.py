@@ -1,4 +1,4 @@
-"""Exports answer as the original does, in its place, and are not written where they do not."""
+"""Exports give the original's answers and can replace it; an export whose answers differ is not written."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from modeling_vit_custom.common.claims import digest_of, weights_digest
 from modeling_vit_custom.engines.exported import file_bytes, file_digest, load_exported
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.speed import export as exporting
-from modeling_vit_custom.speed.export import ExportError, Wanted, export
+from modeling_vit_custom.speed.export import ExportError, ExportOptions, export
 
 FORMATS = ["onnx", "torch_export", "openvino"]
 pytestmark = [
@@ -43,7 +43,7 @@ def digits(tmp_path_factory):
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("dynamic", [(), ("batch", "height", "width")])
 def test_it_answers_as_the_original(model, tmp_path, form, dynamic):
-    record = export(str(model), tmp_path / "e", Wanted(form, dynamic=dynamic, batch_size=2), seconds=0.1)
+    record = export(str(model), tmp_path / "e", ExportOptions(form, dynamic=dynamic, batch_size=2), seconds=0.1)
     assert max(row["relative"] for row in record["compared"]) < 1e-4
     original, processor = load_classifier(str(model))
     exported, own = load_classifier(str(tmp_path / "e"), trust_remote_code=True)
@@ -60,7 +60,9 @@ def test_it_answers_as_the_original(model, tmp_path, form, dynamic):
 def test_at_one_of_its_speeds(digits, tmp_path, form):
     speeds = {"2x": {"token_merging": "1.5x", "shrink_to": None}}
     model = save_ours(tmp_path / "model", image_size=32, patch_size=4, speeds=speeds)
-    record = export(str(model), tmp_path / "e", Wanted(form), str(digits), lost=100, seconds=0.1, speed="2x")
+    record = export(
+        str(model), tmp_path / "e", ExportOptions(form), str(digits), max_accuracy_drop=100, seconds=0.1, speed="2x"
+    )
     assert record["setting"] == "2x" and max(row["relative"] for row in record["compared"]) < 1e-4
     exported, _ = load_classifier(str(tmp_path / "e"), trust_remote_code=True)
     assert exported.config.token_merging == "1.5x"
@@ -70,15 +72,15 @@ def test_at_one_of_its_speeds(digits, tmp_path, form):
         torch.testing.assert_close(exported(images).logits, fast(images).logits, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(exact(images).logits, fast(images).logits, atol=1e-3)
     with pytest.raises(ValueError, match=r"speed='9x': this checkpoint has '2x'"):
-        export(str(model), tmp_path / "f", Wanted(form), seconds=0.1, speed="9x")
+        export(str(model), tmp_path / "f", ExportOptions(form), seconds=0.1, speed="9x")
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_tells_no_paths_of_the_machine_that_wrote_it(model, tmp_path, form):
-    export(str(model), tmp_path / "e", Wanted(form), seconds=0.05)
-    told = [str(place).encode() for place in (Path(exporting.__file__).parents[2], sys.prefix, tmp_path)]
+    export(str(model), tmp_path / "e", ExportOptions(form), seconds=0.05)
+    places = [str(place).encode() for place in (Path(exporting.__file__).parents[2], sys.prefix, tmp_path)]
     for file in (tmp_path / "e").iterdir():
-        assert not [path for path in told if path in file.read_bytes()], file.name
+        assert not [path for path in places if path in file.read_bytes()], file.name
 
 
 FEW = ("map", "rope")
@@ -90,24 +92,24 @@ FEW = ("map", "rope")
 )
 def test_every_architecture_with_merged_tokens(tmp_path, form, name):
     folder = save_ours(tmp_path / "m", **ARCHITECTURES[name], token_merging="1.2x", num_channels=3)
-    record = export(str(folder), tmp_path / "e", Wanted(form), seconds=0.1)
+    record = export(str(folder), tmp_path / "e", ExportOptions(form), seconds=0.1)
     assert max(row["relative"] for row in record["compared"]) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["conv stem", "sincos", "rope", "oblong patch"])
+@pytest.mark.parametrize("name", ["conv stem, computed", "sincos", "rope", "oblong patch"])
 def test_any_size(tmp_path, name):
-    """Positions are computed in the file; of a size that is not fixed, counts of merged tokens cannot be."""
+    """Positions are computed in the file; counts of merged tokens need a fixed size."""
     folder = save_ours(tmp_path / "m", **ARCHITECTURES[name], num_channels=3)
-    record = export(str(folder), tmp_path / "e", Wanted(dynamic=("batch", "height", "width")), seconds=0.1)
+    record = export(str(folder), tmp_path / "e", ExportOptions(dynamic=("batch", "height", "width")), seconds=0.1)
     assert len(record["compared"]) == 12 and max(row["relative"] for row in record["compared"]) < 1e-4
     merging = save_ours(tmp_path / "merging", **ARCHITECTURES[name], token_merging=1)
     with pytest.raises(ValueError, match="token_merging and shrink_to make a graph of one size"):
-        export(str(merging), tmp_path / "f", Wanted(dynamic=("height",)), seconds=0.1)
+        export(str(merging), tmp_path / "f", ExportOptions(dynamic=("height",)), seconds=0.1)
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_it_takes_the_original_s_place(model, digits, tmp_path, form):
-    export(str(model), tmp_path / "e", Wanted(form), seconds=0.1)
+    export(str(model), tmp_path / "e", ExportOptions(form), seconds=0.1)
     results = []
     for source in (model, tmp_path / "e"):
         lines, metrics = tmp_path / "lines.jsonl", tmp_path / "metrics.json"
@@ -129,7 +131,14 @@ def test_it_takes_the_original_s_place(model, digits, tmp_path, form):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_preprocessing_inside(model, digits, tmp_path, form):
-    record = export(str(model), tmp_path / "e", Wanted(form, preprocessing=True), str(digits), lost=100, seconds=0.1)
+    record = export(
+        str(model),
+        tmp_path / "e",
+        ExportOptions(form, preprocessing=True),
+        str(digits),
+        max_accuracy_drop=100,
+        seconds=0.1,
+    )
     assert record["accuracy"]["n"] == 30 and abs(record["accuracy"]["difference"]) <= 0.1
     exported, left = load_exported(tmp_path / "e", trust_remote_code=True)
     original, processor = load_classifier(str(model))
@@ -142,13 +151,14 @@ def test_preprocessing_inside(model, digits, tmp_path, form):
 
 @pytest.mark.parametrize(
     "wanted",
-    [Wanted("onnx", "int8"), Wanted("onnx", "int8_calibrated"), Wanted("onnx", "int8_weights"),
-     Wanted("onnx", "int4_weights"), Wanted("onnx", "float16"),
-     Wanted("openvino", "float16"), Wanted("torch_export", "bfloat16"), Wanted("torch_export", "float16")],
-    ids=lambda wanted: f"{wanted.form}-{wanted.dtype}",
+    [ExportOptions("onnx", "int8"), ExportOptions("onnx", "int8_calibrated"), ExportOptions("onnx", "int8_weights"),
+     ExportOptions("onnx", "int4_weights"), ExportOptions("onnx", "float16"),
+     ExportOptions("openvino", "float16"), ExportOptions("torch_export", "bfloat16"),
+     ExportOptions("torch_export", "float16")],
+    ids=lambda wanted: f"{wanted.format_name}-{wanted.dtype}",
 )  # fmt: skip
 def test_number_formats(model, digits, tmp_path, wanted):
-    record = export(str(model), tmp_path / "e", wanted, str(digits), lost=100, seconds=0.1)
+    record = export(str(model), tmp_path / "e", wanted, str(digits), max_accuracy_drop=100, seconds=0.1)
     assert record["accuracy"]["n"] == 30 and record["speed"]["ratio"] > 0
     agreed = min(row["top1"] for row in record["compared"])
     assert agreed == 1 or wanted.dtype.startswith("int")
@@ -158,7 +168,9 @@ def test_rounded_weights_make_a_smaller_file(digits, tmp_path):
     model = save_ours(tmp_path / "model", hidden_size=256, intermediate_size=1024, num_attention_heads=4)
     sizes = {}
     for dtype in ("float32", "int8_weights", "int4_weights"):
-        record = export(str(model), tmp_path / dtype, Wanted("onnx", dtype), str(digits), lost=100, seconds=0.1)
+        record = export(
+            str(model), tmp_path / dtype, ExportOptions("onnx", dtype), str(digits), max_accuracy_drop=100, seconds=0.1
+        )
         assert record["bytes"] == (tmp_path / dtype / "model.onnx").stat().st_size
         sizes[dtype] = record["bytes"] / record["original_bytes"]
         assert record["original"] == {"sha256": weights_digest(model)}
@@ -170,11 +182,11 @@ def test_rounded_weights_make_a_smaller_file(digits, tmp_path):
 def test_nothing_is_written_where_the_answers_differ(model, digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(exporting.TOLERANCE, "float32", -1)
     with pytest.raises(ExportError, match="differ from the original's by"):
-        export(str(model), tmp_path / "e", Wanted("torch_export"), seconds=0.1)
+        export(str(model), tmp_path / "e", ExportOptions("torch_export"), seconds=0.1)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setitem(exporting.TOLERANCE, "float32", 1e-4)
     flags = ["--model", str(model), "--output", str(tmp_path / "e"), "--format", "torch_export"]
-    assert main([*flags, "--data_dir", str(digits), "--max_lost", "-1"]) == 1  # demands that it gains a point
+    assert main([*flags, "--data_dir", str(digits), "--max_lost", "-1"]) == 1  # requires a gain of a point
     assert "points are lost" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
     assert main([*flags, "--dtype", "int8"]) == 2 and "has float32, float16, bfloat16" in capsys.readouterr().err
 
@@ -187,21 +199,40 @@ def test_weights_beside_a_large_file_belong_to_it(tmp_path):
 
 
 def test_a_changed_file_is_refused(model, tmp_path):
-    export(str(model), tmp_path / "e", Wanted("torch_export"), seconds=0.1)
+    export(str(model), tmp_path / "e", ExportOptions("torch_export"), seconds=0.1)
     path = tmp_path / "e" / "model.pt2"
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ValueError, match="changed or damaged"):
         load_exported(tmp_path / "e", trust_remote_code=True)
 
 
+def test_a_changed_configuration_beside_it_is_refused_by_name(model, tmp_path):
+    export(str(model), tmp_path / "e", ExportOptions("onnx"), seconds=0.1)
+    for name in ("config.json", "preprocessor_config.json"):
+        before = (tmp_path / "e" / name).read_text()
+        for change in (before + " ", None):
+            (tmp_path / "e" / name).write_text(change) if change else (tmp_path / "e" / name).unlink()
+            with pytest.raises(ValueError, match=rf"/{name} is not what export\.json tells of"):
+                load_exported(tmp_path / "e")
+        (tmp_path / "e" / name).write_text(before)
+    record = json.loads((tmp_path / "e" / "export.json").read_text())
+    del record["beside"]  # as an earlier version wrote it
+    (tmp_path / "e" / "export.json").write_text(json.dumps(record))
+    load_exported(tmp_path / "e")
+    for damage in ("{", "[]", json.dumps(record | {"format": "x"}), json.dumps(record | {"sha256": None})):
+        (tmp_path / "e" / "export.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"export\.json is damaged"):
+            load_exported(tmp_path / "e")
+
+
 def test_a_file_that_torch_reads_by_pickle_is_opened_on_request_alone(model, tmp_path, capsys):
-    export(str(model), tmp_path / "e", Wanted("torch_export"), seconds=0.1)
+    export(str(model), tmp_path / "e", ExportOptions("torch_export"), seconds=0.1)
     assert predict(["--model", str(tmp_path / "e"), "x.png", "--output", str(tmp_path / "o.jsonl")]) == 2
     assert "by pickle, which can run code" in capsys.readouterr().err
 
 
 def test_an_export_without_its_runtime_says_what_to_install(model, tmp_path, monkeypatch, capsys):
-    export(str(model), tmp_path / "e", Wanted("onnx"), seconds=0.1)
+    export(str(model), tmp_path / "e", ExportOptions("onnx"), seconds=0.1)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert predict(["--model", str(tmp_path / "e"), "x.png", "--output", str(tmp_path / "o.jsonl")]) == 2
     assert "needs onnxruntime: pip install 'vit-custom[export]'" in capsys.readouterr().err
@@ -209,13 +240,13 @@ def test_an_export_without_its_runtime_says_what_to_install(model, tmp_path, mon
 
 def test_what_cannot_be_exported_says_why(model, digits, tmp_path, capsys):
     with pytest.raises(ValueError, match="only images can tell what rounding costs"):
-        export(str(model), tmp_path / "e", Wanted("onnx", "int8"))
+        export(str(model), tmp_path / "e", ExportOptions("onnx", "int8"))
     cut = save_ours(tmp_path / "cut", image_size=(27, 32))
     with pytest.raises(ValueError, match="not whole patches"):
         export(str(cut), tmp_path / "e")
     tags = save_ours(tmp_path / "tags", problem_type="multi_label_classification")
     with pytest.raises(ValueError, match="multi_label_classification model is not compared"):
-        export(str(tags), tmp_path / "e", data_dir=str(digits))
+        export(str(tags), tmp_path / "e", data=str(digits))
     assert not (tmp_path / "e").exists()
     assert (
         main(["--model", str(model), "--output", str(tmp_path)]) == 2 and "is there already" in capsys.readouterr().err
@@ -223,5 +254,8 @@ def test_what_cannot_be_exported_says_why(model, digits, tmp_path, capsys):
 
 
 def test_calibration_fills_a_fixed_batch(model, digits, tmp_path):
-    wanted = Wanted("onnx", "int8_calibrated", dynamic=(), batch_size=2)
-    assert export(str(model), tmp_path / "e", wanted, str(digits), lost=100, seconds=0.1)["accuracy"]["n"] == 30
+    wanted = ExportOptions("onnx", "int8_calibrated", dynamic=(), batch_size=2)
+    assert (
+        export(str(model), tmp_path / "e", wanted, str(digits), max_accuracy_drop=100, seconds=0.1)["accuracy"]["n"]
+        == 30
+    )

@@ -1,4 +1,4 @@
-"""The speed table: paired differences, the front, what is stored and where it shows."""
+"""The speed table: paired differences, the Pareto front, and what is stored and shown."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from modeling_vit_custom.common.claims import ClaimError, check_claims
 from modeling_vit_custom.speed import table as speed_table
 from modeling_vit_custom.speed.options import Option, options
 from modeling_vit_custom.speed.section import section, table
-from modeling_vit_custom.speed.table import front, named_speeds, paired_difference, store
+from modeling_vit_custom.speed.table import named_speeds, paired_difference, pareto_front, store
 
 
 def rows(*pairs):
@@ -27,23 +27,23 @@ def rows(*pairs):
 
 
 def test_paired_differences():
-    """Agresti and Min by hand: n = 1000, 30 images only the one gets right, 10 only the other."""
+    """Agresti and Min by hand: n = 1000; 30 images only one gets right, 10 only the other."""
     right, other = np.zeros((2, 1000), dtype=bool)
     right[:30], other[30:40], right[500:], other[500:] = True, True, True, True
     mean, low, high = paired_difference(right, other)
     centre, half = 20 / 1002, 1.96 * math.sqrt(30.5 + 10.5 - 20**2 / 1002) / 1002
     assert mean == pytest.approx(0.02) and (low, high) == pytest.approx((centre - half, centre + half))
     same, low, high = paired_difference(right, right)
-    assert same == 0 and low < -0.001 and high > 0.001, "equal answers on some images prove nothing about others"
+    assert same == 0 and low < -0.001 and high > 0.001, "equal answers here do not prove equal answers on other images"
 
 
 def test_the_front_is_what_none_beats():
-    found = front(rows((1.0, 0.9), (1.5, 0.91), (2.0, 0.8), (1.9, 0.8), (3.0, 0.7), (2.5, 0.6)))
+    found = pareto_front(rows((1.0, 0.9), (1.5, 0.91), (2.0, 0.8), (1.9, 0.8), (3.0, 0.7), (2.5, 0.6)))
     assert [row["ratio"] for row in found] == [1.5, 2.0, 3.0]
     speeds = named_speeds(rows((1.0, 0.9), (1.6, 0.89), (2.1, 0.8), (2.6, 0.85)))
     assert {name: row["ratio"] for name, row in speeds.items()} == {"1.5x": 1.6, "2.5x": 2.6}
     half = {"name": "bfloat16", "ratio": 3.0, "accuracy": 0.95, "format": "bfloat16", "images_per_second": 30.0}
-    assert list(named_speeds([*rows((1.0, 0.9), (1.6, 0.89)), half])) == ["1.5x"], "a format is no configuration"
+    assert list(named_speeds([*rows((1.0, 0.9), (1.6, 0.89)), half])) == ["1.5x"], "a format is not a speed"
 
 
 def test_the_table_shows_what_is_stored_and_names_one_of_them():
@@ -51,7 +51,7 @@ def test_the_table_shows_what_is_stored_and_names_one_of_them():
     half = {"name": "bfloat16", "ratio": 3.0, "accuracy": 0.95, "format": "bfloat16", "images_per_second": 30.0}
     zeros = {"difference": 0.0, "low": 0.0, "high": 0.0, "n": 10}
     made = [row | zeros for row in (*made, half)]
-    report = {"rows": made, "front": [row["name"] for row in front(made)], "speeds": named_speeds(made)}
+    report = {"rows": made, "front": [row["name"] for row in pareto_front(made)], "speeds": named_speeds(made)}
     report |= {"device": "a CPU", "cpu_cores": 2, "batch_size": 8}
     assert report["front"] == ["bfloat16"] and "| `2x` | 2.0 |" in table(report), "though bfloat16 beats it"
     assert 'speed="2x"' in section(report)
@@ -60,7 +60,7 @@ def test_the_table_shows_what_is_stored_and_names_one_of_them():
 
 def test_options_are_whole_patches_and_begin_with_the_exact_one(any_config):
     found, _ = options(any_config, ["1.1x"], [0.99, 0.75, 0.74, 0.5], ["bfloat16"])
-    assert found[0] == Option() and str(found[0]) == "exact" and found[-1] == Option(form="bfloat16")
+    assert found[0] == Option() and str(found[0]) == "exact" and found[-1] == Option(format_name="bfloat16")
     p, q = any_config.patch_hw
     assert all(option.shrink_to[0] % p == option.shrink_to[1] % q == 0 for option in found if option.shrink_to)
     assert len(set(found)) == len(found)
@@ -78,7 +78,7 @@ def test_it_is_measured_stored_and_loaded(tmp_path, capsys):
     write_class_folder(tmp_path / "test", {str(digit): 4 for digit in range(10)})
     (folder / "README.md").write_text("# model\n\nwords\n")
     flags = ["--model", str(folder), "--data_dir", str(tmp_path / "test"), "--seconds", "0.05", "--batch_size", "16"]
-    for _ in range(2):  # the second finds what the first stored
+    for _ in range(2):  # the second run finds what the first one stored
         assert main([*flags, "--token_merging", "2x", "--sizes", "0.5"]) == 0
     report = json.loads((folder / "speeds.json").read_text())
     assert [row["name"] for row in report["rows"]][:4] == ["exact", "merging 2x", "16x16 px", "merging 2x, 16x16 px"]
@@ -89,7 +89,7 @@ def test_it_is_measured_stored_and_loaded(tmp_path, capsys):
     assert (folder / "speeds.png").stat().st_size > 1000
     assert check_claims(folder, ["speeds.json"]) == (["speeds.json"], [])
     stored = json.loads((folder / "config.json").read_text())["speeds"] or {}
-    assert set(stored) == set(report["speeds"])  # none, where the machine is busy and none was faster
+    assert set(stored) == set(report["speeds"])  # empty if the machine is busy and no setting was faster
     store(folder, report | {"speeds": {"2x": report["rows"][1]}})
     model = ViTCustomForImageClassification.from_pretrained(folder, speed="2x")
     assert model.config.token_merging == report["rows"][1]["token_merging"] == "2x"
@@ -132,4 +132,4 @@ def test_what_cannot_be_measured(tmp_path, capsys):
     assert "only this package's own models have speeds" in capsys.readouterr().err
     (regression / "export.json").write_text('{"format": "torch_export"}')
     assert main(["--model", str(regression), "--data_dir", str(tmp_path)]) == 2
-    assert "dtype" not in capsys.readouterr().err, "which nobody gave"
+    assert "dtype" not in capsys.readouterr().err, "--dtype was not given, so no error may name it"

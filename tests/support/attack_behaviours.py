@@ -1,6 +1,6 @@
-"""What is done unasked: fetched, followed, written.
+"""Compare what transformers' own classes and ours do without being asked: fetch, follow and write.
 
-`python tests/support/attack_behaviours.py` prints today's beside ours.
+`python tests/support/attack_behaviours.py` prints both results side by side.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from attacks import WEIGHTS, fields, told, weights
+from attacks import WEIGHTS, fields, table_cell, weights
 from datasets import load_dataset
 from loaded_splits import load_splits
 from real_digits import write_class_folder, write_digit
@@ -35,7 +35,7 @@ HOSTILE_KEYS = {
 
 @contextlib.contextmanager
 def counting_server() -> Iterator[tuple[str, list[str]]]:
-    """(an address on this machine, the paths that were asked for)."""
+    """Run a server on this machine; yield its address and the list of paths that are requested from it."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -60,11 +60,11 @@ def files_holding(folder: Path, secret: str) -> list[str]:
 
 
 def outcome(action) -> str:
-    """What `action` returns, or its error."""
+    """Return the result of `action`, or its error as text."""
     try:
         return action()
     except Exception as error:
-        return told(error, 0).replace(", 0.00 s", "")
+        return table_cell(error, 0).replace(", 0.00 s", "")
 
 
 def fetched(processor_class) -> str:
@@ -110,7 +110,7 @@ def saved_nan(trainer: Trainer, folder: Path) -> str:
 
 
 def resumed(trainer: Trainer, folder: Path) -> str:
-    """From a checkpoint whose keys are all renamed."""
+    """Try to resume from a checkpoint whose keys are all renamed."""
     weights(lambda tensors: {f"model.{name}": tensor for name, tensor in tensors.items()})(folder)
     trainer._load_from_checkpoint(str(folder))
     return "**accepted**, a warning"

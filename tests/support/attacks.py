@@ -1,7 +1,7 @@
-"""Hostile files, one row an attack, each made from a sound checkpoint.
+"""Hostile files: each row of the table spoils a sound checkpoint in one way.
 
-`python tests/support/attacks.py` prints the table. Every row is tried on transformers' own ViT and on ours: what is
-spoilt is the same.
+`python tests/support/attacks.py` prints the table. Every row is tried on transformers' own ViT and on ours, spoilt in
+the same way.
 """
 
 import json
@@ -37,7 +37,7 @@ OURS = {
 
 
 class AnyClassifier:
-    """Whatever a folder holds, loaded as the commands load it."""
+    """Load any model folder in the way the commands load it."""
 
     @staticmethod
     def from_pretrained(folder: Path) -> Any:
@@ -49,7 +49,10 @@ ANY = {"config.json": AnyClassifier}
 
 @dataclass(frozen=True)
 class Attack:
-    """file: what is hostile, and with it what is loaded. spoil: makes it so, in place. says: a pattern of our error."""
+    """One way to spoil a checkpoint.
+
+    file: the hostile file, which also decides what is loaded. spoil: changes the folder in place. says: pattern of our
+    error."""
 
     name: str
     file: str
@@ -72,7 +75,7 @@ def with_header(path: Path, header: str | dict, body: bytes, length: int | None 
 
 
 def header(change: Callable[[dict], Any]) -> Callable[[Path], None]:
-    """Change the header's entries; what `change` returns, if anything, replaces it."""
+    """Change the header's entries; if `change` returns a value, it replaces the header."""
 
     def spoil(folder: Path):
         entries, body = split_file(folder / WEIGHTS)
@@ -82,7 +85,7 @@ def header(change: Callable[[dict], Any]) -> Callable[[Path], None]:
 
 
 def first(field: str, value: Any) -> Callable[[Path], None]:
-    """Another value for one field of the first tensor."""
+    """Set one field of the first tensor to another value."""
 
     def change(entries: dict):
         entries[next(name for name in entries if name != "__metadata__")][field] = value
@@ -140,7 +143,7 @@ def pickled(folder: Path):
 
 
 def sharded(place: str) -> Callable[[Path], None]:
-    """An index whose only shard lies at `place`, seen from the folder; the file is moved there."""
+    """Move the weights to `place`, relative to the folder, and write an index that names them as the only shard."""
 
     def spoil(folder: Path):
         target = (folder / place).resolve()
@@ -271,7 +274,8 @@ ATTACKS = [
     processor("num_channels 1e9", "num_channels=1000000000", num_channels=10**9),
 ]  # fmt: skip
 
-# Of transformers' own ViT, loaded as any command loads it; transformers alone builds most of them until memory ends.
+# For transformers' own ViT, loaded as every command loads it; transformers alone would fill the memory for most of
+# them.
 FOREIGN = [
     config("10^9 layers", "num_hidden_layers=1000000000", num_hidden_layers=10**9),
     config("25 layers of one", "num_hidden_layers=25.*hold 24 tensors", num_hidden_layers=25),
@@ -308,7 +312,7 @@ FOREIGN = [
 
 
 def attempt(attack: Attack, folder: Path, classes: dict[str, Any]) -> tuple[Exception | None, float]:
-    """(what loading the spoilt folder raised, None where it was accepted; seconds)."""
+    """Try an attack: spoil the folder, load it; return (the error, or None if it was accepted, seconds)."""
     attack.spoil(folder)
     start = time.perf_counter()
     try:
@@ -318,8 +322,8 @@ def attempt(attack: Attack, folder: Path, classes: dict[str, Any]) -> tuple[Exce
     return None, time.perf_counter() - start
 
 
-def told(error: Exception | None, seconds: float) -> str:
-    """One cell of the table."""
+def table_cell(error: Exception | None, seconds: float) -> str:
+    """Return one cell of the table."""
     if error is None:
         return f"**accepted** ({seconds:.2f} s)"
     text = re.sub(r"\S*/", "", " ".join(str(error).split())).replace("|", "\\|")
@@ -327,8 +331,9 @@ def told(error: Exception | None, seconds: float) -> str:
 
 
 def main():
-    """Print the table: every attack on transformers' ViT and on ours. Sizes that would fill the memory are
-    measured on the configuration alone, for both."""
+    """Print the table of all attacks on transformers' ViT and on ours.
+
+    Sizes that would fill the memory are tried on the configuration alone, for both."""
     print("| attack | today: transformers' ViT | ours |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         today, ours = save_transformers_vit(Path(scratch) / "today"), save_ours(Path(scratch) / "ours")
@@ -336,12 +341,12 @@ def main():
             cells = []
             for sound, classes in ((today, TODAY), (ours, OURS)):
                 folder = Path(shutil.copytree(sound, Path(scratch) / f"{sound.name}-{number}"))
-                cells.append(told(*attempt(attack, folder, classes)))
+                cells.append(table_cell(*attempt(attack, folder, classes)))
                 shutil.rmtree(folder)
             print(f"| {attack.name} | {cells[0]} | {cells[1]} |", flush=True)
         for attack in FOREIGN:
             folder = Path(shutil.copytree(today, Path(scratch) / "foreign"))
-            print(f"| a ViT of {attack.name} | not tried | {told(*attempt(attack, folder, ANY))} |", flush=True)
+            print(f"| a ViT of {attack.name} | not tried | {table_cell(*attempt(attack, folder, ANY))} |", flush=True)
             shutil.rmtree(folder)
 
 

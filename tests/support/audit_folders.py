@@ -1,4 +1,4 @@
-"""Folders of real photographs to audit: tiles of scikit-learn's two pictures, all different."""
+"""Folders of real photographs for the audit: different tiles of scikit-learn's two pictures."""
 
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ def _picture(name: str) -> Image.Image:
 
 
 def tile(name: str, number: int, side: int = SIDE) -> Image.Image:
-    """Tile `number` of 40 of a picture."""
+    """Return tile `number` of a picture; there are 40."""
     left, top = number % COLUMNS * SIDE, number // COLUMNS * SIDE
     return _picture(name).crop((left, top, left + side, top + side))
 
@@ -32,7 +32,7 @@ def put(path: Path, content: Image.Image | bytes) -> Path:
 
 
 def write_clean(root: Path) -> Path:
-    """ROOT/{train,validation}/{china,flower}/*.png with 12 and 3 images each: nothing is wrong with it."""
+    """Write ROOT/{train,validation}/{china,flower}/*.png without any defect: 12 and 3 images of each class."""
     for name in ("china", "flower"):
         for number in range(15):
             put(root / ("train" if number < 12 else "validation") / name / f"{number:02}.png", tile(name, 10 + number))

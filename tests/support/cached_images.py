@@ -1,4 +1,4 @@
-"""Images, and makers of views that count what they make."""
+"""Images, and a maker of views that counts the views it makes."""
 
 from pathlib import Path
 
@@ -7,16 +7,17 @@ from real_digits import write_digit
 
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
 from modeling_vit_custom.data.examples import Examples
-from modeling_vit_custom.data.views import ViewMaker, eval_views
+from modeling_vit_custom.data.targets import ClassIds
+from modeling_vit_custom.data.views import ImageResizer, eval_resizer
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 
 CONFIG = ViTCustomConfig(image_size=16, patch_size=8)
 PROCESSOR = ViTCustomImageProcessor.for_model(CONFIG)
-MAKER = eval_views(PROCESSOR, CONFIG)
+MAKER = eval_resizer(PROCESSOR, CONFIG)
 
 
-class Counting(ViewMaker):
-    """Views like MAKER's, and how many of them were made."""
+class Counting(ImageResizer):
+    """Makes the same views as MAKER, and counts them."""
 
     made = 0
 
@@ -27,7 +28,7 @@ class Counting(ViewMaker):
 
 def digits(folder: Path, count: int = 40) -> Examples:
     files = [str(write_digit(folder / f"{i}.png", i % 10, i // 10)) for i in range(count)]
-    return Examples(files, files, np.arange(count) % 10)
+    return Examples(files, files, ClassIds(np.arange(count) % 10))
 
 
 def folder_of(root: Path) -> Path:
@@ -35,7 +36,7 @@ def folder_of(root: Path) -> Path:
     return folder
 
 
-PHOTO_MAKER = ViewMaker(PROCESSOR, (3, 160, 160), {"size": {"height": 160, "width": 160}})
+PHOTO_MAKER = ImageResizer(PROCESSOR, (3, 160, 160), {"size": {"height": 160, "width": 160}})
 
 
 def many_photos(file: str) -> Examples:

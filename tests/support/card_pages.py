@@ -1,4 +1,4 @@
-"""Model cards as a browser would show them, and texts that try to be more than text."""
+"""Model cards as a browser shows them, and hostile texts that could act as HTML or Markdown."""
 
 from html.parser import HTMLParser
 

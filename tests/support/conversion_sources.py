@@ -1,4 +1,4 @@
-"""One small source of each kind, every parameter random, as `convert` is given it."""
+"""One small source of each kind that `convert` reads, with random parameters."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from modeling_vit_custom.conversion.sources import Opened, from_timm, open_source
 
-HEADS = {"num_attention_heads": 4}  # which files do not tell
+HEADS = {"num_attention_heads": 4}  # the files do not say how many heads there are
 TINY = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "image_size": 32,
     "patch_size": 8, "id2label": {i: f"class {i}" for i in range(5)},
@@ -22,7 +22,7 @@ TINY = {
 
 @torch.no_grad()
 def randomised(model: torch.nn.Module) -> torch.nn.Module:
-    """Every parameter moved: norms, scales, biases and tokens too."""
+    """Add noise to every parameter: norms, scales, biases and tokens too."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.eval().parameters():
         parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
@@ -46,13 +46,13 @@ def of_transformers(folder: Path) -> Opened:
 
 
 def of_google(folder: Path) -> Opened:
-    """vision_transformer: the whole image, no antialiasing."""
+    """Make a file of vision_transformer: it resizes the whole image, without antialiasing."""
     np.savez(folder / "model.npz", **random_arrays(Spec(pre_logits=24, depth=1)))
     return open_source(str(folder / "model.npz"), {})
 
 
 def of_big_vision(folder: Path) -> Opened:
-    """Resized by area and cropped; positions without the class token."""
+    """Make a file of big_vision: it resizes by area and crops; the class token has no position."""
     spec = Spec(names=NEW, positions="pos_embedding", cls_in_positions=False, depth=2)
     np.savez(folder / "model.npz", **random_arrays(spec))
     return open_source(str(folder / "model.npz"), {})

@@ -1,7 +1,8 @@
-"""The parity table: every family at the size of a published B/16, random in every parameter, through `--check` itself.
+"""The parity table: each family at the size of a published B/16, with random parameters, through `convert --check`.
 
-`python tests/support/conversion_table.py` prints it as Markdown. The families' own tests hold tiny models to 1e-9 in
-float64; here source and conversion run in float32, at the native size, a larger square one and an oblong one.
+`python tests/support/conversion_table.py` prints it as Markdown. The tests of each family compare tiny models in
+float64
+within 1e-9. Here source and conversion run in float32, at the native size, at a larger square and at an oblong.
 """
 
 import sys
@@ -22,7 +23,7 @@ from modeling_vit_custom.conversion.check import compare
 from modeling_vit_custom.conversion.sources import Opened, from_timm, from_torchvision, open_source
 
 LABELS = {"id2label": {i: f"class {i}" for i in range(5)}}
-# of transformers: model, configuration, what differs from B/16 at 224 pixels
+# models of transformers: class, configuration class, fields that differ from B/16 at 224 pixels
 TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vit": ("ViTForImageClassification", "ViTConfig", LABELS),
     "deit, two heads": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", LABELS),
@@ -66,7 +67,8 @@ ROWS = [
 
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:
-    """Every parameter moved at random: matrices about as far as they were initialised, vectors and tokens by more."""
+    """Add noise to every parameter: to matrices about as much as they were initialised with, to vectors and tokens
+    more."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -76,7 +78,7 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def open_row(row: str, folder: Path) -> Opened:
-    """The source of a row, as the command would open it."""
+    """Open the source of a row as the command opens it."""
     library, _, name = row.partition("/")
     torch.manual_seed(0)
     if library == "transformers":
@@ -98,7 +100,7 @@ def open_row(row: str, folder: Path) -> Opened:
 
 
 def check_row(row: str, folder: Path) -> dict[str, Any]:
-    """The report of `--check`."""
+    """Return the report of `--check` for a row."""
     opened = open_row(row, folder)
     made = build(opened.source, opened.family)
     return compare(opened.reference(made), made.model, made.processor)

@@ -1,6 +1,7 @@
-"""What a stranger may send to the demo page, one row an attack; none may get at a file or an address of the machine.
+"""Requests that a stranger may send to the demo page; none may read a file or an address of this machine.
 
-Each row gets the running page, a file that only this machine may read, and an address of a server that counts visits.
+Each attack gets the running page, a file that only this machine may read, and the address of a server that records
+its requests.
 """
 
 import threading
@@ -22,7 +23,7 @@ Attack = Callable[[DemoServer, Path, str], Iterator[httpx.Response]]
 
 @contextmanager
 def counting_server() -> Iterator[tuple[str, list[str]]]:
-    """(its address, the paths it was asked for): a server of this machine that no visitor could reach."""
+    """Run a server that visitors cannot reach; yield its address and the list of paths that are requested from it."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -48,7 +49,7 @@ def counting_server() -> Iterator[tuple[str, list[str]]]:
 
 
 def _spelt(path: Path) -> list[str]:
-    """A path as it is, climbing, and encoded once and twice."""
+    """Return ways to write a path: as it is, climbing by "..", and percent-encoded once and twice."""
     climbing = "../" * 20 + str(path).lstrip("/")
     dots = climbing.replace("..", "%2e%2e")
     return [str(path), f"/{path}", climbing, dots, quote(quote(climbing, safe=""), safe=""), f"uploads/{climbing}"]
@@ -73,7 +74,7 @@ def _of_addresses(*templates: str) -> Attack:
 
 
 def _forged(*ways: str) -> Attack:
-    """FileData that no upload made, as each way of calling a function takes it."""
+    """Send FileData that no upload made, in each form that a way of calling a function takes."""
 
     def attack(server: DemoServer, secret: Path, address: str) -> Iterator[httpx.Response]:
         files: list[Any] = [{"path": each} for each in (*_spelt(secret), address, f"file://{secret}")]
@@ -95,7 +96,7 @@ def _forged(*ways: str) -> Attack:
 
 
 def _first_lines(stream: httpx.Response) -> httpx.Response:
-    """What a stream of events says until it has said that it is complete."""
+    """Read a stream of events until one says that the call is complete."""
     lines = []
     for line in stream.iter_lines():
         lines.append(line)
@@ -105,7 +106,7 @@ def _first_lines(stream: httpx.Response) -> httpx.Response:
 
 
 def _developers(server: DemoServer, secret: Path, address: str) -> Iterator[httpx.Response]:
-    """Addresses by which Gradio lets a developer edit, watch or reload an app."""
+    """Try the addresses by which Gradio lets a developer edit, watch or reload an app."""
     for path in ("/runs", "/dev/reload", "/monitoring", "/monitoring/summary", "/gradio_api/startup-events"):
         yield server.http.get(path)
     for path in ("vibe-edit", "vibe-code", "undo-vibe-edit", "process_recording", "profiling/clear", "reset"):
@@ -115,7 +116,7 @@ def _developers(server: DemoServer, secret: Path, address: str) -> Iterator[http
 
 
 def _names(server: DemoServer, secret: Path, address: str) -> Iterator[httpx.Response]:
-    """Uploads under names that lead elsewhere: each must stay in the folder of uploads."""
+    """Upload files under names that lead elsewhere: each must stay in the folder of uploads."""
     image = BytesIO()
     Image.new("RGB", (9, 7)).save(image, "PNG")
     before = {path for path in secret.parent.rglob("*") if "uploads" not in path.parts}

@@ -1,4 +1,4 @@
-"""A Space's app.py in a process of its own that cannot import this package, and the client that asks it over HTTP."""
+"""A Space's app.py in its own process, which cannot import this package, and a client that calls it over HTTP."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-# Says on stderr which address other than this machine's own the process looks up or connects to.
+# Prints on stderr every address outside this machine that the process looks up or connects to.
 WATCH_NETWORK = """
 import sys
 def watch(event, arguments):
@@ -27,29 +27,29 @@ sys.modules["uvloop"] = None  # looks up and connects in C, unseen
 """
 _RUN_HIDDEN = """
 import runpy
-sys.modules["modeling_vit_custom"] = None  # whoever imports it gets ModuleNotFoundError
+sys.modules["modeling_vit_custom"] = None  # importing it raises ModuleNotFoundError
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 class DemoServer:
-    """The running page: its address, what it printed, and its functions."""
+    """The running page: its address, its log, and its functions."""
 
     def __init__(self, url: str, log: Path):
         self.url, self.log = url, log
-        # A connection for each request: one whose body a refusal left unread is closed under the next.
+        # One connection for each request: after a refusal that did not read the body, the server closes the connection.
         alone = httpx.Limits(max_keepalive_connections=0)
         self.http = httpx.Client(base_url=url, timeout=30, trust_env=False, limits=alone)
 
     def upload(self, path: Path) -> dict[str, Any]:
-        """The record of an uploaded file, as the functions take it."""
+        """Upload a file; return its record in the form that the functions take."""
         answer = self.http.post("/gradio_api/upload", files={"files": (path.name, path.read_bytes())})
         answer.raise_for_status()
         return {"path": answer.json()[0], "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
 
     def call(self, function: str, argument: Any) -> list[Any] | None:
-        """What a function of the page returns; None if it refuses."""
+        """Call a function of the page; return its result, or None if it refuses."""
         started = self.http.post(f"/gradio_api/call/{function}", json={"data": [argument]})
         started.raise_for_status()
         lines = self.http.get(f"/gradio_api/call/{function}/{started.json()['event_id']}").text.splitlines()
@@ -60,7 +60,7 @@ class DemoServer:
 
 @contextmanager
 def running_demo(app: Path, model: Path, work: Path) -> Iterator[DemoServer]:
-    """`app` serving the folder `model` on 127.0.0.1; stopped at the end."""
+    """Run `app` with the folder `model` on 127.0.0.1; stop it at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

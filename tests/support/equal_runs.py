@@ -1,4 +1,4 @@
-"""Trainings in one process or several, to be compared bit for bit."""
+"""Trainings in one or several processes, whose results are compared bit for bit."""
 
 import json
 import os
@@ -28,14 +28,14 @@ QUIET = ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--save_s
 
 
 def run(output_dir: Path, *flags, multi_hot: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """(the loss of each step, the parameters at the end)"""
+    """Train; return the loss of each step and the parameters at the end."""
     trainer, _ = tiny_trainer(output_dir, *PLAIN, *QUIET, *flags)
     if multi_hot:
         trainer.model.config.problem_type = "multi_label_classification"
         trainer.compute_loss_func = None
         trainer.data_collator = multi_hot_collate
     trainer.train()
-    # A key's bias shifts a whole row of attention logits: its gradient is zero, and Adam scales up its noise.
+    # A key's bias shifts a whole row of attention logits, so its gradient is zero but for noise, which Adam scales up.
     named = trainer.model.named_parameters()
     weights = torch.cat([p.detach().flatten() for n, p in named if not n.endswith("k_proj.bias")])
     return torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry]), weights

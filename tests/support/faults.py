@@ -1,8 +1,8 @@
-"""What kills or spoils a training, one row a fault; `python tests/support/faults.py` prints the table as Markdown.
+"""Faults that kill or spoil a training; `python tests/support/faults.py` prints the table as Markdown.
 
-Each row is a real training in a process of its own that a real SIGKILL ends (or a full disk, a damaged file), and the
-same command once more. All of a run is random that can be: order, augmentation, dropout, drop path. One server forks
-the processes, so that they need not import anything.
+Each row runs a real training in its own process, ends it by a real SIGKILL (or a full disk, or a damaged file), and
+runs the same command again. Everything in a run that can be random is: order, augmentation, dropout, drop path. One
+server forks the processes, so that they do not have to import anything.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ from modeling_vit_custom.training.trainer import resuming
 from modeling_vit_custom.training.trainer.batches import BatchTrainer
 
 MODEL = ["--variant", "nano/4", "--image_size", "8", "--config_overrides", f"{TINY},attention_probs_dropout_prob=0.1"]
-# 6 steps an epoch; saved mid-epoch (2, 4, 8, 10, 14) and where epochs end (6, 12); logged across checkpoints.
+# 6 steps an epoch; saved in mid-epoch (2, 4, 8, 10, 14) and at epoch ends (6, 12); logging intervals span checkpoints.
 FLAGS = [
     "--drop_path_rate", 0.2, "--per_device_train_batch_size", 4, "--max_steps", 14, "--learning_rate", 1e-2,
     "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2, "--logging_steps", 3,
@@ -53,11 +53,12 @@ TIMES = ("seconds", "resumed", "runtime", "per_second", "data_wait", "sittings",
 
 @dataclass(frozen=True)
 class Fault:
-    """fatal: what is arranged in the process that dies, of which rank. resumes: the step the second run goes on from.
+    """One fault and its expected outcome.
 
-    spoil: what happens to the folder in between. flags: of both runs; again: of the second alone.
-    code, says: how the first run ends, and a pattern of what it prints. disk: a small one holds the run.
-    torchrun: a real one starts the processes, and ends with `code`.
+    fatal: prepares the process of rank `victim` to die. resumes: the step from which the second run resumes.
+    spoil: changes the folder between the runs. flags: for both runs; again: for the second run only.
+    code, says: exit code of the first run, and a pattern of what it prints. disk: run on a small disk.
+    torchrun: start the processes by a real torchrun, which ends with `code`.
     """
 
     name: str
@@ -82,7 +83,7 @@ def die(*_: Any, **__: Any) -> None:
 
 
 def around(owner: Any, name: str, before: Callable = lambda *a, **k: None, after: Callable = lambda *a, **k: None):
-    """Has `before` and `after` called around owner.name, with its arguments."""
+    """Call `before` and `after` around owner.name, with the same arguments."""
     whole = getattr(owner, name)
 
     def wrapper(*args: Any, **kwargs: Any):
@@ -95,7 +96,7 @@ def around(owner: Any, name: str, before: Callable = lambda *a, **k: None, after
 
 
 def at_step(step: int, method: str = "training_step", times: int = 1, act: Callable = die) -> Callable[[], None]:
-    """Dies in the `times`-th call of a Trainer's method while step `step` is being made."""
+    """Return a hook that kills in the `times`-th call of a Trainer's method during step `step`."""
     count = [0]
 
     def check(trainer, *_: Any, **__: Any) -> None:
@@ -107,7 +108,7 @@ def at_step(step: int, method: str = "training_step", times: int = 1, act: Calla
 
 
 def in_save(owner: Any, name: str, file: str = "", after: bool = False, act: Callable = die) -> Callable[[], None]:
-    """Dies before or after owner.name is called for `file` of checkpoint-8, or for a folder checkpoint-10."""
+    """Return a hook that kills before or after owner.name is called for `file` of checkpoint-8, or checkpoint-10."""
 
     def check(*args: Any, **_: Any) -> None:
         paths = [str(arg) for arg in args if isinstance(arg, str | Path)]
@@ -118,7 +119,7 @@ def in_save(owner: Any, name: str, file: str = "", after: bool = False, act: Cal
 
 
 def in_end(owner: Any, name: str, file: str = "", after: bool = False) -> Callable[[], None]:
-    """Dies before or after owner.name is called for `file` of no checkpoint."""
+    """Return a hook that kills before or after owner.name is called for a `file` outside every checkpoint."""
 
     def check(*args: Any, **_: Any) -> None:
         paths = [str(arg) for arg in args if isinstance(arg, str | Path)]
@@ -135,7 +136,7 @@ def half_removed(path: Path) -> None:
 
 
 def start_second_run(trainer: Any) -> None:
-    """The same command, in a process beside this one; this one then dies."""
+    """Run the same command in a second process while this one still runs, then kill this one."""
     second = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(train_command(sys.argv)))
     second.start()
     second.join()
@@ -144,7 +145,7 @@ def start_second_run(trainer: Any) -> None:
 
 
 def nan_image(name: str, first_epoch: int) -> Callable[[], None]:
-    """From an epoch on, the pixels of a training image are NaN."""
+    """Return a hook that makes the pixels of a training image NaN from an epoch on."""
 
     def prepare() -> None:
         whole = BatchTrainer._prepare_inputs
@@ -162,7 +163,7 @@ def nan_image(name: str, first_epoch: int) -> Callable[[], None]:
 
 
 def filled(left: int = 0) -> Callable[[Any], None]:
-    """The disk that the run is on has `left` bytes left, until `emptied`."""
+    """Return a hook that fills the run's disk except for `left` bytes; `emptied` frees it."""
 
     def fill(inside: Any) -> None:
         run = Path(str(inside.args.output_dir) if hasattr(inside, "args") else inside).absolute()
@@ -256,7 +257,7 @@ SAVES = [
     Fault("… half removed", in_save(shutil, "rmtree", "removed-checkpoint-10", act=half_removed), 12),
 ]
 
-# In the final save, after the last step: what lies in the folder is never a record beside weights that it is not of.
+# In the final save, after the last step: the folder must never hold a record of other weights than those beside it.
 MOVED = (os, "replace")
 ENDS = [
     Fault("killed in the final save: aside", in_end(modeling_utils, "safe_save_file", "model.safetensors"), 14),
@@ -297,7 +298,7 @@ DIVERGED = r"the loss is nan at step 11, on {}: one of the images is at fault"
 
 
 def nan(*batch: str) -> dict:
-    """The image 1/1.png becomes NaN in the second epoch; the error names all of the batch, and no more."""
+    """Return the fields of a fault: image 1/1.png becomes NaN in the second epoch; the error names just the batch."""
     names = ", ".join(f"[^ ]*digits/{name}.png" for name in batch)
     return {"fatal": nan_image("1/1.png", 1), "resumes": 10, "code": ENDED, "says": DIVERGED.format(names)}
 
@@ -333,17 +334,17 @@ def _child(
 
 @dataclass
 class Lab:
-    """Runs trainings below `root`; what a run should have come to is found once for all rows with the same flags."""
+    """Runs trainings below `root`. The expected outcome is computed once for all rows with the same flags."""
 
     root: Path
     whole: dict[tuple, dict] = field(default_factory=dict)
 
     def __post_init__(self):
-        self.images = write_class_folder(self.root / "digits", {"0": 16, "1": 16})  # 24 train, after the split
+        self.images = write_class_folder(self.root / "digits", {"0": 16, "1": 16})  # 24 train images after the split
 
     @cached_property
     def shards(self) -> Path:
-        return write_shards(self.root / "shards", (8, 8, 8, 8))  # as many
+        return write_shards(self.root / "shards", (8, 8, 8, 8))  # also 24 train images
 
     def flags(self, more: tuple) -> list:
         images = self.shards if "--streaming" in more else self.images
@@ -352,11 +353,11 @@ class Lab:
     def train(
         self, run: Path, *flags: Any, prepare: Callable[[], None] | None = None, processes: int = 1, victim: int = 0
     ) -> list[int]:
-        """The exit codes of a training's processes; `prepare` is called first in process `victim`."""
+        """Run a training; return the exit codes of its processes. `prepare` is called first in process `victim`."""
         return fork(_child, places(processes), str(run), self.flags(flags), prepare, victim)
 
     def torchrun(self, run: Path, *flags: Any, prepare: str = "", processes: int = 2, victim: int = 0) -> list[int]:
-        """As `train`, by torchrun; `prepare` is the name of a fault."""
+        """Run a training by torchrun, as `train` does; `prepare` is the name of a fault."""
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         arguments = [run, prepare, victim, *self.flags(flags)]
         done = subprocess.run([*launcher, __file__, "--child", *map(str, arguments)], capture_output=True, timeout=500)
@@ -370,7 +371,7 @@ class Lab:
         return self.whole[flags, processes]
 
     def try_fault(self, fault: Fault) -> tuple[int, list[str]]:
-        """(the step that the second run went on from, what differs from the run that nothing happened to)"""
+        """Return the step from which the second run resumed, and the parts that differ from an undisturbed run."""
         place = Path(tempfile.mkdtemp(dir=self.root))
         with small_disk(place) if fault.disk else nullcontext():
             return self._try(fault, place / "run")
@@ -392,7 +393,7 @@ class Lab:
 
 
 def refuse_claims(run: Path) -> None:
-    """A run that was cut off never looks as if it had ended."""
+    """Check that the records of an interrupted run are refused as those of a run that has not ended."""
     try:
         check_claims(run)
     except ClaimError as error:
@@ -403,7 +404,7 @@ def refuse_claims(run: Path) -> None:
 
 @contextmanager
 def small_disk(place: Path) -> Iterator[None]:
-    """A file system of 8 MiB, mounted; needs root."""
+    """Mount a file system of 8 MiB; needs root."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=True)
     try:
         yield
@@ -416,7 +417,7 @@ def log_of(run: Path) -> str:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """What a training came to, to the bit; without times and without the names of folders."""
+    """Return everything a training produced, for comparison bit for bit, without times and folder names."""
     last = newest(run)
     state = json.loads((last / "trainer_state.json").read_text())
     states = {path.name: torch.load(path, weights_only=False) for path in last.glob("*.p*t*")}
@@ -454,8 +455,8 @@ def digest(value: Any) -> str:
 
 
 def main(*names: str) -> int:
-    """Tries the faults of these names, or all; returns how many went otherwise than they should."""
-    print("| fault | went on from step | equal to the run that nothing happened to, bit for bit |\n| - | - | - |")
+    """Try the faults of these names, or all; return how many did not have the expected outcome."""
+    print("| fault | resumed from step | equal to an undisturbed run, bit for bit |\n| - | - | - |")
     wrong = 0
     with ExitStack() as stack:
         lab = Lab(Path(stack.enter_context(tempfile.TemporaryDirectory())))
@@ -470,7 +471,7 @@ def main(*names: str) -> int:
 
 
 def child(run: str, name: str, victim: str, *flags: str) -> None:
-    """One process of torchrun's."""
+    """Run one process of torchrun."""
     fatal = {fault.name: fault.fatal for fault in FAULTS}.get(name)
     _child({"RANK": os.environ["RANK"]}, run, list(flags), fatal, int(victim))
 

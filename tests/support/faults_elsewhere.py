@@ -1,7 +1,8 @@
-"""What kills the other commands, and trainings in what they do not share with a plain one; beside `faults`.
+"""Kills of other commands than plain training, and of trainings in the code they do not share with it; see `faults`.
 
-`python tests/support/faults_elsewhere.py` prints the table as Markdown. A real SIGKILL each; what is left must be
-whole, absent or refused by name, and the same command then comes to the end.
+`python tests/support/faults_elsewhere.py` prints the table as Markdown. Each row is a real SIGKILL. The output must
+then
+be whole, absent or refused by name, and the same command must succeed afterwards.
 """
 
 import os
@@ -32,9 +33,10 @@ from modeling_vit_custom.conversion import export as convert_to
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 from modeling_vit_custom.speed import export, table
 from modeling_vit_custom.training.objectives import distillation
-from modeling_vit_custom.training.runs import pretrain as pretraining
+from modeling_vit_custom.training.runs import finishing
 from modeling_vit_custom.training.trainer import ema_lora as weights
 from modeling_vit_custom.training.trainer import resuming
+from modeling_vit_custom.training.trainer.batches import BatchTrainer
 
 PLAIN = str(FROZEN / "models" / "plain")
 
@@ -47,7 +49,7 @@ TAUGHT = ("train", *MODEL, "--teacher", PLAIN)
 
 @dataclass(frozen=True)
 class Killed:
-    """A training that is killed, and goes on from step `resumes`. torn: until then its folder is refused by name."""
+    """A training that is killed, and resumes from step `resumes`. torn: until then its folder must be refused."""
 
     name: str
     command: tuple[str, ...]
@@ -57,7 +59,7 @@ class Killed:
 
 
 def at_the_end(torn: bool) -> Callable[[], None]:
-    """Dies once the weights are in the run's own folder, half of them or all."""
+    """Return a hook that kills once half of the final weights, or all of them, are in the run's own folder."""
 
     def check(_: Any, path: Any, *__: Any, **___: Any) -> None:
         if not re.search("checkpoint-", str(path)):
@@ -74,7 +76,7 @@ def after_step_8(trainer: Any) -> None:
 
 
 def of_cache(when: str) -> Callable[[], None]:
-    """Dies while the teacher's logits of the training images are kept, 8 in a batch: "half", or around the rename."""
+    """Return a hook that kills while the teacher's logits are cached: after half the batches, or around the rename."""
 
     def prepare() -> None:
         distillation.BATCH = 8
@@ -82,7 +84,7 @@ def of_cache(when: str) -> Callable[[], None]:
 
         def count(*_: Any, **__: Any) -> None:
             batches[0] += 1
-            if batches[0] == 3:  # the first is that of validation
+            if batches[0] == 3:  # the first batch is that of validation
                 die()
 
         def renamed(_: Any, target: Any, *__: Any) -> None:
@@ -98,8 +100,8 @@ def of_cache(when: str) -> Callable[[], None]:
 
 
 WEIGHTS = in_save(modeling_utils, "safe_save_file", after=True)
-MEASURED = partial(around, pretraining.Pretrainer, "prediction_step", before=lambda *args, **_: after_step_8(args[0]))
-PICTURES = partial(around, pretraining, "reconstructions", before=die)
+MEASURED = partial(around, BatchTrainer, "prediction_step", before=lambda *args, **_: after_step_8(args[0]))
+PICTURES = partial(around, finishing, "reconstructions", before=die)
 TRAININGS = [
     Killed("LoRA: killed at step 9", LORA, at_step(9), 8),
     Killed("LoRA: after a checkpoint's merged weights", LORA, WEIGHTS, 6),
@@ -130,7 +132,7 @@ def _train(environment: dict, log: Path, command: list[str], prepare: Callable[[
 
 
 class Trainings:
-    """Runs them below `root`; what a command should have come to is found once."""
+    """Runs trainings below `root`. The expected outcome of a command is computed once."""
 
     def __init__(self, root: Path):
         self.root, self.whole = root, {}
@@ -160,7 +162,7 @@ class Trainings:
         return self.whole[command]
 
     def try_out(self, killed: Killed) -> str:
-        """What went otherwise than it should, or nothing."""
+        """Return the differences from the expected outcome as text, empty if there are none."""
         run = self.place()
         assert self.run(run, killed.command, killed.fatal) == [-9], log_of(run)[-3000:]
         if killed.torn:
@@ -169,11 +171,11 @@ class Trainings:
         begun = int(re.findall(r"begins after step (\d+)", log_of(run))[0])
         got, wanted = outcome(run), self.expected(killed.command)
         differs = [name for name in wanted if got[name] != wanted[name]]
-        return ", ".join([*differs, *[f"went on from {begun}"] * (begun != killed.resumes)])
+        return ", ".join([*differs, *[f"resumed from {begun}"] * (begun != killed.resumes)])
 
 
 def refused(model: Path, images: Path) -> bool:
-    """Whether `predict` ends with 2 on it: a message, no traceback."""
+    """Return whether `predict` exits with code 2 on the model: with a message, without a traceback."""
     return fork(_predict, [{}], model, images, tempfile.mktemp(dir=model.parent)) == [2]
 
 
@@ -200,7 +202,7 @@ RESIZED = {
 
 
 def try_resized(trainings: Trainings, name: str) -> str:
-    """Killed at step 9 with so many processes, gone on with as many others: the weights of one that was not killed."""
+    """Kill at step 9, resume with another number of processes; compare with the weights of an undisturbed run."""
     before, after, flags = RESIZED[name]
 
     def command(processes: int) -> tuple:
@@ -226,7 +228,8 @@ WHOLE, ABSENT, REFUSED = "whole", "absent", "refused"
 
 @dataclass(frozen=True)
 class Command:
-    """A command that is killed at one moment after the other, and then ends. leaves: of `output`, after each."""
+    """A command that is killed at each of `moments` in turn, then run to the end. leaves: state of `output` after each
+    kill."""
 
     name: str
     argv: tuple[str, ...]
@@ -237,7 +240,7 @@ class Command:
 
 
 def torn_text(name: str) -> Callable[[], None]:
-    """Dies in Path.write_bytes of a file of this name, which is then empty: as the system leaves it."""
+    """Return a hook that kills in Path.write_bytes of a file of this name and leaves it empty, as the system may."""
 
     def check(path: Path, *_: Any, **__: Any) -> None:
         if path.name.startswith(name):
@@ -248,7 +251,7 @@ def torn_text(name: str) -> Callable[[], None]:
 
 
 def torn_tensors() -> None:
-    """Dies in the middle of a file of tensors."""
+    """Kill in the middle of writing a file of tensors."""
 
     def check(_: Any, path: Any, *__: Any, **___: Any) -> None:
         os.truncate(path, 100)
@@ -271,7 +274,7 @@ COMMANDS = [
             ("conversion.json",)),
     Command(
         "convert --to hf", ("convert", "plain", "new", "--to", "hf"), "new",
-        (SAVED, lambda: around(convert_to, "write_json", before=die)), ABSENT, ("conversion.json",),
+        (SAVED, lambda: around(convert_to, "write_stamped", before=die)), ABSENT, ("conversion.json",),
     ),
     Command(
         "convert --to timm, a file", ("convert", "plain", "new.safetensors", "--to", "timm"), "new.safetensors",
@@ -300,7 +303,7 @@ CARD = "# A model\n\nWhat its maker wrote.\n"
 
 
 def prepared(folder: Path) -> Path:
-    """A folder with the digits, models of ours, one with a card, a model of transformers, an empty folder."""
+    """Fill a folder: digits, two models of ours (one with a card), a model of transformers, an empty folder."""
     write_digits(folder)
     for name in ("plain", "speeds"):
         shutil.copytree(FROZEN / "models" / name, folder / name)
@@ -327,7 +330,7 @@ def left(folder: Path, images: Path) -> str:
 
 
 def try_command(root: Path, command: Command) -> str:
-    """What went otherwise than it should, or nothing."""
+    """Return the differences from the expected outcome as text, empty if there are none."""
     place, wrong = prepared(Path(tempfile.mkdtemp(dir=root))), []
     with inside(place):
         for number, moment in enumerate(command.moments):
@@ -342,7 +345,7 @@ def try_command(root: Path, command: Command) -> str:
 
 
 def main(*names: str) -> int:
-    """Tries the rows of these names, or all; returns how many went otherwise than they should."""
+    """Try the rows of these names, or all; return how many did not have the expected outcome."""
     print("| fault | went as it should |\n| - | - |")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)

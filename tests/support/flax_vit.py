@@ -1,4 +1,4 @@
-"""Google's `.npz` files: `Spec` names a variant, `random_arrays` fills it, `stored` lays it out, `forward` runs it."""
+"""Google's `.npz` files: `Spec` describes, `random_arrays` fills, `stored` lays out and `forward` runs a variant."""
 
 from dataclasses import dataclass
 from math import prod
@@ -7,14 +7,16 @@ import numpy as np
 
 from modeling_vit_custom.conversion import google_reference
 
-# names of attention, second norm and MLP in a block: all layers counted, or each kind on its own
+# names of attention, second norm and MLP in a block; OLD counts all layers together, NEW counts each kind separately
 OLD = ("MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")
 NEW = ("MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """positions: where they lie in the file, "" for computed sine-cosine ones.   pool: "cls", "mean" or "map"."""
+    """A variant of the file.
+
+    positions: their name in the file, "" for computed sine-cosine positions. pool: "cls", "mean" or "map"."""
 
     names: tuple[str, str, str] = OLD
     positions: str = "Transformer/posembed_input/pos_embedding"
@@ -35,7 +37,7 @@ class Spec:
 
 
 def random_arrays(spec: Spec, seed: int = 0) -> dict[str, np.ndarray]:
-    """Every array of the variant, random, norms and biases too."""
+    """Return every array of the variant with random values, norms and biases too."""
     rng = np.random.default_rng(seed)
     attention, norm, mlp = spec.names
     d, h = spec.width, spec.heads
@@ -79,7 +81,7 @@ def random_arrays(spec: Spec, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def stored(arrays: dict[str, np.ndarray], prefix: str = "", scanned: bool = False, bfloat16: bool = False):
-    """The arrays as a file may hold them: under a prefix, blocks stacked, bfloat16 as two bytes of nothing."""
+    """Return the arrays as a file may hold them: under a prefix, blocks stacked, bfloat16 as two raw bytes."""
     if scanned:
         rest = {name.split("/", 2)[2] for name in arrays if name.startswith("Transformer/encoderblock_")}
         depth = 1 + max(int(name.split("/")[1].split("_")[1]) for name in arrays if "/encoderblock_" in name)
@@ -96,16 +98,17 @@ def stored(arrays: dict[str, np.ndarray], prefix: str = "", scanned: bool = Fals
 
 
 def to_bfloat16(array: np.ndarray) -> np.ndarray:
-    """The upper halves of float32 numbers, as files hold them: dtype V2."""
+    """Return the upper halves of float32 numbers as files hold them: dtype V2."""
     return (np.ascontiguousarray(array, np.float32).view(np.uint32) >> 16).astype(np.uint16).view("V2")
 
 
 def from_bfloat16(array: np.ndarray) -> np.ndarray:
-    """What `to_bfloat16` kept, in float64."""
+    """Return what `to_bfloat16` kept, in float64."""
     return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
 def forward(spec: Spec, arrays: dict[str, np.ndarray], images: np.ndarray, exact_gelu: bool = False) -> np.ndarray:
-    """Logits, or what a head would see, of images [B, H, W, 3] of any size that holds whole patches."""
+    """Return logits, or the pooled vector without a head, of images [B, H, W, 3] whose sides are multiples of the
+    patch."""
     outputs = google_reference.forward(arrays, images, exact_gelu)
     return outputs["logits" if spec.classes or spec.pre_logits else "pooled"]

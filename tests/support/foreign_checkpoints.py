@@ -1,4 +1,4 @@
-"""Tiny checkpoints of other libraries, as those save them, random in every parameter, for images of 8x8 pixels."""
+"""Tiny checkpoints saved by other libraries, with random parameters, for images of 8x8 pixels."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ NETWORK = {
 
 
 def save_vit(folder: Path, labels: list[str]) -> Path:
-    """transformers' ViT classifier with its image processor."""
+    """Save transformers' ViT classifier with its image processor."""
     return save(ViTForImageClassification(ViTConfig(**NETWORK, id2label=dict(enumerate(labels)))), folder)
 
 
 def save_encoder(folder: Path) -> Path:
-    """transformers' DINOv2, which has no head."""
+    """Save transformers' DINOv2, which has no head."""
     return save(Dinov2Model(Dinov2Config(**NETWORK)), folder)
 
 
@@ -34,7 +34,7 @@ def save(model, folder: Path) -> Path:
 
 
 def save_npz(path: Path, **spec) -> Path:
-    """A file of Google's layout: two classes, heads of 8; `spec` are fields of flax_vit.Spec."""
+    """Write a file in Google's layout: two classes, heads of 8; `spec` holds fields of flax_vit.Spec."""
     small = {"width": 16, "heads": 2, "mlp": 24, "depth": 2, "patch": 4, "side": 8, "classes": 2}
     np.savez(path, **random_arrays(Spec(**{**small, **spec})))
     return path

@@ -6,9 +6,9 @@ from modeling_vit_custom.common.fresh_process import run_fresh
 
 
 def run_without_package(code: str, folder: Path, *arguments: object) -> str:
-    """What `code`, written to `folder`, prints in a fresh process; `arguments` are its sys.argv[1:].
+    """Run `code`, written to `folder`, in a fresh process and return what it prints; `arguments` are its sys.argv[1:].
 
-    Raises FreshProcessError with the process's errors where it fails.
+    Raises FreshProcessError with the process's errors if it fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "code.py"

@@ -1,7 +1,7 @@
-"""What is frozen of a version: where it lies, how it is asked, and how today's answers are measured the same way.
+"""The frozen state of a version: where it lies, how it was asked, and how today's answers are measured in the same way.
 
-`golden/freeze.py` writes it, once at a version; `test_frozen.py` and `test_frozen_interface.py` compare. All of it is
-of real parts: scikit-learn's digits, trainings that were killed, folders that the commands left.
+`golden/freeze.py` writes it once for a version; `test_frozen.py` and `test_frozen_interface.py` compare. All its parts
+are real: scikit-learn's digits, trainings that were killed, folders that the commands left.
 """
 
 import argparse
@@ -15,26 +15,24 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import transformers
+from command_parsers import parser_of
 from real_digits import digits, write_class_folder
 from transformers import AutoImageProcessor
 
-from modeling_vit_custom.cli import COMMANDS
-from modeling_vit_custom.cli import main as vit_custom
 from modeling_vit_custom.commands.pretrain import main as pretrain
 from modeling_vit_custom.commands.train import main as train
 from modeling_vit_custom.training.arguments.data_arguments import DataArguments
 from modeling_vit_custom.training.arguments.model_arguments import ModelArguments
+from modeling_vit_custom.training.arguments.pretraining_arguments import PretrainingArguments
 from modeling_vit_custom.training.arguments.training_arguments import ViTTrainingArguments
-from modeling_vit_custom.training.runs.pretrain import PretrainingArguments
 
 ROOT = Path(__file__).parents[2]
 FROZEN = Path(__file__).parents[1] / "golden" / "frozen-0.1.0"
-CODE = FROZEN / "code.zip"  # the .py files of every folder that was saved, once
-EXPORTED = FROZEN / "exports.zip"  # EXPORTS, whose files are tenth the size so
+CODE = FROZEN / "code.zip"  # the .py files of every saved folder, stored once
+EXPORTED = FROZEN / "exports.zip"  # the folders in EXPORTS, at a tenth of their size
 BACKENDS = ("torchvision", "pil")
 
 # Kinds of saved folders: (Auto class, the outputs that are compared).
@@ -50,17 +48,19 @@ MODELS = {
     "encoder": ("AutoModel", ("pooler_output", "last_hidden_state")),
     "pretrained": ("AutoModelForMaskedImageModeling", ("reconstruction",)),
 }
-# Exports, and how far their logits may be off: of the largest. int8 has instructions that saturate without VNNI.
+# Exports: folder, dtype, tolerance relative to the largest logit. Without VNNI, sums of int8 products saturate.
+CPUINFO = Path("/proc/cpuinfo")
+SATURATES = not CPUINFO.is_file() or "vnni" not in CPUINFO.read_text()
 EXPORTS = {
     "onnx": ("onnx", "float32", 1e-4),
-    "onnx-int8": ("onnx", "int8", 5e-2),
+    "onnx-int8": ("onnx", "int8", 0.25 if SATURATES else 5e-2),
     "torch_export": ("torch_export", "float32", 1e-4),
     "openvino": ("openvino", "float32", 1e-4),
 }
 
-# Two trainings that are killed at step 6 and saved at step 4. Nothing but the counted numbers of augmentation and the
-# order is random: dropout's random numbers depend on the processor. Adam's epsilon is large: of a gradient that is zero
-# but for rounding (the keys' biases) it would otherwise make a step.
+# Two trainings, saved at step 4 and killed at step 6. Only the order and the counter-based numbers of augmentation are
+# random: random numbers of dropout depend on the processor. Adam's epsilon is large, because the keys' biases have a
+# gradient of zero but for rounding, which Adam would otherwise scale up to a full step.
 MODEL = [
     "--variant", "nano/4", "--image_size", "8", "--config_overrides",
     "stem=patch,hidden_size=8,num_hidden_layers=1,num_attention_heads=2,intermediate_size=12,num_channels=1,"
@@ -73,7 +73,7 @@ RUN = [
     "--drop_path_rate", "0", "--augmentation", "light",
     "--use_cpu", "true", "--disable_tqdm", "true", "--report_to", "none", "--output_dir", "run",
 ]  # fmt: skip
-# A prediction that is killed after two batches of six.
+# A prediction that is killed after two of its six batches.
 PREDICT = [
     "predict",
     "digits",
@@ -90,13 +90,13 @@ RUNS: dict[str, Callable[[Sequence[str]], int]] = {"training": train, "pretraini
 
 
 def write_digits(root: Path) -> Path:
-    """ROOT/digits, the images of all that is frozen: 12 noughts and 12 ones."""
+    """Write ROOT/digits, the images for everything that is frozen: 12 noughts and 12 ones."""
     return write_class_folder(root / "digits", {"0": 12, "1": 12})
 
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """Works in a folder: frozen files name images and models relative to it."""
+    """Change into a folder for a block: frozen files name images and models relative to it."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -106,9 +106,9 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 def restored(name: str, folder: Path, code: bool = True) -> Path:
-    """A copy of FROZEN/name in `folder`, with its code again beside each configuration."""
+    """Copy FROZEN/name to `folder`, and put its code beside each configuration."""
     shutil.copytree(FROZEN / name, folder)
-    for attributes in folder.rglob("gitattributes"):  # which would otherwise rule this repository's own files
+    for attributes in folder.rglob("gitattributes"):  # under its own name it would apply to this repository
         attributes.rename(attributes.with_name(".gitattributes"))
     if code:
         for config in folder.rglob("config.json"):
@@ -126,7 +126,7 @@ def unpacked(archive: Path, folder: Path) -> Path:
 
 
 def outputs(model: Any, names: Sequence[str], pixel_values: torch.Tensor) -> dict[str, Any]:
-    """The outputs of these names; of a masked model with every second patch hidden."""
+    """Return the outputs of these names; a masked model gets every second patch hidden."""
     grid = model.config.grid_hw
     hidden = torch.arange(grid[0] * grid[1]).expand(len(pixel_values), -1) % 2 == 1
     asked = {"bool_masked_pos": hidden} if "reconstruction" in names else {}
@@ -136,7 +136,7 @@ def outputs(model: Any, names: Sequence[str], pixel_values: torch.Tensor) -> dic
 
 
 def answers(folder: Path, auto: str, names: Sequence[str], **options: Any) -> dict[str, Any]:
-    """What a folder answers to the first four digits, by each backend of its processor."""
+    """Return the outputs of a folder's model for the first four digits, with each backend of its processor."""
     model = getattr(transformers, auto).from_pretrained(folder, dtype=torch.float32, **options)
     return {backend: outputs(model, names, pixels(folder, backend)) for backend in BACKENDS}
 
@@ -147,7 +147,7 @@ def pixels(folder: Path, backend: str, **options: Any) -> torch.Tensor:
 
 
 def differences(frozen: Any, now: Any, relative: float = 1e-4) -> Iterator[str]:
-    """Where two nested answers differ: numbers by more than `relative` of the largest beside them, others at all."""
+    """Yield where two nested answers differ: by more than `relative` of the largest number in the same tensor."""
     if isinstance(frozen, dict):
         for name, value in frozen.items():
             yield from (f"{name}.{where}" for where in differences(value, now[name], relative))
@@ -163,7 +163,7 @@ def differences(frozen: Any, now: Any, relative: float = 1e-4) -> Iterator[str]:
 
 
 def shape(value: Any) -> Any:
-    """The names in a JSON, nested; of a list those of all its entries together, of a plain value None."""
+    """Return the nested names in a JSON: for a list, the names of all its entries merged; for a plain value, None."""
     if isinstance(value, dict):
         return {name: shape(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -175,7 +175,7 @@ def shape(value: Any) -> Any:
 
 
 def vanished(frozen: Any, now: Any, where: str = "") -> Iterator[str]:
-    """The names of a shape that are no more in another."""
+    """Yield the names of a frozen shape that another shape lacks."""
     if isinstance(frozen, list):
         yield from vanished(frozen[0], now[0] if isinstance(now, list) else None, f"{where}[]")
     elif isinstance(frozen, dict):
@@ -189,47 +189,24 @@ def vanished(frozen: Any, now: Any, where: str = "") -> Iterator[str]:
 # ---------- flags
 
 
-class _Shown(Exception):
-    pass
-
-
-def parser_of(command: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser that `vit-custom COMMAND --help` would show, however the command makes it."""
-
-    def show(parser: argparse.ArgumentParser, *_: Any) -> None:
-        raise _Shown(parser)
-
-    with mock.patch.object(argparse.ArgumentParser, "print_help", show):
-        try:
-            vit_custom([*command, "--help"])
-        except _Shown as shown:
-            return shown.args[0]
-    raise AssertionError(f"{command} has no --help")
-
-
-def commands() -> list[list[str]]:
-    from modeling_vit_custom.commands.benchmark import BENCHMARKS
-
-    return [*([name] for name in COMMANDS), *(["benchmark", what] for what in BENCHMARKS)]
-
-
 OURS = {field.name for group in (PretrainingArguments, ModelArguments, DataArguments) for field in fields(group)}
 OURS |= set(ViTTrainingArguments.__annotations__)
 
 
 def documented() -> set[str]:
-    """The flags that README, recipes, launchers and examples name."""
-    texts = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "scripts" / "launch").iterdir()]
-    texts += [ROOT / "modeling_vit_custom" / "training" / name for name in ("args.py", "pretraining.py")]
+    """Return the flags that README, SECURITY, docs, recipes, launchers and the examples of `--help` name."""
+    texts = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")]
+    texts += (ROOT / "scripts" / "launch").iterdir()
+    texts += [ROOT / "modeling_vit_custom" / "commands" / name for name in ("training_flags.py", "pretrain.py")]
     recipes = "\n".join(path.read_text() for path in (ROOT / "modeling_vit_custom" / "recipes").glob("*.yaml"))
     found = re.findall(r"--(\w+)", "\n".join(path.read_text() for path in texts))
     return {*found, *re.findall(r"^(\w+):", recipes, re.MULTILINE)}
 
 
 def flag_rows(command: Sequence[str]) -> list[dict[str, Any]]:
-    """Each flag with its names, default, choices, and an example: what is written, and what it becomes.
+    """Return a row for each flag: names, default, choices, and an example with its parsed value.
 
-    Of transformers' own flags those that are documented, without their defaults: both are transformers'.
+    Of transformers' own flags, only those in `documented` are included, without default and choices.
     """
     parser, rows = parser_of(command), []
     needed = [word for action in parser._actions if action.required for word in written(action)]
@@ -248,7 +225,7 @@ def flag_rows(command: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """As it comes back from JSON."""
+    """Return the value as it comes back from JSON."""
     return json.loads(json.dumps(value, default=str))
 
 

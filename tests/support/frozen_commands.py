@@ -1,4 +1,4 @@
-"""What the commands leave and how they end: the names in each JSON, exit codes, importable names. See `frozen`."""
+"""How the commands end and what they write: exit codes, the names in each JSON, importable names. See `frozen`."""
 
 import json
 import shutil
@@ -22,9 +22,9 @@ from modeling_vit_custom.serving.limits import Limits
 from modeling_vit_custom.serving.server import http_server
 from modeling_vit_custom.training.arguments.recipes import recipe_names
 
-# ---------- exit codes: what each command is given, in a folder with `plain`, `digits` and what `prepare` adds
+# ---------- exit codes: arguments of each command, in a folder with `plain`, `digits` and what `prepare` adds
 
-TRAINING = ("train", "pretrain", "quickstart")  # whose parser is transformers'
+TRAINING = ("train", "pretrain", "quickstart")  # their parser is transformers'
 ENDS: dict[str, list[str]] = {
     "no command": [],
     "an unknown command": ["trian"],
@@ -69,7 +69,7 @@ def prepare(folder: Path) -> None:
 
 
 def exit_code(argv: list[str]) -> int:
-    """Of `vit-custom` in the current folder."""
+    """Return the exit code of `vit-custom` in the current folder."""
     try:
         return vit_custom(argv)
     except SystemExit as ended:
@@ -95,7 +95,7 @@ def _left(file: str, *argv: str) -> Callable[[], Any]:
 
 
 def _trained(command: str) -> Callable[[], Any]:
-    """Both records of a run, in one."""
+    """Return a function that merges both records of a run."""
 
     def run() -> Any:
         metrics = _left("run/metrics.json", command, *MODEL, *RUN)()
@@ -109,11 +109,11 @@ def _trained(command: str) -> Callable[[], Any]:
 def _speeds() -> Any:
     flags = ["--seconds", "0.05", "--token_merging", "1.5x", "--sizes", "0.5"]
     report = _left("speeds/speeds.json", "speed_table", "--model", "speeds", "--data_dir", "digits", *flags)()
-    return report | {"speeds": None}  # named by what was measured
+    return report | {"speeds": None}  # its names depend on the measurement
 
 
 def served() -> dict[str, Any]:
-    """The answers of a real server in a thread of this process: to an image, a text, and both other addresses."""
+    """Return the answers of a real server in a thread of this process: to an image, other bytes, /health and /info."""
     server = http_server(Service(*load_classifier("plain"), "plain", None, Limits()))
     server.config.port = 0
     thread = threading.Thread(target=server.run)
@@ -162,7 +162,7 @@ def documents() -> dict[str, Any]:
 
 
 def names() -> dict[str, Any]:
-    """What can be imported, named and started."""
+    """Return what can be imported, named and started."""
     config = json.loads((ROOT / "config.json").read_text())
     return {
         "modeling_vit_custom": sorted(modeling_vit_custom.__all__),

@@ -1,6 +1,6 @@
-"""A repository's own code of version 0.1.0 and a newer package in one process; run as a file, in a fresh one.
+"""A repository's own code of version 0.1.0 and a newer package in one process; run as a file, in a fresh process.
 
-Arguments: which of the two comes first, the repository, a folder for what is saved. Prints what each has answered.
+Arguments: which of the two comes first, the repository, a folder for what is saved. Prints the answers of both.
 """
 
 import json
@@ -15,14 +15,14 @@ IMAGE = "examples/0.png"
 
 
 def remote(folder: Path) -> tuple:
-    """The repository's classes, by the flag that runs its code."""
+    """Load the repository's classes, with the flag that allows its code."""
     model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
     return model, processor, pipeline("image-classification", model=str(folder), trust_remote_code=True)
 
 
 def package(folder: Path) -> tuple:
-    """The package's classes, which need no flag once it is imported."""
+    """Load the package's classes, which need no flag once the package is imported."""
     import modeling_vit_custom
 
     assert modeling_vit_custom.__version__ == "9.9.9"
@@ -34,17 +34,17 @@ def package(folder: Path) -> tuple:
 def main(first: str, repository: str, out: str) -> None:
     folder, ways = Path(repository), {"remote": remote, "package": package}
     opened = {name: ways[name](folder) for name in sorted(ways, key=lambda name: name != first)}
-    told = {}
-    for _ in range(2):  # the second time all has been used
+    answered = {}
+    for _ in range(2):  # the second time, everything has been used before
         for name, (model, processor, classify) in opened.items():
             with torch.no_grad():
                 logits = model(**processor(Image.open(folder / IMAGE), return_tensors="pt")).logits[0].tolist()
             modules = [type(part).__module__ for part in (model, processor, classify.model, classify)]
             best = classify(str(folder / IMAGE))[0]
-            told[name] = {"logits": logits, "modules": modules, "best": best}
+            answered[name] = {"logits": logits, "modules": modules, "best": best}
             model.save_pretrained(Path(out) / name)
             processor.save_pretrained(Path(out) / name)
-    print(json.dumps(told))
+    print(json.dumps(answered))
 
 
 if __name__ == "__main__":

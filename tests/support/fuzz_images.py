@@ -36,7 +36,7 @@ from modeling_vit_custom import (
 )
 
 PORTION = 5000  # inputs for each worker process
-SECONDS = 5  # for one input; one that takes longer counts as a hang
+SECONDS = 5  # for one input; a longer one counts as a hang
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "PA", "La", "RGBa")
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "JPEG": [{}, {"progressive": True}, {"quality": 5, "subsampling": 2}],
@@ -50,7 +50,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "JPEG2000": [{}, {"irreversible": True, "quality_layers": [20]}],
     "ICO": [{"sizes": [(16, 12)]}, {"sizes": [(16, 12)], "bitmap_format": "bmp"}],
 }
-MODES_OF = {"jpeg": ("L", "RGB"), "group4": ("1",)}  # compressions of TIFF; Pillow corrupts memory writing others
+MODES_OF = {"jpeg": ("L", "RGB"), "group4": ("1",)}  # of TIFF; Pillow corrupts memory when it writes other modes
 EXIF_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF")
 DTYPES = (
     "bool",
@@ -76,7 +76,7 @@ SPECIAL = (0, 1, -1, 0.5, 255, 256, 65535, 1e-30, 1e30, 3e38, -1e-5, 1.00001, np
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """`image` in any of `MODES`, some of which Pillow makes of grey or of alpha only."""
+    """Convert `image` to any of `MODES`; Pillow makes some of them only from grey, or only from an alpha channel."""
     through = {"LA": "L", "PA": "P", "La": "LA", "RGBa": "RGBA", "I;16": "L", "I": "L", "F": "L", "LAB": "RGB"}
     image = image.convert("L") if mode in ("I;16", "I", "F", "LA", "La") else image
     if mode == "LAB":
@@ -86,9 +86,9 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 @cache
 def seed_files() -> list[tuple[str, bytes]]:
-    """(format, bytes): every format that Pillow both writes and reads, in every mode and option it takes."""
+    """Return (format, bytes) of every format that Pillow both writes and reads, in every mode and option it takes."""
     Image.init()
-    small = Image.fromarray(np.asarray(photograph(16, 12)))  # without its colour profile, longer than its pixels
+    small = Image.fromarray(np.asarray(photograph(16, 12)))  # without its profile, which is longer than its pixels
     files = []
     for name in sorted(set(Image.SAVE) & set(Image.OPEN)):
         for mode in MODES:
@@ -99,7 +99,7 @@ def seed_files() -> list[tuple[str, bytes]]:
                 more: dict[str, Any] = {}
                 if options.get("save_all"):
                     more["append_images"] = [image.transpose(Image.Transpose.ROTATE_180)]
-                if name in EXIF_FORMATS and not (name == "AVIF" and more):  # Pillow's encoder crashes on that
+                if name in EXIF_FORMATS and not (name == "AVIF" and more):  # Pillow crashes on animated AVIF with EXIF
                     more["exif"] = Image.Exif()
                     more["exif"][0x0112] = 6
                 stream = BytesIO()
@@ -112,7 +112,7 @@ def seed_files() -> list[tuple[str, bytes]]:
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """`content` with up to six random edits, often near the start, where the headers are."""
+    """Return `content` after up to six random edits, often near the start, where the headers are."""
     data = bytearray(content)
     for _ in range(rng.choice((0, 1, 1, 1, 1, 2, 6))):
         if not data:
@@ -142,10 +142,10 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 def random_array(rng: random.Random) -> np.ndarray:
-    """Any number of axes, sizes and values, with some preference for what an image could be."""
+    """Return an array with any number of axes, sizes and values, with some preference for images."""
     axes = rng.choice((0, 1, 2, 2, 2, *[3] * 12, 4, 5))
     shape = [rng.choice((0, 1, 2, 3, 5, 8, 9, 12, 16, 120)) for _ in range(axes)]
-    while np.prod(shape) > 100_000:  # the fuzzing is of images, not of numpy's patience
+    while np.prod(shape) > 100_000:  # keep arrays small: the decoder is tested, not numpy
         shape[int(np.argmax(shape))] //= 2
     if axes == 3 and rng.random() < 0.9:
         shape[rng.choice((0, 2))] = rng.choice((1, 2, 3, 4))
@@ -170,7 +170,7 @@ def random_array(rng: random.Random) -> np.ndarray:
 
 
 def random_pillow(rng: random.Random) -> Image.Image:
-    """A Pillow image of any mode, some with a transparent colour or an orientation."""
+    """Return a Pillow image of any mode, some with a transparent colour or an orientation."""
     image = photograph(16, 12).resize((rng.choice((1, 3, 16)), rng.choice((1, 2, 12))))
     image = in_mode(image, rng.choice(MODES))
     if rng.random() < 0.3:
@@ -181,7 +181,7 @@ def random_pillow(rng: random.Random) -> Image.Image:
 
 
 def make_input(index: int) -> tuple[str, Any, dict[str, Any]]:
-    """Input number `index`: (what it is, the source, settings of `decode_image`)."""
+    """Return input number `index`: (kind, source, settings of `decode_image`)."""
     rng = random.Random(index)
     kind = rng.random()
     if kind < 0.75:
@@ -193,7 +193,7 @@ def make_input(index: int) -> tuple[str, Any, dict[str, Any]]:
             try:
                 name, source = "tensor", torch.from_numpy(source.copy())
                 source = source.to(rng.choice((torch.bfloat16, torch.float8_e5m2, source.dtype, source.dtype)))
-            except (TypeError, ValueError, RuntimeError):  # a type that torch lacks
+            except (TypeError, ValueError, RuntimeError):  # torch lacks the dtype
                 name = "array"
     else:
         name, source = "Pillow image", random_pillow(rng)
@@ -208,7 +208,7 @@ def make_input(index: int) -> tuple[str, Any, dict[str, Any]]:
 
 
 def outcome(index: int) -> tuple[str, str]:
-    """(what input `index` is, what became of it): "image", "refused", or what must not be."""
+    """Return (kind of input `index`, its outcome): "image", "refused", or a description of the failure."""
     name, source, settings = make_input(index)
     try:
         decoded = decode_image(source, **settings)
@@ -221,7 +221,7 @@ def outcome(index: int) -> tuple[str, str]:
         return name, f"WRONG SHAPE {tuple(decoded.shape)}"
     if not decoded.isfinite().all():
         return name, "NOT FINITE"
-    if index % 5 == 0 and not kept:  # a decoded image is one that both processors take
+    if index % 5 == 0 and not kept:  # both processors must accept every decoded image
         for cls in (ViTCustomImageProcessor, ViTCustomImageProcessorPil):
             values = cls(size=8, num_channels=settings["num_channels"])(decoded, input_data_format="channels_first")
             if not np.isfinite(np.asarray(values["pixel_values"][0])).all():
@@ -230,7 +230,7 @@ def outcome(index: int) -> tuple[str, str]:
 
 
 class TooSlow(BaseException):
-    """Not an Exception: nothing on the way may swallow it."""
+    """The time limit of one input. Not an Exception, so that no `except Exception` catches it."""
 
 
 def _too_slow(*_):
@@ -238,11 +238,11 @@ def _too_slow(*_):
 
 
 def run(indices: range, heartbeat: bool = False) -> dict[str, Any]:
-    """{"outcomes": {"what: outcome": number}, "bad": ["input N: …"], "slowest": seconds} of many inputs."""
+    """Run many inputs; return {"outcomes": {"kind: outcome": count}, "bad": ["input N: …"], "slowest": seconds}."""
     outcomes: Counter = Counter()
     bad = []
     slowest = 0.0
-    seed_files()  # made once, and not what is timed
+    seed_files()  # built before the clock starts
     signal.signal(signal.SIGALRM, _too_slow)
     for index in indices:
         if heartbeat:
@@ -265,7 +265,7 @@ def run(indices: range, heartbeat: bool = False) -> dict[str, Any]:
 
 
 def run_in_processes(start: int, count: int, jobs: int) -> dict[str, Any]:
-    """As `run`, over worker processes; one that dies or hangs is reported with the input it was at."""
+    """Run many inputs in worker processes; report the input at which a process died or hung."""
 
     def portion(first: int) -> dict[str, Any]:
         size = min(PORTION, start + count - first)

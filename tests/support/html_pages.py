@@ -1,4 +1,4 @@
-"""What tests of pages share: their tags, and a look at them in a real browser."""
+"""Helpers for tests of HTML pages: count tags, and open a page in a real browser."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ POLICY = re.compile(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>")
 
 
 class Tags(HTMLParser):
-    """Counts tags and collects what attributes point to."""
+    """Counts tags, and collects the targets of their attributes."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -28,14 +28,15 @@ class Tags(HTMLParser):
 
 
 def drop_policy(page: Path) -> None:
-    """Takes the page's security policy away, so that its escaping alone must hold."""
+    """Remove the page's security policy, so that its escaping alone must protect it."""
     text = page.read_text(encoding="utf-8")
     assert POLICY.search(text)
     page.write_text(POLICY.sub("", text), encoding="utf-8")
 
 
 def look(chromium, page: Path, shots: Path, check: Callable = lambda tab: None) -> None:
-    """Opens a page in light, dark and on a phone; asserts that it is whole, fits, and does and fetches nothing else."""
+    """Open a page in light, dark and on a phone; check that it is complete, fits, and neither runs nor fetches
+    anything."""
     requests, dialogs, said = [], [], []
     for scheme, width in (("light", 1200), ("dark", 1200), ("light", 390)):
         tab = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
@@ -46,7 +47,7 @@ def look(chromium, page: Path, shots: Path, check: Callable = lambda tab: None) 
         tab.goto(page.as_uri())
         assert tab.title() != "ran"
         assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-        assert tab.evaluate("document.documentElement.scrollWidth") == width, "nothing hangs over the side"
+        assert tab.evaluate("document.documentElement.scrollWidth") == width, "the page scrolls sideways"
         check(tab)
         tab.screenshot(path=shots / f"{scheme}-{width}.png", full_page=True)
         tab.close()

@@ -1,11 +1,12 @@
-"""A Hub on the loopback address: the requests that an unmodified huggingface_hub client makes, faults on demand.
+"""A Hub on the loopback address: it answers an unmodified huggingface_hub client, and fails on demand.
 
     with running_hub() as hub:
         HfApi(endpoint=hub.url, token=hub.token).upload_folder(…)
-        hub.fail_next("commit", 503, after_effect=True)   # the next commit lands, its answer is lost
+        hub.fail_next("commit", 503, after_effect=True)   # the next commit is stored, its answer is lost
 
-Everything is kept in memory; every commit stays, so that a revision pins content. Xet is chosen by the client alone and
-not spoken here: clients need HF_HUB_DISABLE_XET=1. The token's user is "ada", whose namespace alone may be written.
+Everything is kept in memory; every commit stays, so that a revision pins content. The client alone decides to use Xet,
+which this server does not speak: set HF_HUB_DISABLE_XET=1. The token's user is "ada", who may write only her
+namespace.
 """
 
 import base64
@@ -28,7 +29,7 @@ from huggingface_hub import ModelCard, constants
 REPO = r"(?P<repo>[^/]+/[^/]+)"
 API = rf"/api/(?P<kind>model|space|dataset)s/{REPO}"
 PAGE = rf"/(?:(?P<kind>space|dataset)s/)?{REPO}"
-# (name by which faults are injected, request, what answers it)
+# (name for fault injection, request, name of the method that answers)
 ROUTES = (
     ("whoami", "GET /api/whoami-v2", "whoami"),
     ("create_repo", "POST /api/repos/create", "create_repo"),
@@ -49,7 +50,7 @@ ROUTES = (
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request: finds the route, applies its fault, answers."""
+    """Answers one request: finds the route, applies its fault, sends the reply."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -106,10 +107,10 @@ class Handler(BaseHTTPRequestHandler):
             body, self.close_connection = body[: self.hub.cuts.pop(route)], True
         self.wfile.write(body)
 
-    # Who may do what
+    # Permissions
 
     def user(self) -> str | None:
-        """The name behind the token; None without one. Refuses a token that nobody has."""
+        """Return the name behind the token; None without a token. Refuses an unknown token."""
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if token and token not in (self.hub.token, self.hub.read_token):
             raise Refusal(401, "Invalid credentials in Authorization header")
@@ -284,7 +285,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def client_environment(hub: Hub, token: str | None = None) -> dict[str, str]:
-    """What a fresh process needs to speak to this Hub and to no other address."""
+    """Return the environment in which a fresh process talks to this Hub and to no other address."""
     environment = {
         "HF_ENDPOINT": hub.url,
         "HF_HUB_DISABLE_XET": "1",
@@ -295,7 +296,7 @@ def client_environment(hub: Hub, token: str | None = None) -> dict[str, str]:
 
 
 def point_client_at(hub: Hub, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    """The same for this process, whose client has read its environment already; with the token that may write."""
+    """Point the client of this process, which has already read its environment, at the Hub; with the write token."""
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -307,7 +308,7 @@ def point_client_at(hub: Hub, monkeypatch: pytest.MonkeyPatch, home: Path) -> No
 
 @contextmanager
 def running_hub() -> Iterator[Hub]:
-    """A Hub that answers at `hub.url` until the block is left."""
+    """Run a Hub that answers at `hub.url` until the block ends."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"

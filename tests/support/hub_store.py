@@ -1,4 +1,4 @@
-"""What a Hub keeps: repositories, their commits, stored objects; and which request is to fail next."""
+"""The state of a Hub: repositories, commits, stored objects, and the faults of the next requests."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-OWNER = "ada"  # whose token it is; her namespace alone may be written
+OWNER = "ada"  # owner of the token; only her namespace may be written
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class File:
 
     @property
     def blob_id(self) -> str:
-        """git's name of what it stores: the file, or the pointer to it."""
+        """git's id of the stored bytes: of the file, or of the pointer to it."""
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.data)}\n"
         stored = pointer.encode() if self.lfs else self.data
         return hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
@@ -42,7 +42,7 @@ class Commit:
         return cls(sha, parent, author, title, files)
 
     def history(self) -> "list[Commit]":
-        """Newest first."""
+        """Return the commits from this one back to the first."""
         return [self, *(self.parent.history() if self.parent else [])]
 
 
@@ -62,7 +62,7 @@ class Repository:
 
 
 class Refusal(Exception):
-    """An answer that is no success."""
+    """An answer with an error status."""
 
     def __init__(self, status: int, message: str, code: str = ""):
         self.status, self.message, self.code = status, message, code
@@ -77,7 +77,7 @@ class Reply:
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests of a route; a status of None cuts the connection instead."""
+    """A fault of the next `times` requests of a route; a status of None cuts the connection."""
 
     route: str
     times: int
@@ -87,9 +87,9 @@ class Fault:
 
 
 class Hub:
-    """The repositories, by (kind, id), and what goes wrong next.
+    """The repositories by (kind, id), and the faults of the next requests.
 
-    requests: (method, path) of all there were.   with_token: those that carried a token.
+    requests: (method, path) of every request. with_token: those that carried a token.
     """
 
     def __init__(self):
@@ -104,15 +104,15 @@ class Hub:
         self.url = ""
 
     def fail_next(self, route: str, status: int | None = 503, times: int = 1, after_effect: bool = False) -> None:
-        """Answers with `status` (None: cuts the connection) before, or after, the request has had its effect."""
+        """Answer with `status` (None: cut the connection), before or after the request has had its effect."""
         self.faults.append(Fault(route, times, status, after_effect))
 
     def cut_next(self, route: str, after: int) -> None:
-        """Cuts the connection after so many bytes of the route's next answer that has more."""
+        """Cut the connection after `after` bytes of the route's next answer that is longer."""
         self.cuts[route] = after
 
     def before_next(self, route: str, action: Callable[[], object]) -> None:
-        """Calls `action` before the next request of a route: somebody else's commit, a pause."""
+        """Call `action` before the next request of a route: another user's commit, or a pause."""
         self.faults.append(Fault(route, 1, before=action))
 
     def fault(self, route: str) -> Fault | None:
@@ -129,7 +129,7 @@ class Hub:
         return self.repository(repo, kind).branches[branch]
 
     def push(self, repo: str, files: dict[str, bytes], title: str, author: str = OWNER, branch: str = "main") -> str:
-        """A commit that did not come through the client; returns its sha."""
+        """Add a commit that did not come through the client; return its sha."""
         head = self.head(repo, branch)
         added = {path: File(data, b"\0" in data[:512]) for path, data in files.items()}
         self.repository(repo).branches[branch] = Commit.make(head, author, title, {**head.files, **added})

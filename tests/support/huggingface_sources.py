@@ -10,7 +10,7 @@ COMMON = {
 LABELS = {"id2label": {i: f"class {i}" for i in range(5)}}
 SQUARE = {"num_register_tokens": 2, "use_gated_mlp": True, "hidden_act": "silu"}
 BIASES = ("query_bias", "value_bias", "proj_bias", "mlp_bias")
-# name: model, configuration, what differs; the family is the name up to a slash
+# name: model class, configuration class, fields that differ; the family is the name up to the slash
 MODELS = {
     "vit": ("ViTForImageClassification", "ViTConfig", LABELS),
     "vit/encoder": ("ViTModel", "ViTConfig", {}),

@@ -1,10 +1,11 @@
-"""Strange images through every door, ours and today's transformers side by side.
+"""Unusual images through every way into our models, beside transformers' own.
 
-    python tests/support/image_table.py      prints the table as markdown
+    python tests/support/image_table.py      prints the table as Markdown
 
-Each case holds what is given and what it means in 8-bit RGB, or that it must be refused. A door is right when its
-pixels are within one grey level, on average, of what the same processor makes of that meaning. An error is clear when
-it names the file or the position of the image. Anything else is silent garbage, or an error that leaves one guessing.
+Each case holds the input and its meaning in 8-bit RGB, or says that it must be refused. A way in (a "door") is right if
+its pixels differ by at most one grey level on average from those that the same processor computes from that meaning. An
+error is clear if it names the file or the position of the image. Any other result is silent garbage or an unclear
+error.
 """
 
 import contextlib
@@ -28,18 +29,19 @@ from transformers import ImageClassificationPipeline, ViTImageProcessor, pipelin
 
 from modeling_vit_custom import ImageLimits, ViTCustomImageProcessor, ViTCustomImageProcessorPil
 from modeling_vit_custom.data.folders import read_class_folder
-from modeling_vit_custom.data.views import PixelValues, ViewMaker
+from modeling_vit_custom.data.views import ImageResizer, PixelValues
 
 PHOTO = Image.fromarray(np.asarray(photograph(48, 36)))  # without its colour profile
-OTHER = Image.fromarray(np.asarray(photograph(60, 44)))  # beside arrays: an error has a position
+OTHER = Image.fromarray(np.asarray(photograph(60, 44)))  # beside arrays, so that an error must name a position
 SIZE = {"height": 16, "width": 16}
 
 
 @dataclass(frozen=True)
 class Case:
-    """given: a file, or a batch of anything.   means: [3, H, W] in 0..255 for each image; None: must be refused.
+    """One input and its expected outcome.
 
-    named: what an error has to hold.   doors: those the case is for.
+    given: a file, or a batch of anything. means: [3, H, W] in 0..255 for each image; None: must be refused.
+    named: what the error must contain. doors: the ways in that the case is for.
     """
 
     name: str
@@ -58,7 +60,7 @@ PIPE = ("pipeline",)
 
 
 def file_cases(folder: Path) -> list[Case]:
-    """Every row of files, written to `folder`."""
+    """Write the files of all file cases to `folder`; return the cases."""
     grey = np.asarray(PHOTO.convert("L"))
     clear = with_alpha(PHOTO)
     palette = PHOTO.convert("P", palette=Image.Palette.ADAPTIVE)
@@ -104,13 +106,13 @@ def file_cases(folder: Path) -> list[Case]:
     cases = []
     for name, (file, content, means) in contents.items():
         (folder / file).write_bytes(content)
-        doors = FILE_DOORS if opens(folder / file) else FILE_DOORS[2:]  # else there is no Pillow image to hand over
+        doors = FILE_DOORS if opens(folder / file) else FILE_DOORS[2:]  # without it there is no Pillow image to pass
         cases.append(Case(name, folder / file, None if means is None else [means], file, doors))
     return cases
 
 
 def opens(path: Path) -> bool:
-    """Whether Pillow makes anything of a file's header."""
+    """Return whether Pillow can read a file's header."""
     try:
         with Image.open(path):
             return True
@@ -119,7 +121,7 @@ def opens(path: Path) -> bool:
 
 
 def array_cases(files: Path, address: str) -> list[Case]:
-    """Every row of arrays and batches; `address` answers 404."""
+    """Return the cases of arrays and batches; `address` answers 404."""
     rgb, last, other = pixels(PHOTO), np.asarray(PHOTO), pixels(OTHER)
     grey = np.asarray(PHOTO.convert("L"))
     normalised = (rgb / 255 - 0.5) / 0.5
@@ -148,7 +150,7 @@ def array_cases(files: Path, address: str) -> list[Case]:
     bgr = last[..., ::-1]
     return [
         *cases,
-        Case("BGR view, its order told", [bgr], [rgb], "image 0", ARRAY_DOORS),
+        Case("BGR view, its order given", [bgr], [rgb], "image 0", ARRAY_DOORS),
         Case("4-D array", np.stack([last, 255 - last]), [rgb, 255 - rgb], "image 0", ARRAY_DOORS),
         Case("uint8 and float in one batch", [last, last / 255], [rgb, rgb], "image 1", ARRAY_DOORS),
         Case("several sizes", [last, np.asarray(OTHER)], [rgb, other], "image 1", ARRAY_DOORS),
@@ -162,7 +164,7 @@ def array_cases(files: Path, address: str) -> list[Case]:
 
 @contextlib.contextmanager
 def answering_404() -> Iterator[str]:
-    """The address of a server on this machine that has no image."""
+    """Run a server on this machine that has no image; yield an address on it."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -182,7 +184,7 @@ def answering_404() -> Iterator[str]:
         server.server_close()
 
 
-# ---------- the doors: what is given -> the pixels [3, h, w] of each image that a model would see
+# ---------- the doors: input -> the pixels [3, h, w] of each image that the model gets
 
 
 def pixel_values(processor: Any, images: Any, **options: Any) -> list[np.ndarray]:
@@ -190,7 +192,7 @@ def pixel_values(processor: Any, images: Any, **options: Any) -> list[np.ndarray
 
 
 def from_user(processor: Any, given: Any, **options: Any) -> list[np.ndarray]:
-    """A file as a user opens it, who hands Pillow images to the processor."""
+    """Open a file with Pillow, as a user would, and pass the image to the processor."""
     if not isinstance(given, Path):
         return pixel_values(processor, given, **options)
     with Image.open(given) as image:
@@ -198,7 +200,7 @@ def from_user(processor: Any, given: Any, **options: Any) -> list[np.ndarray]:
 
 
 def through_pipeline(classify: Any, given: Any, **options: Any) -> list[np.ndarray]:
-    """What the model was given, one for each result: an image without a result is lost."""
+    """Return the pixels that the model received, one array for each result: an image without a result is lost."""
     seen: list[np.ndarray] = []
     watch = classify.model.register_forward_pre_hook(
         lambda _module, _args, kwargs: seen.extend(kwargs["pixel_values"].numpy()), with_kwargs=True
@@ -211,7 +213,7 @@ def through_pipeline(classify: Any, given: Any, **options: Any) -> list[np.ndarr
 
 
 def through_folder(processor: Any, given: Path) -> list[np.ndarray]:
-    """As training reads DIR/<class>/…: an example, or a note that names the file."""
+    """Read the file as training reads DIR/<class>/…; raise the split's note if it was left out."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in ((given.name, given.read_bytes()), ("good.png", encode(OTHER, "PNG"))):
             (Path(folder) / "class").mkdir(exist_ok=True)
@@ -220,12 +222,12 @@ def through_folder(processor: Any, given: Path) -> list[np.ndarray]:
         index = next((i for i, name in enumerate(split.names) if name.endswith(given.name)), None)
         if index is None:
             raise ValueError(" ".join(split.notes))
-        maker = ViewMaker(processor, (processor.num_channels, SIZE["height"], SIZE["width"]))
+        maker = ImageResizer(processor, (processor.num_channels, SIZE["height"], SIZE["width"]))
         return list(PixelValues(processor)(maker([split.images[index]], [split.names[index]])).numpy())
 
 
 def our_doors(folder: Path) -> dict[str, tuple[Any, Callable[[Any], list[np.ndarray]]]]:
-    """Door -> (the processor that defines what is right, the way through)."""
+    """Return {door: (the processor that defines the right pixels, the function that goes through the door)}."""
     torchvision, pillow = ViTCustomImageProcessor(size=SIZE), ViTCustomImageProcessorPil(size=SIZE)
     classify = pipeline(
         "image-classification", model=str(save_ours(folder, num_channels=3)), image_processor=torchvision
@@ -233,23 +235,23 @@ def our_doors(folder: Path) -> dict[str, tuple[Any, Callable[[Any], list[np.ndar
     for processor in (torchvision, pillow):
         processor.limits = ImageLimits(private_addresses=True)
 
-    def told(given: Any) -> dict[str, Any]:
-        """What a user says along with it."""
+    def stated(given: Any) -> dict[str, Any]:
+        """Return the options that a user would state for this input."""
         first = given[0] if isinstance(given, list) and given else None
         options = {"allow_urls": True} if isinstance(first, str) and first.startswith("http") else {}
         return options | ({"channel_order": "bgr"} if isinstance(first, np.ndarray) and first.strides[-1] < 0 else {})
 
     return {
-        "processor": (torchvision, lambda given: from_user(torchvision, given, **told(given))),
-        "processor, Pillow": (pillow, lambda given: from_user(pillow, given, **told(given))),
+        "processor": (torchvision, lambda given: from_user(torchvision, given, **stated(given))),
+        "processor, Pillow": (pillow, lambda given: from_user(pillow, given, **stated(given))),
         "path": (torchvision, lambda given: pixel_values(torchvision, str(given))),
-        "pipeline": (torchvision, lambda given: through_pipeline(classify, given, **told(given))),
+        "pipeline": (torchvision, lambda given: through_pipeline(classify, given, **stated(given))),
         "folder": (torchvision, lambda given: through_folder(torchvision, given)),
     }
 
 
 def todays_doors(folder: Path) -> dict[str, tuple[Any, Callable[[Any], list[np.ndarray]]]]:
-    """The same ways through transformers' ViTImageProcessor and its pipeline."""
+    """Return the same doors for transformers' ViTImageProcessor and its pipeline."""
     from transformers import ViTForImageClassification, ViTImageProcessorPil
 
     torchvision, pillow = ViTImageProcessor(size=SIZE), ViTImageProcessorPil(size=SIZE)
@@ -267,7 +269,7 @@ def todays_doors(folder: Path) -> dict[str, tuple[Any, Callable[[Any], list[np.n
 
 
 def verdict(case: Case, processor: Any, door: Callable[[Any], list[np.ndarray]]) -> str:
-    """ "right", "clear error", "unclear error", or "GARBAGE …"."""
+    """Return "right", "clear error", "unclear error", or "GARBAGE …"."""
     try:
         seen = door(case.given)
     except Exception as error:

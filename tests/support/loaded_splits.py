@@ -1,4 +1,4 @@
-"""Splits as a training has them, in one call."""
+"""The splits of a training, in one call."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -18,9 +18,9 @@ def load_splits(
     seed: int = 0,
     **named,
 ) -> Splits:
-    """Reads every split of a dataset, with one label map and one task, nothing decoded yet.
+    """Read every split of a dataset, with one label map and one task; decode nothing.
 
-    places: train, validation and test of a `Source`.   named: its other fields, and those of `Columns`.
+    places: train, validation and test of a `Source`. named: its other fields, and those of `Columns`.
     Raises DataError as `read_splits` and `assemble` do.
     """
     columns = Columns(**{name: value for name, value in named.items() if name in OF_COLUMNS})

@@ -1,8 +1,9 @@
-"""One training in several processes, by row and by column; `python tests/support/many_processes.py` prints the table.
+"""Trainings in several processes, compared with one process; `python tests/support/many_processes.py` prints the table.
 
-Rows are what is trained and how, columns where: two processes (DDP), two nodes with one each, two that share the
-weights (FSDP2), all over gloo on this machine. Each is compared with one process that has the same global batch: every
-loss, every validation, what serves at the end. Then it goes on from its middle and must come to the same, bit for bit.
+Rows say what is trained and how. Columns say where: two processes (DDP), two nodes with one process each, two processes
+that shard the weights (FSDP2), all over gloo on this machine. Each is compared with one process of the same global
+batch: every loss, every validation, the final weights. Then each is resumed from its middle and must end equal, bit for
+bit.
 """
 
 import json
@@ -24,7 +25,7 @@ from modeling_vit_custom.training.checkpointing.checkpoints import numbered
 
 CLEAN = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=24,initializer_range=0.2"
 SCRATCH = ["--variant", "nano/4", "--image_size", "8", "--config_overrides", CLEAN]
-# 24 training images, 3 steps an epoch. A key's bias has no gradient but rounding, which Adam would make a step of.
+# 24 training images, 3 steps an epoch. The gradient of a key's bias is only rounding, which Adam would scale up.
 FLAGS = (
     "--train_val_split", 0.25, "--max_steps", 6, "--learning_rate", 1e-2, "--adam_epsilon", 1e-4, "--logging_steps", 1,
     "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2,
@@ -46,7 +47,7 @@ ROWS = {
     "head, then all": ("--method", "head_then_full"),
     "accumulated": ("--gradient_accumulation_steps", 2),
 }
-# Of the rows above, those that CI leaves out.
+# Rows that CI leaves out: other rows contain them.
 PARTS_OF_OTHERS = {"plain", "mixup, CutMix, erasing, balanced", "averaged weights", "rates by depth", "LoRA"}
 COLUMNS = ("2 processes", "2 nodes", "FSDP2")
 
@@ -68,7 +69,7 @@ class Lab:
         self.base = self.train(self.root / "base", "2 processes", (), SCRATCH)
 
     def train(self, run: Path, column: str, flags: Sequence, model: list[str]) -> Path:
-        """Eight images to each step, whichever processes take them."""
+        """Train with eight images a step, divided among the processes."""
         count = 1 if column == "1 process" else 2
         parts = count * (2 if "--gradient_accumulation_steps" in flags else 1)
         environments = places(count, nodes=2 if column == "2 nodes" else 1)
@@ -81,7 +82,8 @@ class Lab:
         return run
 
     def compare(self, row: str, column: str) -> tuple[float, bool]:
-        """(the largest difference to one process, whether the second half again came to the same)"""
+        """Return (largest difference to one process, whether the resumed second half ended with the same weights and
+        figures)."""
         flags = ROWS[row]
         model = ["--model_name_or_path", str(self.base)] if "--method" in flags else SCRATCH
         if row not in self.alone:
@@ -100,7 +102,7 @@ class Lab:
 
 
 def distance(one: Path, other: Path) -> float:
-    """The largest difference of what two runs logged, measured and left to serve."""
+    """Return the largest difference of two runs in their logs, measures and final weights."""
     measured = []
     for run in (one, other):
         log = json.loads((numbered(run)[6] / "trainer_state.json").read_text())["log_history"]

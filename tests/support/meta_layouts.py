@@ -1,4 +1,4 @@
-"""What the `.pth` files of Meta's repositories hold, with random numbers.
+"""The contents of `.pth` files of Meta's repositories, with random numbers.
 
 Shapes: D width, M hidden width of the MLP, p patch side, h×w grid.
 """
@@ -15,10 +15,11 @@ from modeling_vit_custom.conversion import meta_reference
 
 @dataclass(frozen=True)
 class Layout:
-    """prefix: prefix tokens in order, with their number.   slots: how many have a place in the position table.
+    """The layout of one kind of file.
 
-    mlp: names of the MLP's layers.   scale: name of LayerScale, {} its number.   rotary: positions are.
-    others: shapes of what has no place in our model.
+    prefix: prefix tokens in order, with their number. slots: how many of them have a row in the position table.
+    mlp: names of the MLP's layers. scale: name of LayerScale, {} is its number. rotary: positions are rotary.
+    others: shapes of tensors that our model does not use.
     """
 
     family: str
@@ -49,7 +50,7 @@ DINO: dict[str, Any] = {"scale": "ls{}.gamma", "heads": ()}
 DINOV3 = DINO | {"prefix": {"cls_token": 1, "storage_tokens": 4}, "slots": 0, "rotary": True, "others": MASK}
 B16: dict[str, Any] = {"width": 768, "num_heads": 12, "hidden": 3072, "depth": 12, "patch": 16, "side": 224}
 
-# The family of a layout is its name up to a slash.
+# The family of a layout is its name up to the slash.
 LAYOUTS = {
     "meta_vit": Layout("meta_vit"),
     "meta_vit/dino, mae encoder": Layout("meta_vit", heads=()),
@@ -72,7 +73,7 @@ LAYOUTS = {
 
 
 def random_state(layout: Layout) -> dict[str, torch.Tensor]:
-    """Every tensor of a file in float64, random, norms and biases too."""
+    """Return every tensor of a file in float64 with random values, norms and biases too."""
     d, m = layout.width, layout.hidden
     shapes: dict[str, tuple[int, ...]] = dict(layout.others)
 
@@ -111,5 +112,5 @@ def random_state(layout: Layout) -> dict[str, torch.Tensor]:
 
 
 def timm_model(layout: Layout, state: Mapping[str, torch.Tensor], size: tuple[int, int]) -> torch.nn.Module:
-    """timm's model of this state, for images of `size`: positions resampled by the rule of the repository."""
+    """Return timm's model of this state for images of `size`, positions resampled by the rule of the repository."""
     return meta_reference.timm_model(layout.family, state, layout.num_heads, layout.side, size)

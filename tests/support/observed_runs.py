@@ -1,4 +1,4 @@
-"""Trainings in which a flag is seen to work, and what they leave."""
+"""Trainings that show the effect of a flag, with their logs and files."""
 
 import torch
 from tiny_training import tiny_trainer
@@ -8,7 +8,7 @@ SPLIT = ("--train_val_split", 0.25, "--num_train_epochs", 2, "--learning_rate", 
 
 
 class Run:
-    """A training, and what came of it."""
+    """A training and its results."""
 
     def __init__(self, folder, images, *flags):
         self.folder, self.batches = folder, []
@@ -24,5 +24,5 @@ class Run:
         self.weights = torch.cat([p.detach().flatten() for p in self.trainer.model.parameters()])
 
     def logged(self, name):
-        """{step: the value}"""
+        """Return {step: value} of a logged name."""
         return {e["step"]: e[name] for e in self.trainer.state.log_history if name in e}

@@ -1,12 +1,12 @@
-"""Texts that must not be published, and as many that look like them and may be.
+"""Texts that must not be published, and similar ones that may be.
 
-Every secret is put together here from parts, so that no scanner takes this file for a leak.
+Every secret is assembled from parts here, so that no scanner takes this file for a leak.
 """
 
 DIGITS = "0123456789"
-_MIXED = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA"  # 32 characters, as random ones look
+_MIXED = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA"  # 32 characters, like random ones
 
-# what it is: text, on one line
+# what it is: the text, on one line
 TOKENS = {
     "Hugging Face token": "login(token='hf_" + _MIXED + "')",
     "Hugging Face token in a name": "run_hf_" + _MIXED,

@@ -1,4 +1,4 @@
-"""A small classifier of photographs as it is published: staged, with golden outputs and a card."""
+"""A small classifier of photographs in its published form: staged, with golden outputs and a card."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ license: apache-2.0
 
 
 def publish_tiny(root: Path) -> Path:
-    """`root`/published, complete; starts a fresh process for the golden outputs."""
+    """Write a complete `root`/published; a fresh process computes the golden outputs."""
     folder = root / "published"
     stage(save_ours(root / "trained", num_channels=3, id2label=NAMES, num_labels=3), folder)
     weights = load_file(folder / "model.safetensors")
-    weights["classifier.weight"] *= 0.3  # scores away from 0 and 1, where they show what changes
+    weights["classifier.weight"] *= 0.3  # keeps scores away from 0 and 1, so that changes show
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "README.md").write_text(CARD)
     write_golden(folder, [CHINA, FLOWER])

@@ -1,4 +1,4 @@
-"""Trainings in one process or several, forked from one that has everything imported; over gloo, without a GPU."""
+"""Trainings in one or several processes, forked from one process that has imported everything; over gloo, on CPUs."""
 
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ def free_port() -> int:
 
 
 def places(processes: int, nodes: int = 1) -> list[dict[str, str]]:
-    """The environment that a launcher gives to each process; none for a single one."""
+    """Return the environment that a launcher gives to each process; an empty one for a single process."""
     if processes == 1:
         return [{}]
     each = processes // nodes
@@ -35,9 +35,10 @@ def places(processes: int, nodes: int = 1) -> list[dict[str, str]]:
 def fork(
     work: Callable[..., None], environments: Sequence[dict[str, str]], *arguments: Any, method: str = "fork"
 ) -> list[int]:
-    """The exit codes of work(environment, *arguments) in one process for each environment.
+    """Run work(environment, *arguments) in one process for each environment; return the exit codes.
 
-    method: "forkserver" where this process may have computed gradients: torch refuses to in forks of such a one.
+    method: "forkserver" if this process may have computed gradients, because torch refuses to compute them in its
+    forks.
     """
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
@@ -61,14 +62,14 @@ def _child(work: Callable[..., None], environment: dict[str, str], *arguments: A
 
 
 def log_to(path: str | Path) -> None:
-    """What this process prints goes to a file."""
+    """Send the output of this process to a file."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
 
 
 def fsdp_environment() -> dict[str, str]:
-    """What `accelerate launch` makes of the configuration that we ship."""
+    """Return the environment that `accelerate launch` makes of the configuration that we ship."""
     config = yaml.safe_load((LAUNCH / "fsdp2.yaml").read_text())["fsdp_config"]
     names = {"fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP"}
     chosen = {names.get(name, name.upper()): str(value) for name, value in config.items()}
@@ -76,7 +77,7 @@ def fsdp_environment() -> dict[str, str]:
 
 
 def allow_fsdp_on_cpu() -> None:
-    """accelerate shards on GPUs alone, for which torch has no need: the state is told that it may here."""
+    """Let accelerate shard on CPUs: it allows only GPUs, although torch can shard on both."""
     whole = AcceleratorState.__init__
 
     def init(self, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
@@ -88,7 +89,7 @@ def allow_fsdp_on_cpu() -> None:
     AcceleratorState.__init__ = init
 
 
-if __name__ == "__main__":  # as a script under a launcher: `train` that may shard on CPUs
+if __name__ == "__main__":  # as a script under a launcher: `train`, with sharding on CPUs
     allow_fsdp_on_cpu()
     from modeling_vit_custom.commands.train import main
 

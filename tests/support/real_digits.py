@@ -12,7 +12,7 @@ from PIL import Image
 
 @cache
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """([1797, 8, 8] uint8, [1797] labels)"""
+    """Return (images [1797, 8, 8] uint8, labels [1797])."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -31,7 +31,7 @@ def write_digit(path: Path, digit: int, number: int = 0) -> Path:
 
 
 def write_class_folder(root: Path, counts: dict[str, int], first: int = 0) -> Path:
-    """ROOT/<name>/<n>.png: `counts[name]` images of the digit that the name's last figure says."""
+    """Write ROOT/<name>/<n>.png: `counts[name]` images of the digit at the end of the name."""
     for name, count in counts.items():
         for n in range(count):
             write_digit(root / name / f"{first + n}.png", int(name[-1]), first + n)
@@ -45,9 +45,9 @@ def encoded_digit(digit: int, number: int = 0) -> bytes:
 
 
 def write_shards(root: Path, counts: Sequence[int], split: str = "train", declared: bool = True) -> Path:
-    """ROOT/<split>-<k>.parquet with `counts[k]` images, noughts and ones in turn, all different.
+    """Write ROOT/<split>-<k>.parquet with `counts[k]` images each: noughts and ones in turn, all different.
 
-    declared: whether the labels are a ClassLabel, "nought" and "one"; else they are the texts "0" and "1".
+    declared: the labels are a ClassLabel with "nought" and "one"; otherwise they are the texts "0" and "1".
     """
     from datasets import ClassLabel, Dataset, Features, Image, Value, disable_progress_bars
 
@@ -67,7 +67,7 @@ def write_shards(root: Path, counts: Sequence[int], split: str = "train", declar
 
 
 def write_tars(root: Path, counts: Sequence[int]) -> Path:
-    """The same as WebDataset tars, of members N.png and N.cls."""
+    """Write the same images as WebDataset tars with members N.png and N.cls."""
     root.mkdir(parents=True, exist_ok=True)
     i = 0
     for shard, count in enumerate(counts):
@@ -81,7 +81,7 @@ def write_tars(root: Path, counts: Sequence[int]) -> Path:
 
 
 def write_train_and_test(folder: Path, train: int, test: int) -> Path:
-    """FOLDER/{train,test}/<class>/…, so many of each of three digits; no image is in both."""
+    """Write FOLDER/{train,test}/<class>/… with so many images of each of three digits; no image is in both."""
     write_class_folder(folder / "train", dict.fromkeys("012", train + test))
     for path in (folder / "train").glob("*/*.png"):
         if int(path.stem) >= train:

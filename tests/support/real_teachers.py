@@ -1,4 +1,4 @@
-"""Teachers as people have them: small real networks of three libraries, fitted to a few digits, and saved their way."""
+"""Teachers: small networks of three libraries, fitted to a few digits and saved in the library's own way."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,14 +24,14 @@ SIDE = 32
 
 
 def pictures(root: Path) -> tuple[list[Image.Image], torch.Tensor, list[str]]:
-    """(the images in folders of classes as RGB, their ids in the order of the names, the names)"""
+    """Return (RGB images from folders of classes, their class ids in the order of the names, the names)."""
     names = sorted(path.name for path in root.iterdir() if path.is_dir())
     files = [(path, i) for i, name in enumerate(names) for path in sorted((root / name).glob("*.png"))]
     return [Image.open(path).convert("RGB") for path, _ in files], torch.tensor([i for _, i in files]), names
 
 
 def fitted(module: torch.nn.Module, root: Path, prepare: Transform, steps: int = 10) -> torch.nn.Module:
-    """`module` trained on the whole folder, the statistics of its batch norms those of that one batch."""
+    """Train `module` on the whole folder as one batch, whose statistics its batch norms keep."""
     images, labels, _ = pictures(root)
     batch, optimizer = torch.stack([prepare(image) for image in images]), torch.optim.Adam(module.parameters(), lr=1e-3)
     for part in module.train().modules():
@@ -49,7 +49,7 @@ def fitted(module: torch.nn.Module, root: Path, prepare: Transform, steps: int =
 
 
 def of_timm(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
-    """A state dict of timm's own training script; (model, what prepares its images, flags)."""
+    """Save a state dict of timm's training script; return (model, its preprocessing, flags)."""
     settings = {"input_size": (3, SIDE, SIDE), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.875}
     model = timm.create_model("test_resnet", num_classes=len(pictures(root)[2]))
     prepare = timm.data.create_transform(**timm.data.resolve_data_config(settings, model=model))
@@ -61,7 +61,7 @@ def of_timm(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]
 
 
 def of_torchvision(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
-    """A fine-tuned resnet18, saved as safetensors."""
+    """Save a fine-tuned resnet18 as safetensors; return the same."""
     model = torchvision.models.resnet18(num_classes=len(pictures(root)[2]))
     prepare = torchvision.models.ResNet18_Weights.DEFAULT.transforms(crop_size=SIDE, resize_size=36)
     fitted(model, root, prepare, steps=8)
@@ -85,7 +85,7 @@ def of_convnext(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[
 
 
 def of_transformers(kind, config, processor, root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
-    """A folder of save_pretrained, whose class names are in another order."""
+    """Save a model by save_pretrained, its class names in reverse order; return the same."""
     config.id2label = dict(enumerate(reversed(pictures(root)[2])))
     model = kind(config)
 
@@ -93,7 +93,7 @@ def of_transformers(kind, config, processor, root: Path, to: Path) -> tuple[torc
         return processor(image, return_tensors="pt")["pixel_values"][0]
 
     class Turned(torch.nn.Module):
-        """Its logits in the order of the folders."""
+        """The model with its logits in the order of the folders."""
 
         def __init__(self):
             super().__init__()
@@ -109,7 +109,7 @@ def of_transformers(kind, config, processor, root: Path, to: Path) -> tuple[torc
 
 
 def of_timm_hub(root: Path, to: Path) -> tuple[torch.nn.Module, Transform, list[str]]:
-    """A folder as timm makes it for the Hub, with names of classes."""
+    """Save a folder as timm does for the Hub, with class names; return the same."""
     model = timm.create_model("test_resnet", num_classes=len(pictures(root)[2]))
     settings = {"input_size": (3, SIDE, SIDE), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
     prepare = timm.data.create_transform(**timm.data.resolve_data_config(settings, model=model))
@@ -129,13 +129,13 @@ TEACHERS = {
 
 
 def write_noughts_and_ones(root: Path) -> Path:
-    """32 training and 16 validation images of the two digits."""
+    """Write 32 training and 16 validation images of the digits 0 and 1."""
     write_class_folder(root / "train", {"0": 16, "1": 16})
     return write_class_folder(root / "validation", {"0": 8, "1": 8}, first=40).parent
 
 
 class Teachers:
-    """By name: (the library's model, its own preprocessing, the flags that name it), each made once."""
+    """Maps a name to (the library's model, its own preprocessing, the flags that name it); each is made once."""
 
     def __init__(self, root: Path, folders: Any):
         self.root, self.folders, self.made = root, folders, {}

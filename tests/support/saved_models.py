@@ -19,7 +19,7 @@ DIGITS = {i: str(i) for i in range(10)}
 
 
 def save_ours(folder: Path, seed: int = 0, **fields) -> Path:
-    """A ViTCustomForImageClassification, random in every parameter, its head loud enough for different classes."""
+    """Save a ViTCustomForImageClassification with random parameters; its head is scaled up, so that classes differ."""
     if "num_labels" not in fields:
         fields = {"id2label": DIGITS, "num_labels": 10, **fields}
     config = ViTCustomConfig(**{**TINY, "num_channels": 1, **fields})
@@ -36,7 +36,7 @@ def save_ours(folder: Path, seed: int = 0, **fields) -> Path:
 
 
 def save_transformers_vit(folder: Path) -> Path:
-    """transformers' own ViT classifier, whose base model has no pooler."""
+    """Save transformers' own ViT classifier, whose base model has no pooler."""
     config = ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16,
         patch_size=8, num_labels=10, id2label=DIGITS,
@@ -47,7 +47,7 @@ def save_transformers_vit(folder: Path) -> Path:
 
 
 def save_resnet(folder: Path) -> Path:
-    """A convolutional net: its processor keeps the aspect ratio, its pooled maps are [B, D, 1, 1]."""
+    """Save a convolutional network: its processor keeps the aspect ratio, its pooled maps are [B, D, 1, 1]."""
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=10, id2label=DIGITS)
     ResNetForImageClassification(config).save_pretrained(folder)
     ViTImageProcessor(size={"shortest_edge": 32}).save_pretrained(folder)

@@ -1,13 +1,14 @@
-"""What seeded trainings come to: a redesign changes none of it.
+"""The results of seeded trainings, to prove that a redesign changes none of them.
 
     python tests/support/seeded_runs.py FOLDER > before.json     # at the commit before
     python tests/support/seeded_runs.py OTHER > after.json       # at the commit after
     diff before.json after.json
 
-Each line names a file that a run left and the SHA-256 of what it says; durations, rates and memory are left out of it,
-but for the curve of the time spent waiting for data in report.html.
-What differs can be read in the two folders, where those files lie as they were compared, in `said/`. The package that
-is run is the one Python finds: set PYTHONPATH to a checkout.
+Each line names a file that a run left and the SHA-256 of its content without durations, rates and memory; the curve of
+the time spent waiting for data in report.html is kept.
+To read what differs, compare the two folders: the files lie in `said/` as they were hashed. Python decides which
+package
+runs: set PYTHONPATH to a checkout.
 """
 
 import hashlib
@@ -48,14 +49,14 @@ TIMES = re.compile(
 
 
 def timeless(value):
-    """A JSON value without what two equal runs differ in."""
+    """Return a JSON value without the entries in which two equal runs may differ."""
     if isinstance(value, dict):
         return {name: timeless(item) for name, item in value.items() if not OF_TIME.search(name)}
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
 def said(path: Path) -> bytes:
-    """What a file says, fit to be compared."""
+    """Return the content of a file in a form that can be compared."""
     if path.suffix in (".json",):
         return json.dumps(timeless(json.loads(path.read_text())), indent=1, sort_keys=True).encode()
     if path.suffix in (".md", ".html"):

@@ -1,4 +1,4 @@
-"""A bounded load test of the HTTP server on loopback, good and bad requests mixed.
+"""A bounded load test of the HTTP server on loopback, with good and bad requests mixed.
 
     python tests/support/serving_load.py [--model DIR] [--requests 2000] [--connections 16] [--seconds 120]
         [--only good]
@@ -12,6 +12,7 @@ import base64
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,16 +33,16 @@ from PIL import Image
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification, ViTCustomImageProcessor
 from modeling_vit_custom.inference.loading import load_classifier
-from modeling_vit_custom.inference.predict import ranked_labels
+from modeling_vit_custom.tasks.single_label import SINGLE_LABEL
 
 ROOT = Path(__file__).parents[2]
 PNG = {"content-type": "image/png"}
-MAX_BODY = 2_000_000  # the servers of these tests take no more
+MAX_BODY = 2_000_000  # the limit of the servers in these tests
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of request and the status that it has to get; with 200, the answer for the image `body`."""
+    """One kind of request and the status it must get; for 200, the answer to the image `body`."""
 
     body: bytes
     status: int
@@ -52,10 +53,10 @@ class Case:
 
 
 def good_images() -> dict[str, bytes]:
-    """The bytes of real photographs in every awkward kind of file that holds a sound image."""
+    """Return the bytes of real photographs in every unusual kind of file that holds a sound image."""
     photo = photograph()
     deep = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
-    frames = [photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]  # further ones of an animation
+    frames = [photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]  # the other frames of an animation
     clear = photo.copy()
     clear.putalpha(Image.linear_gradient("L").resize(photo.size))
     return {
@@ -75,7 +76,7 @@ def good_images() -> dict[str, bytes]:
 
 
 def bomb() -> bytes:
-    """A PNG of 60,000 x 60,000 pixels by its header, and a few bytes long."""
+    """Return a PNG of a few bytes whose header claims 60,000 x 60,000 pixels."""
     small = encode(Image.new("1", (8, 8)), "PNG")
     size = (60_000).to_bytes(4, "big")
     header = b"IHDR" + size + size + small[24:29]
@@ -83,7 +84,7 @@ def bomb() -> bytes:
 
 
 def bad_requests() -> dict[str, Case]:
-    """What has to be refused, by what is wrong with it."""
+    """Return the requests that must be refused, by what is wrong with them."""
     jpeg = CHINA.read_bytes()
     png = encode(photograph(), "PNG")
     form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + png + b"\r\n--x--\r\n"
@@ -97,8 +98,10 @@ def bad_requests() -> dict[str, Case]:
         "SVG": Case(b'<svg xmlns="http://www.w3.org/2000/svg"/>', 400),
         "PostScript": Case(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", 400),
         "too large": Case(bytes(MAX_BODY + 1), 413),
-        "JSON": Case(b'{"image": "%s"}' % base64.b64encode(png), 415, {"content-type": "application/json"}),
-        "form": Case(form, 415, {"content-type": "multipart/form-data; boundary=x"}),
+        "JSON": Case(b'{"image": "%s"}' % base64.b64encode(png), 400, {"content-type": "application/json"}),
+        "form": Case(form[:-8], 400, {"content-type": "multipart/form-data; boundary=x"}),
+        "mixed": Case(form, 415, {"content-type": "multipart/mixed; boundary=x"}),
+        "text type": Case(png, 415, {"content-type": "text/plain"}),
         "no type": Case(png, 415, {}),
         "compressed": Case(png, 415, {**PNG, "content-encoding": "gzip"}),
         "top_k 0": Case(png, 422, query="top_k=0"),
@@ -114,14 +117,16 @@ def bad_requests() -> dict[str, Case]:
 
 
 def expected_predictions(model_dir: Path, images: dict[str, bytes], top_k: int = 3) -> dict[str, list[dict]]:
-    """What the model, called on one image at a time outside of any server, answers for each."""
+    """Return the model's predictions for each image, computed one at a time without a server."""
     model, processor = load_classifier(str(model_dir))
     answers = {}
     for name, body in images.items():
-        pixels = processor(processor.decode(body), return_tensors="pt")["pixel_values"]
+        pixels = processor(processor.decode(body), return_tensors="pt", input_data_format="channels_first")[
+            "pixel_values"
+        ]
         with torch.inference_mode():
             logits = model(pixel_values=pixels.to(model.device)).logits.cpu()
-        answers[name] = ranked_labels(logits, "single_label_classification", model.config.id2label, top_k)[0]
+        answers[name] = SINGLE_LABEL.entries(logits, model.config.id2label, top_k)[0]
     return answers
 
 
@@ -134,7 +139,7 @@ def same_predictions(given: list[dict], expected: list[dict], tolerance: float =
 
 @dataclass
 class Report:
-    """What came of a load: seconds of every answered request, statuses by case, what was not as it has to be."""
+    """The results of a load: seconds of every answered request, statuses by case, wrong answers."""
 
     seconds: float = 0
     latencies: list[float] = field(default_factory=list)
@@ -143,7 +148,7 @@ class Report:
     drips: Counter = field(default_factory=Counter)
     hang_ups: int = 0
     mean_batch: float = 0
-    rss_mb: tuple[float, float] = (0, 0)  # after the first tenth of the requests, at the end
+    rss_mb: tuple[float, float] = (0, 0)  # after the first tenth of the requests, and at the end
 
     def lines(self) -> list[str]:
         p50, p99 = np.percentile(self.latencies, [50, 99]) * 1000
@@ -169,7 +174,7 @@ async def run_load(
     seconds: float = 120,
     misbehave: bool = True,
 ) -> Report:
-    """Sends `requests` good and bad ones over `connections`, checks every answer; stops after `seconds`."""
+    """Send `requests` good and bad ones over `connections`, check every answer; stop after `seconds`."""
     report, shuffled = Report(), random.Random(0)
     names = [shuffled.choice([*good] * 2 + [*bad]) for _ in range(requests)]
     todo, process = iter(enumerate(names)), psutil.Process(pid)
@@ -220,21 +225,32 @@ async def _info(url: str) -> dict:
 
 
 def head_of(length: int, more: str = "") -> bytes:
-    """The head of a POST whose body is `length` bytes long; `more` headers each end in a line break."""
+    """Return the head of a POST whose body is `length` bytes long; `more` headers each end in a line break."""
     lines = ("POST /predict HTTP/1.1", "Host: x", "Content-Type: image/png", f"Content-Length: {length}", more)
     return "\r\n".join(lines).encode() + b"\r\n"
 
 
 async def hang_up(host: str, port: int, body: bytes) -> None:
-    """A client that is gone when half of its body is sent."""
+    """Send half of a body, then close the connection."""
     _, writer = await asyncio.open_connection(host, port)
     writer.write(head_of(len(body)) + body[: len(body) // 2])
     await writer.drain()
     writer.close()
 
 
+@contextmanager
+def slow_bodies(url: str, count: int, length: int = 2):
+    """Open `count` clients that send a head and one byte of their body, and then nothing."""
+    clients = [socket.create_connection(("127.0.0.1", int(url.split(":")[-1])), timeout=20) for _ in range(count)]
+    try:
+        [client.sendall(head_of(length) + b"x") for client in clients]
+        yield clients
+    finally:
+        [client.close() for client in clients]
+
+
 async def drip_body(host: str, port: int, seconds: float = 0.1) -> int:
-    """The status that a client gets which sends its body a byte at a time, one every `seconds`; at most 30 s."""
+    """Send a body one byte every `seconds`, for at most 30 s; return the status."""
     reader, writer = await asyncio.open_connection(host, port)
     status = asyncio.create_task(reader.readline())
     try:
@@ -251,7 +267,7 @@ async def drip_body(host: str, port: int, seconds: float = 0.1) -> int:
 
 @contextmanager
 def serving(model_dir: Path, *flags: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """(URL, process) of `scripts/serve.py` on a free port of this machine; stopped by SIGTERM at the end."""
+    """Run `scripts/serve.py` on a free port of this machine; yield (URL, process); stop it by SIGTERM."""
     command = [sys.executable, str(ROOT / "scripts" / "serve.py"), "--model", str(model_dir), "--port", "0", *flags]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

@@ -18,7 +18,10 @@ ARCHITECTURES = {
     "cls_register": {"pooling": "cls_register", "num_register_tokens": 2},
     "map": {"pooling": "map", "qkv_bias": False},
     "pooled norm": {"pooling": "mean", "final_norm": "pooled"},
-    "conv stem": {"stem": "conv", "pooling": "mean", "use_cls_token": False},
+    "conv stem, computed": {
+        "stem": "conv", "pooling": "mean", "use_cls_token": False,
+        "position_embedding": "sincos2d", "position_interpolation": "computed",
+    },
     "sincos": {"position_embedding": "sincos2d", "layer_scale_init_value": 0.1},
     "no positions": {"position_embedding": "none"},
     "oblong patch": {"patch_size": (4, 8)},
@@ -26,4 +29,4 @@ ARCHITECTURES = {
     "qk norm": {"use_qk_norm": True, "hidden_act": "quick_gelu"},
     "gated mlp": {"use_gated_mlp": True, "hidden_act": "silu", "pooling": "map"},
     "embedding norm": {"embedding_norm": True, "pre_logits_size": 24},
-}
+}  # fmt: skip

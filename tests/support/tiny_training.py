@@ -19,22 +19,23 @@ TINY_MODEL = ["--variant", "nano/4", "--image_size", "8", "--config_overrides", 
 QUICK = [
     "--use_cpu", "true", "--disable_tqdm", "true", "--augmentation", "light", "--per_device_train_batch_size", "8",
     "--report_to", "none",
+    "--keep_checkpoints", "all",  # so that a finished run can stand for one that was killed
 ]  # fmt: skip
 
 
 def tiny_train(output_dir: Path, *flags: Any, model: list[str] | None = None) -> dict[str, Any]:
-    """`train` as a command line would call it, of the tiny model unless `model` names another."""
+    """Run `train` as a command line would, with the tiny model unless `model` names another."""
     return train(*parse_args(command(output_dir, *flags, model=model)))
 
 
 def tiny_checkpoint(output_dir: Path, train_dir: Path) -> list[str]:
-    """The flags that start from the tiny model after one pass over some images."""
+    """Train the tiny model for one epoch; return the flags that start from it."""
     tiny_train(output_dir, "--train_dir", train_dir, "--num_train_epochs", 1)
     return ["--model_name_or_path", str(output_dir)]
 
 
 def tiny_trainer(output_dir: Path, *flags: Any, model: list[str] | None = None):
-    """(the Trainer that `train` would use, its splits), before it has trained."""
+    """Return (the Trainer that `train` would use, its splits), before training."""
     model_args, data_args, training_args = parse_args(command(output_dir, *flags, model=model))
     complete_arguments(model_args, data_args, training_args)
     pretrained = open_checkpoint(start_of(model_args))

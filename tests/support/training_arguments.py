@@ -1,4 +1,4 @@
-"""docs/training_arguments.md, from the table of fields; `python tests/support/training_arguments.py` writes it."""
+"""Writes docs/training_arguments.md from the table of fields: `python tests/support/training_arguments.py`."""
 
 from pathlib import Path
 

@@ -1,12 +1,12 @@
 """transformers' own shared tests, for running against this package's classes.
 
-They are not installed with transformers; they lie in the source distribution of the same version on the
-package index. `load_suite("test_modeling_common")` downloads that distribution once, keeps its `tests/` in a
-cache folder ($VIT_CUSTOM_CACHE, else ~/.cache/vit_custom) and imports the module from there as a member of
-the package `transformers_tests`, a name that clashes with nothing. A failed download is an error, no skip.
+They are not installed with transformers, but are part of the source distribution of the same version on the package
+index. `load_suite("test_modeling_common")` downloads that distribution once, keeps its `tests/` in a cache folder
+($VIT_CUSTOM_CACHE, else ~/.cache/vit_custom) and imports the module from there as a member of the package
+`transformers_tests`, a name that no other package has. A failed download is an error, not a skip.
 
-The distribution leaves out some modules that the shared ones import. `_stand_ins` says what each is replaced
-by; a later version that ships the real one is used as it is.
+The distribution leaves out some modules that the shared ones import. `_stand_ins` replaces them; if a later version
+ships the real module, that one is used.
 
     common = load_suite("test_image_processing_common")
 
@@ -29,7 +29,7 @@ from types import ModuleType
 
 PACKAGE = "transformers_tests"
 
-# Marks the shared tests carry; unknown ones are an error under --strict-markers.
+# Marks of the shared tests; unknown ones are an error under --strict-markers.
 MARKERS = (
     "accelerate_tests",
     "flash_attn_3_test",
@@ -76,11 +76,11 @@ def load_suite(module: str) -> ModuleType:
 
 
 def suite_root() -> Path:
-    """The cached folder that holds the package `transformers_tests`; fetched when absent."""
+    """Return the cached folder that holds the package `transformers_tests`; download it if it is absent."""
     import transformers
 
     usual = os.environ.get("VIT_CUSTOM_CACHE") or str(Path.home() / ".cache" / "vit_custom")
-    cache = Path(os.environ.setdefault("TRANSFORMERS_TESTS", usual))  # for the processes that tests start, too
+    cache = Path(os.environ.setdefault("TRANSFORMERS_TESTS", usual))  # also for the processes that tests start
     root = cache / f"transformers-{transformers.__version__}-tests"
     if not (root / PACKAGE / "__init__.py").is_file():
         cache.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def suite_root() -> Path:
 
 
 def _download(version: str, folder: Path) -> Path:
-    """The source distribution of transformers `version`, saved in `folder`."""
+    """Download the source distribution of transformers `version` to `folder`."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "transformers"]
     command += ["--disable-pip-version-check", "--dest", str(folder), f"transformers=={version}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -129,11 +129,11 @@ def _unpack_tests(archive: Path, package: Path) -> None:
 
 
 def _stand_ins() -> dict[str, dict]:
-    """Module name -> attributes, for what the shared modules import and the distribution leaves out."""
+    """Return {module name: attributes} for modules that the shared tests import and the distribution leaves out."""
     return {
         # The export tests are not distributed; tests/test_modeling.py exports the models itself.
         f"{PACKAGE}.exporters.test_export": {"ExportTesterMixin": type("ExportTesterMixin", (), {})},
-        # Only asked whether a test class inherits it; nothing here generates text.
+        # Only used to ask whether a test class inherits it; nothing here generates text.
         f"{PACKAGE}.generation.test_utils": {"GenerationTesterMixin": type("GenerationTesterMixin", (), {})},
         # Values unlike the defaults for the fields every config shares.
         f"{PACKAGE}.utils.test_configuration_utils": {
@@ -149,7 +149,7 @@ def _stand_ins() -> dict[str, dict]:
                 "return_dict": False,
             }
         },
-        # Photographs the tests would fetch from the hub: a real photograph that is installed stands in.
+        # Replaces photographs that the tests would download from the Hub by an installed one.
         "fetch_hub_objects_for_ci": {"url_to_local_path": lambda url: str(_photograph())},
     }
 
@@ -161,11 +161,11 @@ def _photograph() -> Path:
 
 
 def explain_skips(reasons: Mapping[str, str]) -> Callable[[type], type]:
-    """Class decorator: tests named in `reasons` (fnmatch patterns) are skipped for that reason, only those.
+    """Skip the tests named in `reasons` (fnmatch patterns), each for its reason, and no others; a class decorator.
 
-    A test that skips itself without being named fails, so that no skip goes unexplained; a pattern that
-    matches no test is an error. Make an entry conditional (`if not torch.cuda.is_available(): …`) to run it
-    where it can.
+    A test that skips itself without being named fails, so that every skip is explained. A pattern that matches no test
+    is
+    an error. To run a test where it can run, make its entry conditional (`if not torch.cuda.is_available(): …`).
     """
 
     def decorate(cls: type) -> type:
@@ -198,5 +198,5 @@ def _unexplained_skip_fails(method: Callable) -> Callable:
         except unittest.SkipTest as skip:
             self.fail(f"skipped without an entry in the table of reasons; the test says: {skip}")
 
-    run.__unittest_skip__ = False  # a skip by decoration comes through the call instead, where it is seen
+    run.__unittest_skip__ = False  # a skip by decoration happens in the call instead, where it is seen
     return run

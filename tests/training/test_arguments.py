@@ -1,18 +1,27 @@
-"""Flags: what must be given, what is refused, what the defaults are, and recipes."""
+"""Flags: required ones, refusals, defaults, and recipes."""
 
+from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
 
+from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom.commands.training_flags import parse_args
 from modeling_vit_custom.common.errors import UsageError
-from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from modeling_vit_custom.evaluation.metrics import compute_metrics
-from modeling_vit_custom.tasks.registry import task_named
+from modeling_vit_custom.tasks.measuring import compute_metrics
+from modeling_vit_custom.tasks.multi_label import MULTI_LABEL
+from modeling_vit_custom.tasks.regression import REGRESSION
+from modeling_vit_custom.tasks.single_label import SINGLE_LABEL
 from modeling_vit_custom.training.arguments.completion import choose_best_metric, complete_arguments
-from modeling_vit_custom.training.arguments.recipes import RECIPES, recipe_flags, recipe_names
+from modeling_vit_custom.training.arguments.parsing import TRAIN, FlagParser, build_groups
+from modeling_vit_custom.training.arguments.recipes import RECIPES, recipe_names, recipe_values
+from modeling_vit_custom.training.arguments.tables import FLAGS
 from modeling_vit_custom.training.arguments.values import field_values
+from modeling_vit_custom.training.initialization.start_checkpoint import Pretrained, check_whole_patches
+from modeling_vit_custom.training.runs.exits import exit_code
+from modeling_vit_custom.training.trainer.assembly import start_of
 
 BASE = ["--output_dir", "out", "--train_dir", "photos"]
 PUSH = [*BASE, "--variant", "nano/4", "--push_to_hub", "true"]
@@ -63,6 +72,10 @@ def test_trainer_defaults():
         ([*PUSH, "--hub_license", "mit", "--hub_model_id", "ada/x", "--hub_strategy", "checkpoint"], "pickled"),
         ([*BASE, "--variant", "nano/4", "--remove_unused_columns", "true"], "drop the images"),
         (["no_such_recipe"], "one of .*mnist5k"),
+        ([*BASE, "--variant", "nano/4", "--label_smoothing_factor", "2"], "--label_smoothing_factor 2.0: .* 0 to 1"),
+        ([*BASE, "--variant", "nano/4", "--logging_steps", "0"], "--logging_steps 0.0: give a number from 1e-06"),
+        ([*BASE, "--variant", "nano/4", "--image_size", "8", "0"], "--image_size 0: give a number from 1 to 32768"),
+        ([*BASE, "--variant", "nano/4", "--max_steps", "5", "--warmup_steps", "6"], "6 is longer than the run of 5"),
     ],
 )
 def test_refused(flags, message):
@@ -72,29 +85,28 @@ def test_refused(flags, message):
 
 
 @pytest.mark.parametrize(
-    ("problem_type", "labels"),
+    ("task", "labels"),
     [(SINGLE_LABEL, np.arange(6)), (MULTI_LABEL, np.eye(6, dtype=int)), (REGRESSION, np.eye(6))],
 )
-def test_the_best_is_the_best(problem_type, labels):
-    """Whatever is measured, better predictions count as better, and the opposite is refused."""
-    names = dict(enumerate("abcdef"))
-    good = np.eye(6) * (1 if problem_type == REGRESSION else 9)
-    good, bad = (compute_metrics(logits, labels, problem_type, names) for logits in (good, 1 - good))
-    assert good.keys() == task_named(problem_type).measures(6).keys()
+def test_the_best_is_the_best(task, labels):
+    """For every metric, better predictions count as better, and the opposite setting is refused."""
+    good = np.eye(6) * (1 if task is REGRESSION else 9)
+    good, bad = (compute_metrics(task, 6, logits, labels) for logits in (good, 1 - good))
+    assert good.keys() == task.measures(6).keys()
     for metric in good:
         _, _, args = completed("--variant", "nano/4", "--metric_for_best_model", f"eval_{metric}")
-        choose_best_metric(args, problem_type, 6)
+        choose_best_metric(args, task.name, 6)
         assert args.metric_for_best_model == metric
         assert args.greater_is_better == (good[metric] > bad[metric]) and good[metric] != bad[metric]
         wrong = str(not args.greater_is_better)
         asked = ("--variant", "nano/4", "--metric_for_best_model", metric, "--greater_is_better", wrong)
         with pytest.raises(UsageError, match=f"--greater_is_better {wrong} would keep the worst model by {metric}"):
-            choose_best_metric(completed(*asked)[2], problem_type, 6)
+            choose_best_metric(completed(*asked)[2], task.name, 6)
     _, _, args = completed("--variant", "nano/4")
-    choose_best_metric(args, problem_type, 6)
-    assert args.metric_for_best_model == next(iter(task_named(problem_type).measures(6)))
+    choose_best_metric(args, task.name, 6)
+    assert args.metric_for_best_model == next(iter(task.measures(6)))
     _, _, args = completed("--variant", "nano/4", "--metric_for_best_model", "loss")
-    choose_best_metric(args, problem_type, 6)
+    choose_best_metric(args, task.name, 6)
     assert not args.greater_is_better
 
 
@@ -115,8 +127,10 @@ def test_packaged_recipes_parse_and_say_where_their_numbers_come_from(name):
         assert word in header
 
 
-def test_recipe_flags_of_lists():
-    assert recipe_flags("mnist5k")[:2] == ["--dataset", "mnist5k"]
+def test_values_of_a_recipe_are_those_of_its_yaml(tmp_path):
+    assert recipe_values("mnist5k")["dataset"] == "mnist5k"
+    (tmp_path / "own.yaml").write_text("image_size: [24, 32]\nmuon: true\n")
+    assert recipe_values(tmp_path / "own.yaml") == {"image_size": [24, 32], "muon": True}
 
 
 def test_field_values():
@@ -129,6 +143,69 @@ def test_field_values():
     assert field_values(None, "--x") == {}
     with pytest.raises(UsageError, match="--x: 'oops' is not name=value"):
         field_values("oops", "--x")
+
+
+NO_RANGE = {"local_rank"}  # unused: the launcher's LOCAL_RANK counts
+
+
+def test_every_number_has_a_range_and_what_is_outside_is_refused_by_name(capsys):
+    parser = FlagParser(TRAIN)
+    numbers = {flag.dest: flag.type for flag in parser._actions if flag.type in (int, float)}
+    assert {"learning_rate", "seed", "image_size", "lora_alpha", "torch_empty_cache_steps"} <= numbers.keys()
+    for name in numbers.keys() - NO_RANGE:
+        kind, (low, high) = numbers[name], FLAGS[name].range
+        for value in ("nan", "inf", "-inf", str(kind(2 * high + 1)), str(kind(low - 3))):
+            words = [*BASE, "--variant", "nano/4", "--use_cpu", "true", f"--{name}={value}"]
+            try:
+                code = exit_code("train", partial(read, parser, words), complete_arguments)
+            except SystemExit as ended:  # raised by argparse
+                code = ended.code
+            said = capsys.readouterr().err
+            assert code == 2 and said.count("\n") == 1, said
+            assert f"--{name}" in said and value in said and ("give a number" in said or "--help" in said), said
+
+
+def read(parser: FlagParser, words: list[str]) -> Any:
+    return build_groups(*parser.given(words), parser)
+
+
+@pytest.mark.parametrize(
+    ("size", "fitting"),
+    [(["100"], "98 or 112"), (["13"], "14"), (["98", "100"], "98 98 or 98 112"), (["98"], None), (["28", "14"], None)],
+)
+def test_image_sizes_are_whole_patches(size, fitting):
+    """A stored size may have a remainder: its weights have never seen the pixels that are cropped."""
+    stored = Pretrained(ViTCustomConfig(image_size=100, patch_size=14), None, None)
+    for flags, pretrained in ((("--variant", "s/14"), None), (("--model_name_or_path", "x"), stored)):
+        model, *_ = completed(*flags, "--image_size", *size)
+        if fitting is None:
+            check_whole_patches(start_of(model), pretrained)
+            continue
+        with pytest.raises(UsageError, match=rf"--image_size {' '.join(size)} .* 14.* pixels.*: give {fitting}\.$"):
+            check_whole_patches(start_of(model), pretrained)
+    check_whole_patches(start_of(completed("--model_name_or_path", "x")[0]), stored)
+    for odd in ("image_size=abc", "image_size=9.5", "image_size=[8]", "image_size=8,patch_size=0"):
+        check_whole_patches(start_of(completed("--model_name_or_path", "x", "--config_overrides", odd)[0]), stored)
+
+
+@pytest.mark.parametrize(
+    ("flags", "examples", "steps"),
+    [
+        ((), 24, 9),
+        (("--gradient_accumulation_steps", "2"), 24, 6),
+        (("--dataloader_drop_last", "true"), 23, 6),
+        (("--num_train_epochs", "0.5"), 24, 2),
+        (("--max_steps", "7"), 24, 7),
+    ],
+)
+def test_a_warm_up_is_no_longer_than_the_run(flags, examples, steps):
+    flags = ("--variant", "nano/4", "--per_device_train_batch_size", "8", "--num_train_epochs", "3", *flags)
+    _, _, args = completed(*flags, "--warmup_steps", str(steps))
+    assert args.steps_for(examples) == steps
+    args.check_warmup(examples)
+    args.warmup_steps += 1
+    with pytest.raises(UsageError, match=f"--warmup_steps {steps + 1} is longer than the run of {steps} steps: give"):
+        args.check_warmup(examples)
 
 
 def test_help_shows_examples(capsys):

@@ -1,4 +1,4 @@
-"""What a training is fed with: the pixels of `pipeline` in validation, flags that fit the task, what it waits for."""
+"""The inputs of a training: validation sees the pixels of `pipeline`, flags must fit the task, waiting is measured."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def watch(model) -> list[torch.Tensor]:
-    """A list to which every pass of `model` appends its pixel_values."""
+    """Return a list to which every forward pass of `model` appends its pixel_values."""
     seen: list[torch.Tensor] = []
     model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
     return seen
@@ -49,7 +49,7 @@ def test_validation_loss_is_the_models_own(folder, tmp_path):
     flags = ("--mixup", 1, "--loss", "bce", "--label_smoothing_factor", 0.3, "--class_weights", "balanced")
     trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", folder, *flags)
     output = trainer.predict(trainer.eval_dataset)
-    expected = F.cross_entropy(torch.tensor(output.predictions), torch.tensor(splits.validation.labels))
+    expected = F.cross_entropy(torch.tensor(output.predictions), torch.tensor(splits.validation.targets.values))
     assert output.metrics["test_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -90,7 +90,7 @@ def test_flags_out_of_range(flags, message):
 def test_damaged_images_are_named_before_anything_is_written(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "d")
     for file in (tmp_path / "d" / "0" / "3.png", tmp_path / "d" / "1" / "5.png"):
-        file.write_bytes(file.read_bytes()[:-40])  # the header is whole
+        file.write_bytes(file.read_bytes()[:-40])  # the header stays whole
     with pytest.raises(DataError, match=r"cannot be read.*\.png"):
         tiny_train(tmp_path / "o", "--train_dir", tmp_path / "d")
     assert not list((tmp_path / "o").glob("*.json"))
@@ -117,7 +117,7 @@ def test_throughput_counts_waiting_and_leaves_validation_out():
         assert len(next(watched.timed(batches))["pixel_values"]) == 5
         time.sleep(0.04)
         watched.on_step_end()
-        time.sleep(0.2)  # a validation
+        time.sleep(0.2)  # stands for a validation
     rates = watched.take()
     assert 0.3 < rates["data_wait"] < 0.7 and 30 / 0.6 < rates["images_per_second"] <= 30 / 0.24
     assert watched.take() == {} and watched.overall() == rates
@@ -146,7 +146,7 @@ def test_workers_set_themselves(monkeypatch, on_accelerator, cached, cores, expe
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_everything_stays_on_the_device_of_the_batch(name):
-    """A device without data, which refuses tensors of another."""
+    """The meta device holds no data and refuses tensors of another device."""
     augmentation = BatchAugmentation(
         AUGMENTATIONS[name], (8, 8), lambda x: x.float(), RandomErasing(0.5), Mix(0.5, 0.5, 0.5, 3)
     )

@@ -1,4 +1,4 @@
-"""Augmentation of batches: torch's and torchvision's geometry, and nothing that depends on the batch or the process."""
+"""Augmentation of batches: the geometry is torch's and torchvision's, and results do not depend on batch or process."""
 
 import math
 
@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
+from modeling_vit_custom.data.counter_rng import example_keys, uniform
 from modeling_vit_custom.data.dataset import DRAWS, ImageDataset, collate
-from modeling_vit_custom.data.draws import example_keys, uniform
 from modeling_vit_custom.data.examples import Examples
-from modeling_vit_custom.data.views import DecodedViews, PixelValues, eval_views, larger_views
+from modeling_vit_custom.data.targets import ClassIds
+from modeling_vit_custom.data.views import DecodedViews, PixelValues, eval_resizer, larger_resizer
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 from modeling_vit_custom.training.inputs import augmentation as augment
 from modeling_vit_custom.training.inputs.augmentation import (
@@ -32,11 +33,11 @@ from modeling_vit_custom.training.inputs.augmentation import (
 
 CONFIG = ViTCustomConfig(image_size=(24, 32), patch_size=8)
 PROCESSOR = ViTCustomImageProcessor.for_model(CONFIG)
-PHOTOS = Examples([load_sample_image(name) for name in ("china.jpg", "flower.jpg")], ["a", "b"], np.array([0, 1]))
+PHOTOS = Examples([load_sample_image(name) for name in ("china.jpg", "flower.jpg")], ["a", "b"], ClassIds([0, 1]))
 
 
 def draws(count: int, **fixed: float) -> torch.Tensor:
-    """[count, K]; `fixed`: the values of some columns."""
+    """Return random numbers [count, K]; `fixed` sets the values of some columns."""
     numbers = torch.from_numpy(uniform(example_keys(0, 0, np.arange(count)), DRAWS))
     for name, value in fixed.items():
         numbers[:, getattr(augment, name.upper())] = value
@@ -44,7 +45,7 @@ def draws(count: int, **fixed: float) -> torch.Tensor:
 
 
 def dataset(examples=PHOTOS, view_hw=(28, 37), seed=0, policy=None) -> ImageDataset:
-    return ImageDataset(examples, DecodedViews(examples, larger_views(PROCESSOR, CONFIG, view_hw)), seed, policy)
+    return ImageDataset(examples, DecodedViews(examples, larger_resizer(PROCESSOR, CONFIG, view_hw)), seed, policy)
 
 
 def augmentation(name: str) -> BatchAugmentation:
@@ -56,7 +57,7 @@ def augmented(batch, name="standard") -> torch.Tensor:
 
 
 def test_none_is_the_processor():
-    data = ImageDataset(PHOTOS, DecodedViews(PHOTOS, eval_views(PROCESSOR, CONFIG)), seed=0)
+    data = ImageDataset(PHOTOS, DecodedViews(PHOTOS, eval_resizer(PROCESSOR, CONFIG)), seed=0)
     expected = PROCESSOR(PHOTOS.images, return_tensors="pt")["pixel_values"]
     assert torch.equal(augmented(data.__getitems__([0, 1]), "none"), expected)
     assert torch.equal(augmented(collate([data[0], data[1]]), "none"), expected)
@@ -79,11 +80,11 @@ def test_warp_is_torchs_affine_sampling():
 
 
 def test_small_affine_is_torchvisions():
-    """About the centre: torchvision's rotation, shift and scale, where they do not bring an edge into view."""
+    """Rotation, shift and scale about the centre equal torchvision's, away from the edges."""
     smooth = v2.functional.gaussian_blur(torch.tensor(PHOTOS.images[0]).permute(2, 0, 1), [21, 21])
     image = v2.functional.resize(smooth, [60, 80])[None]
     for turn, x, zoom in ((0.9, 0.5, 0.5), (0.5, 0.75, 0.5), (0.5, 0.5, 1.0), (0.2, 0.25, 0.1)):
-        numbers = draws(1, turn=turn, shift_x=x, shift_y=0.5, zoom=zoom, lean=0.5)  # x: of 4 or -4 pixels
+        numbers = draws(1, rotation=turn, shift_x=x, shift_y=0.5, scale=zoom, shear=0.5)  # x moves by 4 or -4 pixels
         ours = warp(image, small_affine(numbers, (60, 80)), (60, 80))
         theirs = v2.functional.affine(
             image.float(),
@@ -102,7 +103,7 @@ def test_small_affine_is_small_and_fills_with_the_border():
     moved = warp(image, small_affine(draws(200), (40, 40)), (40, 40))
     assert (moved[..., [0, 0, -1, -1], [0, -1, 0, -1]] - 200).abs().max() < 0.01, "corners have the border's colour"
     dark = (moved[:, 0] < 110).sum(dim=(1, 2))
-    assert (dark > 65).all() and (dark < 145).all(), "the square keeps its size but for 15 % on each side"
+    assert (dark > 65).all() and (dark < 145).all(), "the square keeps its size within 15 % a side"
     for square in moved[:, 0] < 110:
         rows, columns = torch.nonzero(square, as_tuple=True)
         assert abs(rows.float().mean() - 19.5) < 5 and abs(columns.float().mean() - 19.5) < 5
@@ -110,7 +111,7 @@ def test_small_affine_is_small_and_fills_with_the_border():
 
 def test_a_map_without_motion_is_the_identity():
     images = dataset(view_hw=(24, 32)).__getitems__([0, 1])["pixel_values"]
-    still = draws(2, turn=0.5, shift_x=0.5, shift_y=0.5, zoom=0.5, lean=0.5, area=1.0, ratio=0.5, mirror=0.9)
+    still = draws(2, rotation=0.5, shift_x=0.5, shift_y=0.5, scale=0.5, shear=0.5, area=1.0, ratio=0.5, mirror=0.9)
     for geometry in (small_affine, random_crop):
         torch.testing.assert_close(warp(images, geometry(still, (24, 32)), (24, 32)), images.float(), atol=0.01, rtol=0)
     mirrored = warp(images, random_crop(still * 0 + still.masked_fill(still == 0.9, 0.1), (24, 32)), (24, 32))
@@ -118,7 +119,7 @@ def test_a_map_without_motion_is_the_identity():
 
 
 def test_crops_are_cut_where_the_numbers_say():
-    """A quarter of the area, square, from the upper right corner, as torchvision cuts and resizes it."""
+    """A square quarter of the area is cut from the upper right corner and resized, as torchvision does."""
     images = dataset(view_hw=(48, 64)).__getitems__([0, 1])["pixel_values"]
     corner = draws(2, area=(0.25 - 0.08) / 0.92, ratio=0.5, left=1.0, top=0.0, mirror=0.9)
     expected = v2.functional.resized_crop(images, 0, 32, 24, 32, [24, 32], antialias=False)
@@ -144,7 +145,7 @@ def test_depends_on_seed_epoch_and_index_alone(tmp_path):
     def epoch(seed, number, workers=0, order=None, size=4, policy=None):
         data = dataset(examples, seed=seed, policy=policy)
         data.set_epoch(number)
-        torch.manual_seed(torch.seed() % 1000)  # whatever happened before
+        torch.manual_seed(torch.seed() % 1000)  # the generator's state must not matter
         loader = DataLoader(data, size, sampler=order, num_workers=workers, collate_fn=collate)
         return torch.cat([augmented(batch) for batch in loader])
 
@@ -157,12 +158,12 @@ def test_depends_on_seed_epoch_and_index_alone(tmp_path):
         assert torch.equal(first.flip(0), epoch(0, 0, order=backwards, **options))
     plain = epoch(0, 0)
     for other in (epoch(1, 0), epoch(0, 1)):
-        assert (plain != other).flatten(1).any(dim=1).all(), "every image is augmented anew"
-    assert (plain != first).flatten(1).any(dim=1).sum() > len(plain) / 2, "the policy changes most of them"
+        assert (plain != other).flatten(1).any(dim=1).all(), "every image must be augmented differently"
+    assert (plain != first).flatten(1).any(dim=1).sum() > len(plain) / 2, "the policy must change most images"
 
 
 def test_processes_that_persist_see_each_epoch():
-    """A loading process keeps its copy of the dataset: an epoch set in the main process must reach it."""
+    """A loading process keeps its copy of the data set: an epoch set in the main process must reach it."""
     data = dataset()
     loader = DataLoader(data, 2, num_workers=1, persistent_workers=True, collate_fn=collate)
     passes = []
@@ -179,7 +180,7 @@ def test_policies_change_views_and_leave_the_generator_alone(policy, channels):
     expected = torch.rand(3)
     torch.manual_seed(5)
     config = ViTCustomConfig(image_size=32, patch_size=8, num_channels=channels)
-    views = DecodedViews(PHOTOS, eval_views(ViTCustomImageProcessor.for_model(config), config))
+    views = DecodedViews(PHOTOS, eval_resizer(ViTCustomImageProcessor.for_model(config), config))
     changed = ImageDataset(PHOTOS, views, 0, POLICIES[policy]()).__getitems__([0, 1] * 4)["pixel_values"]
     plain = views([0, 1] * 4)
     assert changed.dtype == torch.uint8 and changed.shape == plain.shape

@@ -1,4 +1,4 @@
-"""The recipe that is chosen follows from the data, the time and the hardware, is told, kept, and kept to."""
+"""The chosen recipe follows from the data, the time and the hardware, and is printed, recorded and used again."""
 
 import numpy as np
 import pytest

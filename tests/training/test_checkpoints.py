@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, and the one a run continues from is whole."""
+"""A checkpoint is whole or absent, and a run resumes only from a whole one."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory):
-    """A finished run: checkpoints 2, 4 and 6."""
+    """Train with checkpoints 2, 4 and 6; return the folder."""
     output_dir = tmp_path_factory.mktemp("runs") / "run"
     tiny_train(output_dir, "--train_dir", digits, "--max_steps", 6, *BY_STEP, "--save_total_limit", 5)
     return output_dir
@@ -87,14 +87,14 @@ def test_every_damage_to_every_file_is_noticed_and_named(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", checkpoints.NEEDED)
-def test_what_is_sealed_but_no_checkpoint_is_none(tmp_path, name):
+def test_a_sealed_folder_that_lacks_a_file_is_not_a_checkpoint(tmp_path, name):
     path = write_checkpoint(tmp_path / "checkpoint-5", sealed=False)
     (path / name).unlink()
     seal(path)
     assert name in checkpoint_defect(path)
 
 
-def test_a_state_that_is_no_strict_json_is_none(tmp_path):
+def test_a_state_that_is_not_strict_json_is_a_defect(tmp_path):
     path = write_checkpoint(tmp_path / "checkpoint-5", sealed=False)
     (path / "trainer_state.json").write_text('{"global_step": 5, "best_metric": NaN}')
     seal(path)
@@ -119,7 +119,7 @@ def test_putting_in_place_replaces_a_damaged_one_and_nothing_stays_aside(tmp_pat
 
 
 def test_rotation_is_by_step_and_spares_the_newest_and_the_best(tmp_path):
-    """The times of the folders say the contrary, and checkpoint-40 is a damaged one ahead of the run."""
+    """The times of the folders have the opposite order, and checkpoint-40 is a damaged one ahead of the run."""
     for age, step in enumerate((30, 20, 10, 5, 40)):
         os.utime(write_checkpoint(tmp_path / f"checkpoint-{step}"), (1e9 - 1e6 * age,) * 2)
     rotate(tmp_path, None, step=30, best=5)
@@ -140,11 +140,11 @@ def test_leftovers_are_named_and_removed(tmp_path):
     assert remove_leftovers(tmp_path) == []
 
 
-# ---------- which one a run starts from
+# ---------- the checkpoint from which a run resumes
 
 
 def resume(run: Path, tmp_path: Path, digits: Path, *flags) -> tuple[Path, dict]:
-    """A copy of the run, prepared by `flags[0]`, continued."""
+    """Copy the run, change it by `flags[0]`, and continue it with the other flags; return (the folder, its metrics)."""
     prepare, *rest = flags
     copy = Path(shutil.copytree(run, tmp_path / "copy", dirs_exist_ok=True))
     prepare(copy)
@@ -153,7 +153,7 @@ def resume(run: Path, tmp_path: Path, digits: Path, *flags) -> tuple[Path, dict]
     )
 
 
-def test_if_none_is_valid_the_run_is_not_begun_anew_unasked(run, digits, tmp_path):
+def test_without_a_valid_checkpoint_a_run_does_not_restart_unasked(run, digits, tmp_path):
     def spoil(copy):
         (copy / "model.safetensors").unlink()  # as if it had been killed before its end
         for path in numbered(copy).values():
@@ -196,16 +196,16 @@ def test_a_moved_run_finds_its_best_and_a_lost_best_is_said(run, digits, tmp_pat
     (moved / f"checkpoint-{best}" / "model.safetensors").write_bytes(b"")
     (moved / "model.safetensors").unlink()  # as if it had been killed before its end
     metrics = tiny_train(moved, "--train_dir", digits, "--max_steps", 6, *BY_STEP)
-    assert metrics["best"]["step"] is None and "the best is now sought anew" in caplog.text
+    assert metrics["best"]["step"] is None and "the best is now sought again" in caplog.text
 
 
-# ---------- what must not be saved
+# ---------- states that must not be saved
 
 
 def test_metrics_that_are_no_numbers_become_null(digits, tmp_path, monkeypatch):
     from modeling_vit_custom.training.trainer import assembly
 
-    monkeypatch.setattr(assembly, "trainer_metrics", lambda *_: lambda _: {"accuracy": 0.5, "odd": float("nan")})
+    monkeypatch.setattr(assembly, "TrainerMetrics", lambda *_: lambda _: {"accuracy": 0.5, "odd": float("nan")})
     tiny_train(tmp_path / "o", "--train_dir", digits, "--max_steps", 2, *BY_STEP)
     path = tmp_path / "o" / "checkpoint-2"
     assert '"eval_odd": null' in (path / "trainer_state.json").read_text() and checkpoint_defect(path) is None

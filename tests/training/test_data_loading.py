@@ -1,8 +1,14 @@
-"""What the flags say of data reaches those who read it, each word in its place."""
+"""The flags of data reach the readers, each value in its field."""
 
 from dataclasses import fields
 
+import pytest
+from PIL import Image
+from real_digits import write_class_folder, write_digit
+from tiny_training import tiny_train
+
 from modeling_vit_custom.commands.training_flags import parse_args
+from modeling_vit_custom.common.errors import DataError
 from modeling_vit_custom.data.source import Columns, Source
 from modeling_vit_custom.training.runs.data_loading import named_data
 
@@ -22,7 +28,18 @@ def test_every_flag_has_its_field(tmp_path):
     source, columns = named_by(tmp_path, **FLAGS)
     assert source == Source("a", "b", "c", "d", "e", "f", follow_links=True)
     assert columns == Columns("g", "h,i", ";", "regression")
-    assert len(FLAGS) == len(fields(Source)) + len(fields(Columns)) - 1, "no flag names the folder of a dataset's cache"
+    without = {"cache_dir", "split"}  # no flag names a dataset's cache folder; train takes every split
+    assert len(FLAGS) == len(fields(Source)) + len(fields(Columns)) - len(without)
+
+
+def test_an_image_that_is_too_large_is_named_with_the_flag_that_lifts_the_limit(tmp_path):
+    folder = write_class_folder(tmp_path / "d", {"0": 8, "1": 8})
+    large = write_digit(folder / "0" / "scan.png", 0, 9)
+    Image.open(large).resize((40, 40)).save(large)
+    flags = ("--train_dir", folder, "--num_train_epochs", 1, "--max_pixels", 1599)
+    with pytest.raises(DataError, match=r"scan\.png: refused .* 1,599 pixels.* Fix: shrink it, or raise --max_pixels"):
+        tiny_train(tmp_path / "o", *flags)
+    assert tiny_train(tmp_path / "o", *flags[:-1], 1600)["train"]["n"] > 0
 
 
 def test_what_is_not_said_is_the_same_with_and_without_flags(tmp_path):

@@ -1,4 +1,4 @@
-"""What a teacher says reaches the loss as the papers have it, whichever library it is of, and costs nothing again."""
+"""A teacher's logits reach the loss as in the papers, whichever library it is from, and are computed once."""
 
 import os
 import pickle
@@ -50,7 +50,7 @@ def log_softmax(z: np.ndarray) -> np.ndarray:
 
 
 def test_soft_is_the_formula_of_hinton_et_al():
-    """(1 - a) CE(labels, student) + a T² KL(teacher_T ‖ student_T), of float64 numpy."""
+    """The loss is (1 - a) CE(labels, student) + a T² KL(teacher_T ‖ student_T), computed by numpy in float64."""
     student, teacher, labels = logits(1, 5, 4), logits(2, 5, 4), torch.tensor([0, 3, 1, 1, 2])
     loss = DistillationLoss(ClassificationLoss(), "soft", alpha=0.3, temperature=2.5)
     actual = loss({"logits": student}, labels, 8, teacher=loss.targets(teacher))
@@ -62,7 +62,7 @@ def test_soft_is_the_formula_of_hinton_et_al():
 
 
 def test_hard_by_the_token_is_the_formula_of_touvron_et_al():
-    """(1 - a) CE(labels, class token) + a CE(the teacher's decisions, distillation token), and Z_s plays no part."""
+    """(1 - a) CE(labels, class token) + a CE(teacher's decisions, distillation token); the heads' mean is unused."""
     cls, dist, teacher, labels = logits(1, 5, 4), logits(2, 5, 4), logits(3, 5, 4), torch.tensor([0, 3, 1, 1, 2])
     loss = DistillationLoss(ClassificationLoss(), "hard", alpha=0.5, by_token=True)
     outputs = {"logits": torch.full((5, 4), torch.nan), "cls_logits": cls, "distillation_logits": dist}
@@ -105,12 +105,12 @@ def test_a_teacher_that_says_the_labels_is_mixed_as_they_are(settings):
     images, draws = torch.randn(7, 3, 8, 12), torch.rand(7, 24)
     _, mixed = mix(images, labels, draws)
     loss = DistillationLoss(ClassificationLoss(), "hard")
-    targets = mix.of_targets(loss.targets(5.0 * torch.nn.functional.one_hot(labels, 3)), draws, (8, 12))
+    targets = mix.mix_targets(loss.targets(5.0 * torch.nn.functional.one_hot(labels, 3)), draws, (8, 12))
     assert torch.equal(targets, mixed) and not torch.equal(mixed, mixed.round())
 
 
-def test_in_training_too_at_the_size_that_the_images_have_by_then(digits, teachers, tmp_path):
-    """This teacher decides as the labels say: what its decisions become in a batch is what the labels become."""
+def test_in_training_the_teacher_is_mixed_as_the_labels_at_every_size(digits, teachers, tmp_path):
+    """The teacher always decides for the label, so its decisions must be mixed in a batch exactly as the labels are."""
     flags = ["--distillation", "hard", "--mixup", 0.8, "--cutmix", 1, "--progressive_resizing", 0.5]
     trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *teachers("timm")[2], *flags)
     trainer.state.max_steps = 10
@@ -132,7 +132,7 @@ def test_the_mean_of_the_two_heads_is_what_serves(random_model):
     model = random_model(config, ViTCustomForImageClassification).double().eval()
     images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
     plain, asked = model(images), model(images, output_token_logits=True)
-    assert list(plain.keys()) == ["logits"] and torch.equal(plain.logits, asked.logits)
+    assert list(plain.keys()) == ["logits", "pooler_output"] and torch.equal(plain.logits, asked.logits)
     torch.testing.assert_close((asked.cls_logits + asked.distillation_logits) / 2, plain.logits)
     tokens = model.vit(images).last_hidden_state
     for token, half, seen in ((0, slice(0, 16), asked.cls_logits), (1, slice(16, 32), asked.distillation_logits)):
@@ -161,7 +161,7 @@ def test_found_built_and_fresh_logits_give_the_same_training(digits, teachers, t
     assert {path.suffix for path in (tmp_path / "cache").glob("teacher-*")} <= {"", ".lock"}
 
 
-def test_an_interrupted_computation_goes_on_after_its_last_batch(digits, teachers, tmp_path, monkeypatch):
+def test_an_interrupted_computation_resumes_after_its_last_batch(digits, teachers, tmp_path, monkeypatch):
     monkeypatch.setattr(distillation, "BATCH", 10)
     flags = ["--train_dir", digits, *teachers("timm")[2]]
     tiny_trainer(tmp_path / "o", *flags, "--image_cache", tmp_path / "whole")
@@ -169,7 +169,7 @@ def test_an_interrupted_computation_goes_on_after_its_last_batch(digits, teacher
 
     def killed(teacher, images, device):
         forwards.append(len(images))
-        if len(forwards) == 5:  # 16 validation images are two batches
+        if len(forwards) == 5:  # the 16 validation images are two batches
             raise KeyboardInterrupt
         return whole(teacher, images, device)
 
@@ -179,14 +179,14 @@ def test_an_interrupted_computation_goes_on_after_its_last_batch(digits, teacher
     (partial,) = (tmp_path / "cut").glob("teacher-*.building")
     with open(partial / "logits.npy", "r+b") as file:
         file.seek(128)
-        file.write(b"torn")  # as when the machine itself lost power: marked, but not on disk
+        file.write(b"torn")  # as after a power loss: the row is marked, but not on disk
     tiny_trainer(tmp_path / "o", *flags, "--image_cache", tmp_path / "cut")
     assert forwards == [10, 6, 10, 10, 10, 10, 10, 2]
     for path in (tmp_path / "whole").glob("teacher-*/*"):
         assert (tmp_path / "cut" / path.parent.name / path.name).read_bytes() == path.read_bytes()
 
 
-def test_other_weights_other_preprocessing_and_other_images_are_computed_anew(digits, teachers, tmp_path):
+def test_other_weights_other_preprocessing_and_other_images_are_computed_again(digits, teachers, tmp_path):
     _, _, flags = teachers("timm")
     more = shutil.copytree(digits, tmp_path / "more")
     state = torch.load(flags[3], weights_only=True)["state_dict"]
@@ -199,7 +199,7 @@ def test_other_weights_other_preprocessing_and_other_images_are_computed_anew(di
 
 
 def kept_logits(folder: Path, columns: list[int], count: int = 100_000) -> TeacherLogits:
-    """Those of a teacher of 3 classes: 0, 1, 2, …"""
+    """Write the logits of a teacher of 3 classes: 0, 1, 2, …"""
     values = np.arange(3 * count, dtype=np.float32).reshape(-1, 3)
 
     def build(rows):
@@ -216,7 +216,7 @@ def test_a_loading_process_is_handed_the_name_of_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "not a number"])
-def test_a_damaged_file_is_computed_anew(digits, teachers, tmp_path, caplog, damage):
+def test_a_damaged_file_is_computed_again(digits, teachers, tmp_path, caplog, damage):
     flags = ["--train_dir", digits, *teachers("timm")[2], "--image_cache", tmp_path / "cache"]
     trainer, _ = tiny_trainer(tmp_path / "o", *flags)
     logits = trainer.train_dataset.teacher
@@ -360,7 +360,7 @@ CNN = "image_size=32,image_mean=[0.5,0.5,0.5],image_std=[0.5,0.5,0.5],crop_pct=1
 
 
 def few_digits(root: Path) -> Path:
-    """MNIST 5k: 40 of each digit for the student to train on, 20 to validate, 340 for the teacher; test as it is."""
+    """Split MNIST 5k: of each digit 40 train the student, 20 validate, 340 train the teacher; test stays."""
     whole = write_mnist5k(root / "whole")
     for digit in map(str, range(10)):
         files = sorted((whole / "train" / digit).iterdir())
@@ -374,7 +374,7 @@ def few_digits(root: Path) -> Path:
 
 
 def fitted_cnn(root: Path, path: Path, epochs: int = 3) -> None:
-    """timm's smallest ResNet on the 3,400 digits of the teacher, 32 x 32 pixels."""
+    """Train timm's smallest ResNet on the 3,400 digits of the teacher, at 32 x 32 pixels; save it."""
     import timm
 
     model, (images, labels, _) = timm.create_model("test_resnet", num_classes=10), pictures(root)
@@ -396,7 +396,7 @@ def fitted_cnn(root: Path, path: Path, epochs: int = 3) -> None:
 
 @pytest.mark.slow
 def test_a_student_of_few_digits_learns_more_from_a_good_teacher(tmp_path):
-    """400 labelled MNIST digits: the same small ViT, seed and steps, without and with a CNN's logits of them."""
+    """The same small ViT, seed and steps on 400 labelled MNIST digits, without and with a CNN's logits."""
     root = few_digits(tmp_path)
     fitted_cnn(root / "teacher", tmp_path / "cnn.safetensors")
     model = ["--variant", "nano/4", "--image_size", "28"]

@@ -1,4 +1,4 @@
-"""The average of the weights is the sum that its definition says, and lends itself to the model and back."""
+"""The average of the weights equals its definition, and is swapped into the model and out again."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_the_average_is_that_of_its_definition():
     torch.testing.assert_close(average.average["weight"].double(), expected, rtol=0, atol=1e-6)
 
 
-def test_it_stands_in_and_steps_back_even_after_an_error():
+def test_the_average_is_swapped_in_and_out_even_after_an_error():
     model = nn.Linear(3, 2)
     average = WeightAverage(model, decay=0.5)
     with torch.no_grad():

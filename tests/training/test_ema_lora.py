@@ -1,4 +1,4 @@
-"""What serves is what was averaged and merged; what was trained goes on bit for bit from a checkpoint."""
+"""The saved weights are the averaged and merged ones; the trained weights resume bit for bit from a checkpoint."""
 
 import json
 import shutil
@@ -27,20 +27,20 @@ LORA = ("--method", "lora", "--lora_rank", 2)
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """20 training images: three steps an epoch."""
+    """Write 24 images, 20 of them for training: three steps an epoch."""
     return write_class_folder(tmp_path_factory.mktemp("digits"), {"0": 12, "1": 12})
 
 
 @pytest.fixture(scope="module")
 def base(digits, tmp_path_factory):
-    """A checkpoint to fine-tune."""
+    """Train a checkpoint to fine-tune; return the flags that name it."""
     output_dir = tmp_path_factory.mktemp("base") / "o"
     tiny_train(output_dir, "--train_dir", digits, *SHORT)
     return ["--model_name_or_path", str(output_dir)]
 
 
 class Weights(TrainerCallback):
-    """The weights that are trained, after each step."""
+    """Keeps a copy of the trained weights after each step."""
 
     def __init__(self):
         self.after: list[dict[str, torch.Tensor]] = []
@@ -62,7 +62,7 @@ def test_the_average_is_evaluated_and_saved(digits, tmp_path):
     trainer, after = trained(tmp_path / "o", digits, *AVERAGED)
     plain, plain_after = trained(tmp_path / "p", digits)
     for step, weights in enumerate(after):
-        assert all(torch.equal(weights[name], plain_after[step][name]) for name in weights), "training is not touched"
+        assert all(torch.equal(weights[name], plain_after[step][name]) for name in weights), "training is unchanged"
         decay = min(0.5, (1 + step) / (10 + step))
         expected = {name: decay * expected[name] + (1 - decay) * weight for name, weight in weights.items()}
         if step == 3:
@@ -142,7 +142,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(digits, base, tmp_path, flags)
     assert all(torch.equal(saved[0][key], saved[1][key]) for key in saved[0])
 
 
-def test_adapters_do_not_go_on_with_other_weights(digits, base, tmp_path):
+def test_adapters_do_not_resume_on_other_weights(digits, base, tmp_path):
     trained(tmp_path / "o", digits, *LORA, model=base)
     other = ViTCustomForImageClassification.from_pretrained(base[1])
     with torch.no_grad():

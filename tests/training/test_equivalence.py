@@ -1,4 +1,4 @@
-"""The same global batch gives the same training: accumulated, or spread over processes."""
+"""The same global batch gives the same training, whether it is accumulated or spread over processes."""
 
 import json
 
@@ -11,7 +11,7 @@ from tiny_training import tiny_trainer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """28 training images: the last batch of an epoch, of 8 or of 2 x 4, is half full."""
+    """Write 32 images, 28 of them for training: the last batch of an epoch (8, or 2 x 4) is half full."""
     return write_class_folder(tmp_path_factory.mktemp("d"), {"0": 16, "1": 16})
 
 
@@ -46,8 +46,8 @@ def test_cache_and_workers_change_nothing(folder, tmp_path):
     assert not torch.equal(other[0], losses)
 
 
-def test_a_run_cut_off_within_an_epoch_goes_on_bit_for_bit(folder, tmp_path):
-    """With dropout too, whose random numbers augmentation leaves alone."""
+def test_a_run_cut_off_within_an_epoch_resumes_bit_for_bit(folder, tmp_path):
+    """Dropout is on: augmentation does not use its random numbers."""
     flags = ["--train_dir", folder, *EVERYTHING, *QUIET[:-1], "steps", "--save_steps", 3, "--logging_steps", 1]
     flags += ["--num_train_epochs", 2, "--learning_rate", "1e-2"]
     trainer, _ = tiny_trainer(tmp_path / "o", *flags)
@@ -64,7 +64,7 @@ def test_a_run_cut_off_within_an_epoch_goes_on_bit_for_bit(folder, tmp_path):
 @pytest.mark.parametrize("streamed", [False, True], ids=["files", "shards"])
 @pytest.mark.parametrize("options", [[], EVERYTHING], ids=["plain", "everything"])
 def test_two_processes_equal_one(folder, tmp_path, options, streamed):
-    """24 images: whole batches. (Of a last half batch accelerate makes a whole one, with images of the first.)"""
+    """24 images make whole batches: accelerate would fill a last half batch with images of the first one."""
     data = ["--train_dir", folder]
     if streamed:
         data = ["--streaming", "true", "--train_dir", write_shards(tmp_path / "shards", (8, 8, 8, 8))]

@@ -1,10 +1,11 @@
-"""Every field of TrainingArguments: what the table says of it is observed in a training, or refused before any work."""
+"""Every field of TrainingArguments has the effect that its row states in a training, or is refused before any work."""
 
 import json
 import os
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from observed_runs import QUIETLY, Run
@@ -13,7 +14,6 @@ from safetensors.torch import load_file
 from tiny_training import command, tiny_train, tiny_trainer
 from training_arguments import PAGE, page
 from transformers import TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import EvalLoopContainer
 from transformers.utils import logging
 
@@ -22,9 +22,11 @@ from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.training.arguments.trainer_fields import FIELDS, Refused, Works
 from modeling_vit_custom.training.arguments.training_arguments import ViTTrainingArguments
 from modeling_vit_custom.training.checkpointing.checkpoints import numbered
+from modeling_vit_custom.training.trainer import batches
+from modeling_vit_custom.training.trainer.progress import Bar, Lines
 
 INSTALLED = {field.name: field for field in fields(TrainingArguments)}
-# What other tests observe.
+# Tests in other files that observe a field.
 OBSERVED = {
     "bf16": "test_options.py::test_bf16_computes_in_half_and_keeps_weights_whole",
     "torch_compile": "test_options.py::test_compiled_training_is_the_same_training",
@@ -47,7 +49,7 @@ OBSERVED |= dict.fromkeys(
 
 
 def observes(*names):
-    """Notes that the test below sees what the table says of these fields."""
+    """Record that the test below observes what the table says of these fields."""
 
     def note(test):
         OBSERVED.update(dict.fromkeys(names, f"{Path(__file__).name}::{test.__name__}"))
@@ -62,7 +64,8 @@ def plain(digits, tmp_path_factory):
 
 
 def test_the_table_has_the_fields_of_the_installed_transformers():
-    """A new field is looked at before it is supported; one that is gone was said to be of some versions only."""
+    """A new field needs a decision before it is supported; a field that is gone must be marked as of some versions
+    only."""
     assert not INSTALLED.keys() - FIELDS.keys()
     assert all(FIELDS[name].versions for name in FIELDS.keys() - INSTALLED.keys())
 
@@ -96,7 +99,7 @@ def test_refused_by_name_and_what_is_there_by_default_is_not(name):
     ViTTrainingArguments("o", use_cpu=True, **{name: default})
 
 
-ALIAS = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")  # of the newer name
+ALIAS = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")  # the newer name of the field
 
 
 @ALIAS
@@ -168,7 +171,7 @@ OTHER_WEIGHTS = {
 
 
 def test_the_same_flags_give_the_same_weights(plain, digits, tmp_path):
-    """So that a difference is the flag's."""
+    """Only then is a difference an effect of the flag."""
     assert torch.equal(Run(tmp_path / "o", digits).weights, plain.weights)
 
 
@@ -180,7 +183,7 @@ def test_other_weights(plain, digits, tmp_path, name):
     first, same = ([run.batches[0]["index"] for run in runs] for runs in ((other, plain), (plain, plain)))
     assert torch.equal(*first) == ("seed" not in name) and torch.equal(*same)
     everything = torch.cat([batch["index"] for batch in other.batches[:3]])
-    assert sorted(everything.tolist()) == list(range(24)), "each image once"
+    assert sorted(everything.tolist()) == list(range(24)), "each image must occur once"
 
 
 # ---------- many fields, one training
@@ -223,7 +226,7 @@ def test_logging(busy, plain):
     assert [*busy.logged("loss")] == [1, 4, 8] and [*plain.logged("loss")] == [1, 2, 3, 4, 5, 6]
     assert busy.verbosity == logging.ERROR
     kinds = [type(callback) for run in (busy, plain) for callback in run.trainer.callback_handler.callbacks]
-    assert kinds.count(ProgressCallback) == 1 and kinds.count(PrinterCallback) == 1
+    assert kinds.count(Bar) == 1 and kinds.count(Lines) == 1
     assert list(busy.folder.glob("runs/*/events*")) and not (plain.folder / "runs").exists()
     assert "train_mem_cpu_alloc_delta" in busy.metrics and "train_mem_cpu_alloc_delta" not in plain.metrics
 
@@ -243,7 +246,7 @@ def test_checkpoints(busy, plain):
 @observes("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim_args", "debug")
 def test_optimizer_and_schedule(busy):
     rates = busy.logged("learning_rate")
-    expected = {1: 0.0, 4: 0.02 * (1 - 1 / 7) ** 2, 8: 0.02 * (1 - 5 / 7) ** 2}  # two steps of warming up, 7 more
+    expected = {1: 0.0, 4: 0.02 * (1 - 1 / 7) ** 2, 8: 0.02 * (1 - 5 / 7) ** 2}  # two steps of warm-up, 7 more
     assert rates == pytest.approx(expected)
     optimizer = busy.trainer.optimizer.optimizer
     assert isinstance(optimizer, torch.optim.SGD) and {group["momentum"] for group in optimizer.param_groups} == {0.5}
@@ -267,7 +270,7 @@ def test_handed_to_accelerate(busy, plain):
 @observes("logging_strategy", "load_best_model_at_end", "metric_for_best_model", "max_steps", "save_only_model")
 @observes("do_train", "do_eval", "do_predict", "dataloader_drop_last", "per_device_eval_batch_size")
 def test_the_model_alone_is_saved_and_the_best_is_left(digits, tmp_path):
-    """The whole of a run: by a loss that grows the first model is the best."""
+    """A whole run: its loss only grows, so the first model is the best."""
     flags = (
         "--train_dir", digits, "--test_dir", write_class_folder(tmp_path / "t", {"0": 4, "1": 3}, first=20),
         "--train_val_split", 0.25, "--per_device_train_batch_size", 7, "--per_device_eval_batch_size", 5, "--optim",
@@ -276,24 +279,24 @@ def test_the_model_alone_is_saved_and_the_best_is_left(digits, tmp_path):
         5, "--dataloader_drop_last", "true", "--do_train", "true", "--do_eval", "true", "--do_predict", "true",
     )  # fmt: skip
     metrics = tiny_train(tmp_path / "o", *flags)
-    assert metrics["validation"]["n"] == 8 and metrics["test"]["n"] == 7, "no image of them is left out"
+    assert metrics["validation"]["n"] == 8 and metrics["test"]["n"] == 7, "no validation or test image may be left out"
     saved = numbered(tmp_path / "o")
     state = json.loads((saved[max(saved)] / "trainer_state.json").read_text())
-    assert state["max_steps"] == 6 and 24 // 7 == 3, "a last batch of 3 images is left out"
+    assert state["max_steps"] == 6 and 24 // 7 == 3, "training leaves out a last batch of 3 images"
     assert [e["step"] for e in state["log_history"] if "loss" in e][:1] == [3]
     best = metrics["best"]["step"]
-    assert best == max(saved) == 3 < 6, "later models were worse, and are not saved"
+    assert best == max(saved) == 3 < 6, "later models are worse and must not be saved"
     assert state["best_metric"] == min(e["eval_loss"] for e in state["log_history"] if "eval_loss" in e)
-    assert not list((tmp_path / "o").glob("checkpoint-*/optimizer*")), "the model alone"
+    assert not list((tmp_path / "o").glob("checkpoint-*/optimizer*")), "only the model must be saved"
     left, served = load_file(saved[best] / "model.safetensors"), load_file(tmp_path / "o" / "model.safetensors")
     assert all(torch.equal(left[name], served[name]) for name in left)
-    assert tiny_train(tmp_path / "o", *flags) == metrics, "a run that has ended is told again"
-    (tmp_path / "o" / "model.safetensors").unlink()  # as if it had been cut off before its end
+    assert tiny_train(tmp_path / "o", *flags) == metrics, "an ended run must report its metrics again"
+    (tmp_path / "o" / "model.safetensors").unlink()  # as if it had been killed before its end
     with pytest.raises(UsageError, match=r"no checkpoint can be continued from: .*scheduler.pt is missing"):
         tiny_train(tmp_path / "o", *flags)
 
 
-# ---------- what is read
+# ---------- loading
 
 
 @observes("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers")
@@ -309,7 +312,7 @@ def test_loading_processes_bring_the_same_images(plain, digits, tmp_path):
 
 def test_without_loading_processes_there_is_nothing_to_tell_them(digits, tmp_path):
     flags = ("--dataloader_persistent_workers", "true", "--dataloader_prefetch_factor", 2, "--max_steps", 1)
-    assert Run(tmp_path / "o", digits, *flags).trainer.args.dataloader_num_workers == 0, "as the cache asks for"
+    assert Run(tmp_path / "o", digits, *flags).trainer.args.dataloader_num_workers == 0, "the cache needs none"
 
 
 COUNTS = {
@@ -334,17 +337,33 @@ def test_validation_measures_every_image_once(digits, tmp_path, flags):
         pixels = trainer.to_pixel_values(dataset.__getitems__(range(8))["pixel_values"])
         alone = torch.cat([model(pixels[i : i + 1]).logits for i in range(8)])
     torch.testing.assert_close(torch.tensor(output.predictions), alone, atol=1e-5, rtol=1e-4)
-    assert output.label_ids.tolist() == splits.validation.labels.tolist()
+    assert output.label_ids.tolist() == splits.validation.targets.values.tolist()
     assert trainer.evaluate()["eval_accuracy"] == float((alone.argmax(1).numpy() == output.label_ids).mean())
 
 
-def test_figures_of_some_images_are_none(digits, tmp_path):
-    """By loaders that leave some out, which no flag makes."""
+def test_figures_of_only_some_images_are_refused(digits, tmp_path):
+    """The figures come from a loader that leaves some images out, which no flag can cause."""
     flags = ("--train_val_split", 0.25, "--per_device_eval_batch_size", 3, "--dataloader_drop_last", "true")
     trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
     some = super(type(trainer).__mro__[3], trainer).get_test_dataloader(trainer.eval_dataset)
     with pytest.raises(RuntimeError, match="6 predictions of 8 images"):
         trainer.evaluation_loop(some, "Prediction")
+
+
+def test_many_predictions_are_measured_batch_by_batch_to_the_same_figures(tmp_path, digits, monkeypatch):
+    """No prediction is kept, and every figure equals, to the last bit, that of all predictions at once."""
+    flags = ("--train_val_split", 0.25, "--per_device_eval_batch_size", 3)
+    trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
+    whole = trainer.evaluate()
+    kept = trainer.predict(trainer.eval_dataset)
+    monkeypatch.setattr(batches, "KEPT", 0)
+    streamed = trainer.evaluate()
+    assert trainer.args.batch_eval_metrics and trainer.compute_metrics.seen == len(splits.validation)
+    figures = [name for name in whole if not name.endswith(("runtime", "per_second"))]
+    assert {name: streamed[name] for name in figures} == {name: whole[name] for name in figures}
+    assert len(figures) >= 4
+    again = trainer.predict(trainer.eval_dataset)
+    assert np.array_equal(again.predictions, kept.predictions), "prediction must keep all of them"
 
 
 # ---------- the rest
@@ -363,7 +382,7 @@ def test_checkpointed_blocks(plain, digits, tmp_path, name):
     same = Run(tmp_path / "1", digits, *asked, '{"use_reentrant": false}')
     torch.testing.assert_close(same.weights, plain.weights)
     other = Run(tmp_path / "2", digits, *asked, '{"use_reentrant": false, "preserve_rng_state": false}')
-    assert (other.weights - plain.weights).abs().max() > 1e-4, "another dropout in the backward pass"
+    assert (other.weights - plain.weights).abs().max() > 1e-4, "the backward pass must draw other dropout"
 
 
 @observes("torch_compile_mode")

@@ -1,4 +1,4 @@
-"""Fields of TrainingArguments that are seen in several processes, or take their time."""
+"""Fields of TrainingArguments that need several processes to be observed, or are slow."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ TORCHS = {
     "adamw_torch": "AdamW", "adamw_torch_fused": "AdamW", "adafactor": "Adafactor", "sgd": "SGD", "adagrad": "Adagrad",
     "rmsprop": "RMSprop",
 }  # fmt: skip
-# What schedules cannot do without.
+# Arguments that these schedules require.
 NUMBERS = {
     "cosine_with_min_lr": {"min_lr_rate": 0.1},
     "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1},
@@ -46,7 +46,7 @@ def test_spawned_loading_processes(digits, tmp_path):
     flags = ("--dataloader_num_workers", 1, "--dataloader_multiprocessing_context", "spawn")
     try:
         trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *SPLIT, *flags)
-    except ValueError as error:  # before the field
+    except ValueError as error:  # older versions lack the field
         assert "--dataloader_multiprocessing_context" in str(error)
         return
     loader = trainer.get_eval_dataloader()
@@ -56,7 +56,7 @@ def test_spawned_loading_processes(digits, tmp_path):
 
 
 def _seen(environment, folder, images, flags):
-    """What one of several processes sees, and comes to."""
+    """Train in one of several processes, and write what it saw and its weights."""
     rank = environment["RANK"]
     log_to(folder / f"log{rank}")
     trainer, _ = tiny_trainer(folder / "run", "--train_dir", images, *SPLIT, *QUIETLY, *flags)
@@ -73,7 +73,7 @@ def _seen(environment, folder, images, flags):
 
 
 def test_two_processes(digits, tmp_path):
-    """On two machines, with batches that do not come out even: 24 images by 10, 8 by 6."""
+    """Two machines, and batches that leave a remainder: 24 images by 10, 8 by 6."""
     flags = (
         "--ddp_backend", "gloo", "--ddp_timeout", 77, "--log_level_replica", "error", "--log_level", "info",
         "--per_device_train_batch_size", 5, "--per_device_eval_batch_size", 3, "--dataloader_drop_last", "false",
@@ -82,7 +82,7 @@ def test_two_processes(digits, tmp_path):
         "whole": (), "machines": ("--log_on_each_node", "false"), "own": ("--average_tokens_across_devices", "false"),
         "dropping": ("--dataloader_drop_last", "true"),
     }  # fmt: skip
-    torch.ones(1, requires_grad=True).sum().backward()  # as other tests of this process do
+    torch.ones(1, requires_grad=True).sum().backward()  # as other tests in this process do
     seen = {}
     for name, more in changes.items():
         (folder := tmp_path / name).mkdir()
@@ -97,7 +97,7 @@ def test_two_processes(digits, tmp_path):
     assert (first["verbosity"], second["verbosity"]) == (logging.INFO, logging.ERROR)
     for name, (one, other) in seen.items():
         assert one["labels"] == other["labels"] == seen["whole"][0]["labels"] and len(one["labels"]) == 8, name
-        assert np.shape(one["predictions"]) == (8, 2), "every image once"
+        assert np.shape(one["predictions"]) == (8, 2), "every image must be predicted once"
     weights = {name: torch.tensor(one["weights"]) for name, (one, _) in seen.items()}
     torch.testing.assert_close(weights["own"], weights["whole"])
     assert (weights["dropping"] - weights["whole"]).abs().max() > 1e-4

@@ -1,4 +1,4 @@
-"""--push_to_hub of a training, through the real client on loopback: what is published is complete at every moment."""
+"""--push_to_hub of a training, by the real client on loopback: each published state is complete."""
 
 import re
 
@@ -11,7 +11,7 @@ from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.publishing.checks import check_folder
 from modeling_vit_custom.publishing.upload import Repository
 
-# the client sends a file the way that its own HTTP library deprecates
+# the client sends a file in a way that its own HTTP library deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
 REPO = "ada/digits"
@@ -25,12 +25,12 @@ def flags(tmp_path) -> list[str]:
 
 
 def history(hub) -> list:
-    """The commits that a training made, oldest first."""
+    """Return the commits that a training made, oldest first."""
     return hub.head(REPO).history()[-2::-1]
 
 
 def assert_proven(commit, folder):
-    """Every check passes on what a commit holds: code, strict load and golden outputs in a fresh process."""
+    """Check that a commit passes every check: code, strict load and golden outputs in a fresh process."""
     for name, file in commit.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,13 +89,13 @@ def test_checkpoints_and_the_finished_model_are_published_complete_and_a_failure
 
 
 @pytest.mark.slow
-def test_a_failed_push_at_the_end_keeps_the_model_and_says_how_to_go_on(hub, flags, tmp_path, capsys):
+def test_a_failed_push_at_the_end_keeps_the_model_and_says_how_to_continue(hub, flags, tmp_path, capsys):
     from modeling_vit_custom.cli import main as vit_custom
 
     hub.fail_next("commit", 503, times=3)
     assert main(command(tmp_path / "run", *flags)) == 1
     error = capsys.readouterr().err
-    again = f"vit-custom publish {tmp_path / 'run'} {REPO} --license mit"
+    again = f"vit-custom publish --model {tmp_path / 'run'} --repo_id {REPO} --license mit"
     assert "is not published" in error and again in error and history(hub) == []
     assert (tmp_path / "run" / "model.safetensors").is_file()
     assert vit_custom(again.split()[1:]) == 0

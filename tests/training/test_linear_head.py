@@ -1,4 +1,4 @@
-"""The head that is fitted first is the one that scikit-learn fits to the same features."""
+"""The head that is fitted first equals the one that scikit-learn fits to the same features."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ from tiny_training import tiny_train, tiny_trainer
 
 from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.data.dataset import ImageDataset
-from modeling_vit_custom.data.views import DecodedViews, eval_views
+from modeling_vit_custom.data.targets import LABELLED
+from modeling_vit_custom.data.views import DecodedViews, eval_resizer
 from modeling_vit_custom.training.initialization import linear_head as heads
 
 SHORT = ("--num_train_epochs", 1, "--save_strategy", "epoch")
@@ -31,7 +32,7 @@ def prepared(tmp_path, digits, base, *flags):
     trainer, splits = tiny_trainer(
         tmp_path / "o", "--train_dir", digits, *SHORT, "--method", "head_then_full", *flags, model=base
     )
-    views = DecodedViews(splits.train, eval_views(trainer.processing_class, trainer.model.config))
+    views = DecodedViews(splits.train, eval_resizer(trainer.processing_class, trainer.model.config))
     return trainer, splits, ImageDataset(splits.train, views)
 
 
@@ -40,10 +41,10 @@ def test_it_is_the_best_linear_head(digits, base, tmp_path, monkeypatch, problem
     monkeypatch.setattr(heads, "ALONE", 1e-2)
     trainer, splits, train = prepared(tmp_path, digits, base)
     trainer.model.config.problem_type = problem
-    labels = np.asarray(splits.train.labels)
+    labels = splits.train.targets.values
     hot = np.eye(3, dtype=np.float32)[labels]
     if problem != "single_label_classification":
-        object.__setattr__(splits.train, "labels", hot)
+        object.__setattr__(splits.train, "targets", LABELLED[problem](hot))
     x = heads.features(trainer, train).double().numpy()
     note = heads.fit_head(trainer, train, None)
     assert note.startswith(f"head fitted to {len(train)} frozen features: training loss ")
@@ -89,7 +90,7 @@ def test_the_whole_command_fits_the_head_first_and_once(digits, base, tmp_path, 
     tiny_train(tmp_path / "o", *flags, model=base)
     assert "head fitted to 60 frozen features: validation loss" in capsys.readouterr().out
     tiny_train(tmp_path / "o", *flags, model=base)
-    assert "head fitted" not in capsys.readouterr().out, "a run that goes on has it"
+    assert "head fitted" not in capsys.readouterr().out, "a resumed run must not fit it again"
 
 
 def test_without_a_checkpoint_there_are_no_features(digits, tmp_path):

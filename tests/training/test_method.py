@@ -1,4 +1,4 @@
-"""Which method trains where none is named, and what a full fine-tuning is compared with."""
+"""The method that trains if none is named, and the comparison of full fine-tuning with the fitted head."""
 
 import json
 import shutil
@@ -110,8 +110,8 @@ def test_auto_chooses_it_whatever_the_rarest_class_and_keeps_what_it_chose(digit
     assert "as chosen before" in printed and "nothing is trained" in printed
 
 
-def test_a_run_that_was_begun_in_full_goes_on_so(digits, base, tmp_path):
-    """As one of an earlier version was, whose default was another."""
+def test_a_run_begun_with_full_fine_tuning_continues_with_it(digits, base, tmp_path):
+    """A run of an earlier version, whose default was another method, must continue in this way."""
     flags = ("--train_dir", digits / "train")
     tiny_train(tmp_path / "o", *flags, "--method", "full", "--logging_steps", 1, model=base)
     (tmp_path / "o" / "metrics.json").unlink()

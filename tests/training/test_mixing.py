@@ -1,4 +1,4 @@
-"""Erasing, mixup and CutMix: labels say what the pixels show, and the statistics are those of the papers."""
+"""Erasing, mixup and CutMix: labels match the shares of the pixels, and the statistics are those of the papers."""
 
 import math
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import beta, kstest
 
+from modeling_vit_custom.data.counter_rng import example_keys, uniform
 from modeling_vit_custom.data.dataset import DRAWS
-from modeling_vit_custom.data.draws import example_keys, uniform
 from modeling_vit_custom.training.inputs.mixing import Mix, RandomErasing
 
 H, W, CLASSES = 20, 30, 5
@@ -19,7 +19,7 @@ def draws(count: int) -> torch.Tensor:
 
 
 def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of one colour each, the number of the image, of classes in turn."""
+    """Return (images of one colour each, the number of the image; labels of the classes in turn)."""
     return torch.arange(count).float()[:, None, None, None].expand(-1, 3, H, W), torch.arange(count) % CLASSES
 
 
@@ -54,17 +54,17 @@ def test_nothing_is_mixed_by_default_and_by_chance_as_often_as_asked():
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0])
 def test_shares_are_drawn_from_beta(alpha):
-    own = Mix(mixup=alpha).own_pixels(draws(4000), (1, 1))[:, 0, 0, 0]
+    own = Mix(mixup=alpha).mix_mask(draws(4000), (1, 1))[:, 0, 0, 0]
     assert kstest(own.numpy(), beta(alpha, alpha).cdf).pvalue > 0.01
-    own = Mix(cutmix=alpha).own_pixels(draws(500), (200, 200))
+    own = Mix(cutmix=alpha).mix_mask(draws(500), (200, 200))
     assert set(own.unique().tolist()) == {0, 1}
     height, width = ((1 - own).amax(dim=dim).flatten(1).sum(dim=1) for dim in (3, 2))
     inside = (height > 0) & (own[:, 0, [0, -1], :].amin(dim=(1, 2)) > 0) & (own[..., [0, -1]].amin(dim=(1, 2, 3)) > 0)
-    assert (height - width)[inside].abs().max() <= 1, "a box has the image's shape, where no edge cuts it"
+    assert (height - width)[inside].abs().max() <= 1, "a box that no edge cuts must have the image's shape"
 
 
-def test_of_both_each_has_half_of_the_pairs():
-    own = Mix(mixup=1.0, cutmix=1.0).own_pixels(draws(2000), (H, W))
+def test_mixup_and_cutmix_together_get_half_of_the_pairs_each():
+    own = Mix(mixup=1.0, cutmix=1.0).mix_mask(draws(2000), (H, W))
     cut = ((own == 0) | (own == 1)).flatten(1).all(dim=1)
     assert 0.46 < cut.float().mean() < 0.54
 
@@ -87,7 +87,7 @@ def test_erasing():
     assert 0.22 < (share > 0).float().mean() < 0.28
     assert share[share > 0].min() > 0.01 and share.max() < 0.36 and 0.14 < share[share > 0].mean() < 0.2
     height, width = boxes.any(dim=2).sum(1), boxes.any(dim=1).sum(1)
-    assert torch.equal(height * width, boxes.sum(dim=(1, 2))), "one box"
+    assert torch.equal(height * width, boxes.sum(dim=(1, 2))), "there must be one box"
     assert (width / height)[share > 0].log().abs().max() < math.log(3.3) + 0.35
-    assert boxes.any(dim=0).all(), "every place is reached"
+    assert boxes.any(dim=0).all(), "every place must be reached"
     assert RandomErasing(0.0)(pixels, draws(4000)) is pixels

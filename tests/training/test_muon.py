@@ -1,4 +1,4 @@
-"""Muon does what it says: its updates are orthogonal, and those of torch's Muon; AdamW has the rest."""
+"""Muon's updates are orthogonal and equal those of torch's Muon; AdamW trains the other parameters."""
 
 import copy
 
@@ -18,7 +18,7 @@ from modeling_vit_custom.training.optimization.parameter_groups import block_mat
 def test_what_is_orthogonal(shape):
     matrices = torch.randn(3, *shape)
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-    inside = left.mT @ orthogonal(matrices) @ right.mT  # diagonal, where the singular vectors stay
+    inside = left.mT @ orthogonal(matrices) @ right.mT  # diagonal if the singular vectors stay
     singular = inside.diagonal(dim1=1, dim2=2)
     assert (inside - torch.diag_embed(singular)).abs().max() < 1e-3
     assert singular.max() < 1.25 and (singular > 0.6).float().mean() > 0.9  # the smallest need more than five steps
@@ -26,7 +26,7 @@ def test_what_is_orthogonal(shape):
 
 
 def test_it_is_torchs_muon_and_adamw(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)  # in which torch's iterates
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)  # torch's Muon iterates in bfloat16
     ours = torch.nn.Sequential(
         torch.nn.Linear(12, 20), torch.nn.Tanh(), torch.nn.Linear(20, 20), torch.nn.Linear(20, 3)
     )

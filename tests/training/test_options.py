@@ -1,4 +1,4 @@
-"""Options of the recipe that the model and torch carry out: each reached by its flag, doing what it says."""
+"""Options that the model or torch carries out: each flag reaches its option and has its effect."""
 
 import pytest
 import torch
@@ -16,12 +16,16 @@ def digits(tmp_path_factory):
 
 
 class Tokens(TrainerCallback):
-    """How many tokens the first linear layer of an MLP is given, each time that it is computed."""
+    """Records how many tokens the first linear layer of an MLP gets in each call from the first step on."""
 
     def __init__(self, trainer):
         self.counts: list[int] = []
-        linear = trainer.model.vit.layers[0].mlp.fc1
-        linear.register_forward_hook(lambda module, args, output: self.counts.append(output.shape[1]))
+        self.linear = trainer.model.vit.layers[0].mlp.fc1
+        trainer.add_callback(self)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if not state.global_step:
+            self.linear.register_forward_hook(lambda module, args, output: self.counts.append(output.shape[1]))
 
 
 def trained(output_dir, digits, *flags):
@@ -38,7 +42,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(digits, tmp_path):
     _, losses, weights, counts = trained(tmp_path / "1", digits)
     _, again, weights_again, recomputed = trained(tmp_path / "2", digits, "--gradient_checkpointing", "true")
     assert torch.equal(losses, again) and torch.equal(weights, weights_again)
-    assert len(recomputed) == 2 * len(counts), "each block is computed once more"
+    assert len(recomputed) == 2 * len(counts), "each block must be computed once more"
 
 
 def test_bf16_computes_in_half_and_keeps_weights_whole(digits, tmp_path):
@@ -56,7 +60,7 @@ def test_bf16_computes_in_half_and_keeps_weights_whole(digits, tmp_path):
 
 @pytest.mark.parametrize("flags", [(), ("--ema_decay", 0.9, "--mixup", 0.5, "--drop_path_rate", 0.2)])
 def test_compiled_training_is_the_same_training(digits, tmp_path, flags):
-    """By the backend that compiles without a C++ compiler; inductor's is a slow test."""
+    """The backend needs no C++ compiler; inductor is tested in a slow test."""
     compiled = ("--torch_compile", "true", "--torch_compile_backend", "aot_eager")
     plain, compiled = (trained(tmp_path / str(i), digits, *flags, *more) for i, more in enumerate(((), compiled)))
     torch.testing.assert_close(compiled[1], plain[1], atol=1e-5, rtol=1e-5)
@@ -65,7 +69,10 @@ def test_compiled_training_is_the_same_training(digits, tmp_path, flags):
 
 @pytest.mark.slow
 def test_inductor_compiles_the_training(digits, tmp_path):
-    still = ("--config_overrides", TINY.replace("hidden_dropout_prob=0.1", "hidden_dropout_prob=0"))  # it draws its own
+    still = (
+        "--config_overrides",
+        TINY.replace("hidden_dropout_prob=0.1", "hidden_dropout_prob=0"),
+    )  # it draws other numbers
     flags = (still, (*still, "--torch_compile", "true"))
     plain, compiled = (trained(tmp_path / str(i), digits, *more) for i, more in enumerate(flags))
     torch.testing.assert_close(compiled[1], plain[1], atol=1e-4, rtol=1e-4)

@@ -1,10 +1,11 @@
-"""The order of examples: each once in an epoch, or every class as often as any; the epoch reaches the data set."""
+"""The order of examples: each once in an epoch, or every class equally often; the epoch reaches the data set."""
 
 import numpy as np
 import torch
 
 from modeling_vit_custom.data.dataset import ImageDataset
 from modeling_vit_custom.data.examples import Examples
+from modeling_vit_custom.data.targets import ClassIds
 from modeling_vit_custom.training.inputs.order import TrainingOrder
 
 LABELS = np.repeat([0, 1, 3], [70, 20, 10])
@@ -12,7 +13,8 @@ LABELS = np.repeat([0, 1, 3], [70, 20, 10])
 
 def order(seed=0, epoch=0, balanced=False) -> list[int]:
     names = [str(i) for i in range(len(LABELS))]
-    made = TrainingOrder(ImageDataset(Examples(names, names, LABELS), lambda indices: torch.zeros(1)), seed, balanced)
+    examples = Examples(names, names, ClassIds(LABELS))
+    made = TrainingOrder(ImageDataset(examples, lambda indices: torch.zeros(1)), seed, balanced)
     made.set_epoch(epoch)
     assert int(made.dataset.epoch) == epoch and len(made) == 100
     return list(made)
@@ -30,5 +32,5 @@ def test_balanced():
     uses = np.bincount(drawn, minlength=100)
     assert uses[:70].max() == 1 and set(uses[70:90]) <= {1, 2} and set(uses[90:]) <= {3, 4}
     others = {i for epoch in range(8) for i in order(epoch=epoch, balanced=True)}
-    assert len(others) > 95, "in some epoch each has its turn"
-    assert np.abs(np.diff(LABELS[drawn])).sum() > 30, "classes are shuffled among one another"
+    assert len(others) > 95, "each example must occur in some epoch"
+    assert np.abs(np.diff(LABELS[drawn])).sum() > 30, "classes must be mixed"

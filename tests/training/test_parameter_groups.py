@@ -1,12 +1,12 @@
-"""Weight decay falls on weight matrices and on nothing else; early layers learn slower by a constant factor."""
+"""Weight decay applies only to weight matrices; earlier layers have learning rates lower by a constant factor."""
 
 import pytest
 import torch
 from real_digits import write_class_folder
 from tiny_training import tiny_trainer
 
+from modeling_vit_custom import ViTCustomForImageClassification, ViTCustomForMaskedImageModeling
 from modeling_vit_custom.configuration_vit_custom import ViTCustomConfig
-from modeling_vit_custom.modeling_vit_custom import ViTCustomForImageClassification, ViTCustomForMaskedImageModeling
 from modeling_vit_custom.training.optimization.parameter_groups import (
     decay_learning_rates,
     decay_parameter_names,

@@ -1,4 +1,4 @@
-"""Pre-training: masks by counting, a loss that beats the mean colour, a folder that `train` goes on from."""
+"""Pre-training: counter-based masks, a loss below the mean colour's, and a folder from which `train` can start."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,15 @@ from modeling_vit_custom.commands.training_flags import parse_args
 from modeling_vit_custom.common.claims import check_claims
 from modeling_vit_custom.common.errors import DataError, UsageError
 from modeling_vit_custom.conversion.convert import convert
-from modeling_vit_custom.data.views import DecodedViews, eval_views
-from modeling_vit_custom.training.arguments.completion import complete_arguments
+from modeling_vit_custom.data.views import DecodedViews, eval_resizer
+from modeling_vit_custom.tasks.hub import MASKED_IMAGES
+from modeling_vit_custom.training.arguments.completion import complete_arguments, complete_pretraining_arguments
+from modeling_vit_custom.training.arguments.tables import ONLY_IN_TRAIN
 from modeling_vit_custom.training.checkpointing.checkpoints import numbered
 from modeling_vit_custom.training.initialization.build import build_model
 from modeling_vit_custom.training.initialization.start_checkpoint import open_checkpoint
 from modeling_vit_custom.training.objectives.masking import MaskedImages, PatchMasks
 from modeling_vit_custom.training.objectives.reconstruction import mean_colour_loss, reconstructions
-from modeling_vit_custom.training.runs import pretrain as pretraining
 from modeling_vit_custom.training.runs.data_loading import load_data
 from modeling_vit_custom.training.runs.pretrain import pretrain
 from modeling_vit_custom.training.trainer.assembly import start_of
@@ -47,7 +48,7 @@ def tiny_pretrain(output_dir: Path, *flags, model: list[str] = MODEL) -> dict:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """80 digits of two classes and 20 in no folder at all."""
+    """Write 80 digits of two classes, and 20 outside any class folder."""
     root = write_class_folder(tmp_path_factory.mktemp("digits"), {"0": 40, "1": 40})
     for n in range(20):
         write_digit(root / f"loose{n}.png", 7, n)
@@ -56,13 +57,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pretrained(folder, tmp_path_factory):
-    """(folder of a finished run, its metrics)"""
+    """Return (the folder of a finished run, its metrics)."""
     output_dir = tmp_path_factory.mktemp("runs") / "pre"
     flags = ("--train_dir", folder, "--num_train_epochs", 25, "--learning_rate", 1e-2)
     return output_dir, tiny_pretrain(output_dir, *flags)
 
 
-def test_a_run_that_has_ended_is_told_again_and_keeps_its_settings(pretrained, folder):
+def test_a_run_that_has_ended_is_reported_again_and_keeps_its_settings(pretrained, folder):
     output_dir, metrics = pretrained
     before = {path: path.read_bytes() for path in output_dir.glob("*.*") if path.is_file()}
     flags = ("--train_dir", folder, "--num_train_epochs", 25, "--learning_rate", 1e-2)
@@ -88,7 +89,7 @@ def test_masks_hide_exactly_the_ratio_and_every_unit_as_often(grid, unit, ratio,
     masks = PatchMasks(grid, unit, ratio)
     drawn = masks(np.random.default_rng(0).random((4000, masks.count), np.float32)).view(4000, *grid)
     assert (drawn.sum((1, 2)) == hidden * unit[0] * unit[1]).all()
-    corners = drawn[:, :: unit[0], :: unit[1]]  # of a unit all patches are hidden or none
+    corners = drawn[:, :: unit[0], :: unit[1]]  # a unit's patches are all hidden or all visible
     assert torch.equal(corners.repeat_interleave(unit[0], 1).repeat_interleave(unit[1], 2), drawn)
     share = hidden / masks.count
     assert (corners.float().mean(0) - share).abs().max() < 5 * (share * (1 - share) / 4000) ** 0.5
@@ -96,10 +97,10 @@ def test_masks_hide_exactly_the_ratio_and_every_unit_as_often(grid, unit, ratio,
 
 def masked_images(folder: Path, seed: int | None) -> MaskedImages:
     groups = parse_pretraining_args(flags_of(folder / "x", "--train_dir", folder))
-    pretraining.complete_pretraining_arguments(*groups[1:])
-    splits = pretraining.load_unlabelled(groups[2], groups[3])
-    model, processor = pretraining.build_masked_model(start_of(groups[1]), None, splits, 0)
-    views = DecodedViews(splits.train, eval_views(processor, model.config))
+    complete_pretraining_arguments(*groups[1:])
+    splits = load_data(groups[2], groups[3], labelled=False)
+    model, processor, _ = build_model(start_of(groups[1]), None, splits, 0, MASKED_IMAGES.model)
+    views = DecodedViews(splits.train, eval_resizer(processor, model.config))
     return MaskedImages(PatchMasks.for_model(model.config, 0.6), splits.train, views, seed)
 
 
@@ -118,9 +119,9 @@ def test_masks_depend_on_seed_epoch_and_example_alone(folder):
     images = masked_images(folder, 5)
     batch = images.__getitems__(range(80))
     of_augmentation = images.masks(batch["draws"][:, :16].numpy())
-    assert (of_augmentation == batch["bool_masked_pos"]).float().mean() < 0.6, "by other numbers than the crops"
+    assert (of_augmentation == batch["bool_masked_pos"]).float().mean() < 0.6, "crops use other random numbers"
     fixed = drawn(None, 0, [7, 3, 11])
-    assert torch.equal(drawn(None, 4, [7, 3, 11]), fixed), "accelerate tells the validation set epochs too"
+    assert torch.equal(drawn(None, 4, [7, 3, 11]), fixed), "accelerate sets epochs on the validation set too"
 
 
 @pytest.mark.parametrize(
@@ -186,13 +187,13 @@ def test_output_is_a_complete_repository_of_the_best_model(pretrained):
 
 
 def test_metrics_are_those_of_the_saved_model(pretrained, folder):
-    """Masks, loss and yardstick again, from the folder alone, an image at a time."""
+    """Masks, loss and baseline are computed again from the folder, one image at a time."""
     output_dir, metrics = pretrained
     model = AutoModelForMaskedImageModeling.from_pretrained(output_dir, trust_remote_code=True).eval()
     processor = AutoImageProcessor.from_pretrained(output_dir, trust_remote_code=True)
     groups = parse_pretraining_args(flags_of(output_dir, "--train_dir", folder))
-    pretraining.complete_pretraining_arguments(*groups[1:])
-    names = pretraining.load_unlabelled(groups[2], groups[3]).validation.names
+    complete_pretraining_arguments(*groups[1:])
+    names = load_data(groups[2], groups[3], labelled=False).validation.names
     images = masked_images(folder, None)
     losses, yardsticks = [], []
     for i, name in enumerate(names):
@@ -221,14 +222,14 @@ def test_the_picture_shows_the_image_what_is_seen_and_what_is_made_of_it(pretrai
     hidden = batch["bool_masked_pos"].view(8, 4, 4).numpy().repeat(4, 1).repeat(4, 2)
     assert (seen[hidden] == np.float32(0.5)).all() and np.array_equal(seen[~hidden], original[~hidden])
     assert np.array_equal(completed[~hidden], original[~hidden])
-    error = np.abs(completed - original)[hidden].mean() * 2  # pixel values run from -1 to 1
+    error = np.abs(completed - original)[hidden].mean() * 2  # pixel values range from -1 to 1
     assert error < mean_colour_loss(images, model.config, processor)
     with Image.open(output_dir / "reconstruction.png") as picture:
         assert picture.width > 500 and picture.height > picture.width
 
 
-def test_a_run_cut_off_goes_on_bit_for_bit(folder, tmp_path, monkeypatch):
-    """With dropout, augmentation and masks, within an epoch; 85 images are 11 steps an epoch."""
+def test_a_run_cut_off_resumes_bit_for_bit(folder, tmp_path, monkeypatch):
+    """The run is cut within an epoch, with dropout, augmentation and masks; 85 images are 11 steps an epoch."""
     flags = ("--train_dir", folder, "--max_steps", 14, "--logging_steps", 1, "--learning_rate", 1e-2, *STEPS)
     whole = tiny_pretrain(tmp_path / "whole", *flags)
     step = ResumingTrainer.training_step
@@ -256,7 +257,7 @@ def test_a_run_cut_off_goes_on_bit_for_bit(folder, tmp_path, monkeypatch):
 
 def test_a_run_without_evaluations_is_measured_at_its_end(folder, tmp_path):
     flags = ("--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false", "--max_steps", 2)
-    parts = ("--per_device_eval_batch_size", 4, "--dataloader_drop_last", "true")  # of training alone
+    parts = ("--per_device_eval_batch_size", 4, "--dataloader_drop_last", "true")  # for training only
     metrics = tiny_pretrain(tmp_path / "o", "--train_dir", folder, *flags, *parts)
     assert metrics["validation"]["n"] == 15 and metrics["validation"]["loss"] > 0
     assert (tmp_path / "o" / "reconstruction.png").is_file() and not (tmp_path / "o" / "training.png").exists()
@@ -264,7 +265,7 @@ def test_a_run_without_evaluations_is_measured_at_its_end(folder, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(folder, tmp_path):
-    """Of training whole batches, 72 images; of the 23 held out each process has a part."""
+    """Training has 72 images, which make whole batches; each process measures a part of the 23 validation images."""
     flags = ["--train_dir", str(folder), "--max_train_samples", "72", "--max_eval_samples", "23"]
     flags += ["--train_val_split", "0.25", "--num_train_epochs", "1", "--logging_steps", "1", "--learning_rate", "1e-2"]
     model = [*MODEL[:-1], TINY.replace("hidden_dropout_prob=0.1", "hidden_dropout_prob=0.0")]
@@ -278,11 +279,11 @@ def test_two_processes_equal_one(folder, tmp_path):
     assert metrics[0] == pytest.approx(metrics[1], abs=1e-5)
 
 
-# ---------- what comes after
+# ---------- trainings that start from it
 
 
 def start_of_training(output_dir: Path, *flags) -> tuple:
-    """(model, splits) with which `train` would take its first step."""
+    """Return (model, splits) before the first step of `train`."""
     model_args, data_args, training_args = parse_args(["--output_dir", str(output_dir), *QUICK, *map(str, flags)])
     complete_arguments(model_args, data_args, training_args)
     start = start_of(model_args)
@@ -312,11 +313,11 @@ def test_train_starts_from_the_encoder_bit_for_bit_and_says_the_rest(pretrained,
     metrics = tiny_train(
         tmp_path / "o", *flags[:2], "--num_train_epochs", 15, "--learning_rate", 1e-2, model=[*map(str, flags[2:])]
     )
-    assert metrics["validation"]["accuracy"] > 0.8, "nought and one are easily told apart"
+    assert metrics["validation"]["accuracy"] > 0.8, "0 and 1 are easy to distinguish"
 
 
 def test_weights_that_only_a_classifier_has_are_new_and_said(labelled, folder, tmp_path):
-    """A norm after pooling, and pooling that is learnt, are no part of what predicts pixels."""
+    """A norm after pooling and learned pooling are not parts of the model that predicts pixels."""
     model = [*MODEL[:-1], f"{TINY},final_norm=pooled,pooling=map"]
     tiny_pretrain(tmp_path / "pre", "--train_dir", folder, "--max_steps", 2, *STEPS, model=model)
     flags = ("--train_dir", labelled, "--model_name_or_path", tmp_path / "pre")
@@ -333,14 +334,14 @@ def masked_model_from(checkpoint: Path, output_dir: Path, folder: Path) -> tuple
     groups = parse_pretraining_args(
         flags_of(output_dir, "--train_dir", folder, model=["--model_name_or_path", str(checkpoint)])
     )
-    pretraining.complete_pretraining_arguments(*groups[1:])
-    splits = pretraining.load_unlabelled(groups[2], groups[3])
-    loaded = open_checkpoint(start_of(groups[1]), pretraining.ViTCustomForMaskedImageModeling)
-    model, _ = pretraining.build_masked_model(start_of(groups[1]), loaded, splits, 0)
+    complete_pretraining_arguments(*groups[1:])
+    splits = load_data(groups[2], groups[3], labelled=False)
+    loaded = open_checkpoint(start_of(groups[1]), MASKED_IMAGES.model)
+    model, _, splits = build_model(start_of(groups[1]), loaded, splits, 0, MASKED_IMAGES.model)
     return model.state_dict(), splits.notes, groups[3]
 
 
-def test_pretraining_goes_on_from_its_own_checkpoint_and_from_a_classifier(pretrained, labelled, folder, tmp_path):
+def test_pretraining_starts_from_its_own_checkpoint_and_from_a_classifier(pretrained, labelled, folder, tmp_path):
     now, notes, training_args = masked_model_from(pretrained[0], tmp_path / "o", folder)
     stored = weights(pretrained[0])
     assert now.keys() == stored.keys() and all(torch.equal(now[name], stored[name]) for name in now)
@@ -358,7 +359,7 @@ def test_pretraining_goes_on_from_its_own_checkpoint_and_from_a_classifier(pretr
 
 @pytest.mark.parametrize("save", [lambda folder: save_vit(folder, ["a", "b"]), save_encoder], ids=["vit", "dinov2"])
 def test_pretraining_starts_from_another_library(folder, tmp_path, save):
-    """The converted encoder; the size of images follows --image_size."""
+    """The encoder is converted; the size of images follows --image_size."""
     source = save(tmp_path / "theirs")
     now, notes, _ = masked_model_from(source, tmp_path / "o", folder)
     convert(str(source), tmp_path / "ours", {})
@@ -375,7 +376,7 @@ def test_flags_of_classifiers_are_neither_offered_nor_taken(folder, tmp_path, ca
     with pytest.raises(SystemExit):
         main(["--help"])
     offered = capsys.readouterr().out
-    for name in pretraining.ONLY_IN_TRAIN:
+    for name in ONLY_IN_TRAIN:
         assert f"--{name} " not in offered, name
     assert "--mask_ratio" in offered and "--train_dir" in offered
     given = {"mixup": 0.8, "class_weights": "balanced", "label_smoothing_factor": 0.1, "method": "linear_probe"}

@@ -1,4 +1,4 @@
-"""report.html of a run: what it shows is what was measured and logged, while it trains and afterwards."""
+"""report.html of a run shows what was measured and logged, during the training and afterwards."""
 
 import json
 import logging
@@ -15,6 +15,7 @@ from transformers import TrainerState
 from modeling_vit_custom.commands.training_flags import parse_args
 from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.data.examples import Examples, Splits
+from modeling_vit_custom.data.targets import Values
 from modeling_vit_custom.reporting import page
 from modeling_vit_custom.reporting.formatting import figure, title
 from modeling_vit_custom.training.runs import report
@@ -22,11 +23,11 @@ from modeling_vit_custom.training.runs import report
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """(folder of a finished run with a copy among its training images, its metrics, the pages before the last)."""
+    """Return (the folder of a finished run with a copy among its training images, its metrics, its pages)."""
     root = tmp_path_factory.mktemp("report")
     for split, (count, first) in {"train": (12, 0), "validation": (6, 20), "test": (8, 30)}.items():
         write_class_folder(root / "data" / split, {"0": count, "1": count, "8": count}, first)
-    write_digit(root / "data" / "train" / "0" / "copy.png", 0, 31)  # of a test image
+    write_digit(root / "data" / "train" / "0" / "copy.png", 0, 31)  # the copy of a test image
     pages: list[str] = []
     whole = page.write_page
 
@@ -77,7 +78,7 @@ def test_its_curves_are_the_log(run):
         assert drawn[name].x == " ".join(str(step) for step, _ in logged) and len(logged) >= 3
         assert drawn[name].y == " ".join(f"{value:.4g}" for _, value in logged)
         assert drawn[name].y in pages[-1]
-    assert pages[-1].count('class="marked"') >= 2, "the best step, wherever validation is drawn"
+    assert pages[-1].count('class="marked"') >= 2, "every chart of validation must mark the best step"
 
 
 def test_the_audit_is_shown_as_it_was_found(run):
@@ -88,7 +89,7 @@ def test_the_audit_is_shown_as_it_was_found(run):
 
 def test_while_it_trains_the_page_follows(run):
     _, _, (begun, *under_way, finished) = run
-    assert len(under_way) == 3, "after each evaluation"
+    assert len(under_way) == 3, "there must be a page after each evaluation"
     for text, step in zip([begun, *under_way], (0, 5, 10, 15), strict=True):
         assert '<meta http-equiv="refresh"' in text and f"Step {step} of 15" in text
         assert "mistakes" not in Tags(text).addresses and '<h2 id="classes">' not in text
@@ -112,8 +113,8 @@ def test_a_page_that_cannot_be_written_stops_nothing(tmp_path, caplog, monkeypat
 @pytest.mark.parametrize("first", [True, False])
 def test_only_the_first_process_writes(tmp_path, first):
     (tmp_path / "training_args.json").write_text("{}")
-    none = Examples([], [])
-    callback = report.ReportCallback(Splits(none, None, None, "regression", {}))
+    none = Examples([], [], Values([]))
+    callback = report.ReportCallback(Splits(none, None, None, {}))
     state = TrainerState(is_world_process_zero=first, max_steps=10)
     callback.on_train_begin(SimpleNamespace(output_dir=str(tmp_path)), state, None)
     assert (tmp_path / "report.html").is_file() == first
@@ -147,5 +148,14 @@ def test_in_a_browser(run, tmp_path, chromium):
         chart = tab.locator("svg.read").first
         chart.hover()
         assert "training" in tab.locator(".said").first.inner_text()
+        tab.mouse.move(0, 0)
+        chart.focus()
+        said = []
+        for key in ("ArrowRight", "ArrowRight", "End", "Home"):
+            tab.keyboard.press(key)
+            said.append(tab.locator(".said").first.inner_text())
+        assert all("training" in text for text in said) and said[0] == said[3] and len(set(said)) == 3
+        chart.blur()
+        assert not tab.locator(".said").first.inner_text()
 
     look(chromium, Path(run[0]) / "report.html", tmp_path, check)

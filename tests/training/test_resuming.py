@@ -1,4 +1,4 @@
-"""What the Trainer does so that a run can go on exactly, a piece at a time; whole runs are in test_faults."""
+"""The parts of the Trainer that make a run resume exactly, one at a time; whole runs are in test_faults."""
 
 import json
 
@@ -20,12 +20,12 @@ SHORT = ("--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 2, "--sav
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """16 training images: two steps an epoch."""
+    """Write 20 images, 16 of them for training: two steps an epoch."""
     return write_class_folder(tmp_path_factory.mktemp("digits"), {"0": 10, "1": 10})
 
 
-def test_the_dataset_is_told_the_epoch_though_the_data_loader_does_not(digits, tmp_path, monkeypatch):
-    """accelerate's loader forgets it in several processes, and where it skips the first batches."""
+def test_the_dataset_gets_the_epoch_though_the_data_loader_does_not_pass_it_on(digits, tmp_path, monkeypatch):
+    """accelerate's loader does not pass it on in several processes, or if it skips the first batches."""
     monkeypatch.setattr(DataLoaderShard, "set_epoch", lambda self, epoch: None)
     trainer, _ = tiny_trainer(tmp_path / "o", "--train_dir", digits, *SHORT)
     epochs = []
@@ -50,7 +50,7 @@ def test_only_batches_of_the_training_know_their_examples(digits, tmp_path):
 
 
 class Nameless(Dataset):
-    """Images without names, one of them NaN. indexed: their numbers are known."""
+    """Images without names, one of them NaN. indexed: their indices are known."""
 
     def __init__(self, indexed: bool):
         self.indexed = indexed
@@ -121,7 +121,7 @@ def test_a_checkpoint_is_pushed_once_and_whole(digits, tmp_path):
 # ---------- the lock, and processes that agree
 
 
-def test_the_lock_is_gone_after_the_run_and_a_stale_one_is_none(tmp_path):
+def test_the_lock_is_gone_after_the_run_and_a_stale_one_does_not_count(tmp_path):
     for name in (LOCK, LOCK_OWNER):
         (tmp_path / name).write_text("process 1 on a machine that died")
     for _ in range(2):
@@ -143,7 +143,7 @@ def test_a_lock_left_behind_does_not_make_a_new_folder_an_old_one(digits, tmp_pa
 
 
 def test_what_fails_in_one_process_raises_in_all(monkeypatch):
-    """The second of two, to whom the first has told its error."""
+    """This is the second of two processes; the first has reported its error to it."""
     second = Processes(1, 2)
     monkeypatch.setattr(Processes, "gathered", lambda self, mine: [OSError("full"), mine])
     with pytest.raises(OSError, match="full"):

@@ -1,6 +1,7 @@
-"""Fine-tuning goes on from the fitted head, is tried on images it has not seen, and is kept only if it is better."""
+"""Fine-tuning starts from the fitted head, is tried on held-out images, and is kept only if it is better."""
 
 import json
+import pickle
 import sys
 import time
 from dataclasses import replace
@@ -18,12 +19,14 @@ from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.commands.train import main as train_command
 from modeling_vit_custom.common.claims import check_claims
 from modeling_vit_custom.common.errors import UsageError
-from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Examples, Splits
-from modeling_vit_custom.reporting.facts import recipe_rows
+from modeling_vit_custom.data.examples import Examples, Splits
+from modeling_vit_custom.data.targets import ClassIds
+from modeling_vit_custom.publishing.facts import recipe_rows
+from modeling_vit_custom.tasks.registry import TASKS, task_named
 from modeling_vit_custom.training.search import planning
 from modeling_vit_custom.training.search import search as searching
 from modeling_vit_custom.training.search.planning import Cost, Part, Setting, parts_of, plan
-from modeling_vit_custom.training.search.scores import scores
+from modeling_vit_custom.training.search.scores import gain_of
 from modeling_vit_custom.training.search.search import Trial, decide
 from modeling_vit_custom.training.search.trials import Tuner, freeze_below
 from modeling_vit_custom.training.trainer.trainer import ViTCustomTrainer
@@ -41,7 +44,7 @@ def base(digits, tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("base") / "o", digits / "train")
 
 
-# ---------- what there is time for
+# ---------- what fits into the time
 
 
 COST = Cost(learned=0.03, answered=0.01, features=0.03, bfloat16=False)  # seconds
@@ -68,7 +71,7 @@ def test_more_time_tries_more_settings_and_trains_longer():
         epochs.append(settings[0].epochs)
     assert counts[0] == 1 and counts[-1] == len(planning.SETTINGS) and counts == sorted(counts)
     assert epochs[-1] > epochs[0]
-    assert plan(12, COST, 1000, HALVES, 30, ["standard"], False)[0] == []  # less than half a pass
+    assert plan(12, COST, 1000, HALVES, 30, ["standard"], False)[0] == []  # less than half an epoch
     assert {setting.augmentation for setting in settings} == {"standard", "light"}
     assert len({*settings}) == len(settings)
 
@@ -102,16 +105,16 @@ def test_settings_are_compared_on_all_images_in_turn_or_on_enough_of_them():
 
 
 def few_examples(count: int) -> Examples:
-    return Examples([None] * count, [str(i) for i in range(count)], np.arange(count) % 2)
+    return Examples([None] * count, [str(i) for i in range(count)], ClassIds(np.arange(count) % 2))
 
 
-def splits_of(labels: np.ndarray, problem_type: str = SINGLE_LABEL, outputs: int = 2) -> Splits:
-    examples = Examples([None] * len(labels), [str(i) for i in range(len(labels))], labels)
-    return Splits(examples, None, None, problem_type, {i: str(i) for i in range(outputs)})
+def splits_of(labels: np.ndarray, outputs: int = 2) -> Splits:
+    examples = Examples([None] * len(labels), [str(i) for i in range(len(labels))], ClassIds(labels))
+    return Splits(examples, None, None, {i: str(i) for i in range(outputs)})
 
 
 def answering(labels: np.ndarray, wrong: int) -> np.ndarray:
-    """Logits [N, 2] that are right but for the first `wrong` examples."""
+    """Return logits [N, 2] that are wrong for the first `wrong` examples only."""
     answers = labels.copy()
     answers[:wrong] = 1 - answers[:wrong]
     return np.eye(2, dtype=np.float32)[answers]
@@ -123,10 +126,10 @@ def test_fine_tuning_is_kept_if_it_is_better_by_more_than_chance(wrong, kept):
     setting, worse = Setting(2, 1e-4, 3.0, "light"), Setting(1, 1e-4, 3.0, "light")
     trials = [Trial(setting, answering(labels, wrong), 1.0), Trial(worse, answering(labels, 45)[:50], 1.0)]
     everything = np.arange(100)
-    outcome = decide(trials, answering(labels, 30), everything, labels, splits_of(labels), "logistic")
+    outcome = decide(trials, answering(labels, 30), everything, labels, task_named(ClassIds.problem_type), "logistic")
     assert (outcome.setting == setting) == kept and (outcome.setting is None) != kept
     expected = answering(labels, wrong if kept else 30)
-    np.testing.assert_array_equal(outcome.logits, expected)
+    np.testing.assert_array_equal(outcome.outputs, expected)
     assert outcome.record["gain"] == pytest.approx((30 - wrong) / 100)
     assert f"{30 - wrong:+.2f} ± " in outcome.notes[0] and "on 100 held-out images" in outcome.notes[0]
     assert ("the fitted head" in outcome.notes[1]) != kept
@@ -135,8 +138,11 @@ def test_fine_tuning_is_kept_if_it_is_better_by_more_than_chance(wrong, kept):
 def test_scores_of_other_tasks_are_losses():
     hot = np.array([[1.0, 0.0]], np.float32)
     right, wrong = np.array([[3.0, -3.0]], np.float32), np.array([[-3.0, 3.0]], np.float32)
-    assert scores(right, hot, MULTI_LABEL)[0] > scores(wrong, hot, MULTI_LABEL)[0]
-    assert scores(np.array([[2.0]]), np.array([1.5]), REGRESSION)[0] == pytest.approx(-0.25)
+    labels, numbers = TASKS["multi_label_classification"], TASKS["regression"]
+    assert labels.score(right, hot)[0] > labels.score(wrong, hot)[0]
+    assert numbers.score(np.array([[2.0]]), np.array([1.5]))[0] == pytest.approx(-0.25)
+    gain = gain_of(right, wrong, hot, labels)
+    assert pickle.loads(pickle.dumps(gain)) == gain and "in the score on 1 held-out images" in str(gain)
 
 
 def test_what_is_below_is_frozen(tiny_config, random_model):
@@ -155,18 +161,18 @@ def test_what_is_below_is_frozen(tiny_config, random_model):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Few settings and passes, however much time there is."""
+    """Allow few settings and epochs, however much time there is."""
     monkeypatch.setattr(planning, "SETTINGS", planning.SETTINGS[:3:2])
     monkeypatch.setattr(planning, "MOST_PASSES", 3.0)
 
 
 def gained(monkeypatch, better: bool) -> None:
-    """Makes the held-out images say so, whatever they would have said."""
+    """Make the decision of the search `better`, whatever the held-out images say."""
     real = searching.decide
 
     def decided(trials, fitted, asked, labels, *rest):
         answers = np.eye(3, dtype=np.float32)[labels]
-        trials = [replace(trial, logits=answers if better else -answers) for trial in trials]
+        trials = [replace(trial, outputs=answers if better else -answers) for trial in trials]
         return real(trials, fitted, asked, labels, *rest)
 
     monkeypatch.setattr(searching, "decide", decided)
@@ -188,7 +194,7 @@ def test_the_better_one_is_left_as_an_ordinary_model(short, digits, base, tmp_pa
     rows = recipe_rows(json.loads((tmp_path / "o" / "training_args.json").read_text()), metrics)
     assert ("last 2 blocks" in rows["fine-tuning"]) == better and "learning rate" not in rows
     recorded = json.loads((tmp_path / "o" / "training_args.json").read_text())["training"]
-    assert recorded["learning_rate"] is None and recorded["num_train_epochs"] is None  # what was asked for
+    assert recorded["learning_rate"] is None and recorded["num_train_epochs"] is None  # the requested values
     assert tiny_train(tmp_path / "o", *flags, model=base) == metrics
     assert "nothing is trained" in capsys.readouterr().out
 
@@ -217,7 +223,7 @@ def test_each_image_is_answered_by_a_model_that_had_not_seen_it(short, digits, b
     assert len(seen) == 3 and seen[0] == seen[1] and seen[0] | seen[2] == set(range(48))
 
 
-def test_a_fine_tuning_that_was_cut_off_goes_on_without_another_search(short, digits, base, tmp_path, monkeypatch):
+def test_a_fine_tuning_that_was_cut_off_resumes_without_another_search(short, digits, base, tmp_path, monkeypatch):
     gained(monkeypatch, True)
     flags = ("--train_dir", digits / "train", *SEARCH, "--logging_steps", 1)
     whole = tiny_train(tmp_path / "whole", *flags, model=base)
@@ -232,7 +238,7 @@ def test_a_fine_tuning_that_was_cut_off_goes_on_without_another_search(short, di
     with pytest.raises(KeyboardInterrupt):
         tiny_train(tmp_path / "cut", *flags, model=base)
     monkeypatch.setattr(ViTCustomTrainer, "training_step", real)
-    monkeypatch.setattr(Tuner, "tune", None)  # not called again
+    monkeypatch.setattr(Tuner, "tune", None)  # must not be called again
     metrics = tiny_train(tmp_path / "cut", *flags, model=base)
     assert metrics["train"]["resumed"]
     assert untimed(metrics["train"]["search"]) == untimed(whole["train"]["search"])
@@ -248,7 +254,7 @@ def untimed(search: dict) -> dict:
 
 @pytest.mark.slow
 def test_a_search_that_was_cut_off_repeats_no_training(short, digits, base, tmp_path, monkeypatch):
-    """In another sitting, with as much time: what was planned and answered is kept, and what was not is made."""
+    """A later run with the same time keeps what was planned and answered, and computes only the rest."""
     flags = ("--train_dir", digits / "train", *SEARCH, "--folds", 3)
     whole = tiny_train(tmp_path / "whole", *flags, model=base)
     tuned, real = [], Tuner.tune
@@ -264,7 +270,7 @@ def test_a_search_that_was_cut_off_repeats_no_training(short, digits, base, tmp_
     with pytest.raises(KeyboardInterrupt):
         tiny_train(tmp_path / "cut", *flags, model=base)
     assert [count for _, count in tuned] == [24, 24, 24, 32]  # two settings, the other half, the first fold
-    monkeypatch.setattr(planning, "MOST_PASSES", 7.0)  # what would be planned now
+    monkeypatch.setattr(planning, "MOST_PASSES", 7.0)  # a new plan would use it
     metrics = tiny_train(tmp_path / "cut", *flags, model=base)
     assert [count for _, count in tuned[4:]] == [32, 32, 32] and tuned[4] == tuned[3]
     assert [trial["epochs"] for trial in metrics["train"]["search"]["trials"]] == [3.0, 3.0]
@@ -302,7 +308,7 @@ def test_the_whole_command_ends_on_time(digits, base, tmp_path, monkeypatch):
 
 
 def in_a_process(environment, folder, flags, model):
-    """What each of several processes does; at module level, where they can find it."""
+    """Train in one of several processes; at module level, so that they can find it."""
     log_to(f"{folder}.log{environment.get('RANK', '0')}")
     planning.SETTINGS, planning.MOST_PASSES = planning.SETTINGS[:3:2], 3.0
     sys.exit(train_command(command(Path(folder), *flags, model=model)))
@@ -323,5 +329,5 @@ def test_two_processes_choose_and_keep_the_same(digits, base, tmp_path):
         assert one["train"]["fitted"][name] == two["train"]["fitted"][name]
     assert one["test"]["n"] == two["test"]["n"] == 42 and two["cross_validation"]["n"] == 48
     assert len(one["train"]["search"]["trials"]) == len(two["train"]["search"]["trials"]) == 2
-    assert abs(one["train"]["search"]["gain"] - two["train"]["search"]["gain"]) <= 2 / 48  # by rounding alone
+    assert abs(one["train"]["search"]["gain"] - two["train"]["search"]["gain"]) <= 2 / 48  # only by rounding
     check_claims(tmp_path / "2")

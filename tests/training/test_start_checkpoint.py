@@ -1,4 +1,4 @@
-"""Training from other libraries' checkpoints: converted in place, by the same rules for heads, labels and sizes."""
+"""Training from other libraries' checkpoints: converted on the way, with the same rules for heads, labels and sizes."""
 
 import json
 import shutil
@@ -21,11 +21,12 @@ from modeling_vit_custom.commands.train import main
 from modeling_vit_custom.common.claims import weights_digest
 from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.conversion.convert import convert
+from modeling_vit_custom.position_vit_custom import sincos_table
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """24 training and 6 validation images of two digits."""
+    """Write 24 training and 6 validation images of two digits."""
     root = tmp_path_factory.mktemp("digits")
     for split, (count, first) in {"train": (12, 0), "validation": (3, 20)}.items():
         write_class_folder(root / split, {"0": count, "1": count}, first)
@@ -34,12 +35,18 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory):
-    """transformers' own ViT, of the digits' labels in another order."""
+    """Save transformers' own ViT with the digits' labels in another order."""
     return save_vit(tmp_path_factory.mktemp("vit") / "vit", ["1", "0"])
 
 
 def starting_from(source: object, *flags: object) -> list[str]:
     return ["--model_name_or_path", str(source), *map(str, flags)]
+
+
+def test_a_checkpoint_that_is_not_there_is_no_matter_of_the_network(digits, tmp_path):
+    with pytest.raises(UsageError, match="out/typo: no such folder") as refused:
+        tiny_train(tmp_path / "o", "--train_dir", digits, model=starting_from("out/typo"))
+    assert "internet" not in str(refused.value)
 
 
 SERVE = """
@@ -109,7 +116,7 @@ def test_linear_probe_of_an_encoder(digits, tmp_path):
 
 
 def test_a_live_model_at_another_size(digits, tmp_path, monkeypatch):
-    """timm:NAME, here without the download of its weights."""
+    """The source is timm:NAME, without the download of its weights."""
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
     tiny_train(
@@ -130,7 +137,9 @@ def test_what_a_file_does_not_say_is_asked_for_and_given(digits, tmp_path):
     given = ("--source_config", "image_size=8,hidden_act=gelu", "--image_size", 12)
     trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", digits, model=starting_from(path, *given))
     assert trainer.model.config.image_hw == (12, 12) and trainer.model.config.hidden_act == "gelu"
-    assert any("computed for the image size given" in note for note in splits.notes)
+    assert any("sine-cosine ones are computed" in note for note in splits.notes)
+    width = trainer.model.config.hidden_size
+    assert torch.equal(trainer.model.vit.embeddings.position_embeddings[0], sincos_table((3, 3), width))
 
 
 def test_half_precision_is_trained_in_single(vit, digits, tmp_path):
@@ -208,7 +217,7 @@ def test_source_config_is_checked(vit, tmp_path, source, given, message):
 
 @pytest.mark.slow
 def test_two_processes_convert_for_themselves_and_train_as_one(vit, digits, tmp_path):
-    """As in test_equivalence: 24 images, whole batches."""
+    """As in test_equivalence, 24 images make whole batches."""
     logs = []
     for count in (1, 2):
         flags = ["--train_dir", digits, "--num_train_epochs", 1, "--logging_steps", 1, "--augmentation", "none"]
@@ -221,7 +230,7 @@ def test_two_processes_convert_for_themselves_and_train_as_one(vit, digits, tmp_
 
 
 def test_a_model_whose_processor_makes_other_sizes_is_resampled_for_it(digits, tmp_path):
-    """As DINOv2's: positions for 518 pixels, images of 224."""
+    """The case is DINOv2's: positions for 518 pixels, images of 224."""
     config = ViTCustomConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, image_size=24, patch_size=4
     )

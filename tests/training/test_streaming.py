@@ -1,4 +1,4 @@
-"""Trainings from shards: the same as from files, whichever processes read them, cut off or not."""
+"""Trainings from shards equal trainings from files, whichever processes read them, interrupted or not."""
 
 import json
 import re
@@ -32,7 +32,7 @@ QUIET = ("--eval_strategy", "no", "--load_best_model_at_end", "false")
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """34 digits in four files; 28 train: four steps an epoch, the last half full."""
+    """Write 34 digits in four files; 28 train: four steps an epoch, the last batch half full."""
     return write_shards(tmp_path_factory.mktemp("shards"), (8, 8, 9, 9))
 
 
@@ -54,14 +54,14 @@ def test_the_whole_command(shards, tmp_path, capsys):
     assert main(command(out, *flags)) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert [metrics[split]["n"] for split in ("train", "validation", "test")] == [28, 6, 8]
-    assert metrics["test"]["accuracy"] > 0.8, "nought and one are easily told apart"
+    assert metrics["test"]["accuracy"] > 0.8, "0 and 1 are easy to distinguish"
     printed = capsys.readouterr().out
     for note in (
         "train: 34 examples in 4 shards of",
         "validation: 6 of 34 training examples, from the front of every shard",
         "validation: 6 encoded images, 0.0 MB, are held in memory",
         "not audited",
-        "decoded, anew in each epoch",
+        "decoded, again in each epoch",
     ):
         assert note in printed
     assert {"report.html", "confusion_matrix.png", "training.png"} <= {path.name for path in out.iterdir()}
@@ -73,7 +73,7 @@ def test_an_example_is_augmented_as_it_would_be_from_a_file(shards, tmp_path):
     trainer, splits = tiny_trainer(tmp_path / "o", *streaming(shards, *EVERYTHING))
     data, seen = trainer.train_dataset, {}
     images = [data.views.images[i] for i in np.flatnonzero(data.views.position >= 0)]
-    held = Examples(images, list(splits.train.names), splits.train.labels)
+    held = Examples(images, list(splits.train.names), splits.train.targets)
     ordinary = ImageDataset(held, DecodedViews(held, data.views.maker), data.seed, data.policy)
     loader = trainer.get_train_dataloader()
     for epoch in (0, 1):
@@ -90,8 +90,8 @@ def test_an_example_is_augmented_as_it_would_be_from_a_file(shards, tmp_path):
     assert seen[0] != seen[1]
 
 
-def test_workers_change_nothing_and_a_run_that_is_cut_off_goes_on_bit_for_bit(shards, tmp_path):
-    """Cut off in the second epoch."""
+def test_workers_change_nothing_and_a_run_that_is_cut_off_resumes_bit_for_bit(shards, tmp_path):
+    """The run resumes in the second epoch."""
     flags = streaming(shards, *EVERYTHING, *QUIET, "--save_strategy", "steps", "--save_steps", 3)
     whole, _ = tiny_trainer(tmp_path / "whole", *flags)
     whole.train()
@@ -127,17 +127,17 @@ def test_what_is_skipped_is_not_decoded(shards, tmp_path, monkeypatch):
     whole = views.maker.decode
     monkeypatch.setattr(views.maker, "decode", lambda source, name: decoded.append(name) or whole(source, name=name))
     resumed.train(resume_from_checkpoint=str(tmp_path / "o" / "checkpoint-3"))
-    assert len(decoded) == 4 + 28, "the last batch of the first epoch, and the second epoch"
+    assert len(decoded) == 4 + 28, "only the first epoch's last batch and the second epoch"
 
 
 def test_two_processes_share_the_batches_of_one(shards, tmp_path):
-    """As accelerate deals them out: batches of 4 and 4 where one process has 8."""
+    """accelerate gives batches of 4 and 4 to two processes, in place of 8 to one."""
     data = tiny_trainer(tmp_path / "o", *streaming(shards))[0].train_dataset
     alone = list(BatchSampler(StreamOrder(data, 0), 8, False))
     first, second = (list(BatchSamplerShard(BatchSampler(StreamOrder(data, 0), 4, False), 2, rank)) for rank in (0, 1))
     assert len(alone) == len(first) == len(second) == 4
     assert [a + b for a, b in zip(first, second, strict=True)][:3] == alone[:3]
-    assert first[3] == alone[3], "and of a last half batch accelerate makes a whole one, with images of the first"
+    assert first[3] == alone[3], "accelerate fills a last half batch with images of the first one"
 
 
 def test_labels_are_those_of_a_checkpoint_whose_ids_run_the_other_way(shards, tmp_path):
@@ -149,10 +149,10 @@ def test_labels_are_those_of_a_checkpoint_whose_ids_run_the_other_way(shards, tm
     trainer, splits = tiny_trainer(tmp_path / "p", *streaming(shards), model=model)
     noughts = {encoded_digit(0, n) for n in range(17)}
     for row in StreamOrder(trainer.train_dataset, 0):
-        assert (row.source in noughts) == (splits.train.labels[row] == 1)
+        assert (row.source in noughts) == (splits.train.targets.values[row] == 1)
 
 
-def test_a_run_goes_on_with_the_same_shards_only(shards, tmp_path):
+def test_a_run_resumes_with_the_same_shards_only(shards, tmp_path):
     shutil.copytree(shards, tmp_path / "d")
     flags = ("--num_train_epochs", 1)
     tiny_train(tmp_path / "o", *streaming(tmp_path / "d", *flags))
@@ -162,12 +162,12 @@ def test_a_run_goes_on_with_the_same_shards_only(shards, tmp_path):
     with pytest.raises(UsageError, match=r"other settings \(shuffle_buffer\)"):
         tiny_train(tmp_path / "o", *streaming(tmp_path / "moved", *flags, "--shuffle_buffer", 6))
     last = tmp_path / "moved" / "train-00003.parquet"
-    pq.write_table(pq.read_table(last, columns=["image", "label"]), last)  # as many rows and the same labels
+    pq.write_table(pq.read_table(last, columns=["image", "label"]), last)  # as many rows with the same labels
     with pytest.raises(UsageError, match=r"other settings \(fingerprint\)"):
         tiny_train(tmp_path / "o", *streaming(tmp_path / "moved", *flags))
 
 
-# ---------- what is wrong
+# ---------- errors
 
 
 def test_an_image_that_cannot_be_read_stops_the_run_by_name(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Tables of flags are derived from what is declared of each: nothing else has to be told of a new one."""
+"""Tables of flags follow from the flags' declarations: a new flag needs no other entry."""
 
 import ast
 import json
@@ -11,7 +11,7 @@ from tiny_training import command, tiny_train
 import modeling_vit_custom
 from modeling_vit_custom.commands.pretrain import main as pretrain_command
 from modeling_vit_custom.common.errors import UsageError
-from modeling_vit_custom.reporting.facts import OF_DATA, recipe_rows
+from modeling_vit_custom.publishing.facts import OF_DATA, recipe_rows
 from modeling_vit_custom.training.arguments.data_arguments import DataArguments
 from modeling_vit_custom.training.arguments.model_arguments import ModelArguments
 from modeling_vit_custom.training.arguments.tables import FLAGS, GROUPS, RECORDED
@@ -26,7 +26,7 @@ def test_every_flag_of_ours_is_declared_with_its_facts_and_a_heading():
 
 
 def test_no_table_of_flags_is_kept_by_hand():
-    """(Which changes a run survives, and which records are no augmentation, lie below the declarations.)"""
+    """Exceptions: changes that a run survives, and records of data, are listed in rooms below the declarations."""
     package, known = Path(modeling_vit_custom.__file__).parent, {"changes.py": 6, "facts.py": len(OF_DATA)}
     for path in [*package.glob("training/**/*.py"), *package.glob("reporting/*.py"), *package.glob("publishing/*.py")]:
         if path.parent.name == "arguments" and path.stem.endswith(("_arguments", "fields")):

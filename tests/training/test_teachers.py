@@ -1,4 +1,4 @@
-"""A teacher of whichever library says what it says there, of the data's classes; what cannot be one is refused."""
+"""A teacher of any library gives its own logits for the data's classes; what cannot be a teacher is refused."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tiny_training import tiny_train, tiny_trainer
 
 from modeling_vit_custom.common.errors import UsageError
-from modeling_vit_custom.data.examples import REGRESSION
+from modeling_vit_custom.data.targets import ClassIds
 from modeling_vit_custom.training.objectives import distillation
 from modeling_vit_custom.training.objectives.distillation import TeacherLogits
 from modeling_vit_custom.training.objectives.teacher_classes import open_teacher
@@ -32,7 +32,7 @@ def teachers(digits, tmp_path_factory):
 
 @pytest.mark.parametrize("name", TEACHERS)
 def test_a_teacher_says_what_it_says_in_its_own_library(digits, teachers, tmp_path, name, capsys):
-    """Its own preprocessing and forward, by index, in the order of the data's classes."""
+    """Preprocessing and forward are the library's; logits come by index, in the order of the data's classes."""
     model, prepare, flags = teachers(name)
     trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", digits, *flags)
     said = capsys.readouterr().out
@@ -43,7 +43,7 @@ def test_a_teacher_says_what_it_says_in_its_own_library(digits, teachers, tmp_pa
     files = [splits.train.images[i] for i in chosen]
     with torch.no_grad():
         expected = model(torch.stack([prepare(Image.open(file).convert("RGB")) for file in files]))
-    # Pillow rounds what it resizes to whole grey levels, torch does not quite as it does
+    # Pillow rounds resized pixels to whole grey levels; torch rounds a little differently
     torch.testing.assert_close(batch["teacher"], expected, atol=0.02 * float(expected.abs().max()), rtol=0)
     assert batch["teacher"].argmax(1).tolist() == batch["labels"].tolist()
 
@@ -62,7 +62,7 @@ def test_one_of_ours_teaches_another(digits, tmp_path, capsys):
 
 
 def grey_resnet(path: Path) -> list[str]:
-    """A torchvision resnet18 whose first layer takes one channel."""
+    """Save a torchvision resnet18 whose first layer takes one channel; return its flags."""
     import torchvision
 
     model = torchvision.models.resnet18(num_classes=2)
@@ -75,7 +75,7 @@ def test_a_teacher_of_grey_images_is_shown_grey_ones(digits, tmp_path, monkeypat
     monkeypatch.setattr(distillation, "check_accuracy", lambda *_: "a random teacher")
     trainer, _splits = tiny_trainer(tmp_path / "o", "--train_dir", digits, *grey_resnet(tmp_path / "w.pt"))
     assert trainer.train_dataset.__getitems__([0])["teacher"].shape == (1, 2)
-    assert trainer.train_dataset.views([0]).shape[1] == 3, "the student's images keep their colours"
+    assert trainer.train_dataset.views([0]).shape[1] == 3, "the student's images must keep their colours"
 
 
 REFUSED = [
@@ -96,7 +96,7 @@ def test_flags_that_do_not_go_together_are_refused(digits, tmp_path, flags, mess
 
 def test_it_is_for_single_labels():
     with pytest.raises(UsageError, match="--teacher is for single_label_classification, but the data is regression"):
-        open_teacher("t", None, {}, SimpleNamespace(problem_type=REGRESSION))  # type: ignore[arg-type]
+        open_teacher("t", None, {}, SimpleNamespace(problem_type="regression"))  # type: ignore[arg-type]
 
 
 def test_classes_that_do_not_match_are_refused_with_both_lists(digits, teachers, tmp_path):
@@ -172,9 +172,9 @@ def test_images_that_a_teacher_cannot_take_are_said_to_be_so(digits, tmp_path):
         tiny_trainer(tmp_path / "o", "--train_dir", digits, "--teacher", tmp_path / "t")
 
 
-def test_a_chance_like_teacher_is_told_loudly():
+def test_a_teacher_near_chance_is_a_warning_or_an_error():
     labels = np.array([0, 1] * 8)
-    examples = SimpleNamespace(labels=labels)
+    examples = SimpleNamespace(targets=ClassIds(labels))
     teacher = SimpleNamespace(name="t", notes=["n"])
 
     def judged(right: int) -> str:

@@ -1,4 +1,4 @@
-"""A run that is given minutes ends within them, with its schedule at its end; one that is cut off keeps to the plan."""
+"""A run with --max_minutes ends in time and finishes its schedule; a resumed one keeps its plan."""
 
 import json
 import time
@@ -9,6 +9,9 @@ from real_digits import write_class_folder
 from tiny_training import tiny_train, tiny_trainer
 from transformers import TrainerCallback
 
+from modeling_vit_custom._startup import BEGAN
+from modeling_vit_custom.commands import pretrain as pretrain_command
+from modeling_vit_custom.commands import train as train_command
 from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.common.processes import Processes
 from modeling_vit_custom.training.optimization.time_budget import PROBE, TimeBudget
@@ -23,7 +26,7 @@ def digits(tmp_path_factory):
 
 
 class Hands(TrainerCallback):
-    """A clock that goes on by so many seconds with each step and each validation."""
+    """A fake clock that advances by so many seconds with each step and each validation."""
 
     def __init__(self, step=lambda number: 0.1, validation: float = 0.0):
         self.now, self.step, self.validation = 100.0, step, validation
@@ -41,7 +44,7 @@ def timed_trainer(output_dir, digits, hands: Hands, seconds: float, *flags):
     budget = trainer.budget
     budget.clock, budget.began = lambda: hands.now, hands.now
     callbacks = trainer.callback_handler.callbacks
-    callbacks.insert(0, hands)  # before the budget looks
+    callbacks.insert(0, hands)  # before the budget reads the clock
     return trainer, budget
 
 
@@ -67,7 +70,7 @@ def test_it_ends_within_its_time_and_close_to_it(digits, tmp_path, evaluated, st
 
 
 def test_a_hurried_end_is_an_end(digits, tmp_path):
-    """Where steps become ten times as slow at once, the run stops in time, evaluated and saved."""
+    """If steps suddenly take ten times as long, the run still stops in time, evaluated and saved."""
     hands = Hands(lambda n: 0.1 if n < 80 else 1.0)
     trainer, budget = timed_trainer(tmp_path / "o", digits, hands, 20, "--eval_steps", 50, "--save_steps", 50)
     trainer.train()
@@ -77,11 +80,11 @@ def test_a_hurried_end_is_an_end(digits, tmp_path):
     assert (tmp_path / "o" / f"checkpoint-{last}").is_dir()
     again, budget = timed_trainer(tmp_path / "o", digits, Hands(), 20, "--eval_steps", 50, "--save_steps", 50)
     again.train(resume_from_checkpoint=True)
-    assert again.state.global_step == last, "it has ended"
+    assert again.state.global_step == last, "the run had ended"
 
 
 def test_a_hurried_end_without_validation(digits, tmp_path):
-    """As the last fine-tuning of a search has it."""
+    """The last fine-tuning of a search runs in this way."""
     flags = ("--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false")
     trainer, budget = timed_trainer(tmp_path / "o", digits, Hands(lambda n: 0.1 if n < 80 else 1.0), 20, *flags)
     trainer.eval_dataset = None
@@ -89,7 +92,7 @@ def test_a_hurried_end_without_validation(digits, tmp_path):
     assert budget.used() < 20 and 80 < trainer.state.global_step == trainer.state.max_steps
 
 
-def test_a_run_that_goes_on_keeps_to_the_plan_bit_for_bit(digits, tmp_path):
+def test_a_resumed_run_keeps_to_the_plan_bit_for_bit(digits, tmp_path):
     whole, _ = timed_trainer(tmp_path / "o", digits, Hands(), 15, *RATIO, "--save_total_limit", 9)
     whole.train()
     checkpoints = sorted(int(path.name.split("-")[1]) for path in (tmp_path / "o").glob("checkpoint-*"))
@@ -100,6 +103,25 @@ def test_a_run_that_goes_on_keeps_to_the_plan_bit_for_bit(digits, tmp_path):
     assert budget.used() == pytest.approx(whole.budget.used(), abs=0.5)
     for (name, one), other in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other), name
+
+
+def test_the_bar_shows_time_until_the_number_of_steps_is_known(digits, tmp_path, capfd):
+    trainer, _ = timed_trainer(tmp_path / "o", digits, Hands(), 15, *RATIO, "--disable_tqdm", "false")
+    trainer.train()
+    drawn, last = capfd.readouterr().err, trainer.state.global_step
+    assert "00:00 of 00:15: 0it" in drawn and f"{last}/{last}" in drawn and "00000" not in drawn
+
+
+def test_the_clock_of_a_command_counts_from_the_start_of_its_process(monkeypatch):
+    assert 0 < time.monotonic() - BEGAN < 3600
+    for command in (train_command, pretrain_command):
+        given = {}
+        name = command.__name__.rpartition(".")[2]
+        monkeypatch.setattr(
+            command, name, lambda *groups, given=given, **more: given.update(more) or {"validation": {}}
+        )
+        assert command.main(["--output_dir", "o", "--train_dir", "d", "--variant", "nano/4", "--use_cpu", "true"]) == 0
+        assert given == {"began": BEGAN}
 
 
 def test_progress_is_continuous_where_the_plan_changes():
@@ -115,7 +137,7 @@ def test_the_whole_command_ends_on_time(digits, tmp_path):
     began = time.monotonic()
     flags = ("--max_minutes", 0.2, *FLAGS, *RATIO, "--learning_rate", 1e-3)
     metrics = tiny_train(tmp_path / "o", "--train_dir", digits, *flags)
-    assert 6 < time.monotonic() - began < 15  # of 12, beside other tests
+    assert 6 < time.monotonic() - began < 15  # 12 are allowed; other tests may run at the same time
     assert json.loads((tmp_path / "o" / "training_args.json").read_text())["training"]["max_minutes"] == 0.2
     assert metrics["train"]["train_steps_per_second"] > 1
 

@@ -1,9 +1,13 @@
-"""A training from flags to a folder that serves, for each task, from scratch, resumed and from a checkpoint."""
+"""A training from flags to a folder that serves: each task, from scratch, resumed, and from a checkpoint."""
 
 import csv
 import json
+import logging
+import os
 import platform
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +17,17 @@ from datasets import ClassLabel, Dataset, Features, Image
 from real_digits import digit_image, write_class_folder, write_digit
 from safetensors.torch import load_file
 from tiny_training import TINY_MODEL, command, tiny_train, tiny_trainer
+from torch.utils.data import get_worker_info
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from modeling_vit_custom.commands.train import main
 from modeling_vit_custom.common.errors import DataError, UsageError
-from modeling_vit_custom.data.examples import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from modeling_vit_custom.data.dataset import ImageDataset
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """24 training, 6 validation and 8 test images of two digits."""
+    """Write 24 training, 6 validation and 8 test images of two digits."""
     root = tmp_path_factory.mktemp("digits")
     for split, (count, first) in {"train": (12, 0), "validation": (3, 20), "test": (4, 30)}.items():
         write_class_folder(root / split, {"0": count, "1": count}, first)
@@ -31,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(folder, tmp_path_factory):
-    """(folder of a finished run of 6 epochs, its metrics)"""
+    """Return (the folder of a finished run of 6 epochs, its metrics)."""
     output_dir = tmp_path_factory.mktemp("runs") / "trained"
     metrics = tiny_train(output_dir, "--train_dir", folder, "--num_train_epochs", 6, "--learning_rate", 1e-2)
     return output_dir, metrics
@@ -55,7 +60,7 @@ def test_output_is_a_complete_flat_repository(trained):
         assert all((path / f"{entry.split('.')[0]}.py").is_file() for entry in config["auto_map"].values())
         model = AutoModelForImageClassification.from_pretrained(path, trust_remote_code=True)
         processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=True)
-        assert model.config.id2label == {0: "0", 1: "1"} and model.config.problem_type == SINGLE_LABEL
+        assert model.config.id2label == {0: "0", 1: "1"} and model.config.problem_type == "single_label_classification"
         assert processor(write_digit(output_dir.parent / "0.png", 0), return_tensors="pt")["pixel_values"].shape == (
             1,
             3,
@@ -85,7 +90,7 @@ def test_metrics_are_those_of_the_saved_model(trained, folder):
     files = sorted((folder / "test").rglob("*.png"))
     right = [classify(str(path), top_k=1)[0]["label"] == path.parent.name for path in files]
     assert np.mean(right) == pytest.approx(metrics["test"]["accuracy"])
-    assert metrics["test"]["accuracy"] > 0.8, "nought and one are easily told apart"
+    assert metrics["test"]["accuracy"] > 0.8, "0 and 1 are easy to distinguish"
     assert metrics["per_label"]["split"] == "test"
     assert [row["support"] for row in metrics["per_label"]["rows"]] == [4, 4]
     assert sum(row["recall"] * row["support"] for row in metrics["per_label"]["rows"]) == np.sum(right)
@@ -124,7 +129,7 @@ def test_test_set_is_read_once_at_the_end(folder, tmp_path, monkeypatch):
 
 
 def test_resuming_gives_the_same_model_bit_for_bit(folder, tmp_path):
-    """With dropout, augmentation and a learning rate schedule; as if the run had been killed after epoch 2 of 4."""
+    """With dropout, augmentation and a schedule, as if the run had been killed during the save after epoch 3 of 4."""
     flags = ("--train_dir", folder, "--num_train_epochs", 4, "--save_total_limit", 10, "--logging_steps", 1)
     tiny_train(tmp_path / "whole", *flags)
     cut = tmp_path / "cut"
@@ -132,12 +137,12 @@ def test_resuming_gives_the_same_model_bit_for_bit(folder, tmp_path):
     shutil.copy(tmp_path / "whole" / "training_args.json", cut)
     shutil.copytree(tmp_path / "whole" / "checkpoint-6", cut / "checkpoint-6")
     shutil.copytree(tmp_path / "whole" / "checkpoint-9", cut / "checkpoint-9")
-    (cut / "checkpoint-9" / "trainer_state.json").write_text("{")  # killed while saving: passed over
+    (cut / "checkpoint-9" / "trainer_state.json").write_text("{")  # killed while saving: skipped
     run = json.loads((cut / "training_args.json").read_text())
-    run["environment"] |= {"torch": "0.0", "device": "another"}  # is described, not compared
+    run["environment"] |= {"torch": "0.0", "device": "another"}  # recorded, not compared
     (cut / "training_args.json").write_text(json.dumps(run))
     assert tiny_train(cut, *flags)["train"]["resumed"]
-    assert not (cut / "checkpoint-3").exists(), "it went on from step 6, not from the start"
+    assert not (cut / "checkpoint-3").exists(), "it must resume from step 6, not from the start"
     history = [
         json.loads((path / "checkpoint-12" / "trainer_state.json").read_text()) for path in (tmp_path / "whole", cut)
     ]
@@ -147,7 +152,71 @@ def test_resuming_gives_the_same_model_bit_for_bit(folder, tmp_path):
         assert torch.equal(value, weights(cut / "checkpoint-12")[name]), name
 
 
-def test_another_run_in_the_same_folder_is_refused_or_starts_anew(trained, folder, tmp_path):
+def test_a_resumed_run_says_so_first_and_not_how_it_began(trained, tmp_path, capfd, caplog):
+    data = write_class_folder(tmp_path / "d", {"0": 16, "1": 16, "8": 16})
+    flags, model = ("--train_dir", data, "--num_train_epochs", 2), from_checkpoint(trained[0], "--method", "full")
+    misleading = ("NEW HEAD", "NEWLY INITIALISED", "LOAD REPORT", "Loading weights")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    steps = tiny_train(whole, *flags, model=model)["train"]["steps"]
+    out, err = capfd.readouterr()
+    assert all(words in out + err + caplog.text for words in misleading[:2]) and "continues" not in out
+    shutil.copytree(whole / f"checkpoint-{steps // 2}", cut / f"checkpoint-{steps // 2}")
+    run = json.loads((whole / "training_args.json").read_text())
+    (cut / "training_args.json").write_text(json.dumps(run | {"weights": None}))
+    caplog.clear()
+    assert tiny_train(cut, *flags, model=model)["train"]["resumed"]
+    out, err = capfd.readouterr()
+    assert out.splitlines()[0] == f"continues at step {steps // 2} of {steps} from checkpoint-{steps // 2}"
+    assert not [words for words in misleading if words in out + err + caplog.text]
+    tiny_train(cut, *flags, model=model)
+    out, err = capfd.readouterr()
+    assert "has ended: nothing is trained" in out.splitlines()[0]
+    assert not [words for words in misleading if words in out + err + caplog.text]
+
+
+def test_the_step_of_a_resumed_run_is_printed_before_any_warning(trained, folder, tmp_path, monkeypatch, capsys):
+    """stdout and stderr are one, as on a terminal."""
+    flags, run = ("--train_dir", folder, "--num_train_epochs", 6, "--learning_rate", 1e-2), tmp_path / "o"
+    shutil.copytree(trained[0], run)
+    (run / "metrics.json").unlink()
+    kept, newest = sorted(int(path.name.removeprefix("checkpoint-")) for path in run.glob("checkpoint-*"))
+    (run / f"checkpoint-{newest}" / "optimizer.pt").write_bytes(b"")
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+    warnings = logging.StreamHandler(sys.stdout)
+    logging.root.addHandler(warnings)
+    try:
+        assert tiny_train(run, *flags)["train"]["resumed"]
+    finally:
+        logging.root.removeHandler(warnings)
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == f"continues at step {kept} of {newest} from checkpoint-{kept}"
+    assert f"checkpoint-{newest} cannot be continued from" in second and "is passed over" in second
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"model": "x", "data": {}, "training": {}}'])
+def test_a_run_with_a_damaged_record_is_not_continued(trained, folder, tmp_path, damage):
+    shutil.copytree(trained[0], tmp_path / "o")
+    (tmp_path / "o" / "training_args.json").write_text(damage)
+    with pytest.raises(UsageError, match=r"training_args\.json is damaged.*--resume_from_checkpoint false"):
+        tiny_train(tmp_path / "o", "--train_dir", folder, "--num_train_epochs", 6, "--learning_rate", 1e-2)
+
+
+def test_a_killed_loading_process_is_a_sentence(folder, tmp_path, monkeypatch, capsys):
+    whole = ImageDataset.__getitems__
+
+    def killed(self, indices):
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, indices)
+
+    monkeypatch.setattr(ImageDataset, "__getitems__", killed)
+    flags = command(tmp_path / "o", "--train_dir", folder, "--dataloader_num_workers", 1, "--image_cache", "off")
+    assert main(flags) == 3
+    said = capsys.readouterr().err
+    assert "train: a loading process is gone" in said and "--dataloader_num_workers" in said
+
+
+def test_another_run_in_the_same_folder_is_refused_or_starts_from_scratch(trained, folder, tmp_path):
     output_dir = tmp_path / "o"
     shutil.copytree(trained[0], output_dir)
     with pytest.raises(UsageError, match=r"other settings \(.*image_size.*seed"):
@@ -168,8 +237,8 @@ def table(root: Path, labels: list[str], name: str, first: int = 0) -> Path:
 @pytest.mark.parametrize(
     ("problem_type", "labels", "metric"),
     [
-        (MULTI_LABEL, ["round|even", "odd", "even", "odd|thin"] * 6, "mean_average_precision"),
-        (REGRESSION, ["0.25", "1.5"] * 12, "mae"),
+        ("multi_label_classification", ["round|even", "odd", "even", "odd|thin"] * 6, "mean_average_precision"),
+        ("regression", ["0.25", "1.5"] * 12, "mae"),
     ],
 )
 def test_other_tasks(tmp_path, problem_type, labels, metric):
@@ -180,7 +249,7 @@ def test_other_tasks(tmp_path, problem_type, labels, metric):
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "o", trust_remote_code=True)
     assert model.config.problem_type == problem_type
     assert model.config.id2label == (
-        {0: "label"} if problem_type == REGRESSION else dict(enumerate(["even", "odd", "round", "thin"]))
+        {0: "label"} if problem_type == "regression" else dict(enumerate(["even", "odd", "round", "thin"]))
     )
     assert not (tmp_path / "o" / "confusion_matrix.png").exists()
 
@@ -213,11 +282,11 @@ def test_linear_probe_trains_the_head_alone(trained, folder, tmp_path):
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.train()
     losses = {trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).item() for _ in range(5)}
-    assert len(losses) == 1, "dropout and drop path are off in the frozen part"
+    assert len(losses) == 1, "dropout and drop path must be off in the frozen part"
 
 
 def test_same_labels_in_another_order_keep_head_and_ids(trained, tmp_path, folder):
-    """A checkpoint whose ids run the other way: the head is kept, and the data takes its ids."""
+    """The checkpoint has the ids in the opposite order: its head is kept, and the data takes its ids."""
     reversed_ids = tmp_path / "reversed"
     shutil.copytree(trained[0], reversed_ids)
     config = json.loads((reversed_ids / "config.json").read_text())
@@ -227,13 +296,13 @@ def test_same_labels_in_another_order_keep_head_and_ids(trained, tmp_path, folde
     assert trainer.model.config.id2label == splits.id2label == {0: "1", 1: "0"}
     stored = weights(reversed_ids)["classifier.weight"]
     assert torch.equal(trainer.model.classifier.weight, stored)
-    for name, label in zip(splits.test.names, splits.test.labels, strict=True):
+    for name, label in zip(splits.test.names, splits.test.targets.values, strict=True):
         assert splits.id2label[int(label)] == Path(name).parent.name
 
 
 @pytest.mark.parametrize("classes", [{"0": 8, "8": 8}, {"0": 8, "1": 8, "8": 8}])
 def test_other_labels_get_a_new_head_said_loudly(trained, tmp_path, classes):
-    """As many labels with other names would fit the stored head, and be wrong."""
+    """As many labels with other names would fit the stored head, and give wrong answers."""
     data = write_class_folder(tmp_path / "d", classes)
     model = from_checkpoint(trained[0], "--method", "full")
     trainer, splits = tiny_trainer(tmp_path / "o", "--train_dir", data, model=model)

@@ -1,4 +1,4 @@
-"""Trainer's accumulated batches equal one large batch, whatever the labels are."""
+"""Trainer's accumulated batches equal one large batch, for every kind of labels."""
 
 import copy
 
@@ -35,7 +35,7 @@ class RandomImages(Dataset):
 
 
 def train(model, labels, folder, batch_size: int, accumulation: int) -> list[float]:
-    """The logged losses of four plain gradient steps, each over all images."""
+    """Return the logged losses of four plain gradient steps, each over all images."""
     arguments = TrainingArguments(
         folder,
         per_device_train_batch_size=batch_size,
@@ -78,7 +78,7 @@ def test_label_smoothing_is_that_of_cross_entropy(tmp_path, random_model, tiny_c
 
 
 def test_trainer_knows_what_the_model_takes(tmp_path):
-    """It then divides by the labels of all accumulated batches, and passes on labels for evaluation."""
+    """Trainer then divides by the labels of all accumulated batches, and passes labels on in evaluation."""
     model = ViTCustomForImageClassification(ViTCustomConfig(**TINY))
     trainer = Trainer(model, TrainingArguments(tmp_path, use_cpu=True, report_to=[]))
     assert trainer.model_accepts_loss_kwargs and trainer.label_names == ["labels"]
@@ -89,10 +89,10 @@ def test_the_table_of_hooks_names_each_that_is_overridden_and_by_whom():
     from modeling_vit_custom.training.trainer.trainer import ViTCustomTrainer
 
     rows = [line.strip("| ").split(" | ") for line in str(room.__doc__).splitlines() if line.startswith("| ")]
-    told = {
+    named = {
         (hook, owner) for hooks, owners, _ in rows[1:] for hook in hooks.split(", ") for owner in owners.split(", ")
     }
     layers = [each for each in ViTCustomTrainer.__mro__ if each.__module__.startswith(room.__name__)]
     defined = {(name, layer.__name__) for layer in layers for name in vars(layer) if not name.startswith("__")}
-    hooks = {(name, owner) for name, owner in defined if hasattr(Trainer, name)}  # older transformers have fewer
-    assert hooks <= told <= defined
+    hooks = {(name, owner) for name, owner in defined if hasattr(Trainer, name)}  # older transformers lack some hooks
+    assert hooks <= named <= defined

@@ -1,4 +1,4 @@
-"""Flags that cannot be or do not go together: ranges of numbers, rows of (wrong, message), and parts that are tried."""
+"""Checks for flags that do not go together: a table of (wrong, message), and parts built on trial."""
 
 import copy
 from typing import Any
@@ -19,25 +19,16 @@ from ...common.errors import UsageError
 from .data_arguments import DataArguments
 from .declarations import IN_STEPS
 from .model_arguments import METHODS, ModelArguments
-from .tables import RANGES, given, idle_for
-from .training_arguments import ViTTrainingArguments
+from .tables import given, idle_for
+from .training_arguments import ViTTrainingArguments, too_long
 
-# What of accelerate's configuration decides which images a process gets, and how often.
+# Fields of accelerate's configuration that decide which images a process gets, and how often.
 SPLITTING = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "use_configured_state")
-LOW_RANK = ("galore", "apollo")  # optimizers that train the layers they are told
-
-
-def check_ranges(*groups: Any) -> None:
-    """Raises UsageError for a number that is none of its flag's, NaN among them."""
-    for name, (low, high) in RANGES.items():
-        group = next(group for group in groups if hasattr(group, name))
-        value = getattr(group, name)
-        if value not in (None, getattr(type(group), name, None)) and not low <= value <= high:
-            raise UsageError(f"--{name} {value}: give a number from {low:g} to {high:g}.")
+LOW_RANK = ("galore", "apollo")  # optimizers that take --optim_target_modules
 
 
 def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> list[tuple[Any, str]]:
-    """(whether it is so, what then is wrong) of flags that one another rule out."""
+    """Return rows (whether flags exclude each other, the message if they do)."""
     sources = {"--dataset": d.dataset, "--train_dir": d.train_dir, "--dataset_name": d.dataset_name}
     named = [flag for flag, value in sources.items() if value is not None]
     from_one = f"name the training data by one of {', '.join(sources)}"
@@ -97,6 +88,7 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
             t.max_minutes is not None and (t.max_steps > 0 or t.warmup_steps >= 1),
             "--max_minutes finds the number of steps: leave --max_steps out, and give --warmup_steps as a share.",
         ),
+        (0 < t.max_steps < t.warmup_steps, too_long(t.warmup_steps, t.max_steps)),
         (t.fp16 and not t.on_accelerator, "--fp16 would compute in float32 on a CPU: give --bf16 true."),
         (
             t.save_strategy == SaveStrategy.BEST and not validates,
@@ -127,14 +119,17 @@ def conflicts(m: ModelArguments, d: DataArguments, t: ViTTrainingArguments) -> l
 
 
 def checkpointing_kwargs(t: ViTTrainingArguments) -> dict[str, Any]:
-    """What is handed to torch's checkpoint."""
+    """Return the keywords that are handed to torch's checkpoint."""
     own = ("every_n_layers", "offload") if hasattr(t, "activation_checkpointing") else ()
     given: Any = t.gradient_checkpointing_kwargs or {}
     return {name: value for name, value in given.items() if name not in own}
 
 
 def try_parts(t: ViTTrainingArguments) -> None:
-    """Makes what Trainer would make of names and their numbers, but small. Raises UsageError where it cannot be."""
+    """Build small versions of what Trainer will build by flags: optimizer, schedule, compilation, checkpointing.
+
+    Raises UsageError for what cannot be built or would have no effect.
+    """
     optim = OptimizerNames(t.optim).value
     try:
         made = Trainer.get_optimizer_cls_and_kwargs(t)
@@ -143,7 +138,7 @@ def try_parts(t: ViTTrainingArguments) -> None:
         if t.optim_args and made == Trainer.get_optimizer_cls_and_kwargs(without):
             raise UsageError(f"--optim_args {t.optim_args} changes nothing of --optim {optim}: leave it out.")
     except (ImportError, ValueError) as error:
-        if isinstance(error, ImportError) or not optim.startswith(LOW_RANK):  # those want the model, which is not yet
+        if isinstance(error, ImportError) or not optim.startswith(LOW_RANK):  # these need the model, not built yet
             raise _refused(f"--optim {optim}", error) from error
     name, steps = SchedulerType(t.lr_scheduler_type).value, 1000
     try:
@@ -172,7 +167,7 @@ def _refused(flags: str, error: Exception) -> UsageError:
 
 
 def check_streaming(method: str, data_args: DataArguments, training_args: ViTTrainingArguments) -> None:
-    """Raises UsageError for what a stream, which is read from front to back, cannot do."""
+    """Raise UsageError for flags that a stream cannot serve, since it is read from front to back."""
     if not data_args.streaming:
         return
     if data_args.dataset is not None:
@@ -191,5 +186,3 @@ def check_streaming(method: str, data_args: DataArguments, training_args: ViTTra
         raise UsageError("--shots draws of all images, which --streaming has not: --max_train_samples takes the first.")
     if training_args.teacher is not None:
         raise UsageError("--teacher looks at all images first, which --streaming has not: leave one of them out.")
-    if data_args.shuffle_buffer < 1:
-        raise UsageError(f"--shuffle_buffer {data_args.shuffle_buffer}: give 1 (order of the files) or more.")

@@ -7,6 +7,7 @@ Names are those of transformers' image-classification example wherever they exis
 from dataclasses import dataclass
 
 from ...audit.gate import MODES as AUDIT_MODES
+from ...common.image_pixels import MAX_PIXELS, MAX_PIXELS_HELP
 from ...tasks.registry import PROBLEM_TYPES
 from ...tasks.task import ONE_LABEL
 from ..inputs.augmentation import AUGMENTATIONS, POLICIES
@@ -16,7 +17,7 @@ from .declarations import FITTED, IN_STEPS, MANY, TRAIN, flag
 @dataclass
 class DataArguments:
     dataset: str | None = flag(help="A built-in dataset, written as files.", choices=("mnist5k",))
-    data_root: str = flag(default="data", help="Where --dataset writes its folder of images.")
+    data_root: str = flag(rare=True, default="data", help="Where --dataset writes its folder of images.")
     train_dir: str | None = flag(
         aliases="--train_file",
         help="Folder DIR/<class>/… or DIR/{train,validation,test}/<class>/…, or a CSV, TSV, JSON or Parquet file.",
@@ -29,8 +30,8 @@ class DataArguments:
         commands=(TRAIN,),
     )
     dataset_name: str | None = flag(help="Hub dataset, or folder of save_to_disk or data files.")
-    dataset_config_name: str | None = flag(help="Its configuration.")
-    dataset_revision: str | None = flag(help="Its branch, tag or commit.")
+    dataset_config_name: str | None = flag(rare=True, help="Its configuration.")
+    dataset_revision: str | None = flag(rare=True, help="Its branch, tag or commit.")
     streaming: bool = flag(
         default=False,
         help="Read training images from shards while it trains, neither stored nor held in memory: --train_dir is then "
@@ -40,9 +41,11 @@ class DataArguments:
         says_how=True,
     )
     shuffle_buffer: int = flag(
+        rare=True,
         default=1000,
         help="Of so many images of a stream the next one is drawn; the order of its shards is random too.",
         commands=(TRAIN,),
+        range=(1, MANY),
         recorded=True,
     )
     image_column_name: str = flag(default="image", help="Column of images (bytes) or image paths.")
@@ -57,7 +60,8 @@ class DataArguments:
     )
     train_val_split: float | None = flag(
         help="Share of train held out if there is no validation set. Default: 0.15; none for fitted_head and search, "
-        "which cross-validation measures."
+        "which cross-validation measures.",
+        range=(1e-6, 0.999999),
     )
     shots: int | None = flag(
         help="Train on so many examples of each class.", commands=(TRAIN,), range=(1, MANY), recorded=True
@@ -71,7 +75,7 @@ class DataArguments:
         recorded=True,
     )
     max_train_samples: int | None = flag(help="Train on so many examples, stratified.", range=(1, MANY))
-    max_eval_samples: int | None = flag(help="Validate and test on so many examples each.", range=(1, MANY))
+    max_eval_samples: int | None = flag(rare=True, help="Validate and test on so many examples each.", range=(1, MANY))
     augmentation: str = flag(
         default="auto",
         help="none, light (small affine; no mirroring: digits, text), shift (mirrored as well: small pictures) or "
@@ -81,9 +85,11 @@ class DataArguments:
         group="augmentation",
     )
     view_size: list[int] | None = flag(
+        rare=True,
         help="Size of the stored pictures that standard cuts its crops from, one number, or height width. Default: "
         "1.15 times the model's.",
         group="augmentation",
+        range=(1, 65_536),
         recorded=True,
     )
     auto_augment: str | None = flag(
@@ -103,6 +109,7 @@ class DataArguments:
         idle_for=FITTED,
     )
     random_grayscale: float = flag(
+        rare=True,
         default=0.0,
         help="How often the colours of an image are taken away: 0 to 1.",
         group="augmentation",
@@ -132,6 +139,7 @@ class DataArguments:
         idle_for=IN_STEPS,
     )
     mix_probability: float = flag(
+        rare=True,
         default=1.0,
         help="How often a pair is mixed, by one of the two.",
         group="augmentation",
@@ -140,6 +148,7 @@ class DataArguments:
         recorded=True,
     )
     progressive_resizing: float = flag(
+        rare=True,
         default=1.0,
         help="Share of the image's sides to begin at, such as 0.5; whole after 0.7 of the training.",
         group="augmentation",
@@ -162,6 +171,7 @@ class DataArguments:
         "~/.cache/vit_custom/images, if that takes a quarter of the free disk at most), off, or the folder to keep it "
         "in. Its parts may be removed at any time.",
     )
+    max_pixels: int = flag(default=MAX_PIXELS, help=f"{MAX_PIXELS_HELP}.", range=(1, MANY))
     follow_links: bool = flag(default=False, help="Follow links, and paths in tables and datasets, that lead outside.")
     audit: str = flag(
         default="refuse",

@@ -1,6 +1,6 @@
-"""Which method trains where none is named: from a checkpoint `search`, unless the flags say how to train.
+"""The method of a training that names none: from a checkpoint `search`, unless the flags say how to train.
 
-What a run was begun with stays: the same command goes on with it, whatever is chosen today.
+A run keeps the method it was begun with: the same command goes on with it, even if the default has changed since.
 """
 
 from pathlib import Path
@@ -14,15 +14,16 @@ from .training_arguments import ViTTrainingArguments
 
 
 def shared(training_args: ViTTrainingArguments) -> bool:
-    """Whether processes share the weights of one model, so that no other can be trained or measured beside it."""
+    """Return whether processes shard the weights of one model, so that no second one can be trained or measured."""
     return bool(training_args.fsdp or training_args.deepspeed)
 
 
 def choose_method(model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments) -> str:
-    """Return the method of a command that names none."""
+    """Return the method for a command that names none."""
     if model_args.variant is not None or shared(training_args) or given(SAY_HOW, model_args, data_args, training_args):
         return "full"
     begun = None
     if training_args.resume != "false":
-        begun = read_record(Path(training_args.output_dir) / RUN_FILE).get("model", {}).get("method")
+        asked = read_record(Path(training_args.output_dir) / RUN_FILE).get("model")
+        begun = asked.get("method") if isinstance(asked, dict) else None
     return begun if begun in METHODS else "search"

@@ -16,7 +16,7 @@ class ModelArguments:
         "torchvision:NAME, a folder saved by transformers, a .npz, .safetensors or .pth file."
     )
     source_config: str | None = flag(
-        help='What such a source does not say of itself: "image_size=224,num_attention_heads=6", "family=…".'
+        rare=True, help='What such a source does not say of itself: "image_size=224,num_attention_heads=6", "family=…".'
     )
     variant: str | None = flag(help='Start from random weights: a named size, such as "micro/4".')
     method: str | None = flag(
@@ -36,32 +36,52 @@ class ModelArguments:
         commands=(TRAIN,),
     )
     feature_views: int | None = flag(
+        rare=True,
         help="Of so many views of each image, augmented but for the first, fitted_head takes the features. Default: 1.",
         group="method",
         commands=(TRAIN,),
         range=(1, 1000),
     )
     image_size: list[int] | None = flag(
-        help="Input size in pixels, to which a checkpoint is resampled: one number, or height width."
+        help="Input size in pixels, whole patches, to which a checkpoint is resampled: one number, or height width.",
+        range=(1, 32_768),
     )
-    drop_path_rate: float | None = flag(help="Stochastic depth of the last block.", idle_for=FITTED)
+    drop_path_rate: float | None = flag(help="Stochastic depth of the last block.", range=(0, 0.99), idle_for=FITTED)
     patch_drop_rate: float | None = flag(
-        help="Share of the patches that each training step leaves out, at random.", commands=(TRAIN,), idle_for=FITTED
+        rare=True,
+        help="Share of the patches that each training step leaves out, at random.",
+        commands=(TRAIN,),
+        range=(0, 0.99),
+        idle_for=FITTED,
     )
     lora_rank: int = flag(
-        default=8, help="Rank r of the adapters of --method lora.", group="method", commands=(TRAIN,), says_how=True
+        default=8,
+        help="Rank r of the adapters of --method lora.",
+        group="method",
+        commands=(TRAIN,),
+        range=(1, 65_536),
+        says_how=True,
     )
     lora_alpha: float = flag(
+        rare=True,
         default=16.0,
         help="Their outputs are multiplied by alpha / r.",
         group="method",
         commands=(TRAIN,),
+        range=(1e-6, 1e6),
         says_how=True,
     )
     lora_dropout: float = flag(
-        default=0.0, help="Dropout of their inputs.", group="method", commands=(TRAIN,), says_how=True
+        rare=True,
+        default=0.0,
+        help="Dropout of their inputs.",
+        group="method",
+        commands=(TRAIN,),
+        range=(0, 0.99),
+        says_how=True,
     )
     lora_targets: list[str] | None = flag(
+        rare=True,
         help="Layers that get them, such as q_proj v_proj. Default: all.",
         group="method",
         commands=(TRAIN,),
@@ -69,11 +89,12 @@ class ModelArguments:
     )
     config_overrides: str | None = flag(help='More configuration fields, "pooling=map,num_channels=1".', says_how=True)
     model_revision: str = flag(default="main", help="Branch, tag or commit of a Hub checkpoint.")
-    cache_dir: str | None = flag(help="Where downloads from the Hub are kept.")
-    chosen_recipe: str = field(default="", init=False)  # by "auto", as YAML
+    cache_dir: str | None = flag(rare=True, help="Where downloads from the Hub are kept.")
+    chosen_recipe: str = field(default="", init=False)  # the recipe that "auto" chose, as YAML
     ignore_mismatched_sizes: bool = flag(
+        rare=True,
         default=False,
-        help="Initialise anew what does not fit, beyond the head (a new head needs no flag).",
+        help="Initialise again what does not fit, beyond the head (a new head needs no flag).",
         commands=(TRAIN,),
         says_how=True,
     )

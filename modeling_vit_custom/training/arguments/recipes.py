@@ -1,6 +1,7 @@
 """Recipes: YAML files of flags."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +12,36 @@ from ...common.errors import UsageError
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def recipe_flags(recipe: str) -> list[str]:
-    """A recipe's YAML as flags; `recipe` is a path or the name of one in the package. Raises UsageError."""
-    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+def recipe_values(recipe: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the flags of a recipe by name; `recipe` is a path, or a name in the package. Raises UsageError."""
+    name = os.fspath(recipe)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        raise UsageError(f"no recipe {recipe!r}: give a YAML file, or one of {', '.join(recipe_names())}.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raise UsageError(f"no recipe {name!r}: give a YAML file, or one of {', '.join(recipe_names())}.")
+    return as_values(path.read_text(encoding="utf-8"), f"recipe {path}")
+
+
+def as_values(text: str, title: str) -> dict[str, Any]:
+    """Return the flags of a recipe's YAML by name. Raises UsageError, which names `title`, if it is no mapping."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{title} is no YAML: {error}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"recipe {path} must be a mapping of flags to values.")
-    return as_flags(values)
-
-
-def as_flags(values: Mapping[str, Any]) -> list[str]:
-    """["--name", "value", …] of a recipe's YAML."""
-    flags = []
-    for name, value in values.items():
-        flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
-    return flags
+        raise UsageError(f"{title} must be a mapping of flags to values.")
+    return values
 
 
 def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def recipe_first(argv: Sequence[str]) -> list[str]:
-    """The words, with the name after --recipe in the place that a recipe has."""
-    words = list(argv)
-    if "--recipe" not in words[:-1]:
-        return words
-    at = words.index("--recipe")
-    return [words[at + 1], *words[:at], *words[at + 2 :]]
+def recipe_in(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return (the recipe that a command line names after --recipe or as its first word, or None, the other words)."""
+    words = list(words)
+    if "--recipe" in words[:-1]:
+        at = words.index("--recipe")
+        return words[at + 1], words[:at] + words[at + 2 :]
+    if words and not words[0].startswith("-"):
+        return words[0], words[1:]
+    return None, words

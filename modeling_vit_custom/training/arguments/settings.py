@@ -1,4 +1,4 @@
-"""Which settings of a training are recorded, and which of them may change when it goes on.
+"""The recorded settings of a training; `checkpointing.changes` lists those that may change when it goes on.
 
 A run is made with one set of settings. Most are kept in the checkpoint's optimizer and schedule, where a new value has
 no effect, or decide what the figures mean. How long it trains may change, and how a step is split up.
@@ -12,6 +12,6 @@ from .training_arguments import ViTTrainingArguments
 
 
 def settings_of(args: ViTTrainingArguments) -> dict[str, Any]:
-    """The recorded settings as JSON has them, and how many processes there are."""
+    """Return the recorded settings and the number of processes, as JSON reads them back."""
     settings = {name: getattr(args, name) for name in PUBLISHED} | {"processes": args.world_size}
     return json.loads(json.dumps(settings))

@@ -1,7 +1,7 @@
-"""What each field of transformers' TrainingArguments does here, and its facts: one table, by which flags are refused.
+"""A table of the fields of transformers' TrainingArguments: their effects here, their facts, and which are refused.
 
-The tests compare its names with the fields of the transformers that is installed, observe what works in a training,
-and write docs/training_arguments.md from it.
+The tests compare its names with the fields of the installed transformers, observe what works in a training, and write
+docs/training_arguments.md from it.
 """
 
 from dataclasses import MISSING, dataclass, fields, replace
@@ -11,12 +11,12 @@ from ...tasks.task import ONE_LABEL
 from .declarations import FITTED, IN_STEPS, MANY, TRAIN, Facts
 
 NO_FACTS = Facts()
-LOWEST, NEWEST = "5.10 only", "newer than 5.10"  # fields that not every supported transformers has
+LOWEST, NEWEST = "5.10 only", "newer than 5.10"  # fields that only some of the supported transformers versions have
 
 
 @dataclass(frozen=True)
 class Works:
-    """effect: what a test has observed.   versions: LOWEST or NEWEST, where not all have the field."""
+    """A field that works.   effect: observed by a test.   versions: LOWEST or NEWEST if not all have the field."""
 
     effect: str
     versions: str = ""
@@ -25,7 +25,10 @@ class Works:
 
 @dataclass(frozen=True)
 class Refused:
-    """Any value but the default, and `harmless` ones, is an error.   reason: what it would do.   fix: the way out."""
+    """A field for which any value but the default and the `harmless` ones is an error.
+
+    reason: what another value would do.   fix: what to do instead.
+    """
 
     reason: str
     fix: str = "leave it out"
@@ -35,7 +38,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class NotRunHere:
-    """Handed on as it is, to what the tests' machine lacks.   needs: what that is."""
+    """A field that is passed on unchanged to something that the tests' machine lacks.   needs: what that is."""
 
     needs: str
     effect: str
@@ -47,19 +50,21 @@ Field = Works | Refused | NotRunHere
 GPU = "a GPU"
 TRACKIO = NotRunHere("trackio", "handed to trackio; without --report_to trackio refused")
 CHECKPOINTING = "blocks are computed again in the backward pass: the same weights for less memory"
-CHECKPOINTING_KWARGS = "handed to torch's checkpoint: with preserve_rng_state false dropout is drawn anew"
+CHECKPOINTING_KWARGS = "handed to torch's checkpoint: with preserve_rng_state false dropout is drawn again"
 
 
-def _section(group: str, rows: dict[str, Field]) -> dict[str, Field]:
-    """The rows with the heading under which --help shows them."""
+def _section(group: str, daily: str, rows: dict[str, Field]) -> dict[str, Field]:
+    """The rows with their heading in the help: --help shows the `daily` ones, --help_all all of them."""
     return {
-        name: row if isinstance(row, Refused) else replace(row, facts=replace(row.facts, group=group))
+        name: row
+        if isinstance(row, Refused)
+        else replace(row, facts=replace(row.facts, group=group, rare=name not in daily.split()))
         for name, row in rows.items()
     }
 
 
 FIELDS: dict[str, Field] = {
-    **_section("the run", {
+    **_section("the run", "output_dir seed resume_from_checkpoint", {
     "output_dir": Works("the folder that is filled"),
     "do_train": Works("changes nothing: this command trains anyway"),
     "do_eval": Works("changes nothing: validation is measured anyway"),
@@ -67,19 +72,22 @@ FIELDS: dict[str, Field] = {
     "seed": Works("other weights, another order", facts=Facts(range=(0, 2**32 - 1), recorded=True)),
     "data_seed": Works("another order of the same images", facts=Facts(range=(0, 2**32 - 1), recorded=True)),
     "full_determinism": Works("torch uses deterministic algorithms alone"),
-    "resume_from_checkpoint": Works("false: trains anew; a folder: goes on from it; otherwise from the newest"),
+    "resume_from_checkpoint": Works("false: trains again; a folder: goes on from it; otherwise from the newest"),
     "ignore_data_skip": Refused("would train on images of a cut-off epoch twice", "leave it out: skipping reads none"),
     "restore_callback_states_from_checkpoint": Refused("would restore twice what is restored anyway"),
     "enable_jit_checkpoint": Refused(
-        "would end as if it were done what was told to stop", "save often, by --save_strategy steps --save_steps"
+        "would end as if it were done what was asked to stop", "save often, by --save_strategy steps --save_steps"
     ),
     }),
-    **_section("optimization", {
+    **_section(
+        "optimization",
+        "per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps learning_rate "
+        "lr_scheduler_type warmup_steps weight_decay label_smoothing_factor", {
     "per_device_train_batch_size": Works(
         "images of a step: twice as many, half the steps", facts=Facts(range=(1, MANY), recorded=True)
     ),
     "auto_find_batch_size": Refused(
-        "would begin anew with fewer images a step and other weights than those of the seed, and record neither",
+        "would begin again with fewer images a step and other weights than those of the seed, and record neither",
         "give a smaller --per_device_train_batch_size, and --gradient_accumulation_steps",
     ),
     "gradient_accumulation_steps": Works(
@@ -98,7 +106,7 @@ FIELDS: dict[str, Field] = {
     "warmup_steps": Works(
         "steps, or the share of them, until the peak", facts=Facts(range=(0, MANY), recorded=True, idle_for=IN_STEPS)
     ),
-    "warmup_ratio": Works("as --warmup_steps below 1", LOWEST),
+    "warmup_ratio": Works("as --warmup_steps below 1", LOWEST, facts=Facts(range=(0, 1))),
     "optim": Works(
         "torch's own: adamw_torch(_fused), adafactor, sgd, adagrad, rmsprop; others if installed",
         facts=Facts(recorded=True, idle_for=IN_STEPS),
@@ -119,7 +127,7 @@ FIELDS: dict[str, Field] = {
     ),
     "neftune_noise_alpha": Works("noise on the embedded patches, in training alone", facts=Facts(range=(0, 1000))),
     }),
-    **_section("precision and speed", {
+    **_section("precision and speed", "bf16", {
     "bf16": Works("computes in bfloat16; weights stay float32", facts=Facts(recorded=True)),
     "fp16": NotRunHere(GPU, "computes in float16; refused on a CPU, which would not", facts=Facts(recorded=True)),
     "bf16_full_eval": Refused("would measure, and push, other weights than were trained", "give --bf16 true"),
@@ -132,13 +140,15 @@ FIELDS: dict[str, Field] = {
     "torch_compile": Works("the same training, compiled"),
     "torch_compile_backend": Works("by which it is compiled"),
     "torch_compile_mode": Works("handed to torch.compile"),
-    "torch_empty_cache_steps": NotRunHere(GPU, "gives memory back each so many steps"),
+    "torch_empty_cache_steps": NotRunHere(
+        GPU, "gives memory back each so many steps", facts=Facts(range=(1, MANY))
+    ),
     "use_cpu": Works("trains on the CPU"),
     "use_liger_kernel": Refused("has kernels for language models alone"),
     "liger_kernel_config": Refused("has kernels for language models alone"),
     "use_cache": Refused("is for text that is generated, and would be stored in the configuration"),
     }),
-    **_section("logging", {
+    **_section("logging", "report_to", {
     "logging_strategy": Works("logs by steps, by epochs, or not"),
     "logging_steps": Works("logs each so many steps, or share of all", facts=Facts(range=(1e-6, MANY))),
     "logging_first_step": Works("logs the first step too"),
@@ -158,7 +168,7 @@ FIELDS: dict[str, Field] = {
     "skip_memory_metrics": Works("false: what memory training took is measured too"),
     "debug": Works("underflow_overflow: looks at each layer's numbers; tpu_metrics_debug is refused"),
     }),
-    **_section("evaluation", {
+    **_section("evaluation", "", {
     "eval_strategy": Works("validates by epochs, by steps, or at the end alone", facts=Facts(recorded=True)),
     "eval_steps": Works("validates each so many steps", facts=Facts(range=(1e-6, MANY), recorded=True)),
     "eval_delay": Works("not before so many epochs, or steps", facts=Facts(range=(0, MANY))),
@@ -174,17 +184,17 @@ FIELDS: dict[str, Field] = {
     "eval_do_concat_batches": Refused("would measure batches for images"),
     "eval_use_gather_object": Refused("is for predictions that are no tensors"),
     "include_for_metrics": Refused("would keep all images in memory for metrics that read predictions and labels"),
-    "batch_eval_metrics": Refused("would measure batch by batch what has to be seen whole"),
+    "batch_eval_metrics": Refused("is chosen by how many predictions there are"),
     "label_names": Refused("names what is called labels here", harmless=(["labels"],)),
     }),
-    **_section("checkpoints", {
+    **_section("checkpoints", "", {
     "save_strategy": Works("saves by epochs, by steps, when best, or not"),
     "save_steps": Works("saves each so many steps", facts=Facts(range=(1e-6, MANY))),
     "save_total_limit": Works("checkpoints that are left", facts=Facts(range=(1, MANY))),
     "save_only_model": Works("checkpoints without optimizer, from which no run goes on"),
     "save_on_each_node": Refused("would write the same files at once: the folder is one that all machines see"),
     }),
-    **_section("the Hub", {
+    **_section("the Hub", "push_to_hub hub_model_id", {
     "push_to_hub": Works("publishes, checked as `publish` does", facts=Facts(commands=(TRAIN,))),
     "hub_model_id": Works("where"),
     "hub_strategy": Works("end, or every_save; the others, which upload pickled files, are refused"),
@@ -193,7 +203,7 @@ FIELDS: dict[str, Field] = {
     "hub_revision": Works("the branch"),
     "hub_token": Refused("would be stored with the run", "set HF_TOKEN or run `hf auth login` instead"),
     }),
-    **_section("data", {
+    **_section("data", "dataloader_num_workers", {
     "dataloader_num_workers": Works(
         "loading processes; the same images in the same order", facts=Facts(range=(0, 1024))
     ),
@@ -210,7 +220,7 @@ FIELDS: dict[str, Field] = {
     "length_column_name": Refused("is for text: images have no length"),
     "remove_unused_columns": Refused("would drop the images"),
     }),
-    **_section("several processes", {
+    **_section("several processes", "", {
     "local_rank": NotRunHere("a launcher", "read by no one: the launcher's LOCAL_RANK counts"),
     "ddp_backend": Works("how processes talk; refused for a single one"),
     "ddp_timeout": Works("seconds that they wait for each other", facts=Facts(range=(1, MANY))),
@@ -228,7 +238,7 @@ FIELDS: dict[str, Field] = {
 
 
 def refusal(args: Any) -> str | None:
-    """Why these TrainingArguments, not yet completed by transformers, cannot be used; None where they can."""
+    """Return why these TrainingArguments, not yet completed by transformers, cannot be used; None if they can."""
     for given in fields(args):
         known = FIELDS.get(given.name)
         if not isinstance(known, Refused):

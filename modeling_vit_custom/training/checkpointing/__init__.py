@@ -1,1 +1,1 @@
-"""What a run leaves on disk to continue from: sealed checkpoints, locks, records of images and settings."""
+"""The files from which a run continues: sealed checkpoints, locks, records of images and settings."""

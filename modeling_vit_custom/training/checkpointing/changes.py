@@ -1,14 +1,15 @@
-"""Which settings of a training may change when it goes on.
+"""The settings of a training that may change when it is resumed.
 
-A run is made with one set of settings. Most are kept in the checkpoint's optimizer and schedule, where a new value has
-no effect, or decide what the figures mean. How long it trains may change, and how a step is split up.
+Most may not: a new value would have no effect, because the checkpoint's optimizer and schedule keep the old one, or it
+would change the meaning of the figures. `CHANGEABLE` lists the others: the length of the training, how a step is split
+up, early stopping, the time of evaluations, and the precision.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 LENGTH = ("num_train_epochs", "max_steps", "max_minutes")
-STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")  # their product must stay
+STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")  # their product must stay the same
 CHANGEABLE = (
     *LENGTH, *STEP, "early_stopping_patience", "early_stopping_threshold", "eval_strategy", "eval_steps", "bf16",
     "fp16",
@@ -16,12 +17,12 @@ CHANGEABLE = (
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Setting: (its value before, its value now) where both are known and differ."""
+    """Return {setting: (value before, value now)} where both values are known and differ."""
     return {name: (before[name], now[name]) for name in now if name in before and before[name] != now[name]}
 
 
 def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that have changed and may not; those of a step where they make it one of other images."""
+    """Return the settings that have changed and may not: those of STEP only where the images per step change."""
     changed = changes(before, now)
     refused = [name for name in changed if name not in CHANGEABLE]
     known = all(name in each for name in STEP for each in (before, now))
@@ -31,19 +32,22 @@ def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
 
 
 def noted_changes(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A sentence on all that has changed, if anything has."""
+    """Return a list of one sentence on all settings that have changed; an empty list if there are none."""
     changed = [f"{name}, {old}, now {new}" for name, (old, new) in changes(before, now).items()]
     return [f"{what} with other settings ({'; '.join(changed)})"] if changed else []
 
 
 def images_per_step(settings: Mapping[str, Any]) -> int:
-    """Of all processes together."""
+    """Return the number of images per optimizer step, of all processes together."""
     batch, accumulated, processes = (int(settings[name]) for name in STEP)
     return batch * accumulated * processes
 
 
 def goes_on(before: Mapping[str, Any], now: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
-    """Whether a training that has ended has more to do now. made: {"steps", "epochs"}, what it came to."""
+    """Return whether a training that has ended has more to do with the settings `now`.
+
+    made: {"steps", "epochs"} that it has done.
+    """
     if now.get("max_minutes") or before.get("max_minutes"):
         return bool(now.get("max_minutes") and before.get("max_minutes")) and now["max_minutes"] > before["max_minutes"]
     if now["max_steps"] > 0:

@@ -1,11 +1,11 @@
-"""Checkpoints that are whole or not there: written aside, sealed, renamed; and which one a run continues from.
+"""Atomic checkpoints: written aside, sealed with a manifest, renamed; and the search for the one to continue from.
 
-RUN/checkpoint-N/               whole: its `manifest.json`, the size and SHA-256 of every file, was written last
+RUN/checkpoint-N/               complete: `manifest.json`, with size and SHA-256 of every file, was written last
 RUN/.unfinished/checkpoint-N/   being written, or removed (`removed-checkpoint-N`); left by a run that was killed
 
-A further state of a run, such as averaged weights, is one more file of the folder: the Trainer writes it in
+Further state of a run, such as averaged weights, is one more file of the folder: the Trainer writes it in
 `_save_optimizer_and_scheduler` and reads it in `_load_optimizer_and_scheduler`, and it is sealed like the others.
-What a callback has to remember goes into trainer_state.json (transformers' `ExportableState`).
+The state of callbacks goes into trainer_state.json (transformers' `ExportableState`).
 """
 
 import json
@@ -24,10 +24,15 @@ from ...weight_files_vit_custom import WeightFileError, parse_strict_json, read_
 
 MANIFEST, FORMAT = "manifest.json", 1
 UNFINISHED = ".unfinished"
-MODEL_ALONE = (CONFIG, WEIGHTS, TRAINER_STATE)  # all there is with --save_only_model
+MODEL_ALONE = (CONFIG, WEIGHTS, TRAINER_STATE)  # all files that --save_only_model writes
 NEEDED = (*MODEL_ALONE, "scheduler.pt")
 # The optimizer's state: one file, or the parts of several processes (FSDP2's, DeepSpeed's).
 OPTIMIZER, OPTIMIZER_PARTS = "optimizer.pt", ("optimizer_*", "optimizer.bin", "global_step*")
+# What a run needs to go on, beside the model: optimizer, schedule, scaler, random numbers, trained weights.
+STATE = (
+    OPTIMIZER, *OPTIMIZER_PARTS, "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_weights.safetensors",
+    "pytorch_model_fsdp_*",
+)  # fmt: skip
 
 
 class CheckpointError(RuntimeError):
@@ -38,7 +43,7 @@ class CheckpointError(RuntimeError):
 
 
 def seal(folder: Path) -> int:
-    """Writes the manifest of a folder, after all of its files have reached the disk; returns the bytes of all."""
+    """Write the manifest of a folder once all its files have reached the disk; return the bytes of all files."""
     paths = sorted(path for path in folder.rglob("*") if path != folder / MANIFEST)
     files = {path.relative_to(folder).as_posix(): _described(path) for path in paths if path.is_file()}
     for path in paths:
@@ -50,7 +55,7 @@ def seal(folder: Path) -> int:
 
 
 def put_in_place(folder: Path, run: Path) -> Path:
-    """A sealed RUN/.unfinished/checkpoint-N becomes RUN/checkpoint-N; one that is there, damaged, gives way."""
+    """Rename a sealed RUN/.unfinished/checkpoint-N to RUN/checkpoint-N; replace a damaged one of that name."""
     target = run / folder.name
     if target.exists():
         discard(target)
@@ -62,7 +67,7 @@ def put_in_place(folder: Path, run: Path) -> Path:
 
 
 def discard(checkpoint: Path) -> None:
-    """Removes RUN/checkpoint-N, so that no half of it is ever taken for a whole one."""
+    """Remove RUN/checkpoint-N, moved aside first so that a half-removed one is never taken for complete."""
     aside = checkpoint.parent / UNFINISHED / f"removed-{checkpoint.name}"
     aside.parent.mkdir(exist_ok=True)
     os.rename(checkpoint, aside)
@@ -72,9 +77,9 @@ def discard(checkpoint: Path) -> None:
 
 
 def rotate(run: Path, limit: int | None, step: int, best: int | None) -> None:
-    """Removes checkpoints until `limit` are left, but neither that of `step`, the newest, nor the best.
+    """Remove checkpoints until `limit` are left, but never those of `step` (the newest) and `best`.
 
-    The oldest by step go first; before them any ahead of `step`, which was damaged when the run went on from before it.
+    Checkpoints beyond `step` go first: they were damaged when the run resumed from an earlier one. Then the oldest go.
     """
     found = numbered(run)
     removable = sorted(found.keys() - {step, best}, key=lambda number: (number <= step, number))
@@ -82,8 +87,36 @@ def rotate(run: Path, limit: int | None, step: int, best: int | None) -> None:
         discard(found[number])
 
 
+def drop_state(checkpoint: Path) -> int:
+    """Remove from RUN/checkpoint-N the files from which a run goes on, and seal the model that is left.
+
+    The folder is made aside, of links where the disk has them, and put in place whole. Returns the bytes removed.
+    """
+    run, aside = checkpoint.parent, checkpoint.parent / UNFINISHED / checkpoint.name
+    shutil.rmtree(aside, ignore_errors=True)
+    state = {path for pattern in STATE for path in checkpoint.glob(pattern)}
+    if not state:
+        return 0
+    before = size_of(checkpoint)
+    for path in checkpoint.rglob("*"):
+        if path.is_file() and path.name != MANIFEST and not state & {path, *path.parents}:
+            copy = aside / path.relative_to(checkpoint)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, copy)
+            except OSError:
+                shutil.copy2(path, copy)
+    seal(aside)
+    return before - size_of(put_in_place(aside, run))
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def remove_leftovers(run: Path) -> list[str]:
-    """Removes what a killed run was writing or removing; returns a note on it."""
+    """Remove what a killed run was writing or removing; return a note on it, or an empty list."""
     path = run / UNFINISHED
     if not path.is_dir():
         return []
@@ -96,13 +129,13 @@ def remove_leftovers(run: Path) -> list[str]:
 
 
 def numbered(run: str | Path) -> dict[int, Path]:
-    """The folders `checkpoint-N` by their N."""
+    """Return the folders `checkpoint-N` of a run by their N."""
     named = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in Path(run).glob("checkpoint-*"))
     return {int(match[1]): path for match, path in named if match and path.is_dir()}
 
 
 def find_last_checkpoint(run: str | Path) -> tuple[Path | None, list[str]]:
-    """(the newest valid `checkpoint-N` or None, a note on each newer one that is not)."""
+    """Return (the newest valid `checkpoint-N` or None, a note on each newer one that is not valid)."""
     notes: list[str] = []
     for _, path in sorted(numbered(run).items(), reverse=True):
         if (defect := checkpoint_defect(path)) is None:
@@ -112,9 +145,9 @@ def find_last_checkpoint(run: str | Path) -> tuple[Path | None, list[str]]:
 
 
 def checkpoint_defect(path: str | Path, to_go_on: bool = True) -> str | None:
-    """What is wrong with a checkpoint, or None where every file is what was written and all that is needed is there.
+    """Return what is wrong with a checkpoint; None if every file is as it was written and no needed file is missing.
 
-    to_go_on: whether a run is to go on from it; otherwise its model is enough (--save_only_model).
+    to_go_on: whether a run is to resume from it; otherwise its model is enough (--save_only_model).
     """
     path = Path(path)
     if not (path / MANIFEST).is_file():
@@ -131,7 +164,7 @@ def checkpoint_defect(path: str | Path, to_go_on: bool = True) -> str | None:
 
 
 def unsealed_defect(path: str | Path, to_go_on: bool = True) -> str | None:
-    """What can be seen to be wrong without a manifest: files that are missing, empty or cut off, or None."""
+    """Return what is visibly wrong without a manifest: a file that is missing, empty or cut off; None if nothing is."""
     path = Path(path)
     for name in NEEDED if to_go_on else MODEL_ALONE:
         if not (path / name).is_file() or (path / name).stat().st_size == 0:
@@ -147,7 +180,7 @@ def unsealed_defect(path: str | Path, to_go_on: bool = True) -> str | None:
 
 
 def _state_defect(path: Path) -> str | None:
-    """The same of what a run needs beside the model to go on."""
+    """`unsealed_defect` of the files that a run needs in addition to the model to resume."""
     whole = path / OPTIMIZER
     in_parts = not whole.exists() and any(next(path.glob(part), None) for part in OPTIMIZER_PARTS)
     if not in_parts and (not whole.is_file() or whole.stat().st_size == 0):
@@ -167,7 +200,7 @@ def _state_defect(path: Path) -> str | None:
 
 
 def _damage(path: Path, manifest: dict[str, Any]) -> str | None:
-    """The first file that is not as the manifest says."""
+    """The first file that differs from the manifest, in words; None if there is none."""
     files = manifest.get("files")
     if manifest.get("format") != FORMAT or not isinstance(files, dict):
         return f"{MANIFEST} is none that this version writes"
@@ -185,7 +218,7 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _sync(path: Path) -> None:
-    """A file's bytes, or a folder's names where the system can do that, reach the disk."""
+    """Flush a file's bytes to the disk, or a folder's names where the system supports it."""
     with suppress(OSError) if path.is_dir() else nullcontext():
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -194,4 +227,4 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
-KEPT = "ResumingTrainer"  # where trainer_state.json keeps what Trainer itself would forget
+STATE_KEY = "ResumingTrainer"  # the key in trainer_state.json for what Trainer itself does not save

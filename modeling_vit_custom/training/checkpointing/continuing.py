@@ -1,7 +1,6 @@
-"""Where a run continues: its output folder, what has ended there, the checkpoint to start from."""
+"""The start of a run: its output folder, a run that has ended there, the checkpoint to resume from."""
 
 import json
-import logging
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ...common.claims import STAMP, ClaimError, named_weights, read_record, weights_digest
 from ...common.errors import UsageError
-from ...common.model_files import IMAGES, LOCK, LOCK_OWNER, METRICS, RUN_FILE, SEARCH, TRAINER_STATE
+from ...common.model_files import IMAGES, LOCK, LOCK_OWNER, METRICS, RUN_FILE, SEARCH, TRAIN_LOG, TRAINER_STATE
 from ...common.outputs import KINDS, kind_of
 from ...common.processes import Processes
 from .changes import changes, goes_on, noted_changes, refused_changes
 from .checkpoints import (
-    KEPT,
     MANIFEST,
+    STATE_KEY,
     checkpoint_defect,
     discard,
     find_last_checkpoint,
@@ -27,14 +26,15 @@ from .checkpoints import (
     unsealed_defect,
 )
 
-logger = logging.getLogger(__name__)
-
-ANOTHER = "Name another --output_dir, or pass --resume_from_checkpoint false to train anew in this one"
-DESCRIBED = ("examples", "labels", "fingerprint", "teacher", "masks")  # what a run records that is no flag's value
+ANOTHER = "Name another --output_dir, or pass --resume_from_checkpoint false to train again in this one"
+DESCRIBED = ("examples", "labels", "fingerprint", "teacher", "masks")  # recorded of a run, but not values of flags
 
 
 def check_output_dir(output_dir: str | Path) -> None:
-    """Raises UsageError unless the folder can be written and is new, empty, or an earlier run's."""
+    """Check that the folder is new, empty, or an earlier run's, and create it. Raises UsageError otherwise.
+
+    Raises UsageError also where it cannot be created or written.
+    """
     path = Path(output_dir)
     if path.exists() and not path.is_dir():
         raise UsageError(f"--output_dir {path} is a file: name a folder.")
@@ -42,7 +42,8 @@ def check_output_dir(output_dir: str | Path) -> None:
     for name, kind in there.items():
         if kind not in (None, KINDS[stat.S_IFDIR]):
             raise UsageError(f"--output_dir {path} holds {name}, which is {kind}: remove it, or name another folder.")
-    strangers = there.keys() - {LOCK, LOCK_OWNER, IMAGES, SEARCH}  # of a run that was killed before its first record
+    # left by a run killed before its first record
+    strangers = there.keys() - {LOCK, LOCK_OWNER, IMAGES, SEARCH, TRAIN_LOG}
     if strangers and not (path / RUN_FILE).is_file():
         raise UsageError(
             f"--output_dir {path} is not empty and holds no earlier run ({RUN_FILE} is missing): name a new folder."
@@ -55,10 +56,20 @@ def check_output_dir(output_dir: str | Path) -> None:
         raise UsageError(f"--output_dir {path} cannot be written.")
 
 
+def may_go_on(output_dir: str | Path, resume: str, processes: Processes) -> bool:
+    """Return whether there seems to be a run to resume, or one that has ended; the first process looks, for all."""
+    if resume != "true":
+        return resume != "false"
+    folder = Path(output_dir)
+    return processes.from_first(
+        lambda: bool(numbered(folder)) or all((folder / n).is_file() for n in (RUN_FILE, METRICS))
+    )
+
+
 def ended_run(
     output_dir: str | Path, resume: str, run: Mapping[str, Any], processes: Processes
 ) -> dict[str, Any] | None:
-    """What metrics.json holds where the output folder has this very run and it has ended, else None.
+    """Return the content of metrics.json if this same run has ended in the output folder, else None.
 
     The first process looks, for all of them. Raises UsageError where another run has ended there, unless this one goes
     on from it, and where the weights are no longer that run's.
@@ -70,8 +81,8 @@ def _ended_run(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     earlier, metrics = read_record(folder / RUN_FILE), read_record(folder / METRICS)
     if not _has_ended(folder, earlier, metrics):
         return None
-    before = earlier["training"]
-    now = {**run["training"], "processes": before.get("processes")}  # however many ask for it now
+    before = _earlier(folder)["training"]
+    now = {**run["training"], "processes": before.get("processes")}  # their number may differ now
     _check_same_run(folder, {**run, "training": now})
     if (changed := changes(before, now)) == {}:
         if metrics.get("test", {}).get("n") != run.get("test", {}).get("examples") or (
@@ -87,14 +98,17 @@ def _ended_run(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     if not goes_on(before, now, made):
         raise _other_settings(folder, sorted(changed), before, now, ", has ended, and would have nothing more to do")
     if not numbered(folder):
-        raise UsageError(f"{folder} holds a run that has ended, and no checkpoint to go on from. {ANOTHER}.")
+        raise UsageError(
+            f"{folder} holds a run that has ended, and no checkpoint to continue from: --keep_checkpoints last would "
+            f"have kept it. To train its weights further, give them as --model_name_or_path {folder}. {ANOTHER}."
+        )
     return None
 
 
 def _has_ended(folder: Path, earlier: Mapping[str, Any], metrics: Mapping[str, Any]) -> bool:
     if not earlier or "train" not in metrics or (digest := weights_digest(folder)) is None:
         return False
-    if STAMP not in earlier:  # of an earlier version: its newest checkpoint says how far it came
+    if STAMP not in earlier:  # of an earlier version: its newest checkpoint shows how far it came
         state = read_record(folder / f"checkpoint-{_newest_step(folder)}" / TRAINER_STATE_NAME)
         return STAMP not in metrics and 0 < state.get("max_steps", 0) <= state.get("global_step", 0)
     try:
@@ -115,18 +129,20 @@ def _newest_step(folder: Path) -> int:
     return max(numbered(folder), default=0)
 
 
-def find_start(output_dir: str | Path, resume: str, run: Mapping[str, Any], processes: Processes) -> str | None:
-    """The checkpoint to continue from, or None to start afresh; the first process looks, for all of them.
+def find_resume_checkpoint(
+    output_dir: str | Path, resume: str, run: Mapping[str, Any], processes: Processes
+) -> tuple[str | None, list[str]]:
+    """Return (the checkpoint to continue from, or None to start afresh; warnings). The first process looks, for all.
 
-    Without --resume_from_checkpoint it is the newest valid one of the output folder; with "false", earlier
-    checkpoints there are removed. Raises UsageError if none is valid, if the one that is named is damaged or has newer
-    ones beside it, and if it belongs to a run with other data, another model or other settings that a run keeps: they
-    would be mixed.
+    resume: the value of --resume_from_checkpoint. "true" (default): the newest valid checkpoint of the output folder.
+    "false": none, and earlier checkpoints there are removed. Otherwise: the checkpoint to use.
+    Raises UsageError if there are checkpoints but none is valid, and if the named one is damaged or older than others.
+    Raises it also if settings that may not change differ, and with "true" if data or model do.
     """
     return processes.from_first(lambda: _find_start(Path(output_dir), resume, run, processes.count))
 
 
-def _find_start(path: Path, resume: str, run: Mapping[str, Any], processes: int) -> str | None:
+def _find_start(path: Path, resume: str, run: Mapping[str, Any], processes: int) -> tuple[str | None, list[str]]:
     notes = remove_leftovers(path)
     if resume == "false":
         for old in numbered(path).values():
@@ -139,27 +155,25 @@ def _find_start(path: Path, resume: str, run: Mapping[str, Any], processes: int)
         if checkpoint is None and passed_over:
             raise UsageError(
                 f"no checkpoint can be continued from: {'; '.join(passed_over)}. Name one by --resume_from_checkpoint "
-                "if it is of an earlier version, or pass --resume_from_checkpoint false to remove all and train anew."
+                "if it is of an earlier version, or pass --resume_from_checkpoint false to remove all and train again."
             )
         if checkpoint is not None:
             notes += _check_same_run(path, run)
     else:
         checkpoint = Path(resume)
         notes += _check_named(checkpoint, path) + _check_settings(checkpoint, run["training"])
-    for note in notes:
-        logger.warning(note)
     if checkpoint is None:
-        return None
+        return None, notes
     if (before := len(list(checkpoint.glob("rng_state*.pth")))) != processes:
-        logger.warning(
+        notes.append(
             f"{checkpoint} is of {before} process(es), now there are {processes}: the training goes on, "
             "but not bit for bit as it would have"
         )
-    return str(checkpoint)
+    return str(checkpoint), notes
 
 
 def _check_named(checkpoint: Path, path: Path) -> list[str]:
-    """Notes on the checkpoint that --resume_from_checkpoint names; raises UsageError where it cannot be used."""
+    """Warnings on the checkpoint that --resume_from_checkpoint names. Raises UsageError where it cannot be used."""
     if not checkpoint.is_dir():
         raise UsageError(f"--resume_from_checkpoint {checkpoint} is not a folder.")
     notes = []
@@ -180,10 +194,10 @@ def _check_named(checkpoint: Path, path: Path) -> list[str]:
 
 
 def _check_same_run(path: Path, run: Mapping[str, Any]) -> list[str]:
-    """Notes on settings that have changed; raises UsageError where they are such as a run keeps."""
-    earlier = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+    """Warnings on settings that have changed. Raises UsageError for those that may not change."""
+    earlier = _earlier(path)
     now = json.loads(json.dumps(run))
-    before = {**earlier["model"], **earlier["data"], "seed": earlier["training"]["seed"]}
+    before = {**earlier["model"], **earlier["data"], "seed": earlier["training"].get("seed")}
     after = {**now["model"], **now["data"], "seed": now["training"]["seed"]}
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     changed += [name for name in refused_changes(earlier["training"], now["training"]) if name not in changed]
@@ -192,9 +206,17 @@ def _check_same_run(path: Path, run: Mapping[str, Any]) -> list[str]:
     return noted_changes(f"{path} was begun", earlier["training"], now["training"])
 
 
+def _earlier(folder: Path) -> dict[str, Any]:
+    """The record of the run that is to be resumed. Raises UsageError where it is damaged."""
+    earlier = read_record(folder / RUN_FILE)
+    if not all(isinstance(earlier.get(part), dict) for part in ("model", "data", "training")):
+        raise UsageError(f"{folder} holds a run whose {RUN_FILE} is damaged: nobody knows what it was. {ANOTHER}.")
+    return earlier
+
+
 def _check_settings(checkpoint: Path, now: Mapping[str, Any]) -> list[str]:
-    """The same for a checkpoint that was named, which holds the settings it was trained with, if not of old."""
-    kept = read_record(checkpoint / TRAINER_STATE_NAME).get("stateful_callbacks", {}).get(KEPT, {})
+    """`_check_same_run` for a named checkpoint: compares with its own record of settings (older versions have none)."""
+    kept = read_record(checkpoint / TRAINER_STATE_NAME).get("stateful_callbacks", {}).get(STATE_KEY, {})
     before = kept.get("settings", {})
     if refused := refused_changes(before, now):
         raise _other_settings(checkpoint, refused, before, now)
@@ -204,11 +226,11 @@ def _check_settings(checkpoint: Path, now: Mapping[str, Any]) -> list[str]:
 def _other_settings(
     folder: Path, names: Sequence[str], before: Mapping[str, Any], now: Mapping[str, Any], state: str = ""
 ) -> UsageError:
-    """Names them all, and the values of those that are flags."""
+    """An error that names all changed settings, and the values of those that are flags."""
     values = [
         f"--{name} {before.get(name, 'not given')} there, {now.get(name, 'not given')} now"
         for name in names
         if name not in DESCRIBED and (name in before or name in now)
     ]
-    told = f": {'; '.join(values)}" if values else ""
-    return UsageError(f"{folder} holds a run with other settings ({', '.join(names)}){state}{told}. {ANOTHER}.")
+    detail = f": {'; '.join(values)}" if values else ""
+    return UsageError(f"{folder} holds a run with other settings ({', '.join(names)}){state}{detail}. {ANOTHER}.")

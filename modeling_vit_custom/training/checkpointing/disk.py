@@ -1,4 +1,4 @@
-"""Disk space: asked for before it is needed; and where it runs out all the same, one error that says so."""
+"""Disk space: checked before it is needed, and one clear error where it runs out all the same."""
 
 import errno
 import shutil
@@ -10,28 +10,28 @@ from torch import nn
 
 from .checkpoints import CheckpointError
 
-# Beside tensors a checkpoint holds the code of the model, the states of random numbers and the log.
+# In addition to tensors a checkpoint holds the model's code, the states of random generators and the log.
 BESIDE_TENSORS = 2**20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# torch's and safetensors' writers pass no error number on.
+# torch's and safetensors' writers do not pass on the errno.
 _FULL_IN_WORDS = ("os error 28", "os error 122", "No space left", "PytorchStreamWriter", "inline_container")
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """What a checkpoint of `model` takes at most: its tensors, and Adam's two for each one that is trained."""
+    """Return the most bytes a checkpoint of `model` can take: its tensors, and Adam's two for each trained one."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum(t.nbytes * (3 if t.requires_grad else 1) for t in tensors) + BESIDE_TENSORS
 
 
 def check_space(folder: Path, needed: int, when: str) -> None:
-    """Raises CheckpointError, with both numbers, where `folder` has less than `needed` bytes left."""
+    """Raise CheckpointError, with both numbers, where `folder` has less than `needed` bytes left."""
     if (free := shutil.disk_usage(folder).free) < needed:
         raise CheckpointError(_disk_full(folder, needed, free, when))
 
 
 @contextmanager
 def disk_full_explained(folder: Path, needed: int, when: str, unfinished: Path | None = None) -> Iterator[None]:
-    """Whatever fails inside, `unfinished` is removed; raises CheckpointError where it failed for want of space."""
+    """Remove `unfinished` when anything fails inside. Raises CheckpointError where the cause is a full disk."""
     try:
         yield
     except Exception as error:

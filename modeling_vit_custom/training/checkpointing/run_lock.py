@@ -1,4 +1,4 @@
-"""One run to a folder."""
+"""The lock that allows one run at a time in an output folder."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +12,7 @@ from ...common.processes import Processes
 
 @contextmanager
 def run_lock(run: str | Path, processes: Processes) -> Iterator[None]:
-    """Holds the folder `run` for these processes. Raises UsageError, in all of them, naming the one that has it."""
+    """Hold the lock of folder `run` for these processes. Raises UsageError, in all of them, naming the holder."""
     run = Path(run)
     with ExitStack() as stack:
         processes.from_first(lambda: take_lock(run / LOCK, stack, f"--output_dir {run}", UsageError))

@@ -1,1 +1,1 @@
-"""Where weights begin: a checkpoint, random numbers, a fitted head, adapters."""
+"""Where initial weights come from: a checkpoint, random numbers, a fitted head, adapters."""

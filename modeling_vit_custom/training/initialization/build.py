@@ -1,4 +1,4 @@
-"""The model that a training begins with: of a named size with random weights, or from a checkpoint.
+"""The model that a training begins with: a variant with random weights, or a checkpoint.
 
 Shapes: N examples, C classes.
 """
@@ -13,31 +13,39 @@ from torch import nn
 from transformers.trainer_utils import set_seed
 
 from ...common.errors import DataError, UsageError
-from ...configuration_vit_custom import ViTCustomConfig
 from ...data.examples import Splits
 from ...data.labels import plan_head
 from ...data.sources import with_label_ids
 from ...image_processing_vit_custom import ViTCustomImageProcessor
-from ...modeling_vit_custom import ViTCustomForImageClassification
-from ...pretrained_vit_custom import HEAD_PREFIX, resize_input
-from ...weight_files_vit_custom import some
-from .start_checkpoint import Pretrained, Start
+from ...pretrained_vit_custom import ViTCustomPreTrainedModel, resize_input
+from ...tasks.hub import CLASSIFICATION
+from ...weight_files_vit_custom import shorten_list
+from .start_checkpoint import Pretrained, Start, variant_config
+
+FROM_ZERO = "trained from zero"  # in notes on weights that a checkpoint lacks
 
 
 def build_model(
-    start: Start, pretrained: Pretrained | None, splits: Splits, seed: int
-) -> tuple[ViTCustomForImageClassification, Any, Splits]:
-    """(model, image processor, splits with the model's label ids), from a variant or from a checkpoint."""
+    start: Start,
+    pretrained: Pretrained | None,
+    splits: Splits,
+    seed: int,
+    model_class: type[ViTCustomPreTrainedModel] = CLASSIFICATION.model,
+) -> tuple[Any, Any, Splits]:
+    """Return (model, image processor, splits with the model's label ids), from a variant or from a checkpoint.
+
+    model_class: the class of the model; `pretrained` loads the same.
+    """
     set_seed(seed)
     if pretrained is None:
-        return *from_variant(start, splits, ViTCustomForImageClassification), splits
+        return *from_variant(start, splits, model_class), splits
     with checkpoint_explained(start):
         return _from_checkpoint(pretrained, start, splits)
 
 
 @contextmanager
 def checkpoint_explained(start: Start) -> Iterator[None]:
-    """Makes UsageErrors that name the checkpoint of what loading or fitting it raises."""
+    """Turn errors of loading or adapting the checkpoint into UsageErrors that name it."""
     try:
         yield
     except (DataError, UsageError):
@@ -47,39 +55,38 @@ def checkpoint_explained(start: Start) -> Iterator[None]:
 
 
 def from_variant(start: Start, splits: Splits, model_class: type) -> tuple[Any, Any]:
-    """(model with random weights, image processor), as --variant and the flags beside it say. Raises UsageError."""
-    fields = start.fields | labels_of(splits)
-    if start.image_size is not None:
-        fields["image_size"] = start.image_size
-    try:
-        config = ViTCustomConfig.from_variant(str(start.variant), **fields)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise UsageError(f"--variant {start.variant} with these flags is no model: {error}") from error
+    """Return (model with random weights, image processor) of --variant and the flags with it. Raises UsageError."""
+    config = variant_config(start, **labels_of(splits))
     return model_class(config), ViTCustomImageProcessor.for_model(config)
 
 
 def _from_checkpoint(pretrained: Pretrained, start: Start, splits: Splits):
     config: Any = pretrained.config
-    plan = plan_head(splits.id2label, splits.problem_type, config.id2label, config.problem_type)
-    if not plan.new_head:
-        splits = with_label_ids(splits, plan.id2label)
+    plan = None
+    if splits.id2label:
+        plan = plan_head(splits.id2label, type(splits.train.targets), config.id2label, config.problem_type)
+        splits = splits if plan.new_head else with_label_ids(splits, plan.id2label)
     model = load_checkpoint(pretrained, start, splits)
-    if plan.new_head:
-        head = nn.Linear(model.classifier.in_features, model.config.num_labels)
-        model._init_weights(head)
-        model.classifier = head.to(model.dtype)
-    splits.notes.append(f"{'NEW HEAD, trained from zero' if plan.new_head else 'head'}: {plan.reason}")
+    if plan is not None:
+        if plan.new_head:
+            head = nn.Linear(model.classifier.in_features, model.config.num_labels)
+            model._init_weights(head)
+            model.classifier = head.to(model.dtype)
+        splits.notes.append(f"{f'NEW HEAD, {FROM_ZERO}' if plan.new_head else 'head'}: {plan.reason}")
     fit_to_size(model, pretrained.processor, start.image_size, splits)
     return model, pretrained.processor, splits
 
 
 def load_checkpoint(pretrained: Pretrained, start: Start, splits: Splits) -> Any:
-    """The model in float32; splits.notes say what of the checkpoint it leaves out, and what the checkpoint lacks."""
+    """Return the model in float32; add notes on weights that it leaves out or that the checkpoint lacks.
+
+    The notes are added to splits.notes. Raises UsageError if a pooler that the checkpoint lacks would not be trained.
+    """
     splits.notes.extend(pretrained.notes)
     model, loaded = pretrained.load(
         start.fields | labels_of(splits),
         ignore_mismatched_sizes=start.ignore_mismatched_sizes,
-        dtype=torch.float32,  # in half precision small steps would be lost
+        dtype=torch.float32,  # in half precision small updates would be lost
         output_loading_info=True,
     )
     if (dtype := pretrained.config.dtype) not in (None, torch.float32):
@@ -88,32 +95,56 @@ def load_checkpoint(pretrained: Pretrained, start: Start, splits: Splits) -> Any
         model.config.speeds = None
         splits.notes.append("the checkpoint's speeds were measured with its own weights: left out (see speed_table)")
     if left_out := sorted(loaded["unexpected_keys"]):
-        splits.notes.append(f"left out of the checkpoint, this model has no use for them: {some(left_out, limit=100)}")
-    if new := sorted(name for name in loaded["missing_keys"] if not name.startswith(HEAD_PREFIX)):
-        splits.notes.append(f"NEW WEIGHTS, trained from zero, the checkpoint has none: {some(new, limit=100)}")
+        splits.notes.append(
+            f"left out of the checkpoint, this model has no use for them: {shorten_list(left_out, limit=100)}"
+        )
+    if new := sorted(name for name in loaded["missing_keys"] if not name.startswith(model.label_prefixes)):
+        splits.notes.append(f"NEW WEIGHTS, {FROM_ZERO}, the checkpoint has none: {shorten_list(new, limit=100)}")
         untrained = [name for name in new if name.startswith("vit.pooler.attention_pooling.")]
         if untrained and start.head_alone:
             raise UsageError(
-                f"--method linear_probe would leave random weights, which the checkpoint lacks: {some(untrained)}. "
-                "Train all of it, with --method full."
+                "--method linear_probe would leave random weights, which the checkpoint lacks: "
+                f"{shorten_list(untrained)}. Train all of it, with --method full."
             )
     return model
 
 
 def fit_to_size(model: Any, processor: Any, size: int | tuple[int, int] | None, splits: Splits) -> None:
-    """Resamples model and processor, in place, for --image_size; without it the model for what the processor makes."""
+    """Resize model and processor, in place, to --image_size; without it, resize the model to the processor's output.
+
+    Also sets the processor's number of channels to that of the model.
+    """
+    fit_channels(processor, model.config.num_channels, splits)
     if size is not None:
         resize_input(model, processor, size)
     elif (made := _made_by(processor)) not in (None, model.config.image_hw):
         splits.notes.append(
             f"the image processor makes {_pixels(made)} of each image, the weights are for "
-            f"{_pixels(model.config.image_hw)}: resampled for the former; --image_size changes both"
+            f"{_pixels(model.config.image_hw)}: fitted to the former; --image_size changes both"
         )
         model.resize_input(image_size=made)
 
 
+def fit_channels(processor: Any, num_channels: int, splits: Splits) -> None:
+    """Set the processor's number of channels; each gets the average over the old ones of image_mean and image_std."""
+    before = getattr(processor, "num_channels", None)
+    if before in (None, num_channels):
+        return
+    processor.num_channels = num_channels
+    given = []
+    for field in ("image_mean", "image_std"):
+        if (values := getattr(processor, field)) is not None:
+            one = sum(values) / len(values)
+            setattr(processor, field, [one] * num_channels)
+            given.append(f"{field} {one:.4g}")
+    splits.notes.append(
+        f"the checkpoint's image processor makes {before} channels, the model takes {num_channels}: it now makes "
+        f"these, each with {' and '.join(given) or 'no mean'}, over which its own were averaged"
+    )
+
+
 def _made_by(processor: Any) -> tuple[int, int] | None:
-    """Height and width of what the processor gives; None where they are the image's own or follow its proportions."""
+    """Height and width of the processor's output; None if it keeps the image's own size or proportions."""
     size = processor.crop_size if processor.do_center_crop else processor.size if processor.do_resize else None
     return (size.height, size.width) if size is not None and size.height and size.width else None
 
@@ -123,9 +154,9 @@ def _pixels(hw: Any) -> str:
 
 
 def labels_of(splits: Splits) -> dict[str, Any]:
-    """The configuration fields that say what the logits mean; of data without labels that there are none."""
+    """Return the configuration fields that say what the logits mean; they are empty for data without labels."""
     return {
         "id2label": splits.id2label,
         "label2id": {name: i for i, name in splits.id2label.items()},
-        "problem_type": splits.problem_type if splits.id2label else None,
+        "problem_type": splits.problem_type or None,
     }

@@ -1,7 +1,7 @@
-"""A head fitted to frozen features before everything is trained, so that a random one does not spoil the features.
+"""A linear head fitted to frozen features before everything is trained: a random head would distort the features.
 
-(LP-FT; Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution",
-arXiv 2202.10054.)
+LP-FT; Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution",
+arXiv 2202.10054.
 
 Shapes: N examples, D width of the features, L logits.
 """
@@ -15,18 +15,17 @@ from torch.utils.data import DataLoader, Subset
 
 from ...data.dataset import ImageDataset, collate
 from ...data.examples import Examples
-from ...inference.forward import watch_pooled
 from ...loss_vit_custom import image_classification_loss
 
-PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # tried from the simplest head on, each starting from the one before
-ALONE = 1e-3  # without validation images to choose by
+PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2; from the simplest head on, each fit starts from the one before
+ALONE = 1e-3  # L2 penalty if there are no validation images to choose by
 ITERATIONS = 200
 
 
 def fit_head(trainer: Any, train: ImageDataset, validation: ImageDataset | None) -> str:
-    """Sets the classifier to the best linear one on the encoder's features of images that are not augmented.
+    """Set the classifier to the best linear one on the encoder's features of images without augmentation.
 
-    Every process takes its share of the images; the first one fits. Returns a sentence on it.
+    Every process computes the features of its share of the images; the first one fits. Returns a sentence on the fit.
     """
     net = trainer.net
     splits = {"train": features(trainer, train)}
@@ -40,7 +39,7 @@ def fit_head(trainer: Any, train: ImageDataset, validation: ImageDataset | None)
 
 
 def features(trainer: Any, dataset: ImageDataset) -> torch.Tensor:
-    """float32 [N, D], what the classifier is given, of all processes' images."""
+    """Return float32 [N, D], the classifier's inputs for all images; each process computes its share of them."""
     net, args, processes = trainer.net, trainer.args, trainer.processes
     mine = range(processes.rank, len(dataset), processes.count)
     loader = DataLoader(
@@ -51,10 +50,10 @@ def features(trainer: Any, dataset: ImageDataset) -> torch.Tensor:
     )
     was_training, seen = net.training, []
     net.eval()
-    with watch_pooled(net) as pooled, torch.inference_mode():
+    with torch.inference_mode():
         for batch in loader:
-            net(trainer.to_pixel_values(batch["pixel_values"].to(args.device)))
-            seen.append(net.pre_logits(pooled.pop()).float().cpu())
+            output = net(trainer.to_pixel_values(batch["pixel_values"].to(args.device)))
+            seen.append(net.pre_logits(output.pooler_output).float().cpu())
     net.train(was_training)
     parts = processes.gathered(torch.cat(seen) if seen else torch.empty(0))
     whole = torch.empty(len(dataset), parts[0].shape[1])
@@ -66,7 +65,7 @@ def features(trainer: Any, dataset: ImageDataset) -> torch.Tensor:
 def _fitted(
     net: Any, splits: dict[str, torch.Tensor], train: Examples, validation: ImageDataset | None
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """(weight [L, D], bias [L], a sentence), by the model's own loss with the penalty that validates best."""
+    """(weight [L, D], bias [L], a sentence): fitted by the model's own loss with the penalty that validates best."""
     head = nn.Linear(*reversed(net.classifier.weight.shape), dtype=torch.float64)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -74,8 +73,8 @@ def _fitted(
     def loss(split: str, labels: torch.Tensor) -> torch.Tensor:
         return image_classification_loss(labels, head(splits[split].double()), net.config)
 
-    targets = torch.as_tensor(np.asarray(train.labels))
-    checks = None if validation is None else torch.as_tensor(np.asarray(validation.examples.labels))
+    targets = torch.as_tensor(train.targets.values)
+    checks = None if validation is None else torch.as_tensor(validation.examples.targets.values)
     best: tuple[float, float, np.ndarray, np.ndarray] | None = None
     for penalty in PENALTIES if checks is not None else (ALONE,):
         optimizer = torch.optim.LBFGS(head.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe")

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA; Hu et al. 2021, arXiv 2106.09685) by peft, inside our model; what is saved has them merged.
+"""Low-rank adapters (LoRA; Hu et al. 2021, arXiv 2106.09685) by peft, inside our model; a saved model has them merged.
 
 Shapes: D_in, D_out of a linear layer, r rank.
 """
@@ -12,13 +12,13 @@ from torch import nn
 from ...common.errors import UsageError
 from ...common.fingerprint import digest
 
-_NAME = "default"  # peft's, of the one adapter
+_NAME = "default"  # peft's name of the only adapter
 
 
 def add_adapters(model: Any, rank: int, alpha: float, dropout: float, targets: Sequence[str] | None = None) -> None:
-    """Freezes the encoder and gives the linear layers of its blocks adapters B·A·alpha/r, [D_out, r]·[r, D_in].
+    """Freeze the encoder and add adapters B·A·alpha/r, [D_out, r]·[r, D_in], to the linear layers of its blocks.
 
-    What comes after the encoder is trained as it is. targets: names of layers, such as q_proj; None for all.
+    Everything after the encoder is trained as it is. targets: names of layers, such as q_proj; None: all.
     Raises UsageError for a target that no block has.
     """
     from peft import LoraConfig, inject_adapter_in_model
@@ -36,17 +36,17 @@ def add_adapters(model: Any, rank: int, alpha: float, dropout: float, targets: S
 
 
 def adapted_layers(model: nn.Module) -> dict[str, Any]:
-    """The layers that have an adapter, by name."""
+    """Return the layers that have an adapter, by name."""
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def merged(state: Mapping[str, torch.Tensor], layers: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The state of a model with adapters as that of the plain model that computes the same: W + alpha/r·B·A."""
+    """Return the state dict with the adapters merged, as a plain model has it: weights W + alpha/r·B·A."""
     plain = {plain_name(name): tensor for name, tensor in state.items() if not is_adapter(name)}
     for name, layer in layers.items():
-        if f"{name}.weight" in plain:  # other processes than the first may have nothing
+        if f"{name}.weight" in plain:  # processes other than the first may hold no weights
             down, up = (state[f"{name}.lora_{part}.{_NAME}.weight"] for part in "AB")
             plain[f"{name}.weight"] = plain[f"{name}.weight"] + layer.scaling[_NAME] * (up @ down)
     return plain
@@ -57,10 +57,10 @@ def is_adapter(name: str) -> bool:
 
 
 def plain_name(name: str) -> str:
-    """What a parameter is called in the model without adapters."""
+    """Return the name of a parameter in the model without adapters."""
     return name.replace(".base_layer.", ".")
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 of the weights that are not trained: adapters fit those they were trained on, and no others."""
+    """Return the SHA-256 of the frozen weights: adapters fit only the weights that they were trained on."""
     return digest({plain_name(name): p for name, p in model.named_parameters() if not p.requires_grad})

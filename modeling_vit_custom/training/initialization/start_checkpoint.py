@@ -1,9 +1,9 @@
-"""The checkpoint a training starts from: one of ours, or another library's, converted in memory."""
+"""The checkpoint that a training starts from: one of ours, or one of another library, converted in memory."""
 
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,25 @@ from ...conversion.build import Conversion, build
 from ...conversion.convert import describe
 from ...conversion.sources import open_source
 from ...image_processing_vit_custom import ViTCustomImageProcessor
-from ...modeling_vit_custom import ViTCustomForImageClassification
+from ...inference.foreign import stored_fields
 from ...pretrained_vit_custom import INPUT_FIELDS, ViTCustomPreTrainedModel
+from ...tasks.hub import CLASSIFICATION
 from ...weight_files_vit_custom import parse_strict_json
 
-FIELDS = ViTCustomConfig.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys() | {"family"}
+# What --source_config may say of another library's checkpoint, which has none of our heads.
+FIELDS = ViTCustomConfig.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys() - {"heads"} | {
+    "family"
+}
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where the weights of a training come from, as its flags say.
+    """Where the weights of a training come from, by its flags.
 
-    checkpoint, variant: one of them.   fields: of the configuration that shall differ.   image_size: if another.
-    source_fields: what a checkpoint of another library does not say of itself; None where nothing was given.
-    options: of `from_pretrained`, for the Hub.   head_alone: nothing but the head will be trained.
+    checkpoint, variant: one of them is given.   fields: of the configuration, to be changed.   image_size: to be
+    changed; None: as stored.
+    source_fields: what another library's checkpoint does not say of itself; None if not given.
+    options: of `from_pretrained`, for the Hub.   head_alone: whether only the head will be trained.
     """
 
     checkpoint: str | None = None
@@ -47,11 +52,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """config, processor: as stored.
+    """An opened checkpoint.
 
-    load: (configuration fields that shall differ, keywords of `from_pretrained`) → what that returns.
-    report: what the conversion.json of its weights holds; None where they come from no other library.
-    notes: a sentence on each thing that was assumed in converting them just now.
+    config, processor: as stored.
+    load: (configuration fields to change, keywords of `from_pretrained`) → what `from_pretrained` returns.
+    report: content of the conversion.json of its weights; None if they come from no other library.
+    notes: sentences on a conversion made just now and its assumptions.
     """
 
     config: ViTCustomConfig
@@ -62,11 +68,11 @@ class Pretrained:
 
 
 def open_checkpoint(
-    start: Start, model_class: type[ViTCustomPreTrainedModel] = ViTCustomForImageClassification
+    start: Start, model_class: type[ViTCustomPreTrainedModel] = CLASSIFICATION.model
 ) -> Pretrained | None:
-    """What --model_name_or_path names, to be loaded as `model_class`; None without one.
+    """Return the checkpoint that --model_name_or_path names, to be loaded as `model_class`; None if none is named.
 
-    Raises UsageError where it cannot be read or converted.
+    Raises UsageError if it cannot be read or converted.
     """
     if (name := start.checkpoint) is None:
         return None
@@ -77,8 +83,47 @@ def open_checkpoint(
     return _ours(name, start.options, model_class)
 
 
+def variant_config(start: Start, **labels: Any) -> ViTCustomConfig:
+    """Return the configuration of --variant and the flags given with it. Raises UsageError if it is invalid."""
+    size = {} if start.image_size is None else {"image_size": start.image_size}
+    try:
+        return ViTCustomConfig.from_variant(str(start.variant), **{**start.fields, **labels, **size})
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UsageError(f"--variant {start.variant} with these flags is no model: {error}") from error
+
+
+def check_whole_patches(start: Start, pretrained: Pretrained | None) -> None:
+    """Raise UsageError for a requested image size that is no multiple of the patches and would be cropped.
+
+    A stored size is taken as it is.
+    """
+    size: Any = start.image_size or start.fields.get("image_size")
+    if size is None:
+        return
+    config = variant_config(replace(start, image_size=None)) if pretrained is None else pretrained.config
+    patch: Any = start.fields.get("patch_size", config.patch_size)
+    square = isinstance(size, int) and isinstance(patch, int)
+    sides, cells = ([size], [patch]) if square else (_pair(size), _pair(patch))
+    if len(sides) != len(cells) or not all(isinstance(side, int) and side > 0 for side in (*sides, *cells)):
+        return  # the configuration will say what is wrong
+    cut = [(side // cell * cell, -(-side // cell) * cell) for side, cell in zip(sides, cells, strict=True)]
+    if any(below != above for below, above in cut):
+        fitting = [" ".join(map(str, fit)) for fit in zip(*cut, strict=True) if all(fit)]
+        raise UsageError(
+            f"--image_size {' '.join(map(str, sides))} is no multiple of the patches' {' x '.join(map(str, cells))} "
+            f"pixels, and images would be cropped: give {' or '.join(fitting)}."
+        )
+
+
+def _pair(size: Any) -> list[Any]:
+    return list(size) if isinstance(size, list | tuple) else [size, size]
+
+
 def is_foreign(name: str) -> bool:
-    """Whether `name` is for `convert`: a file, a folder without a configuration of ours, LIBRARY:NAME."""
+    """Return whether `name` must be converted: a file, a folder with a configuration that is not ours, LIBRARY:NAME.
+
+    Raises UsageError for a folder whose configuration cannot be read.
+    """
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return folder.is_file() or ":" in name
@@ -92,6 +137,7 @@ def is_foreign(name: str) -> bool:
 def _ours(name: str, options: Mapping[str, Any], model_class: type[ViTCustomPreTrainedModel]) -> Pretrained:
     softly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
+        stored_fields(name, **options)
         config: Any = ViTCustomConfig.from_pretrained(name, **options)
         processor = ViTCustomImageProcessor.from_pretrained(name, **options)
         found = cached_file(name, CONVERSION, **softly, **options)
@@ -133,9 +179,9 @@ def _converted(name: str, given: Mapping[str, Any], model_class: type[ViTCustomP
 def _load_converted(
     conversion: Conversion, model_class: type[ViTCustomPreTrainedModel], overrides: Mapping[str, Any], **how: Any
 ) -> Any:
-    """As if the conversion had been saved. It is not: only the first of several processes would write a file."""
+    """Load as if from a saved conversion. None is saved: only the first of several processes would write the file."""
     model: Any = conversion.model
-    prefix = "" if isinstance(model, ViTCustomForImageClassification) else f"{model.base_model_prefix}."
+    prefix = f"{model.base_model_prefix}." if model.base_model is model else ""  # a bare encoder's names have no prefix
     at_input = {name: value for name, value in overrides.items() if name in INPUT_FIELDS}
     others = {name: value for name, value in overrides.items() if name not in INPUT_FIELDS}
     config, unknown = ViTCustomConfig.from_dict(model.config.to_dict(), return_unused_kwargs=True, **others)
@@ -144,5 +190,5 @@ def _load_converted(
 
 
 def _with_our_flags(text: str) -> str:
-    """The flags of `convert` that a sentence names, as they are given here."""
+    """The text with the flags of `convert` that it names rewritten as --source_config NAME=…"""
     return re.sub(r"--(\w+)", lambda flag: f"--source_config {flag[1]}=…" if flag[1] in FIELDS else flag[0], text)

@@ -1,1 +1,1 @@
-"""What becomes of images before they are learned from: augmentation, mixing, order."""
+"""Training images on their way to the model: order, augmentation, mixing."""

@@ -1,8 +1,8 @@
-"""Augmentation of whole batches, on the device the model is on: views and random numbers in, pixel_values out.
+"""Augmentation of whole batches on the model's device: views and random numbers in, pixel_values out.
 
-Nothing here draws a random number: each example brings its own (`data.draws`), so that what becomes of it depends
-neither on its batch nor on its process. Of an image only the geometry is changed here, by one affine map and one
-interpolation, and its colours may be taken away; other colours come, if at all, from the loader's `POLICIES`.
+Nothing here draws a random number: each example brings its own (`data.counter_rng`), so its augmentation depends
+neither on its batch nor on its process. The geometry is changed by one affine map and one interpolation; colours can
+be turned to grey. Other colour changes come from the loader's `POLICIES` alone.
 
 Shapes: B batch, C channels, S x S' the views' size, h x w the model's, K random numbers for each example, L labels.
 """
@@ -19,8 +19,8 @@ from .mixing import Mix, RandomErasing
 Geometry = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
 Policy = Callable[[torch.Tensor], torch.Tensor]
 
-# Which of an example's random numbers is used for what; mixing has further ones.
-TURN, SHIFT_X, SHIFT_Y, ZOOM, LEAN, AREA, RATIO, LEFT, TOP, MIRROR = range(10)
+# Positions among an example's random numbers; `mixing` uses further ones.
+ROTATION, SHIFT_X, SHIFT_Y, SCALE, SHEAR, AREA, RATIO, LEFT, TOP, MIRROR = range(10)
 GREY = 20
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
@@ -33,12 +33,12 @@ def small_affine(
     scale: float = 0.15,
     shear: float = 0.2,
 ) -> torch.Tensor:
-    """A small rotation, shift, scaling and shear about the centre, as maps [B, 2, 3].
+    """Return affine maps [B, 2, 3] of a small random rotation, translation, scale and shear about the centre.
 
-    Made for images that must not be mirrored or cropped: digits, text, signs.
+    For images that must not be mirrored or cropped: digits, text, signs.
     """
     aspect = size[1] / size[0]
-    turn, x, y, grow, lean = (2 * draws[:, [TURN, SHIFT_X, SHIFT_Y, ZOOM, LEAN]] - 1).unbind(1)
+    turn, x, y, grow, lean = (2 * draws[:, [ROTATION, SHIFT_X, SHIFT_Y, SCALE, SHEAR]] - 1).unbind(1)
     angle, lean, zoom = torch.deg2rad(turn * degrees), lean * shear, 1 / (1 + grow * scale)
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     a, b, d, e = cos, (cos * lean - sin) / aspect, sin * aspect, sin * lean + cos
@@ -52,10 +52,10 @@ def random_crop(
     area: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> torch.Tensor:
-    """A crop of 8 to 100 % of the area, mirrored in half of the cases, as maps [B, 2, 3].
+    """Return affine maps [B, 2, 3] of a random crop of 8 to 100 % of the area, mirrored in half of the cases.
 
-    Area and ratio of the sides are those of torchvision's RandomResizedCrop (Szegedy et al. 2015). That draws again
-    where a side is longer than the image; here the ratio is drawn first, and an area that it leaves room for.
+    Area and aspect ratio have the ranges of torchvision's RandomResizedCrop (Szegedy et al. 2015). That draws again if
+    a side is longer than the image. Here the ratio is drawn first, then an area that fits with it.
     """
     sides = torch.exp(math.log(ratio[0]) + draws[:, RATIO] * math.log(ratio[1] / ratio[0]))
     largest = torch.minimum(sides, 1 / sides).clamp(max=area[1])
@@ -68,10 +68,10 @@ def random_crop(
 
 
 def shifted(draws: torch.Tensor, size: tuple[int, int], shift: float = 1 / 24) -> torch.Tensor:
-    """A shift by a few whole pixels, mirrored in half of the cases, as maps [B, 2, 3].
+    """Return affine maps [B, 2, 3] of a translation by a few whole pixels, mirrored in half of the cases.
 
-    For small pictures, of which a crop shows too little (He et al. 2015, section 4.2, for CIFAR: 4 of 32 pixels, in
-    many passes; in few, less is better).
+    For small images, where a crop would show too little. He et al. 2015 (section 4.2, CIFAR) shift by up to 4 of 32
+    pixels and train for many epochs; with few epochs less is better.
     """
     furthest = torch.tensor([max(1, round(shift * size[1])), max(1, round(shift * size[0]))], device=draws.device)
     pixels = (draws[:, [SHIFT_X, SHIFT_Y]] * (2 * furthest + 1)).floor() - furthest
@@ -81,14 +81,14 @@ def shifted(draws: torch.Tensor, size: tuple[int, int], shift: float = 1 / 24) -
     return torch.stack([mirrored, none, x, none, one, y], dim=1).unflatten(1, (2, 3))
 
 
-# Name -> where each output pixel comes from. None: nothing is moved.
+# Name -> a function that makes the affine maps. None: no change of geometry.
 AUGMENTATIONS: Mapping[str, Geometry | None] = {
     "none": None,
     "light": small_affine,
     "shift": shifted,
     "standard": random_crop,
 }
-# How much larger than the model's input the views are of which an augmentation takes crops.
+# Default side of the views relative to the model's input; larger where an augmentation crops them.
 VIEW_SCALE = {"none": 1.0, "light": 1.0, "shift": 1.0, "standard": 1.15}
 POLICIES: Mapping[str, Callable[[], Policy]] = {
     "randaugment": v2.RandAugment,  # Cubuk et al. 2019
@@ -98,10 +98,10 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
 
 
 def warp(images: torch.Tensor, maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """uint8 [B, C, S, S'] -> float32 [B, C, h, w]: bilinear, beyond its edges an image goes on in the edge's colour.
+    """Return images uint8 [B, C, S, S'] warped to float32 [B, C, h, w]: bilinear, edge pixels repeated beyond edges.
 
-    maps: [B, 2, 3], from (x, y, 1) in the output to (x, y) in the image, edges at -1 and 1. (The grid is that of
-    torch's affine_grid, which computes it by a product of matrices, three times as slowly.)
+    maps: [B, 2, 3], from (x, y, 1) in the output to (x, y) in the image, edges at -1 and 1. (The grid equals that of
+    torch's affine_grid, whose matrix product is three times as slow.)
     """
     height, width = size
     x = (2 * torch.arange(width, device=maps.device) + 1) / width - 1
@@ -113,13 +113,13 @@ def warp(images: torch.Tensor, maps: torch.Tensor, size: tuple[int, int]) -> tor
 
 
 class RandomGrayscale:
-    """Colours replaced by their luma with `probability`; images of one channel stay (torchvision's RandomGrayscale)."""
+    """torchvision's RandomGrayscale: with `probability`, replaces RGB by its luma; images that are not RGB stay."""
 
     def __init__(self, probability: float = 0.0):
         self.probability = probability
 
     def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """[B, C, h, w] in 0..255, uint8 or float, [B, K] -> the same, or float32"""
+        """Return images [B, C, h, w] in 0..255 (uint8 or float; float32 if any may turn grey), by numbers [B, K]."""
         if not self.probability or images.shape[1] != len(LUMA):
             return images
         images = images.float()
@@ -129,11 +129,11 @@ class RandomGrayscale:
 
 
 class GrowingSize:
-    """Progressive resizing: training begins on smaller images, which cost less, and ends on whole ones.
+    """Progressive resizing: training begins on smaller images, which cost less, and ends at full size.
 
-    (Howard 2018 for DAWNBench; Tan and Le 2021, EfficientNetV2, arXiv 2104.00298.) Positions follow in the model.
-    size: (h, w), reached when GROWN of the training is done.   patch: (p, q), of which each size is a multiple.
-    start: the share of both sides at the beginning.
+    (Howard 2018 for DAWNBench; Tan and Le 2021, EfficientNetV2, arXiv 2104.00298.) The model adapts its positions.
+    size: (h, w), reached when GROWN of the training is done.   patch: (p, q); each size is a multiple of it.
+    start: the initial share of both sides.
     """
 
     GROWN = 0.7
@@ -142,7 +142,7 @@ class GrowingSize:
         self.size, self.patch, self.start = size, patch, start
 
     def at(self, progress: float) -> tuple[int, int]:
-        """The size when this share of the training is done."""
+        """Return the image size (height, width) when this share of the training is done."""
         share = self.start + (1 - self.start) * min(1.0, progress / self.GROWN)
         height, width = (
             min(side, max(1, round(share * side / cell)) * cell)
@@ -151,19 +151,19 @@ class GrowingSize:
         return height, width
 
     def __call__(self, images: torch.Tensor, progress: float) -> torch.Tensor:
-        """[B, C, h, w] in 0..255, uint8 or float -> the same, or float32 and smaller."""
+        """Return images [B, C, h, w] in 0..255 (uint8 or float) unchanged, or smaller in float32."""
         if self.start == 1 or (size := self.at(progress)) == self.size:
             return images
         return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
 
 
 class BatchAugmentation:
-    """A batch of views -> what the model trains on.
+    """The whole augmentation of a batch: from views to the pixel_values and labels that the model trains on.
 
     geometry: a value of AUGMENTATIONS.   size: (h, w).
     to_pixel_values: images in 0..255 -> float32, as the image processor does.
-    growing: what makes early images smaller.   grayscale: takes colours away.   erasing, mix: what is done to
-    pixel_values after. The defaults of these four do nothing.
+    growing: makes early images smaller.   grayscale: removes colours.   erasing, mix: applied to pixel_values.
+    The defaults of these four do nothing.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class BatchAugmentation:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 [B, C, S, S'], [B, …], float32 [B, K] -> float32 [B, C, h, w], labels: [B, …], or [B, L] if mixed.
 
-        progress: the share of the training that is done; early images may be smaller, see `growing`.
+        progress: the share of the training that is done; early images may be smaller, see `GrowingSize`.
         """
         if self.geometry is not None:
             views = warp(views, self.geometry(draws, self.size), self.size)

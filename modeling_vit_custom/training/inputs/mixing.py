@@ -1,8 +1,8 @@
-"""Parts of a batch's images erased, or shared with the neighbour: random erasing, mixup and CutMix.
+"""Random erasing, mixup and CutMix of whole batches.
 
-Images are mixed in pairs, the first with the second, the third with the fourth, of the order in which the epoch
-shuffled them. A pair stays together however the batch is divided between processes or accumulated (in even parts),
-so that the training is the same.
+Images are mixed in pairs, the first with the second, the third with the fourth, in the shuffled order of the epoch. A
+pair stays together however the batch is divided between processes or accumulated (in even parts), so the training is
+the same.
 
 Shapes: B batch, C channels, h x w, K random numbers for each example, L labels.
 """
@@ -13,22 +13,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-# Which of an example's random numbers is used for what; the first ten, and 20, are `augmentation`'s.
+# Positions among an example's random numbers; the first ten, and 20, belong to `augmentation`.
 ERASED, ERASED_AREA, ERASED_RATIO, ERASED_LEFT, ERASED_TOP, MIXED, CUT, SHARE, CUT_LEFT, CUT_TOP = range(10, 20)
-LEVELS = 4096  # of a Beta distribution, equally likely
+LEVELS = 4096  # equally likely values that stand for a Beta distribution
 
 
 def boxes(
     left: torch.Tensor, top: torch.Tensor, width: torch.Tensor, height: torch.Tensor, size: tuple[int, int]
 ) -> torch.Tensor:
-    """[B, 1, h, w] bool: the pixels in a box each, given by [B] numbers in pixels."""
+    """Return a bool mask [B, 1, h, w], True inside one box per image; its position and size are [B] each, in pixels."""
     x, y = torch.arange(size[1], device=left.device), torch.arange(size[0], device=left.device)[:, None]
     left, top, width, height = (_each(side.round()) for side in (left, top, width, height))
     return (x >= left) & (x < left + width) & (y >= top) & (y < top + height)
 
 
 class RandomErasing:
-    """A box of 2 to 33 % of the area set to 0, which is the mean colour, with `probability` (Zhong et al. 2017)."""
+    """Random erasing (Zhong et al. 2017): with `probability`, sets a box of 2 to 33 % of the area to 0 (mean colour).
+
+    area: smallest and largest share of the area.   ratio: smallest and largest width / height.
+    """
 
     def __init__(
         self,
@@ -39,7 +42,7 @@ class RandomErasing:
         self.probability, self.area, self.ratio = probability, area, ratio
 
     def __call__(self, pixel_values: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """[B, C, h, w], [B, K] -> [B, C, h, w]"""
+        """Return pixel_values [B, C, h, w] with boxes erased, by random numbers [B, K]."""
         if not self.probability:
             return pixel_values
         h, w = pixel_values.shape[-2:]
@@ -52,38 +55,41 @@ class RandomErasing:
 
 
 class Mix:
-    """Mixup (Zhang et al. 2017) or CutMix (Yun et al. 2019) of neighbours; of both, one by lot for each pair.
+    """Mixup (Zhang et al. 2017) or CutMix (Yun et al. 2019) of pairs; with both, one is drawn for each pair.
 
-    mixup, cutmix: alpha of the Beta distribution of an image's own share; 0 for none.
+    mixup, cutmix: alpha of the Beta distribution of an image's own share; 0 turns it off.
     probability: that a pair is mixed.   num_labels: L.
     """
 
     def __init__(self, mixup: float = 0.0, cutmix: float = 0.0, probability: float = 1.0, num_labels: int = 0):
         self.probability, self.num_labels = probability, num_labels
         self.cut = 0.5 if mixup and cutmix else float(cutmix > 0)  # how often a pair is cut
-        self.nothing = not (mixup or cutmix)
+        self.is_identity = not (mixup or cutmix)
         self.shares = torch.stack([_quantiles(mixup), _quantiles(cutmix)])  # [2, LEVELS]
 
     def __call__(
         self, pixel_values: torch.Tensor, labels: torch.Tensor, draws: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, C, h, w], [B] ids, [B, K] -> [B, C, h, w], [B, L] distributions; the last of an odd batch stays alone."""
-        if self.nothing:
+        """Return mixed pixel_values [B, C, h, w] and labels [B, L], from ids [B] and random numbers [B, K].
+
+        The last image of an odd batch stays unmixed. Without mixup and CutMix both inputs are returned unchanged.
+        """
+        if self.is_identity:
             return pixel_values, labels
-        own = self.of_pairs(draws, (pixel_values.shape[-2], pixel_values.shape[-1]))
+        own = self.pair_mask(draws, (pixel_values.shape[-2], pixel_values.shape[-1]))
         one_hot = F.one_hot(labels, self.num_labels).float()
         return torch.lerp(pixel_values[_partners(labels)], pixel_values, own), _shared(one_hot, own)
 
-    def of_targets(self, targets: torch.Tensor, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Distributions [B, L] of images of this size, mixed as the labels of the same batch are."""
-        return targets if self.nothing else _shared(targets, self.of_pairs(draws, size))
+    def mix_targets(self, targets: torch.Tensor, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Return distributions [B, L] mixed as the labels of the same batch are; size: (h, w) of its images."""
+        return targets if self.is_identity else _shared(targets, self.pair_mask(draws, size))
 
-    def of_pairs(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """[B, 1, h, w]: how much of each pixel stays the image's own; the numbers of a pair are those of its first."""
-        return self.own_pixels(draws[torch.arange(len(draws), device=draws.device) & ~1], size)
+    def pair_mask(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Return `mix_mask` [B, 1, h, w] where both images of a pair use the random numbers of the first."""
+        return self.mix_mask(draws[torch.arange(len(draws), device=draws.device) & ~1], size)
 
-    def own_pixels(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """[B, 1, h, w]: how much of each pixel is the image's own."""
+    def mix_mask(self, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Return the weight of the image's own pixels, [B, 1, h, w] in 0..1; the partner has the rest."""
         self.shares = self.shares.to(draws.device)
         mixup, cutmix = self.shares[:, (draws[:, SHARE] * LEVELS).long()]
         half = (1 - cutmix).sqrt() / 2
@@ -95,12 +101,12 @@ class Mix:
 
 
 def _partners(batch: torch.Tensor) -> torch.Tensor:
-    """[B]: with which image each is mixed."""
+    """[B]: the index of the image with which each is mixed; the last of an odd batch has itself."""
     return (torch.arange(len(batch), device=batch.device) ^ 1).clamp(max=len(batch) - 1)
 
 
 def _shared(targets: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """[B, L], [B, 1, h, w] -> [B, L]: each class as much as there are pixels of it."""
+    """[B, L], [B, 1, h, w] -> [B, L]: targets mixed by the mean share of an image's own pixels."""
     return torch.lerp(targets[_partners(targets)], targets, own.mean(dim=(1, 2, 3))[:, None])
 
 
@@ -110,7 +116,7 @@ def _each(values: torch.Tensor) -> torch.Tensor:
 
 
 def _quantiles(alpha: float) -> torch.Tensor:
-    """[LEVELS] of Beta(alpha, alpha), 1 for alpha 0: a level drawn evenly is a number drawn from it."""
+    """[LEVELS] quantiles of Beta(alpha, alpha): a uniformly drawn one is a draw from it. All 1 for alpha 0."""
     from scipy.special import betaincinv
 
     if not alpha:

@@ -1,4 +1,4 @@
-"""In which order a training sees its examples.
+"""The order in which a training sees its examples.
 
 Shapes: N examples, L labels.
 """
@@ -14,10 +14,10 @@ from ...data.dataset import ImageDataset
 
 
 class TrainingOrder(Sampler[int]):
-    """A new permutation in each epoch, by (seed, epoch) alone; it tells the data set the epoch too.
+    """A new permutation in each epoch, determined by (seed, epoch) alone; it passes the epoch on to the data set.
 
-    balanced: instead N draws in which every class has the same share; of a class all examples are used once before
-    one is used again.
+    balanced: instead N draws in which every class has the same share. All examples of a class are used once before any
+    is used again.
     """
 
     def __init__(self, dataset: ImageDataset, seed: int, balanced: bool = False):
@@ -34,7 +34,7 @@ class TrainingOrder(Sampler[int]):
         rng = np.random.default_rng((self.seed, self.epoch))
         if not self.balanced:
             return iter(rng.permutation(len(self)).tolist())
-        labels = np.asarray(self.dataset.examples.labels)
+        labels = self.dataset.examples.targets.values
         classes = np.unique(labels)
         share, rest = divmod(len(self), len(classes))
         shares = share + (rng.permutation(len(classes)) < rest)
@@ -43,7 +43,7 @@ class TrainingOrder(Sampler[int]):
 
 
 class StreamOrder(TrainingOrder):
-    """The same of a data set whose views are a stream's: it yields `Row`s, which it reads on the way."""
+    """`TrainingOrder` for a data set whose views are streamed: it reads the shards and yields `Row`s."""
 
     def __iter__(self) -> Iterator[int]:
         views: Any = self.dataset.views
@@ -51,13 +51,13 @@ class StreamOrder(TrainingOrder):
 
 
 def _cycled(members: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` of `members`, permuted anew each time they have all been used."""
+    """`count` of `members`, with a new permutation each time all have been used."""
     rounds = -(-count // len(members))
     return np.concatenate([rng.permutation(members) for _ in range(rounds)])[:count]
 
 
 class SetEpoch(TrainerCallback):
-    """Tells `order` the epoch before each pass (accelerate's loaders forget the data set with several processes)."""
+    """Callback that sets the epoch of `order` (accelerate's loaders, with several processes, skip the data set's)."""
 
     def __init__(self, order: TrainingOrder):
         self.order = order

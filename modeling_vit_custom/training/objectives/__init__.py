@@ -1,1 +1,1 @@
-"""What a training minimises: losses, teachers, masked images."""
+"""Training objectives: losses, distillation from teachers, masked images."""

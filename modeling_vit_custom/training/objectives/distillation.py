@@ -1,12 +1,12 @@
-"""Knowledge distillation: a teacher's logits, computed once and kept, and the loss that learns from them.
+"""Knowledge distillation: a teacher's logits, computed once and cached, and the loss that learns from them.
 
 Soft (Hinton et al. 2015, "Distilling the knowledge in a neural network", arXiv 1503.02531) or hard, by DeiT's
 distillation token where the model has it (Touvron et al. 2021, arXiv 2012.12877). The teacher sees each image as it
-is; the student sees it augmented. Both would have to see the same for the most one can gain (Beyer et al. 2022,
-arXiv 2106.05237), at the price of the teacher's forward in each step.
+is; the student sees it augmented. The gain would be largest if both saw the same augmented image (Beyer et al. 2022,
+arXiv 2106.05237), but then the teacher would need a forward in each step.
 
 A cache is a folder of `sealed_rows`, ROOT/teacher-<hash>/, named by the hash of the teacher, its preprocessing and the
-images, whose rows are in logits.npy, float32 [N, K].
+images. Its rows are in logits.npy, float32 [N, K].
 
 Shapes: N examples, B batch, K classes of the teacher, L classes of the data.
 """
@@ -26,30 +26,31 @@ from torch.utils.data import DataLoader
 from ..._version import __version__
 from ...common.environment import available_cores
 from ...common.errors import DataError, UsageError
-from ...common.text import listed
 from ...data.cache import AUTO, MIN_IMAGES_PER_WORKER, OFF, place_of, room_in
 from ...data.examples import Examples, Splits
 from ...data.fingerprint import images_fingerprint, key_hash
 from ...data.sealed_rows import SealedRows, UnfinishedRows, find_or_build
 from ...image_decoding_vit_custom import decode_image
 from ...inference.forward import PreparedImages
+from ...tasks.registry import task_named
+from ...weight_files_vit_custom import shorten_list
 from .loss import ClassificationLoss, distributions
 from .teacher_loading import Teacher
 
 FORMAT = 1
 LOGITS = "logits.npy"
-BATCH = 64  # images of one forward of the teacher, always: another number would round otherwise
+BATCH = 64  # images per forward of the teacher; fixed, because another number would round differently
 
 
 class DistillationLoss:
-    """Trainer's `compute_loss_func`, of labels and of a teacher: (1 - alpha)·labels' + alpha·teacher's.
+    """The distillation loss as Trainer's `compute_loss_func`: (1 - alpha)·labels' loss + alpha·teacher's loss.
 
-    labels_loss: of the labels; its class weights count for both parts, since they say how much an example counts.
-    kind: "soft", T²·KL(teacher's probabilities at temperature T ‖ the model's); "hard", the cross-entropy of the
+    labels_loss: loss of the labels. Its class weights apply to both parts, since they weight whole examples.
+    kind: "soft", T²·KL(teacher's probabilities at temperature T ‖ the model's); "hard", the cross-entropy with the
     teacher's decisions.
-    by_token: DeiT's way, for kind "hard": the labels teach the class token's head, the teacher the register's; what
-    serves is their mean.
-    asks: what the model is called with besides, for that.
+    by_token: as in DeiT, for kind "hard": the labels train the class token's head, the teacher the distillation
+    token's (a register); at inference their outputs are averaged.
+    asks: further keyword arguments of the model's forward, for `by_token`.
     """
 
     def __init__(
@@ -65,9 +66,9 @@ class DistillationLoss:
         self.asks: dict[str, bool] = {"output_token_logits": True} if by_token else {}
 
     def targets(self, teacher: torch.Tensor) -> torch.Tensor:
-        """[B, L] logits -> [B, L] distributions, which can be mixed like labels."""
+        """Return distributions [B, L] of the teacher's logits [B, L]; they can be mixed like labels."""
         if self.kind == "hard":
-            return F.one_hot(teacher.argmax(dim=1), teacher.shape[1]).float()
+            return F.one_hot(teacher.max(dim=1).indices, teacher.shape[1]).float()
         return F.softmax(teacher / self.temperature, dim=1)
 
     def __call__(
@@ -78,7 +79,10 @@ class DistillationLoss:
         *,
         teacher: torch.Tensor,
     ) -> torch.Tensor:
-        """The scalar loss; see ClassificationLoss.   teacher: [B, L], what `targets` made, mixed if the images are."""
+        """Return the scalar loss; see `ClassificationLoss`.
+
+        teacher: distributions [B, L] from `targets`, mixed if the images are.
+        """
         names = ("cls_logits", "distillation_logits") if self.by_token else ("logits", "logits")
         logits, taught = (outputs[name] for name in names)
         targets = distributions(labels, logits.shape[1])
@@ -87,7 +91,7 @@ class DistillationLoss:
         return self.labels_loss.mean(losses, targets, num_items_in_batch)
 
     def of_teacher(self, logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """[B]: each example's."""
+        """Return [B]: each example's loss for the teacher's distributions [B, L]."""
         if self.kind == "hard":
             return F.cross_entropy(logits.float(), teacher, reduction="none")
         log_probabilities = F.log_softmax(logits.float() / self.temperature, dim=1)
@@ -95,13 +99,16 @@ class DistillationLoss:
 
 
 class TeacherLogits:
-    """[B] positions -> float32 [B, L].   source: rows [N, K], kept or of this run.   columns: [L] of the K."""
+    """The teacher's logits for the data's classes: [B] positions -> float32 [B, L].
+
+    source: rows [N, K], cached or of this run alone.   columns: [L], which of the K each class is.
+    """
 
     def __init__(self, source: SealedRows | np.ndarray, columns: Sequence[int]):
         self.source, self.columns = source, list(columns)
 
     def __call__(self, indices: Sequence[int]) -> torch.Tensor:
-        """Raises DataError for rows that are not what was written, or not finite: nothing is learnt from them."""
+        """Return float32 [B, L]. Raises DataError for cached rows that are damaged or not finite."""
         if isinstance(self.source, np.ndarray):
             return torch.from_numpy(self.source[np.asarray(indices, np.int64)[:, None], np.asarray(self.columns)])
         rows, wrong = self.source.read(indices)
@@ -116,7 +123,10 @@ class TeacherLogits:
 
 @dataclass(frozen=True)
 class Distillation:
-    """kind: "soft" or "hard".   alpha: the teacher's share of the loss.   temperature: of soft distillation."""
+    """The settings of a distillation.
+
+    kind: "soft" or "hard".   alpha: the teacher's share of the loss.   temperature: of soft distillation.
+    """
 
     kind: str
     alpha: float
@@ -133,7 +143,7 @@ def distil(
     device: torch.device,
     progress: bool,
 ) -> tuple[DistillationLoss, TeacherLogits, list[str]]:
-    """(the loss, the teacher's logits of the training images, sentences on both and on how good the teacher is).
+    """Return (the loss, the teacher's logits of the training images, sentences on both and on the teacher's accuracy).
 
     Raises UsageError where the teacher is no better than chance, or the flags do not fit the model.
     """
@@ -154,13 +164,14 @@ def distil(
 
 
 def check_accuracy(teacher: Teacher, logits: TeacherLogits, examples: Examples, split: str) -> str:
-    """A sentence on how often the teacher is right; a warning where that could be chance.
+    """Return a sentence on the teacher's accuracy, with a warning where that could be chance.
 
-    Raises UsageError where it is right no more often than who always names the most frequent class.
+    Raises UsageError where it is no higher than the share of the most frequent class.
     """
-    labels = np.asarray(examples.labels)
-    predicted = torch.cat([logits(range(i, min(i + 4096, len(labels)))).argmax(1) for i in range(0, len(labels), 4096)])
-    accuracy = float(np.mean(predicted.numpy() == labels))
+    task, labels = task_named(examples.targets.problem_type), examples.targets.values
+    parts = [range(i, min(i + 4096, len(labels))) for i in range(0, len(labels), 4096)]
+    right = [task.score(logits(part).numpy(), labels[part]) for part in parts]
+    accuracy = float(np.concatenate(right).mean())
     chance = float(np.bincount(labels).max() / len(labels))
     said = f"the teacher's accuracy on the {len(labels):,} {split} images is {accuracy:.4f}"
     way_out = "look at its classes and its preprocessing above, and correct them by --teacher_config"
@@ -180,9 +191,9 @@ def check_accuracy(teacher: Teacher, logits: TeacherLogits, examples: Examples, 
 def open_logits(
     teacher: Teacher, examples: Examples, image_cache: str, device: torch.device, progress: bool = False
 ) -> tuple[TeacherLogits, str]:
-    """(the teacher's logits of `examples`, in words where they are); computed where there are none.
+    """Return (the teacher's logits of `examples`, words on where they are); compute them if they are not cached.
 
-    image_cache: as of `open_views`. Several processes may call this at once: one computes, the others wait for it.
+    image_cache: as for `open_views`. Several processes may call this at once: one computes, the others wait for it.
     Raises DataError for images that cannot be read, or a folder that cannot hold the file.
     """
     count = len(examples)
@@ -235,7 +246,7 @@ def _whole(computed: Any, count: int, columns: Sequence[int]) -> TeacherLogits:
 def _computed(
     teacher: Teacher, examples: Examples, batches: list[list[int]], device: torch.device, progress: bool
 ) -> Iterator[np.ndarray]:
-    """float32 [B, K] of each of these batches in turn."""
+    """Logits float32 [B, K] of each of these batches in turn."""
     from tqdm import tqdm
 
     images = PreparedImages(examples.images, examples.names, teacher.processor)
@@ -248,16 +259,16 @@ def _computed(
     with torch.inference_mode(), tqdm(total=count, initial=count - left, desc="teacher", disable=not progress) as bar:
         for items in loader:
             if errors := [error for _, _, error in items if error is not None]:
-                raise DataError(f"images cannot be read, remove or replace them: {listed(errors)}")
+                raise DataError(f"images cannot be read, remove or replace them: {shorten_list(errors)}")
             logits = _of_all_sizes(teacher, [pixels for _, pixels, _ in items], device)
             if bad := [examples.names[items[i][0]] for i in np.flatnonzero(~np.isfinite(logits).all(axis=1))]:
-                raise UsageError(f"--teacher {teacher.name} gives NaN or infinity for {listed(bad, 5)}.")
+                raise UsageError(f"--teacher {teacher.name} gives NaN or infinity for {shorten_list(bad, 5)}.")
             yield logits
             bar.update(len(items))
 
 
 def _of_all_sizes(teacher: Teacher, images: list[torch.Tensor], device: torch.device) -> np.ndarray:
-    """[B, K] of B images, of which a processor that keeps proportions makes several sizes: a forward for each.
+    """Logits [B, K] of B images, one forward for each size: a processor that keeps proportions makes several sizes.
 
     Raises UsageError for images that the teacher cannot take.
     """
@@ -265,7 +276,7 @@ def _of_all_sizes(teacher: Teacher, images: list[torch.Tensor], device: torch.de
     for shape in dict.fromkeys(image.shape for image in images):
         rows = [i for i, image in enumerate(images) if image.shape == shape]
         try:
-            logits[rows] = teacher.logits(torch.stack([images[i] for i in rows]).to(device)).cpu().numpy()
+            logits[rows] = teacher(torch.stack([images[i] for i in rows]).to(device)).cpu().numpy()
         except (RuntimeError, ValueError, AssertionError) as error:
             raise UsageError(f"--teacher {teacher.name} cannot take images of {tuple(shape)}: {error}") from error
     return logits

@@ -1,4 +1,4 @@
-"""The loss that a single-label classifier is trained by: (binary) cross-entropy, of hard or of mixed labels.
+"""The training loss of single-label classifiers: (binary) cross-entropy of hard or mixed labels.
 
 Validation keeps the model's own loss, so that its values can be compared between trainings.
 
@@ -15,7 +15,7 @@ LOSSES = ("ce", "bce")
 
 
 class ClassificationLoss:
-    """Trainer's `compute_loss_func`.
+    """The loss as Trainer's `compute_loss_func`.
 
     loss: "ce", cross-entropy, or "bce", the mean over the classes of binary cross-entropy (Wightman et al. 2021,
     "ResNet strikes back"; Touvron et al. 2022, "DeiT III").
@@ -29,16 +29,16 @@ class ClassificationLoss:
     def __call__(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | float | None = None
     ) -> torch.Tensor:
-        """outputs.logits [B, L], ids [B] or distributions [B, L] -> the scalar loss.
+        """Return the scalar loss of the logits [B, L] in outputs, for ids [B] or distributions [B, L].
 
-        num_items_in_batch: how many examples all accumulated batches have, which Trainer counts before any is mixed;
-        the sum is divided by it, so that accumulation equals one large batch.
+        num_items_in_batch: the number of examples in all accumulated batches, which Trainer counts before any is mixed.
+        The sum is divided by it, so that accumulation equals one large batch. None: this batch's own number.
         """
         targets = distributions(labels, outputs["logits"].shape[1])
         return self.mean(self.of_labels(outputs["logits"], targets), targets, num_items_in_batch)
 
     def of_labels(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """[B]: each example's own loss, of its distribution in `targets` [B, L]; classes are not weighted yet."""
+        """Return [B]: each example's loss for its distribution in `targets` [B, L], without class weights."""
         smoothed = torch.lerp(targets, torch.full_like(targets, 1 / targets.shape[1]), self.label_smoothing)
         if self.loss == "bce":
             return F.binary_cross_entropy_with_logits(logits.float(), smoothed, reduction="none").mean(dim=1)
@@ -47,7 +47,7 @@ class ClassificationLoss:
     def mean(
         self, losses: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | float | None
     ) -> torch.Tensor:
-        """The scalar of losses [B], each weighted by its classes in `targets` [B, L]."""
+        """Return the mean of losses [B], each weighted by the class weights of its `targets` [B, L]."""
         if self.class_weights is not None:
             losses = losses * (targets @ self.class_weights.to(targets))
         count = len(losses) if num_items_in_batch is None else num_items_in_batch
@@ -55,14 +55,14 @@ class ClassificationLoss:
 
 
 def distributions(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
-    """[B] ids or [B, L] distributions -> float32 [B, L]"""
+    """Return labels as distributions, float32 [B, L]: ids [B] as one-hot rows, distributions [B, L] unchanged."""
     return labels if labels.is_floating_point() else F.one_hot(labels, num_labels).float()
 
 
 def balanced_weights(labels: np.ndarray, num_labels: int) -> torch.Tensor:
-    """[L]: N / (classes · examples of the class), so that each class counts as much as any and 1 is the mean.
+    """Return class weights [L], N / (classes · examples of the class): classes count equally, an example 1 on average.
 
-    labels: [N] ids. A class without an example has weight 0.
+    labels: [N] ids. A class without an example has weight 0, and is not counted among the classes.
     """
     counts = np.bincount(labels, minlength=num_labels)
     weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))

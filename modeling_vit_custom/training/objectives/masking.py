@@ -1,4 +1,4 @@
-"""Which patches are hidden from a model that learns to fill them in, by counting like all randomness of training.
+"""The patches hidden from a model that learns to fill them in, drawn by a counter-based RNG.
 
 Shapes: B batch, h x w grid of patches, u x v patches of a unit, M = h/u · w/v units.
 """
@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 from ...common.errors import UsageError
+from ...data.counter_rng import example_keys, uniform
 from ...data.dataset import DRAWS, ImageDataset
-from ...data.draws import example_keys, uniform
 
-SHARE_OF_SIDE = 1 / 7  # 32 of 224 pixels: the units that learn best in SimMIM's ablation, Xie et al. 2022, table 1
+SHARE_OF_SIDE = 1 / 7  # 32 of 224 pixels: the best units in SimMIM's ablation, Xie et al. 2022, table 1
 
 
 class PatchMasks:
-    """Hides exactly round(ratio · M) units of each image, all of them equally likely.
+    """Masks that hide exactly round(ratio · M) units of each image, all of them equally likely.
 
-    grid: (h, w).   unit: (u, v), which divides it.
+    grid: (h, w).   unit: (u, v), which divides the grid.
     """
 
     def __init__(self, grid: tuple[int, int], unit: tuple[int, int], ratio: float):
@@ -30,9 +30,10 @@ class PatchMasks:
 
     @classmethod
     def for_model(cls, config: Any, ratio: float, unit_pixels: Sequence[int] | None = None) -> "PatchMasks":
-        """Masks of a model; unit_pixels: height and width of a unit, or one number; None for `SHARE_OF_SIDE`.
+        """Build the masks for a model.
 
-        Raises UsageError for units that are no whole patches or do not divide the image, and for ratios that hide
+        unit_pixels: height and width of a unit, or one number for both; None for about `SHARE_OF_SIDE`.
+        Raises UsageError for units that are not whole patches or do not divide the image, and for ratios that hide
         nothing or everything.
         """
         if unit_pixels is not None and (len(unit_pixels) not in (1, 2) or min(unit_pixels) < 1):
@@ -47,8 +48,15 @@ class PatchMasks:
             )
         return masks
 
+    def record(self) -> dict[str, Any]:
+        """Return the entry of training_args.json."""
+        return {"units": list(self.units), "hidden": self.hidden}
+
+    def sentence(self) -> str:
+        return f"masks: {self.hidden} of {self.count} units hidden, each of {self.unit[0]}x{self.unit[1]} patches"
+
     def __call__(self, noise: np.ndarray) -> torch.Tensor:
-        """[B, M] random numbers -> bool [B, h·w], True where a patch is hidden: where the numbers are lowest."""
+        """Return bool [B, h·w] of random numbers [B, M]: True where a patch is hidden, in units of lowest number."""
         ranks = noise.argsort(axis=1, kind="stable").argsort(axis=1)
         masks = (ranks < self.hidden).reshape(-1, *self.units)
         masks = masks.repeat(self.unit[0], axis=1).repeat(self.unit[1], axis=2)
@@ -56,7 +64,7 @@ class PatchMasks:
 
 
 def _unit(grid: tuple[int, int], patch: tuple[int, int], pixels: Sequence[int] | None) -> tuple[int, int]:
-    """Patches of a unit of so many pixels, or of about `SHARE_OF_SIDE`."""
+    """(height, width) in patches of a unit of `pixels`; of about `SHARE_OF_SIDE` for None."""
     fitting = [[d for d in range(1, side + 1) if side % d == 0] for side in grid]
     if pixels is None:
         nearest = [min(divisors, key=lambda d: abs(d - SHARE_OF_SIDE * max(divisors))) for divisors in fitting]
@@ -71,10 +79,10 @@ def _unit(grid: tuple[int, int], patch: tuple[int, int], pixels: Sequence[int] |
 
 
 class MaskedImages(ImageDataset):
-    """`ImageDataset` whose items have "bool_masked_pos" too, bool [h·w].
+    """`ImageDataset` whose items also have "bool_masked_pos", bool [h·w].
 
-    Masks of training depend on (seed, epoch, index) alone; those of evaluation, without a seed, on the index alone, so
-    that losses can be compared between evaluations and between runs.
+    Masks of training depend on (seed, epoch, index) alone. Those of evaluation, which has no seed, depend on the index
+    alone, so that losses can be compared between evaluations and between runs.
     """
 
     def __init__(self, masks: PatchMasks, *args: Any, **kwargs: Any):
@@ -83,5 +91,5 @@ class MaskedImages(ImageDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         seed, epoch = (0, 0) if self.seed is None else (self.seed, int(self.epoch))
-        noise = uniform(example_keys(seed, epoch, indices), DRAWS + self.masks.count)[:, DRAWS:]  # the first augment
+        noise = uniform(example_keys(seed, epoch, indices), DRAWS + self.masks.count)[:, DRAWS:]  # after augmentation's
         return super().__getitems__(indices) | {"bool_masked_pos": self.masks(noise)}

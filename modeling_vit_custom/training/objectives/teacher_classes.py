@@ -1,4 +1,4 @@
-"""The trained classifier that --teacher names, and which of its classes is which of the data's.
+"""The trained classifier that --teacher names, and the matching of its classes to the data's.
 
 Shapes: K classes of the teacher, L classes of the data.
 """
@@ -10,24 +10,23 @@ from typing import Any
 
 from ...common.errors import UsageError
 from ...common.fingerprint import digest
-from ...common.text import listed
 from ...data.examples import Splits
-from ...data.labels import canonical_name
+from ...data.names import canonical_name, in_order
 from ...tasks.registry import one_label, task_named
-from ...tasks.task import ONE_LABEL
+from ...weight_files_vit_custom import shorten_list
 from .teacher_loading import Teacher, teacher_of
 
-# What --teacher_config takes; of a folder the last alone, which knows the others itself.
+# The names that --teacher_config accepts; for a folder only the last, since its own files hold the others.
 FIELDS = ("image_size", "image_mean", "image_std", "crop_pct", "interpolation", "labels")
-_NO_NAME = re.compile(r"LABEL_\d+")  # what transformers calls a class that has none
+_NO_NAME = re.compile(r"LABEL_\d+")  # transformers' placeholder for a class without a name
 
 
 def open_teacher(name: str, weights: str | None, settings: Mapping[str, Any], splits: Splits) -> Teacher:
-    """What --teacher names, its classes matched to the data's.
+    """Load the teacher that --teacher names and match its classes to the data's.
 
-    Raises UsageError where it cannot be read, is no classifier of single labels, or does not know the data's classes.
+    Raises UsageError where it cannot be read, is no single-label classifier, or does not know the data's classes.
     """
-    if ONE_LABEL not in task_named(splits.problem_type).supports:
+    if not task_named(splits.problem_type).one_label:
         raise UsageError(f"--teacher is for {one_label()}, but the data is {splits.problem_type}: leave it out.")
     if unknown := sorted(settings.keys() - {*FIELDS}):
         raise UsageError(f"--teacher_config: {', '.join(unknown)} unknown; it takes {', '.join(FIELDS)}.")
@@ -47,21 +46,21 @@ def open_teacher(name: str, weights: str | None, settings: Mapping[str, Any], sp
 
 
 def match_classes(teacher: Teacher, id2label: Mapping[int, str]) -> tuple[list[int], str]:
-    """([L] columns of the teacher's logits, a sentence): by name, or by number where the teacher has no names.
+    """Return ([L] columns of the teacher's logits, a sentence): by name, or by number where the teacher has no names.
 
-    Raises UsageError, with both lists, where the data has a class that the teacher has not.
+    Raises UsageError, with both lists, where the data has a class that the teacher lacks.
     """
-    ours = [id2label[i] for i in range(len(id2label))]
+    ours = in_order(id2label)
     known = {canonical_name(label): i for i, label in teacher.labels.items()}
-    here = f"the data has {len(ours)} ({listed(ours)})"
+    here = f"the data has {len(ours)} ({shorten_list(ours)})"
     if known and len(teacher.labels) != teacher.count:
         raise UsageError(f"--teacher {teacher.name} has {teacher.count} classes, not {len(teacher.labels)} labels.")
     if known and not all(_NO_NAME.fullmatch(label) for label in known):
         if missing := [label for label in ours if label not in known]:
             raise UsageError(
-                f"--teacher {teacher.name} does not know {listed(missing)}: it has {len(known)} class(es) "
-                f"({listed(list(known))}), {here}. Give one trained on these, or its own names for them, in its order, "
-                'as --teacher_config "labels=[…]".'
+                f"--teacher {teacher.name} does not know {shorten_list(missing)}: it has {len(known)} class(es) "
+                f"({shorten_list(list(known))}), {here}. Give one trained on these, or its own names for them, in its "
+                'order, as --teacher_config "labels=[…]".'
             )
         beyond = f", {len(known) - len(ours)} others are left out" if len(known) > len(ours) else ""
         return [known[label] for label in ours], f"its classes are the data's by name{beyond}"
@@ -70,7 +69,7 @@ def match_classes(teacher: Teacher, id2label: Mapping[int, str]) -> tuple[list[i
             f"--teacher {teacher.name} has {teacher.count} classes without names, {here}: they cannot be matched. Give "
             'its names in its order, --teacher_config "labels=[…]".'
         )
-    order = f"its classes have no names and are taken to be, in this order, {listed(ours, 5)}"
+    order = f"its classes have no names and are taken to be, in this order, {shorten_list(ours, 5)}"
     if ours != sorted(ours):
-        order += f"; torchvision's ImageFolder would have numbered them {listed(sorted(ours), 5)}"
+        order += f"; torchvision's ImageFolder would have numbered them {shorten_list(sorted(ours), 5)}"
     return list(range(len(ours))), f'{order} (otherwise --teacher_config "labels=[…]")'

@@ -1,4 +1,4 @@
-"""Classifiers of other libraries, and ours, as teachers: their weights, and how they want their images.
+"""Classifiers of other libraries, and ours, as teachers: their weights, and the preprocessing of their images.
 
 FOLDER                          saved by transformers (any image classifier), by this package, or by timm for the Hub
 timm:NAME, torchvision:NAME     with a state dict, --teacher_weights FILE
@@ -23,7 +23,6 @@ from torch import nn
 
 from ...common.errors import UsageError
 from ...common.model_files import CONFIG, WEIGHTS
-from ...common.text import listed
 from ...conversion.timm_vit import RESAMPLING, labels_of, processor_settings
 from ...conversion.torchvision_vit import processor_of
 from ...data.fingerprint import key_hash
@@ -31,8 +30,7 @@ from ...image_processing_vit_custom import ViTCustomImageProcessor
 from ...inference.foreign import check_fields, check_stored_whole, check_timm_folder, header_of, stored_fields
 from ...inference.loading import load_classifier
 from ...tasks.registry import one_label, task_of
-from ...tasks.task import ONE_LABEL
-from ...weight_files_vit_custom import read_header
+from ...weight_files_vit_custom import read_header, shorten_list
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # timm, Lightning, tutorials
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -40,9 +38,10 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 @dataclass(frozen=True)
 class Teacher:
-    """module: in eval mode, on the CPU; float32 [B, C, H, W] -> [B, K], or an output with such logits.
+    """A classifier to learn from.
 
-    processor: makes its images, of `channels`.   labels: K names, or none.   count: K.
+    module: in eval mode, on the CPU; float32 [B, C, H, W] -> [B, K], or an output with such logits.
+    processor: prepares its images.   channels: C.   labels: K names, or none.   count: K.
     columns: [L], which of the K logits is each class of the data.   weights: SHA-256 of its tensors.
     notes: a sentence on each thing that was found or assumed.
     """
@@ -57,13 +56,13 @@ class Teacher:
     columns: list[int] = field(default_factory=list)
     weights: str = ""
 
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] -> float32 [B, K]"""
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits float32 [B, K] of images [B, C, H, W]."""
         output = self.module(images)
         return getattr(output, "logits", output).float()
 
     def identity(self) -> dict[str, Any]:
-        """What two teachers have in common that say the same of an image, fit for JSON."""
+        """Return what identifies the teacher's logits, fit for JSON: teachers with equal values give equal logits."""
         config = getattr(self.module, "config", None)
         settings = {name: value for name, value in self.processor.to_dict().items() if name != "auto_map"}
         return {
@@ -75,16 +74,16 @@ class Teacher:
         }
 
     def record(self) -> dict[str, str]:
-        """Which teacher it was, fit to be published; the same whatever the versions of the libraries."""
+        """Return which teacher it was, fit to be published and independent of the versions of libraries."""
         identity = self.identity()
         prepared = {name: identity[name] for name in ("processor", "channels")}
         return {"name": self.name, "weights": self.weights, "preprocessing": key_hash(prepared)}
 
 
 def teacher_of(name: str, weights: str | None, settings: Mapping[str, Any]) -> Teacher:
-    """What --teacher, --teacher_weights and --teacher_config name, its classes not matched yet.
+    """Load the teacher that --teacher, --teacher_weights and --teacher_config name; its classes are not matched yet.
 
-    Raises UsageError, or what its library raises, where it cannot be read or is no classifier of single labels.
+    Raises UsageError, or the library's own error, where it cannot be read or is no single-label classifier.
     """
     library, _, model = name.partition(":")
     if library in _LIBRARIES and model:
@@ -115,9 +114,9 @@ def teacher_of(name: str, weights: str | None, settings: Mapping[str, Any]) -> T
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a state dict by name, without what training loops wrap around it; nothing is executed.
+    """Read a state dict without the wrappers and prefixes that training loops add; nothing in the file is executed.
 
-    Raises UsageError for a file that is none.
+    Raises UsageError for a file that holds no state dict.
     """
     path = Path(path).expanduser()
     try:
@@ -147,7 +146,7 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def _check_timm_folder(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Raises UsageError where a folder of timm's names something to fetch, or a larger model than its tensors are."""
+    """Raises UsageError where a timm folder names something to download, or a larger model than its tensors."""
     header = header_of(state)
     try:
         check_fields(folder, stored_fields(folder), header)
@@ -159,7 +158,7 @@ def _check_timm_folder(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
 def _transformers(folder: Path) -> Teacher:
     model, processor = load_classifier(str(folder), device="cpu")
     config: Any = model.config
-    if ONE_LABEL not in (task := task_of(config)).supports:
+    if not (task := task_of(config)).one_label:
         raise UsageError(f"--teacher {folder} is for {task.name}, not for {one_label()}.")
     labels = {int(i): str(label) for i, label in config.id2label.items()}
     channels = getattr(config, "num_channels", None) or 3
@@ -239,16 +238,16 @@ def _first(names: Any) -> str:
 
 
 def _rows(state: Mapping[str, torch.Tensor], name: str, axis: int) -> int:
-    """How many entries a tensor has along an axis; raises UsageError where there is no such tensor."""
+    """The size of a tensor along an axis. Raises UsageError where there is no such tensor or it is empty."""
     if name not in state or not state[name].numel():
         raise UsageError(
-            f"--teacher_weights: {name} is missing among {listed(sorted(state), 5)}. Is it the state dict of another "
-            "architecture, or of one whose head or first layer was rebuilt?"
+            f"--teacher_weights: {name} is missing among {shorten_list(sorted(state), 5)}. Is it the state dict of "
+            "another architecture, or of one whose head or first layer was rebuilt?"
         )
     return state[name].shape[axis]
 
 
-# ---------- how its images are prepared
+# ---------- preprocessing of its images
 
 
 def _height_width(size: Any) -> tuple[int, int]:
@@ -256,7 +255,7 @@ def _height_width(size: Any) -> tuple[int, int]:
 
 
 def _processor(settings: Mapping[str, Any], hw: tuple[int, int], channels: int) -> ViTCustomImageProcessor:
-    """Ours with another library's settings; mean and standard deviation of grey are the means over the colours'."""
+    """Our processor with another library's settings; for grey images, mean and std are averaged over the colours."""
     colours = {}
     for name in ("image_mean", "image_std"):
         values = settings[name] if isinstance(settings[name], list | tuple) else [settings[name]]
@@ -266,7 +265,7 @@ def _processor(settings: Mapping[str, Any], hw: tuple[int, int], channels: int) 
 
 
 def _prepared(processor: Any, known: str, settings: Mapping[str, Any]) -> str:
-    """A sentence on the images that a teacher is shown, and on who says so."""
+    """A sentence on how a teacher's images are prepared, and on the source of these settings."""
     edge = dict(processor.size).get("shortest_edge")
     height, width = (processor.crop_size or processor.size).height, (processor.crop_size or processor.size).width
     resampling = next(name for name, number in RESAMPLING.items() if number == processor.resample)

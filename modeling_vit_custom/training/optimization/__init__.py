@@ -1,1 +1,1 @@
-"""How weights are changed: parameter groups, Muon, averages, a budget of time."""
+"""Optimization: parameter groups, Muon, weight averages, a time budget."""

@@ -1,7 +1,7 @@
-"""An exponential moving average of the weights, which generalises better than the last step's.
+"""An exponential moving average (EMA) of the weights, which generalises better than the weights of the last step.
 
-Polyak and Juditsky 1992; for ViTs Touvron et al. 2021 (DeiT, arXiv 2012.12877, section 6). After step t it is
-d·average + (1 - d)·weights with d = min(decay, (1 + t) / (10 + t)): the random start is soon forgotten.
+Polyak and Juditsky 1992; for ViTs Touvron et al. 2021 (DeiT, arXiv 2012.12877, section 6). Step t, counted from 0,
+makes it d·average + (1 - d)·weights with d = min(decay, (1 + t) / (10 + t)), so the random start is soon forgotten.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from ...common.sharding import local, reshard
 
 
 class WeightAverage:
-    """The average of the parameters that are trained; buffers and frozen parameters are the model's own.
+    """The average of the trained parameters; buffers and frozen parameters stay the model's own.
 
-    average: by parameter name, sharded as the parameter is.   steps: how often it was updated.
+    average: by parameter name, sharded as the parameter is.   steps: the number of updates.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -27,14 +27,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """After each optimizer step."""
+        """Update the average; to be called after each optimizer step."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         torch._foreach_lerp_(*self._both(), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model holds the average, for evaluating and saving; afterwards its own weights again."""
+        """Put the average into the model for evaluating and saving; restore its own weights afterwards."""
         self.exchange()
         try:
             yield

@@ -1,8 +1,8 @@
 """Muon for the matrices of the blocks, AdamW for everything else, as one optimizer.
 
 Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) replaces the momentum of a matrix by the nearest
-semi-orthogonal one: all directions are learnt at the same speed. torch.optim.Muon takes the matrices one by one, and in
-bfloat16, which CPUs are slow at; here those of one shape go through the iteration together.
+semi-orthogonal matrix, so all directions are learnt at the same speed. torch.optim.Muon handles the matrices one by
+one, and in bfloat16, which is slow on CPUs; here the matrices of one shape go through the iteration together.
 
 Shapes: n matrices of one shape a x b.
 """
@@ -18,15 +18,13 @@ from torch.optim import AdamW
 from ...common.sharding import part_of, whole_here
 
 MOMENTUM = 0.95
-QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end in [0.7, 1.2] after five steps, near enough to 1
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: after five steps singular values are in [0.7, 1.2]
 STEPS = 5
-ADAM_RMS = (
-    0.2  # the size of AdamW's update, to which Muon's is brought (Liu et al. 2025, arXiv 2502.16982, section 2.2)
-)
+ADAM_RMS = 0.2  # of AdamW's update, to which Muon's is scaled (Liu et al. 2025, arXiv 2502.16982, section 2.2)
 
 
 class Muon(AdamW):
-    """AdamW whose groups with `orthogonal` true are trained by Muon, at the same learning rate and weight decay."""
+    """AdamW that trains its groups with `orthogonal` true by Muon, at the same learning rate and weight decay."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -59,13 +57,16 @@ class Muon(AdamW):
 
     def _momentum(self, parameter: nn.Parameter) -> torch.Tensor:
         state = self.state[parameter]
-        if not state:  # by the names of AdamW, which looks for them when a state is loaded
+        if not state:  # AdamW looks for these names when a state is loaded
             state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(parameter))
         return state["exp_avg"]
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """U Vᵀ of each U S Vᵀ in [n, a, b], nearly: by five steps of a quintic Newton-Schulz iteration, without the SVD."""
+    """Return approximately U Vᵀ for each U S Vᵀ in [n, a, b].
+
+    Uses five steps of a quintic Newton-Schulz iteration instead of the SVD.
+    """
     linear, cubic, quintic = QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -78,7 +79,7 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 
 
 def with_muon(optimizer: AdamW, matrices: Set[nn.Parameter]) -> Muon:
-    """A fresh AdamW's groups, split into those of `matrices`, which Muon is to train, and the others."""
+    """Build a Muon from a fresh AdamW: each group is split into `matrices`, which Muon trains, and the others."""
     groups = []
     for group in optimizer.param_groups:
         for orthogonal_ones in (False, True):

@@ -1,4 +1,4 @@
-"""Which parameters weight decay shrinks, and how fast each depth of the network learns.
+"""The parameters that weight decay applies to, and the learning rate of each depth of the network.
 
 Shapes: L blocks.
 """
@@ -14,10 +14,10 @@ _EMBEDDINGS = re.compile(r"(?:^|\.)embeddings\.")
 
 
 def decay_parameter_names(model: nn.Module) -> list[str]:
-    """The weights of linear and convolution layers, by name; everything else is left to find its own scale.
+    """Return the names of the parameters that weight decay applies to: the weights of linear and convolution layers.
 
-    So biases, norms, class and mask tokens, registers, learned positions, pooling queries and LayerScale are
-    never decayed. (Trainer spares biases and norms only.)
+    Biases, norms, class and mask tokens, registers, learned positions, pooling queries and LayerScale are never
+    decayed. (Trainer exempts biases and norms only.)
     """
     return [
         f"{name}.weight" if name else "weight" for name, module in model.named_modules() if isinstance(module, MATRICES)
@@ -25,13 +25,13 @@ def decay_parameter_names(model: nn.Module) -> list[str]:
 
 
 def block_matrices(model: nn.Module) -> set[nn.Parameter]:
-    """The weights of the linear layers of blocks."""
+    """Return the weights of the linear layers in the encoder's blocks."""
     linear = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
     return {module.weight for name, module in linear if _BLOCK.search(name)}
 
 
 def depth_of(name: str, num_layers: int) -> int:
-    """0 for embeddings, 1 to L for blocks, L + 1 for what comes after them."""
+    """Return a parameter's depth: 0 for embeddings, 1 to L for blocks, L + 1 for what comes after them."""
     if _EMBEDDINGS.search(name):  # a convolutional stem has layers of its own
         return 0
     block = _BLOCK.search(name)
@@ -39,7 +39,7 @@ def depth_of(name: str, num_layers: int) -> int:
 
 
 def decay_learning_rates(optimizer: Optimizer, model: nn.Module, num_layers: int, layer_decay: float) -> None:
-    """Splits the groups of a fresh optimizer by depth, in place, each with layer_decay ** (L + 1 - depth) of its rate.
+    """Split the groups of a fresh optimizer by depth, in place; multiply rates by layer_decay ** (L + 1 - depth).
 
     Fine-tuning then changes early blocks, which are general, less than late ones (ELECTRA, arXiv 2003.10555; for ViTs
     BEiT, arXiv 2106.08254). The head's group comes first: its learning rate is the one that Trainer logs.

@@ -1,9 +1,9 @@
 """`--max_minutes`: a schedule that fits the wall clock, and a run that ends on time.
 
-How many steps fit is not known before some have been made. So the schedule is a function of progress, from 0 to 1, and
-a plan says how much of it each step is: `[(step, progress), …]`, linear between. The first steps make PROBED of it.
-Then the plan is made from their speed; after a validation it is made anew where it would miss the end by more than
-TOLERATED of all the time. It is kept with each checkpoint: a run that goes on keeps to it.
+How many steps fit is unknown before some have been made. So the schedule is a function of progress, from 0 to 1. A plan
+maps steps to progress: `[(step, progress), …]`, linear between. The first steps cover PROBED of the schedule. Then the
+plan is made from their speed. After a validation it is made again where it would miss the end by more than TOLERATED of
+the whole time. Each checkpoint stores the plan, and a resumed run keeps to it.
 """
 
 import time
@@ -17,16 +17,16 @@ from transformers.trainer_utils import has_length
 
 from ...common.processes import Processes
 
-UNKNOWN_STEPS = 10**8  # what Trainer counts to as long as there is no plan
-WARM, PROBE, PROBED = 3, 40, 0.01  # steps that are not timed, the last one that is, the progress they make
-PROBE_SHARE = 0.02  # of the time, after which fewer steps will do
+UNKNOWN_STEPS = 10**8  # Trainer's max_steps as long as there is no plan
+WARM, PROBE, PROBED = 3, 40, 0.01  # first steps, not timed; last step that is timed for the plan; progress by then
+PROBE_SHARE = 0.02  # of the time; once it is used, fewer steps are enough for a plan
 TOLERATED, MARGIN = 0.02, 0.01
-CLOSING = 8.0  # seconds to start Python, and for pictures and the report
+CLOSING = 8.0  # seconds for the best weights, pictures and the report
 FORWARD = 1 / 3  # of a training step's time, until a validation has been timed
 
 
 class TimeBudget(TrainerCallback, ExportableState):
-    """Plans the steps of a training, as one of its callbacks.
+    """Callback that plans the steps of a training.
 
     minutes: of the whole run.   began: the clock when it began.   clock: in seconds, as time.monotonic.
     validation: images in each validation.   closing: images that are evaluated after the training.
@@ -44,8 +44,8 @@ class TimeBudget(TrainerCallback, ExportableState):
         self.seconds, self.processes, self.validation, self.closing = 60 * minutes, processes, validation, closing
         self.clock, self.began = clock, clock() if began is None else began
         self.after = min(CLOSING, self.seconds / 10)
-        self.used_before = 0.0  # until the run was cut off
-        self.planned_for = self.seconds  # which the run that was cut off was given
+        self.used_before = 0.0  # seconds, before the run was interrupted
+        self.planned_for = self.seconds  # seconds for which the plan was made, before an interruption
         self.plan: list[tuple[int, float]] = [(0, 0.0), (PROBE, PROBED)]
         self.image_cost = 0.0  # seconds to evaluate one
         self.since: tuple[int, float] = (0, 0.0)  # step and clock from which the speed is measured
@@ -67,11 +67,11 @@ class TimeBudget(TrainerCallback, ExportableState):
         return self.plan[-1][1] == 1
 
     def used(self) -> float:
-        """Seconds of the run so far."""
+        """Return the seconds that the run has used so far."""
         return self.used_before + self.clock() - self.began
 
     def progress(self, step: float) -> float:
-        """The share of the schedule that is done after so many steps."""
+        """Return the share of the schedule that is done after so many steps."""
         if step >= self.plan[-1][0]:
             return self.plan[-1][1]
         at = max(1, min(bisect_right(self.plan, step, key=lambda knot: knot[0]), len(self.plan) - 1))
@@ -115,15 +115,15 @@ class TimeBudget(TrainerCallback, ExportableState):
     # ---------- planning
 
     def _pace(self, step: int) -> float:
-        """Seconds a step has taken of late, validations and saving included."""
+        """Recent seconds per step, validations and saving included."""
         return max(1e-6, (self.clock() - self.since[1]) / max(1, step - self.since[0]))
 
     def _left(self) -> float:
-        """Seconds for steps."""
+        """Seconds left for steps."""
         return (1 - MARGIN) * self.seconds - self.used() - self.after - self.closing * self.image_cost
 
     def _probe(self, args: Any, state: Any, loader: Any) -> None:
-        """Makes the first plan, once enough steps have been timed."""
+        """Make the first plan, once enough steps have been timed."""
         step = state.global_step
         pace, spent = self.processes.from_first(lambda: (self._pace(step), self.clock() - self.since[1]))
         if step < PROBE and spent < PROBE_SHARE * self.seconds:
@@ -135,7 +135,7 @@ class TimeBudget(TrainerCallback, ExportableState):
 
     @staticmethod
     def _validations(args: Any, loader: Any) -> tuple[float, float]:
-        """How many there will be whatever the number of steps, and how many to a step."""
+        """(number of validations independent of the number of steps, further ones per step)."""
         if args.eval_strategy == "no":
             return 0.0, 0.0
         if args.eval_strategy == "epoch":
@@ -150,25 +150,28 @@ class TimeBudget(TrainerCallback, ExportableState):
         self._tell(args, state)
 
     def _stretch(self, args: Any, state: Any) -> None:
-        """Goes on with a run that is given more time than before: what it has done is a smaller share of it all."""
+        """Adapt the plan of a resumed run that has more time than before: its progress so far shrinks accordingly."""
         share = self.planned_for / self.seconds
         self.plan = [(step, share * progress) for step, progress in self.plan]
         pace, left = self.processes.from_first(lambda: (self.used_before / max(1, state.global_step), self._left()))
         self._make(args, state, max(0.0, left) / max(1e-6, pace))
 
     def _tell(self, args: Any, state: Any) -> None:
-        """Trainer counts to what is planned."""
+        """Set Trainer's number of steps to the planned one."""
         state.max_steps = self.plan[-1][0] if self.planned else UNKNOWN_STEPS
         state.compute_steps(args, state.max_steps)
 
 
 def images_of_step(args: Any) -> int:
-    """Of all processes together."""
+    """Return the number of images per optimizer step, of all processes together."""
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def time_budget(
     minutes: float | None, processes: Processes, validation: int, test: int, began: float | None = None
 ) -> TimeBudget | None:
-    """That of --max_minutes, if it is given, for so many images to evaluate each time and, with test, at the end."""
+    """Build the budget of --max_minutes; None if it is not given.
+
+    validation, test: images of each set. The first is evaluated each time, both after the training.
+    """
     return None if minutes is None else TimeBudget(minutes, processes, validation, validation + test, began)

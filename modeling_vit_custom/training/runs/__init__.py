@@ -1,1 +1,1 @@
-"""Trainings told from the top: train, pretrain, search, and what each leaves in its folder."""
+"""Whole training runs: train, pretrain, search, and the files that each leaves in its folder."""

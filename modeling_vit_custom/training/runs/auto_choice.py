@@ -1,10 +1,11 @@
 """`--recipe auto`: a recipe from the data, the time and the hardware, each choice with its reason.
 
-It is a recipe like any other: flags that are given win, and OUTPUT_DIR/recipe.yaml keeps it, to be read, changed, used
-again, and kept to when the run goes on. Its rules are of thumb, from the runs in README's table and those of
-`recipes/`; they try nothing out, but from a checkpoint they leave the choice to `--method search`, which does.
+It is a recipe like any other: flags that are given win. OUTPUT_DIR/recipe.yaml keeps it, to be read, changed, used
+again, and followed when the run goes on. Its rules are rules of thumb, from the runs in README's table and those of
+`recipes/`. They try nothing out, but for a checkpoint and few images they choose `--method search`, which does.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +14,15 @@ from ...configuration_vit_custom import ViTCustomConfig
 from ..arguments.declarations import IN_STEPS
 from ..inputs.looks import LOOKED_AT
 
-# Training speed that is counted on, in floating point operations a second, of a core and of an accelerator.
+# Assumed training speed in floating point operations per second, of a core and of an accelerator.
 CORE, ACCELERATOR = 15e9, 20e12
-MINUTES = {False: 30.0, True: 240.0}  # that are counted on without --max_minutes; on an accelerator?
+MINUTES = {False: 30.0, True: 240.0}  # assumed without --max_minutes; key: whether on an accelerator
 SOME, MANY = 5_000, 20_000  # images
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """parameters: how many.   config: as it is stored."""
+    """The checkpoint to start from.   parameters: how many.   config: as stored, but with --image_size if given."""
 
     parameters: int
     config: Any
@@ -29,9 +30,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Facts:
-    """images: for training.   side: pixels, the median of the shorter sides.   grey: whether no image has colours.
+    """The facts that the rules look at.
 
-    minutes: None if they were not given.   memory: bytes of the accelerator.   method: that was given.
+    images: for training.   side: median of the shorter sides, in pixels.   grey: whether no image has colours.
+    minutes: of --max_minutes, or None.   memory: bytes of the accelerator.   method: of --method, or None.
     in_steps: whether flags were given that say how to train in steps.
     """
 
@@ -49,11 +51,11 @@ class Facts:
 
     @property
     def time(self) -> float:
-        """Minutes that are counted on."""
+        """Minutes of the run: those given, else those assumed."""
         return self.minutes or MINUTES[self.accelerator is not None]
 
     def passes(self, config: ViTCustomConfig) -> float:
-        """How many passes over the data the time is likely to be enough for."""
+        """Return how many passes over the data are likely to fit into the time."""
         speed = ACCELERATOR if self.accelerator else CORE * self.cores
         return 60 * self.time * speed / (3 * operations(config) * self.images)
 
@@ -66,14 +68,17 @@ class Choice:
 
 
 def operations(config: ViTCustomConfig) -> float:
-    """Floating point operations of a forward, about: two for each weight and token, and those of attention."""
+    """Return the approximate floating point operations of one image's forward pass.
+
+    They are two for each weight and token, and those of attention.
+    """
     tokens = config.grid_hw[0] * config.grid_hw[1] + config.num_prefix_tokens
     width, hidden = config.hidden_size, config.intermediate_size
     return 2.0 * config.num_hidden_layers * tokens * (4 * width**2 + 2 * width * hidden + 2 * tokens * width)
 
 
 def choose(facts: Facts) -> list[Choice]:
-    """The recipe, in the order in which it is told."""
+    """Return the choices of the recipe, in the order in which they are printed."""
     return list(_from_scratch(facts) if facts.checkpoint is None else _from_checkpoint(facts, facts.checkpoint))
 
 
@@ -83,7 +88,7 @@ def _from_scratch(facts: Facts) -> Iterator[Choice]:
         name: ViTCustomConfig.from_variant(f"{name}/{patch}", image_size=size, num_channels=1 if facts.grey else 3)
         for name in sizes
     }
-    enough = 100 if facts.images < SOME else 30 if facts.images < MANY else 15  # the fewer, the more they bear
+    enough = 100 if facts.images < SOME else 30 if facts.images < MANY else 15  # passes; few images bear more of them
     affordable = [name for name in sizes if facts.passes(configs[name]) >= enough]
     name = affordable[-1] if affordable else sizes[0]
     passes = facts.passes(configs[name])
@@ -115,7 +120,7 @@ def _from_scratch(facts: Facts) -> Iterator[Choice]:
 
 
 def _input_size(facts: Facts) -> tuple[int, int, tuple[str, ...]]:
-    """(pixels, patch, variants from small to large)"""
+    """Image size and patch size in pixels, and the variants to choose from, small to large."""
     compact = ("nano", "micro", "mini")
     if facts.side <= 40:
         return 32, 8, compact
@@ -144,10 +149,10 @@ def _augmentation(facts: Facts, epochs: int) -> Iterator[Choice]:
 
 def _from_checkpoint(facts: Facts, checkpoint: Checkpoint) -> Iterator[Choice]:
     config, passes = checkpoint.config, facts.passes(checkpoint.config)
-    shrunk = max(cell * 8 for cell in config.patch_hw)
+    shrunk = 8 * math.lcm(*config.patch_hw)
     if passes < 3 and min(config.image_hw) > shrunk:
         why = f"{facts.time:g} minutes are about {passes:.1f} passes at {config.image_hw[0]} pixels"
-        yield Choice("image_size", shrunk, f"{why}: smaller images cost less, and positions are resampled")
+        yield Choice("image_size", shrunk, f"{why}: smaller images cost less, and positions follow")
         passes *= (config.image_hw[0] * config.image_hw[1]) / shrunk**2
     method, why = (facts.method, "asked for") if facts.method else _method(facts, checkpoint, passes)
     yield Choice("method", method, why)
@@ -166,7 +171,7 @@ def _from_checkpoint(facts: Facts, checkpoint: Checkpoint) -> Iterator[Choice]:
 
 
 def _method(facts: Facts, checkpoint: Checkpoint, passes: float) -> tuple[str, str]:
-    state = 20 * checkpoint.parameters  # bytes of weights, gradients, Adam's two, and activations
+    state = 20 * checkpoint.parameters  # bytes of weights, gradients, Adam's two moments, and activations
     if facts.memory and state > facts.memory / 2:
         return "lora", f"{checkpoint.parameters:,} parameters with gradients and Adam's state fill the accelerator"
     if not facts.in_steps and facts.images < MANY:

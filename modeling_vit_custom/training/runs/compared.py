@@ -1,9 +1,7 @@
-"""A full fine-tuning beside its floor: what the fitted head alone would have answered to the validation images."""
+"""A full fine-tuning compared with its baseline: the fitted head alone, on the same validation images."""
 
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from ...common.text import printable
 from ...data.examples import Splits
@@ -13,27 +11,30 @@ from ..arguments.method import shared
 from ..arguments.model_arguments import ModelArguments
 from ..arguments.training_arguments import ViTTrainingArguments
 from ..search.floor import build_floor
-from ..search.scores import gain_of, told
+from ..search.scores import format_score, gain_of
 from ..search.trials import Tuner
 from .finishing import measure
 
-MOST = 20_000  # training images, beyond which a head fitted to features is not what one would use
+MOST = 20_000  # training images; with more, nobody would choose a fitted head instead
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """record: how the head was fitted.   evaluation: of it, on the validation images."""
+    """The fitted head as a baseline.
+
+    record: how the head was fitted.   evaluation: of the head on the validation images.
+    """
 
     record: dict[str, Any]
     evaluation: Evaluation
 
     def compare(self, trained: Evaluation) -> tuple[dict[str, Any], str]:
-        """Return what metrics.json holds of a model that was trained instead, and a sentence for the screen."""
-        task, labels = self.evaluation.problem_type, np.asarray(self.evaluation.labels)
-        gain = gain_of(trained.logits, self.evaluation.logits, labels, task)
+        """Return the comparison with a trained model: (the entry of metrics.json, a sentence for the screen)."""
+        task, values = self.evaluation.task, self.evaluation.values
+        gain = gain_of(trained.outputs, self.evaluation.outputs, values, task)
         figures = {"metrics": self.evaluation.metrics, "gain": gain.mean, "standard_error": gain.error}
         advice = "" if gain.mean > 0 else "; --method fitted_head takes seconds, --method search tries both"
-        own = told(self.evaluation.logits, labels, task)
+        own = format_score(self.evaluation.outputs, values, task)
         return self.record | figures, f"the fitted head alone: {own}; fine-tuned: {gain}{advice}"
 
 
@@ -45,9 +46,10 @@ def yardstick_for(
     data_args: DataArguments,
     training_args: ViTTrainingArguments,
 ) -> Yardstick | None:
-    """Fit and measure the head; None where there is none to compare with.
+    """Fit and measure the head; return None if it is no baseline for this training.
 
-    There is one for a fine-tuning of everything, of images at hand, with a validation set, where no weights are new.
+    It is one for a full fine-tuning of a checkpoint without new weights, on at most MOST images that are not streamed,
+    with a validation set, in processes that each hold the whole model.
     """
     new = model_args.config_overrides or model_args.ignore_mismatched_sizes
     if model_args.method != "full" or model_args.variant is not None or new or shared(training_args):

@@ -1,6 +1,5 @@
-"""The data that flags name, as splits."""
+"""Loading of the data that the flags name, as splits."""
 
-from glob import has_magic
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +10,24 @@ from ...data.examples import Splits
 from ...data.mnist5k import write_mnist5k
 from ...data.source import Columns, Source
 from ...data.sources import assemble, read_split, read_splits
-from ...data.streamed_splits import held_in_memory, hold_out_fronts, read_streamed_splits
+from ...data.streamed_splits import held_in_memory, hold_out_fronts, is_pattern, read_streamed_splits
+from ...data.unlabelled import read_unlabelled
 from ...tasks.registry import task_named
-from ...tasks.task import ONE_LABEL
 from ..arguments.data_arguments import DataArguments
 from ..arguments.training_arguments import ViTTrainingArguments
 
 
-def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> Splits:
-    """Loads the splits the flags name, audited; a built-in dataset is written first. Raises DataError."""
+def load_data(data_args: DataArguments, training_args: ViTTrainingArguments, labelled: bool = True) -> Splits:
+    """Load the splits that the flags name; audit them unless they are streamed. Raises DataError.
+
+    A built-in dataset is written to disk first.
+    labelled: False in pre-training. A copy of a training image in validation is then only a warning, since it makes the
+    validation loss just a little too low.
+    """
     source, columns = named_data(data_args, training_args)
     if data_args.streaming:
         return load_streamed(source, columns, data_args, training_args.seed)
-    raw = read_splits(source, columns)
+    raw = read_splits(source, columns) if labelled else read_unlabelled(source, columns)
     splits = assemble(
         raw,
         data_args.train_val_split,
@@ -32,12 +36,12 @@ def load_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> 
         training_args.seed,
         data_args.shots,
     )
-    splits.findings.extend(audit_before_training(raw, data_args.audit))
+    splits.findings.extend(audit_before_training(raw, data_args.audit, () if labelled else ("leak",)))
     return splits
 
 
 def named_data(data_args: DataArguments, training_args: ViTTrainingArguments) -> tuple[Source, Columns]:
-    """Makes of the flags what readers of data take; a built-in dataset is written now, by one process."""
+    """Return the flags as the (source, columns) that data readers take; one process writes a built-in dataset now."""
     train = data_args.train_dir
     if data_args.dataset == "mnist5k":
         with training_args.main_process_first(desc="writing MNIST 5k"):
@@ -61,9 +65,9 @@ def named_data(data_args: DataArguments, training_args: ViTTrainingArguments) ->
 
 
 def load_streamed(source: Source, columns: Columns, data_args: DataArguments, seed: int) -> Splits:
-    """Loads a stream: training images stay where they are, the others are held in memory. Raises DataError."""
+    """Load a stream: training images stay in their shards, the others are held in memory. Raises DataError."""
     folder = source.train
-    if folder is not None and not has_magic(str(folder)) and not Path(folder).exists():
+    if folder is not None and not is_pattern(folder) and not Path(folder).exists():
         raise DataError(f"--train_dir {folder} is not there: name a folder of shards, or a pattern in quotes.")
     raw = read_streamed_splits(source, columns)
     for split, path in source.held_out().items():
@@ -74,13 +78,16 @@ def load_streamed(source: Source, columns: Columns, data_args: DataArguments, se
         raw["train"], raw["validation"] = hold_out_fronts(raw["train"], data_args.train_val_split, limit)
     splits = held_in_memory(assemble(raw, data_args.train_val_split, data_args.max_train_samples, limit, seed))
     splits.notes.append("the images of a stream are not audited: nobody looked for repeated or mislabelled ones")
-    if ONE_LABEL in task_named(splits.problem_type).supports:
-        splits.notes.extend(order_notes(np.asarray(splits.train.labels), data_args.shuffle_buffer))
+    if task_named(splits.problem_type).one_label:
+        splits.notes.extend(order_notes(splits.train.targets.values, data_args.shuffle_buffer))
     return splits
 
 
 def order_notes(labels: np.ndarray, shuffle_buffer: int) -> list[str]:
-    """A warning where the classes, [N] int64 in the order they are read, lie in runs that no buffer will mix."""
+    """Return a warning if the shards look sorted by class, so that a shuffle buffer may not mix them; else nothing.
+
+    labels: class ids, int64 [N], in the order in which they are read.
+    """
     same = float(np.mean(labels[1:] == labels[:-1]))
     by_chance = float(np.sum((np.bincount(labels) / len(labels)) ** 2))
     if same < (1 + by_chance) / 2:

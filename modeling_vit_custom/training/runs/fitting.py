@@ -1,4 +1,4 @@
-"""The methods that begin with a fitted head, each told from the top: the head alone, or fine-tuning from there."""
+"""The methods that begin with a fitted head: the head alone (fitted_head), or fine-tuning from there (search)."""
 
 import time
 from dataclasses import dataclass, replace
@@ -9,7 +9,6 @@ import numpy as np
 
 from ...common.fingerprint import fingerprint
 from ...common.processes import Processes
-from ...common.text import printable
 from ...data.examples import Splits
 from ...evaluation.result import Evaluation, score_examples
 from ...reporting.formatting import duration, figure, title
@@ -17,7 +16,6 @@ from ..arguments.data_arguments import DataArguments
 from ..arguments.model_arguments import ModelArguments
 from ..arguments.training_arguments import ViTTrainingArguments
 from ..checkpointing.changes import CHANGEABLE
-from ..checkpointing.continuing import find_start
 from ..checkpointing.images import check_images
 from ..optimization.time_budget import CLOSING
 from ..search.floor import CROSS_VALIDATION, Floor, build_floor
@@ -26,6 +24,7 @@ from ..search.kept_answers import KeptAnswers
 from ..search.planning import Setting, augmentations_for, computes_faster_in_bfloat16, parts_of, plan
 from ..search.search import Outcome, search
 from ..search.trials import Tuner, cost_of, of_setting
+from .beginning import begin_at, say
 from .finishing import finish, train_to_the_end
 from .records import begin_records
 from .report import ReportCallback
@@ -33,7 +32,10 @@ from .report import ReportCallback
 
 @dataclass(frozen=True)
 class Story:
-    """All that a run has before anything is computed. run, conversion: for its records.   began: for --max_minutes."""
+    """Everything a run has before anything is computed.
+
+    run, conversion: for its records.   began: start of --max_minutes, by `time.monotonic()`.   notes: not printed yet.
+    """
 
     model: Any
     processor: Any
@@ -44,9 +46,10 @@ class Story:
     run: dict[str, Any]
     conversion: dict[str, Any] | None
     began: float
+    notes: list[str]
 
     def left(self, floor: Floor) -> float:
-        """Seconds of --max_minutes, but for those in which the images that are measured at the end are looked at."""
+        """Return the seconds left of --max_minutes, less those that the final evaluation and report will take."""
         ends = sum(len(examples) for examples in (self.splits.validation, self.splits.test) if examples is not None)
         closing = CLOSING + floor.pace * ends / self.training_args.world_size
         return 60 * float(self.training_args.max_minutes or 0) - (time.monotonic() - self.began) - closing
@@ -61,7 +64,7 @@ class Story:
 
     @cached_property
     def kept(self) -> KeptAnswers:
-        """What this very run has come to before, if it may go on."""
+        """Answers and decisions that this same run has stored before; ignored if --resume_from_checkpoint is false."""
         weights: Any = self.model.vit
         settings = {name: value for name, value in self.run["training"].items() if name not in CHANGEABLE}
         run = {"model": self.run["model"], "data": self.run["data"], "training": settings}
@@ -70,12 +73,11 @@ class Story:
         return KeptAnswers(self.training_args.output_dir, run, self.processes, fresh)
 
     def say(self, *lines: str) -> None:
-        if self.training_args.process_index == 0:
-            print(*map(printable, lines), sep="\n", flush=True)
+        say(self.training_args, lines)
 
-    def find_start(self) -> str | None:
-        """The checkpoint to continue from; refuses the folder of another run that has not ended."""
-        return find_start(self.training_args.output_dir, self.training_args.resume, self.run, self.processes)
+    def find_resume_checkpoint(self) -> str | None:
+        """Return the checkpoint to continue from, or None. Raises UsageError for another run that has not ended."""
+        return begin_at(self.training_args, self.run, len(self.splits.train), self.notes)
 
     def check_images(self, run: str | None) -> None:
         check_images(self.training_args.output_dir, self.splits, run, self.processes)
@@ -94,37 +96,37 @@ class Story:
 
 
 def fit(story: Story) -> dict[str, Any]:
-    """`--method fitted_head`, from an encoder to metrics.json: nothing is trained in steps."""
+    """Run `--method fitted_head`, from an encoder to metrics.json; nothing is trained in steps."""
     began = time.perf_counter()
-    story.find_start()  # refuses the folder of another run that has not ended
+    story.find_resume_checkpoint()  # raises if the folder is of another run that has not ended
     story.check_images(None)
     return _finish_with(story, story.floor(), began)
 
 
 def fit_and_tune(story: Story) -> dict[str, Any]:
-    """`--method search`: the fitted head, settings tried on images held out, and the better of both on all images."""
+    """Run `--method search`: fit the head, try settings on held-out images, finish the better of both on all images."""
     began = time.perf_counter()
     args, splits = story.training_args, story.splits
-    checkpoint = story.find_start()
+    checkpoint = story.find_resume_checkpoint()
     story.check_images(None if checkpoint is None else args.output_dir)
     floor = story.floor()
     outcome = _searched(story, floor)
     if outcome is None:
         return _finish_with(story, floor, began)
     story.say(*outcome.notes)
-    if (logits := _in_folds(story, floor, outcome.setting)) is not None:
-        outcome = replace(outcome, asked=np.arange(len(logits)), logits=logits)
+    if (outputs := _in_folds(story, floor, outcome.setting)) is not None:
+        outcome = replace(outcome, asked=np.arange(len(outputs)), outputs=outputs)
     held_out = splits.validation is None or story.data_args.folds
-    measured = {CROSS_VALIDATION: _measured(outcome.asked, outcome.logits, splits)} if held_out else {}
+    measured = {CROSS_VALIDATION: _measured(outcome.asked, outcome.outputs, splits)} if held_out else {}
     setting = outcome.setting
     if setting is None:
         return _finish_fitted(story, floor, began, measured, splits, search=outcome.record)
-    feed = story.tuner.feed(floor.model.config, setting.augmentation)  # which chooses how many processes load it
+    feed = story.tuner.feed(floor.model.config, setting.augmentation)  # sets the number of loading processes in args
     own = of_setting(args, setting, len(splits.train))
     if args.max_minutes is not None and story.processes.from_first(
         lambda: story.left(floor) < outcome.record["seconds_of_last"]
     ):
-        own.max_minutes = args.max_minutes  # as many passes as the rest of the time allows, fewer than were tried
+        own.max_minutes = args.max_minutes  # the rest of the time allows fewer passes than the trials had
     trainer = story.tuner.trainer(floor.model, setting, feed, own, story.began)
     trainer.add_callback(ReportCallback(splits))
     story.begin_records(checkpoint)
@@ -137,7 +139,7 @@ METHODS_OF_FITTING = {"fitted_head": fit, "search": fit_and_tune}
 
 
 def _searched(story: Story, floor: Floor) -> Outcome | None:
-    """What the settings that there is time for came to; None where there is too little for one."""
+    """Outcome of the settings that there is time for; None without time or images for one, or if all diverged."""
     args, splits = story.training_args, story.splits
     if not (parts := parts_of(splits, args.seed)):
         story.say("no fine-tuning: no class has two images, of which one could tell whether it is better")
@@ -148,7 +150,7 @@ def _searched(story: Story, floor: Floor) -> Outcome | None:
         left = None if args.max_minutes is None else story.left(floor)
         faster = computes_faster_in_bfloat16(args.device)
         cost = cost_of(floor.model, floor.pace, faster, args.world_size)
-        count, layers = len(splits.train), len(floor.model.vit.layers)
+        count, layers = len(splits.train), floor.fitted.tap.block
         folds = story.data_args.folds or 1
         found, seconds = plan(layers, cost, count, parts, left, augmentations, args.on_accelerator, folds)
         return [setting.record() for setting in found], seconds
@@ -176,23 +178,23 @@ def _searched(story: Story, floor: Floor) -> Outcome | None:
 
 
 def _in_folds(story: Story, floor: Floor, setting: Setting | None) -> np.ndarray | None:
-    """What --folds comes to: logits of all training examples; None where it was not asked for."""
+    """Outputs for all training examples, by --folds; None if that flag is not given."""
     if (folds := story.data_args.folds) is None:
         return None
     kept = None if setting is None else story.kept
-    logits = answers_in_folds(story.model, floor, setting, story.tuner, folds, story.processes, kept, story.say)
-    everything = np.arange(len(logits))
-    metrics, n = _measured(everything, logits, story.splits).metrics, len(logits)
+    outputs = answers_in_folds(story.model, floor, setting, story.tuner, folds, story.processes, kept, story.say)
+    everything = np.arange(len(outputs))
+    metrics, n = _measured(everything, outputs, story.splits).metrics, len(outputs)
     main = next(iter(metrics))
     story.say(f"{folds} folds: {title(main).lower()} {figure(main, metrics, n)} of {n:,} images that no model had seen")
-    return logits
+    return outputs
 
 
 def _finish_with(story: Story, floor: Floor, began: float) -> dict[str, Any]:
-    """Finishes with the fitted head, where no fine-tuning was tried."""
+    """Finish with the fitted head, if no fine-tuning was tried."""
     splits = story.splits
-    if (logits := _in_folds(story, floor, None)) is not None:
-        measured = {CROSS_VALIDATION: _measured(np.arange(len(logits)), logits, splits)}
+    if (outputs := _in_folds(story, floor, None)) is not None:
+        measured = {CROSS_VALIDATION: _measured(np.arange(len(outputs)), outputs, splits)}
     elif splits.validation is None and floor.held_out is not None and floor.examples is not None:
         measured, splits = {CROSS_VALIDATION: floor.held_out}, replace(splits, train=floor.examples)
     else:
@@ -216,5 +218,5 @@ def _finish_fitted(
     return finish(trainer, splits, train, story.processor, measured)
 
 
-def _measured(asked: np.ndarray, logits: np.ndarray, splits: Splits) -> Evaluation:
-    return score_examples(logits, splits.train.select(asked.tolist()), splits)
+def _measured(asked: np.ndarray, outputs: np.ndarray, splits: Splits) -> Evaluation:
+    return score_examples(outputs, splits.train.select(asked.tolist()), splits)

@@ -1,7 +1,8 @@
-"""The records in a run's folder: what was asked for, and what came of it.
+"""The records in a run's folder: its settings and its results.
 
-training_args.json says what was asked for and, once the run has ended, which weights came of it; metrics.json says what
-happened. Both are written in such an order that none is ever taken for that of other weights, see `claims`.
+training_args.json holds the settings and, once the run has ended, the SHA-256 of the resulting weights; metrics.json
+holds the results. They are written in such an order that neither is ever taken for the record of other weights, see
+`claims`.
 """
 
 import hashlib
@@ -12,8 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...common.claims import RECORDS, STAMP, read_record, unfinished, write_stamped
 from ...common.environment import hardware, versions
 from ...common.json_files import write_json, write_whole
@@ -23,25 +22,28 @@ from ...data.stream import stream_of
 from ..arguments.data_arguments import DataArguments
 from ..arguments.model_arguments import ModelArguments
 from ..arguments.settings import settings_of
-from ..arguments.tables import RECORDED
+from ..arguments.tables import ONLY_IN_TRAIN, RECORDED
 from ..arguments.training_arguments import ViTTrainingArguments
 from ..checkpointing.continuing import ANOTHER
+from ..objectives.masking import PatchMasks
 from ..trainer.hub_push import Pusher
 from ..trainer.sittings import total
+from .saving_as import save_as
 
 
 def begin_records(
     output_dir: str | Path, run: Mapping[str, Any], conversion: Mapping[str, Any] | None, recipe: str | None = ""
 ) -> None:
-    """Writes what is asked for, how its weights came from another library, what was chosen for it; for one process.
+    """Write training_args.json, conversion.json and recipe.yaml; call it in one process only.
 
-    The weights that may lie there are not those of this run: its records name none until it ends.
-    recipe: None keeps the one that is there.
+    The records name no weights until the run ends: weights that may already lie there are not those of this run.
+    run: see `describe_run`.   conversion: report on weights from another library, or None.
+    recipe: its YAML; "" removes an earlier one, None keeps it.
     """
     folder = Path(output_dir)
     write_json(folder / RUN_FILE, unfinished(run))
     if conversion is None:
-        (folder / CONVERSION).unlink(missing_ok=True)  # of an earlier training
+        (folder / CONVERSION).unlink(missing_ok=True)  # left by an earlier training
     else:
         write_json(folder / CONVERSION, unfinished(_of_source(conversion)))
     if recipe:
@@ -51,23 +53,26 @@ def begin_records(
 
 
 def _of_source(conversion: Mapping[str, Any]) -> dict[str, Any]:
-    """A conversion's report for what was trained from it: the weights that it names are those before the training."""
+    """The conversion's report for a model trained from it; the weights that it names become "before_training"."""
     source = conversion.get(STAMP)
     return {**conversion, **({"before_training": source} if source else {})}
 
 
 def end_records(output_dir: str | Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes metrics.json, then has the other records name the weights too; returns what metrics.json holds."""
+    """Write metrics.json, then the weights' SHA-256 into the other records too; return the content of metrics.json."""
     folder = Path(output_dir)
     metrics = write_stamped(folder / METRICS, metrics, RECORDS[METRICS][0])
-    for name in (CONVERSION, RUN_FILE):  # the latter says that the run has ended
+    for name in (CONVERSION, RUN_FILE):  # the latter marks the run as ended
         if record := read_record(folder / name):
             write_stamped(folder / name, record, RECORDS[name][0])
     return metrics
 
 
 def what_happened(trainer: Any, images: int) -> dict[str, Any]:
-    """Of metrics.json's "train": how far the training came, in how long and why it stopped. images: in its data."""
+    """Return entries of metrics.json's "train": steps, epochs, time and why the training stopped.
+
+    images: number of training images.
+    """
     state, args = trainer.state, trainer.args
     sittings = trainer.sittings.until(state.global_step)
     early = args.early_stopping_patience and state.global_step < state.max_steps
@@ -87,12 +92,13 @@ def what_happened(trainer: Any, images: int) -> dict[str, Any]:
     }
 
 
-def told_again(training_args: ViTTrainingArguments, metrics: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of a run that has ended before; nothing of it changes, but it is published if that is asked for."""
+def report_again(training_args: ViTTrainingArguments, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics of a run that has already ended, unchanged; push its model if --push_to_hub is given."""
     processes = training_args.processes
 
     def tell() -> None:
         print(f"{training_args.output_dir} holds this run, which has ended: nothing is trained. {ANOTHER}.", flush=True)
+        save_as(training_args)
         if training_args.push_to_hub:
             pusher = Pusher(training_args)
             pusher.open()
@@ -103,11 +109,17 @@ def told_again(training_args: ViTTrainingArguments, metrics: dict[str, Any]) -> 
 
 
 def describe_run(
-    model_args: ModelArguments, data_args: DataArguments, training_args: ViTTrainingArguments, splits: Splits
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: ViTTrainingArguments,
+    splits: Splits,
+    masks: PatchMasks | None = None,
 ) -> dict[str, Any]:
-    """What was run, fit to be published: no paths of this machine; the data as a fingerprint of its labels.
+    """Return the settings, data and environment of a run, fit to be published: no paths of this machine.
 
-    (Of a stream also of its shards' names and sizes.)
+    The data is recorded as a fingerprint of file names and labels; for a stream, of its shards' names and sizes and of
+    labels.
+    masks: those of pre-training; settings that only `train` has are then left out.
     """
     digest = hashlib.sha256()
     for examples in (splits.train, splits.validation):
@@ -117,19 +129,21 @@ def describe_run(
             else:
                 names = (os.path.basename(name) for name in examples.names)
                 digest.update("\n".join(names).encode("utf-8", "replace"))
-            digest.update(b"" if examples.labels is None else np.asarray(examples.labels).tobytes())
+            digest.update(examples.targets.fingerprint())
     model = asdict(model_args) | {"cache_dir": None, "chosen_recipe": None}
     if model["model_name_or_path"] and (path := Path(model["model_name_or_path"]).expanduser()).exists():
         model["model_name_or_path"] = Path(os.path.abspath(path)).name
+    without = () if masks is None else ONLY_IN_TRAIN
     return {
-        "model": {name: value for name, value in model.items() if value is not None},
+        "model": {name: value for name, value in model.items() if value is not None and name not in without},
         "data": {
             "examples": len(splits.train),
             "labels": list(splits.id2label.values()),
             "augmentation": data_args.augmentation,
             **{name: value for name in RECORDED if (value := getattr(data_args, name)) != getattr(DataArguments, name)},
             "fingerprint": digest.hexdigest(),
+            **({} if masks is None else {"masks": masks.record()}),
         },
-        "training": settings_of(training_args),
+        "training": {name: value for name, value in settings_of(training_args).items() if name not in without},
         "environment": versions() | hardware(training_args.device),
     }

@@ -1,4 +1,4 @@
-"""report.html of a run: its curves while it trains, and what came of it at the end."""
+"""report.html of a run: its curves while it trains, and its results at the end."""
 
 import json
 import logging
@@ -19,11 +19,12 @@ from ...common.model_files import CONFIG, CONFUSION_PICTURE, FILES, METRICS, REP
 from ...data.examples import Splits
 from ...evaluation.page import sections, tiles
 from ...evaluation.result import Evaluation
+from ...publishing.facts import model_facts, recipe_rows, result_facts, sentence, shown
 from ...reporting import page
 from ...reporting.charts import Chart, Series, line_chart
-from ...reporting.facts import model_facts, recipe_rows, result_facts, sentence, shown
 from ...reporting.formatting import duration
 from ...reporting.history import Panel, newest_scores, panels
+from .next_steps import next_steps
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ STYLES = ("train", "validation", "test", "fourth")  # colours of curves
 
 
 class ReportCallback(TrainerCallback):
-    """Writes the page when training begins and after each evaluation; it never stops a training."""
+    """Callback that writes the page when training begins and after each evaluation; it never stops a training."""
 
     def __init__(self, splits: Splits):
         self.splits, self.began = splits, (0.0, 0)
@@ -59,11 +60,12 @@ def write_report(
     results: Mapping[str, Evaluation] | None = None,
     left: float | None = None,
 ) -> None:
-    """Writes report.html beside training_args.json, of a run under way or, given its metrics.json, of a finished one.
+    """Write report.html beside training_args.json, for a run under way or, with `metrics`, for a finished one.
 
-    results: split -> what the final model did; the last is shown in full.   left: seconds that training still takes.
-    A finished page is of the weights beside it, which it names, or is not written.
-    What goes wrong here is logged and stops nothing: the model matters more than the page.
+    metrics: content of metrics.json.   results: split -> evaluation of the final model; the last is shown in full.
+    left: seconds that training still takes.
+    A finished page names the weights beside it; if the records are of other weights, no page is written.
+    Errors here are logged and stop nothing: the model matters more than the page.
     """
     try:
         content = report_content(Path(output_dir), state, splits, metrics or {}, results or {}, left)
@@ -80,7 +82,7 @@ def report_content(
     results: Mapping[str, Evaluation],
     left: float | None,
 ) -> dict[str, Any]:
-    """What report.html.j2 shows."""
+    """Return the variables of the template report.html.j2; for the parameters see `write_report`."""
     run = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
     figures = result_facts(metrics)
     if metrics:
@@ -92,11 +94,12 @@ def report_content(
         "name": output_dir.resolve().name,
         "sentence": sentence(model_facts(output_dir), figures) if last else "",
         "progress": None if last else _progress(state, left),
-        "tiles": _final_tiles(metrics, last) if last else _tiles_so_far(state, splits),
+        "tiles": _final_tiles(metrics, last, figures["baseline"]) if last else _tiles_so_far(state, splits),
         "splits": figures["splits"],
         "scores": figures["results"],
         "charts": curves(state, best=state.best_global_step if last else None),
         "result": result,
+        "steps": next_steps(output_dir, run, metrics, splits.findings) if last else [],
         "notes": splits.notes,
         "findings": illustrated(splits.findings),
         "short": str,
@@ -114,13 +117,13 @@ def _progress(state: TrainerState, left: float | None) -> dict[str, Any]:
     return {"step": state.global_step, "steps": state.max_steps, "left": duration(left) if left else ""}
 
 
-def _final_tiles(metrics: Mapping[str, Any], last: str) -> list[tuple[str, str, str]]:
+def _final_tiles(metrics: Mapping[str, Any], last: str, baseline: str | None) -> list[tuple[str, str, str]]:
     scores = {name: value for name, value in metrics[last].items() if name != "n"}
     n, train = metrics[last]["n"], metrics["train"]
     first = tiles(scores, n)[0]
-    on = f"on {n:,} {shown(last)}"
+    more = [f"on {n:,} {shown(last)}", first[2], f"for comparison, {baseline}" if baseline else ""]
     return [
-        (first[0], first[1], f"{on}, {first[2]}" if first[2] else on),
+        (first[0], first[1], ", ".join(filter(None, more))),
         _time_tile(train),
         ("training images", f"{train['n']:,}", ""),
         ("parameters", f"{metrics['parameters'] / 1e6:.3g} M", ""),
@@ -132,7 +135,7 @@ def _time_tile(train: Mapping[str, Any]) -> tuple[str, str, str]:
     if "fitted" in train:
         return "features and head", duration(seconds), ""
     count = f"{len(sittings)} sittings"
-    if seconds is None:  # the first was of an earlier version, which kept no time
+    if seconds is None:  # the first sitting was of an earlier version, which recorded no time
         return "training time", duration(sittings[-1]["seconds"]), f"in the last of {count}"
     return "training time", duration(seconds), f"in {count}" if len(sittings) > 1 else ""
 
@@ -147,7 +150,7 @@ def _tiles_so_far(state: TrainerState, splits: Splits) -> list[tuple[str, str, s
 
 
 def curves(state: TrainerState, best: int | None = None) -> list[Chart]:
-    """Everything that was logged, over steps and epochs; `best`, the step whose model was kept, is marked."""
+    """Return charts of everything that was logged, over steps and epochs; `best` marks the step of the kept model."""
     charts = [_chart(panel, state, best) for panel in panels(state.log_history)]
     return [chart for chart in charts if chart is not None]
 
@@ -170,6 +173,7 @@ def _chart(panel: Panel, state: TrainerState, best: int | None) -> Chart | None:
 def _anchors(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     result = content["result"] or {}
     every = (
+        ("next", "Next", content["steps"]),
         ("figures", "Figures", content["scores"]),
         ("curves", "Curves", content["charts"]),
         ("classes", "Classes", result),

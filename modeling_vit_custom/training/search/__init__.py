@@ -1,1 +1,1 @@
-"""A fitted head and what fine-tuning from it gains, by held-out images."""
+"""A fitted head, and the gain of fine-tuning from it, measured on held-out images."""

@@ -1,4 +1,4 @@
-"""`--method fitted_head`: features computed once, the best head for them, and an ordinary model of ours made of both.
+"""`--method fitted_head`: features computed once, the best head for them, and both combined into an ordinary model.
 
 Shapes: N examples, K outputs.
 """
@@ -13,16 +13,17 @@ import numpy as np
 import torch
 
 from ...common.errors import UsageError
+from ...data.counter_rng import example_keys, uniform
 from ...data.dataset import DRAWS
-from ...data.draws import example_keys, uniform
 from ...data.examples import Examples, Splits
-from ...data.views import DecodedViews, PixelValues, eval_views
+from ...data.views import DecodedViews, PixelValues, eval_resizer
 from ...evaluation.result import Evaluation, score_examples
 from ...features.fitted import Fitted, fit, with_head
-from ...features.selection import KINDS_OF, Head, fit_head
+from ...features.selection import Head, fit_head
 from ...features.store import Features, open_features
 from ...features.taps import Tap, Taps
-from ...modeling_vit_custom import ViTCustomForImageClassification
+from ...pretrained_vit_custom import ViTCustomPreTrainedModel
+from ...tasks.registry import task_named
 from ..arguments.data_arguments import DataArguments
 from ..arguments.model_arguments import ModelArguments
 from ..arguments.training_arguments import ViTTrainingArguments
@@ -30,18 +31,20 @@ from ..inputs.augmentation import AUGMENTATIONS, BatchAugmentation
 from ..trainer.assembly import shows_progress, train_views
 
 TIMED = 32  # images
-CROSS_VALIDATION = "cross_validation"  # in metrics.json, where no images were set aside for validation
+CROSS_VALIDATION = "cross_validation"  # in metrics.json: results on training images that were held out
 
 
 @dataclass(frozen=True)
 class Floor:
-    """model: with the fitted head.   notes: for the screen.   record: for metrics.json.
+    """The fitted head, the baseline of every fine-tuning.
 
-    examples, held_out: the training examples that were answered by heads which were not fitted to them, and how well.
-    features: in the first process alone.   timed: measures `pace`.
+    model: with the fitted head.   notes: for the screen.   record: for metrics.json.
+    examples, held_out: training examples that were answered by heads not fitted to them, and the evaluation; None if
+    there are too few.
+    features: in the first process only, else None.   timed: measures `pace`.
     """
 
-    model: ViTCustomForImageClassification
+    model: ViTCustomPreTrainedModel
     notes: list[str]
     record: dict[str, Any]
     examples: Examples | None
@@ -52,36 +55,36 @@ class Floor:
 
     @cached_property
     def pace(self) -> float:
-        """Seconds in which an image is decoded and goes through the encoder."""
+        """Seconds to decode one image and pass it through the encoder."""
         return self.timed()
 
     def refit(self, indices: np.ndarray, splits: Splits, seed: int) -> Head:
-        """Return the same kind of head on the same features, fitted to some of the examples; in the first process."""
+        """Return a head of the same kind on the same features, fitted to some examples; for the first process only."""
         assert self.features is not None
-        labels, kind = np.asarray(splits.train.labels)[indices], self.fitted.head.kind
         rows = self.features.of(self.fitted.tap, indices.tolist())
-        return fit_head(rows, labels, splits.problem_type, len(splits.id2label), kind, seed)
+        targets = splits.train.targets.select(indices)
+        return fit_head(rows, targets, len(splits.id2label), self.fitted.head.kind, seed)
 
     def answers(self, tap: Tap, head: Head, indices: np.ndarray) -> np.ndarray:
-        """Return float32 [n, K]: what a head answers to some of the examples; in the first process."""
+        """Return float32 [n, K], the outputs of a head for some of the examples; for the first process only."""
         assert self.features is not None
         features = self.features.of(tap, indices.tolist()).double()
         return (features @ head.weight.T + head.bias).float().numpy()
 
 
 def build_floor(
-    model: ViTCustomForImageClassification,
+    model: ViTCustomPreTrainedModel,
     processor: Any,
     splits: Splits,
     model_args: ModelArguments,
     data_args: DataArguments,
     training_args: ViTTrainingArguments,
 ) -> Floor:
-    """Fit the head in the first process, on features that all processes compute; return the same in each of them.
+    """Fit the head in the first process, on features that all processes compute; return it in each of them.
 
     Raises UsageError for a head that does not fit the task, DataError for images that cannot be read.
     """
-    allowed = KINDS_OF[splits.problem_type]
+    allowed = task_named(splits.problem_type).heads
     if model_args.head not in (None, *allowed):
         raise UsageError(f"--head {model_args.head}: {splits.problem_type} has {', '.join(allowed)}.")
     processes = training_args.processes
@@ -108,23 +111,21 @@ def build_floor(
 
     def fitted_head() -> Fitted:
         assert features is not None
-        labels = np.asarray(splits.train.labels)
-        options = (model_args.head, count, training_args.seed)
-        return fit(features, labels, splits.problem_type, outputs, *options)
+        return fit(features, splits.train.targets, outputs, model_args.head, count, training_args.seed)
 
     fitted: Fitted = processes.from_first(fitted_head)
     notes = [f"train: features of {count * len(splits.train):,} views in {seconds:.1f} s, {where}", *fitted.sentences()]
     record = {**fitted.record(), "features_seconds": round(seconds, 2), "views": count}
     examples = held_out = None
     if fitted.head.held_out is not None:
-        indices, logits = fitted.head.held_out
+        indices, answers = fitted.head.held_out
         examples = splits.train.select(indices.tolist())
-        held_out = score_examples(logits.float().numpy(), examples, splits)
+        held_out = score_examples(answers.float().numpy(), examples, splits)
     return Floor(with_head(model, fitted), notes, record, examples, held_out, fitted, features, pace)
 
 
 def seconds_of_an_image(taps: Taps, views: Callable[[Sequence[int], int], torch.Tensor], examples: int) -> float:
-    """Return what one takes, from a batch of those that there are: features that were found say nothing of it."""
+    """Return the seconds that one image takes, timed on one batch; stored features would say nothing about it."""
     indices = list(range(min(examples, TIMED)))
     began = time.perf_counter()
     taps(views(indices, 0).to(taps.model.device, taps.model.dtype)).cpu()
@@ -132,11 +133,11 @@ def seconds_of_an_image(taps: Taps, views: Callable[[Sequence[int], int], torch.
 
 
 class Views:
-    """The pixel values of the training images: as evaluation sees them in view 0, augmented in all further ones."""
+    """The pixel values of the training images: view 0 as evaluation sees them, all further views augmented."""
 
     def __init__(
         self,
-        model: ViTCustomForImageClassification,
+        model: ViTCustomPreTrainedModel,
         processor: Any,
         examples: Examples,
         data_args: DataArguments,
@@ -146,7 +147,7 @@ class Views:
         self.seed, self.device = seed, model.device
         if data_args.augmentation == "auto":
             data_args = replace(data_args, augmentation="standard")
-        self.plain = DecodedViews(examples, eval_views(processor, config))
+        self.plain = DecodedViews(examples, eval_resizer(processor, config))
         self.larger = DecodedViews(examples, train_views(config, processor, data_args))
         self.to_pixel_values = PixelValues(processor)
         geometry = AUGMENTATIONS[data_args.augmentation]
@@ -154,7 +155,7 @@ class Views:
 
     @torch.inference_mode()
     def __call__(self, indices: Sequence[int], view: int) -> torch.Tensor:
-        """[B] positions → float32 [B, C, h, w]."""
+        """Return float32 [B, C, h, w], one view of the images at `indices` [B]."""
         if view == 0:
             return self.to_pixel_values(self.plain(indices).to(self.device))
         draws = torch.from_numpy(uniform(example_keys(self.seed, view, indices), DRAWS))

@@ -1,7 +1,7 @@
-"""What a search has come to so far, in the run's folder: one that was cut off goes on, and repeats no training.
+"""The results of a search so far, in the run's folder: an interrupted search goes on and repeats no training.
 
-search.npz holds an array for each answer and a record as JSON: the run that it is of, what was decided, how long each
-answer took. It is written whole after each of them, and is not published.
+search.npz holds an array for each answer and a record as JSON: the run, its decisions, and the seconds of each answer.
+It is written whole after each new entry, and is not published.
 """
 
 import io
@@ -19,9 +19,9 @@ from ...common.processes import Processes
 
 
 class KeptAnswers:
-    """Answers and decisions by name; those of another run are left out. The first process reads and writes them.
+    """Answers and decisions by name; those of another run are ignored. The first process reads and writes the file.
 
-    run: what must be the same, fit for JSON.   fresh: whether those that are there are left out too.
+    run: must be equal for answers to be reused; fit for JSON.   fresh: whether to ignore those of this run too.
     """
 
     def __init__(self, folder: str | Path, run: dict[str, Any], processes: Processes, fresh: bool = False):
@@ -31,14 +31,14 @@ class KeptAnswers:
         self.decisions, self.seconds, self.answers = processes.from_first(lambda: nothing if fresh else self._read())
 
     def decided(self, name: str, decide: Callable[[], Any]) -> Any:
-        """Return what was decided before, or is now, in the first process; as JSON has it."""
+        """Return the stored decision, or decide now in the first process and store it; as JSON reads it back."""
         if name not in self.decisions:
             self.decisions[name] = self.processes.from_first(lambda: json.loads(json.dumps(decide())))
             self.processes.together(self._write)
         return self.decisions[name]
 
     def answered(self, name: str, answer: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
-        """Return what was answered before, or is now by all processes together, and the seconds that it took."""
+        """Return (answer, the seconds it took), stored before or computed now by all processes together."""
         if name not in self.answers:
             began = time.perf_counter()
             found = answer()

@@ -1,4 +1,4 @@
-"""What `--method search` tries, on which images, and for how long: a plan of trainings that fit a time."""
+"""The plan of `--method search`: which settings are tried, on which images, and for how long."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,27 +9,26 @@ import numpy as np
 import torch
 
 from ...data.examples import Examples, Splits
-from ...data.labels import strata
 from ...data.splits import draw_validation
 from ...features.selection import stratified_folds
 from ..inputs.looks import looks_of
 
-BUDGET = 10.0  # times the seconds of all features that a search may take without --max_minutes
-LONGEST = 600.0  # seconds of it on a CPU
-ENOUGH = 500  # images, of which a single part tells settings apart
-HELD_OUT = 0.2  # share of the training images that is such a part
-FOLDS = 2  # in which all of fewer images are held out in turn
-LEAST_PASSES = 6.0  # of a setting, below which fewer settings are tried
+BUDGET = 10.0  # times the seconds for all features: time of a search without --max_minutes
+LONGEST = 600.0  # seconds: its upper limit on a CPU
+ENOUGH = 500  # images: a single held-out part of so many tells settings apart
+HELD_OUT = 0.2  # share of the training images that makes such a part
+FOLDS = 2  # if there are fewer images, all are held out in turn, in so many folds
+LEAST_PASSES = 6.0  # for each setting; if time is short, fewer settings are tried
 MOST_PASSES = 30.0
-FEWEST_PASSES = 0.5  # with which it is worth a trial
+FEWEST_PASSES = 0.5  # if there is no time for so many, nothing is tried
 
 
 @dataclass(frozen=True)
 class Setting:
     """How a model with a fitted head is fine-tuned.
 
-    blocks: how many of the last ones are trained, with norms and head.   epochs: passes over the images.
-    bfloat16: whether steps compute in it; weights stay float32.   rank: of adapters, 0 where weights are trained.
+    blocks: how many last blocks are trained, with all that follows them.   epochs: passes over the images.
+    bfloat16: whether steps compute in it; weights stay float32.   rank: of LoRA adapters; 0: weights are trained.
     """
 
     blocks: int
@@ -54,9 +53,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Part:
-    """What a trial learns, and what it is asked then.
+    """The images that a trial learns, and those held out to measure it.
 
-    learned: positions of training examples.   asked: positions of others, in the training or the validation images.
+    learned: positions of training examples.   asked: positions of the held-out ones, in the training or the validation
+    images.   of_validation: whether these are the validation images.
     """
 
     learned: np.ndarray
@@ -64,7 +64,7 @@ class Part:
     of_validation: bool = False
 
     def examples(self, splits: Splits) -> Examples:
-        """Return those that are asked."""
+        """Return the held-out examples."""
         if not self.of_validation:
             return splits.train.select(self.asked.tolist())
         assert splits.validation is not None
@@ -72,10 +72,12 @@ class Part:
 
 
 def parts_of(splits: Splits, seed: int) -> list[Part]:
-    """Return how settings are compared: by the validation images or by a share of the training images if these are
-    enough, else by all training images in turn; not at all where no class has an image to spare.
+    """Return the parts on which settings are compared; empty if no class has an image to spare.
+
+    One part is held out if it has ENOUGH images: the validation images, or else a share of the training images. If
+    neither has, all training images are held out in turn.
     """
-    groups = strata(np.asarray(splits.train.labels), splits.problem_type)
+    groups = splits.train.targets.strata()
     if splits.validation is not None and len(splits.validation) >= ENOUGH:
         return [Part(np.arange(len(groups)), np.arange(len(splits.validation)), of_validation=True)]
     if HELD_OUT * len(groups) >= ENOUGH:
@@ -87,7 +89,7 @@ def parts_of(splits: Splits, seed: int) -> list[Part]:
     return [Part(np.setdiff1d(everything, asked), asked) for asked in stratified_folds(groups, FOLDS, seed)]
 
 
-# (share of the blocks, learning rate, rank of adapters, which of the augmentations): the most likely ones first
+# (share of the blocks, learning rate, rank of adapters, index of the augmentation), most promising first
 SETTINGS = (
     (1.0, 2e-4, 0, 0),
     (1.0, 2e-4, 0, 1),
@@ -100,8 +102,9 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one image: learned by all blocks that are kept, answered, and looked at for features.
+    """Seconds of one image.
 
+    learned: a training step through all blocks of the model.   answered: a forward pass.   features: computing them.
     bfloat16: whether the first two are computed in it.
     """
 
@@ -111,7 +114,7 @@ class Cost:
     bfloat16: bool
 
     def of_pass(self, blocks: int, kept: int) -> float:
-        """Seconds of an image that is learned by the last `blocks` of those kept: the others go forward alone."""
+        """Return the seconds of an image if the last `blocks` of the kept ones are trained; others only go forward."""
         return self.learned * (kept + 2 * blocks) / (3 * kept)
 
 
@@ -125,11 +128,11 @@ def plan(
     accelerator: bool,
     folds: int = 1,
 ) -> tuple[list[Setting], float]:
-    """Return the settings there is time for, and the seconds that they may take with the last fine-tuning.
+    """Return (the settings that there is time for, the seconds that they and the last fine-tuning may take).
 
-    All are tried on the first part, the best one on the others, and then on all images.
-    kept: blocks of the model with the fitted head.   seconds: that are left of --max_minutes, or None.
-    folds: of --folds, each of which is fine-tuned as well.
+    All settings are tried on the first part, the best one also on the other parts and then on all images.
+    kept: number of blocks of the model with the fitted head.   seconds: left of --max_minutes, or None.
+    folds: of --folds, each of which is fine-tuned as well; 1 without.
     """
     if seconds is None:
         seconds = BUDGET * cost.features * examples
@@ -140,10 +143,10 @@ def plan(
         if which < len(augmentations)
     ]
     first, others = len(parts[0].learned), sum(len(part.learned) for part in parts[1:])
-    last = folds * examples  # in all folds each image is learned once less than there are folds
+    last = folds * examples  # K folds learn each image K - 1 times, the last fine-tuning once
 
     def passes(count: int) -> float:
-        """How many of them each training can make where so many settings are tried."""
+        """Return how many passes each training can make if `count` settings are tried."""
         asked = count * len(parts[0].asked) + sum(len(part.asked) for part in parts[1:])
         once = sum(cost.of_pass(blocks, kept) for blocks, *_ in options[:count]) * first
         most = max(cost.of_pass(blocks, kept) for blocks, *_ in options[:count])
@@ -161,7 +164,7 @@ def plan(
 
 
 def augmentations_for(asked: str, examples: Examples) -> list[str]:
-    """Return the augmentations to be tried, the most likely one first: the one that was asked for, or by the images."""
+    """Return the augmentations to try, most promising first: the one asked for, or two by the images if "auto"."""
     if asked != "auto":
         return [asked]
     _, grey = looks_of(examples)
@@ -169,11 +172,11 @@ def augmentations_for(asked: str, examples: Examples) -> list[str]:
 
 
 def computes_faster_in_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies matrices of bfloat16 by instructions of its own, and may use them."""
+    """Return whether the device has its own instructions for bfloat16 matrices, and may use them."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 does not know
+    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 lacks it
     held_back = any(name in os.environ for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"))
     return bool(has.get("avx512_bf16") or has.get("amx_bf16")) and not held_back

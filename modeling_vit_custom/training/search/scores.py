@@ -7,38 +7,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...tasks.registry import task_named
+from ...tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Gain:
-    """mean: by how much one model's scores are higher than another's.   error: its standard error, on n examples."""
+    """The gain of one model over another.
+
+    mean: of the differences of their scores.   error: standard error of the mean, on n examples.
+    """
 
     mean: float
     error: float
     n: int
-    problem_type: str
+    task: Task
 
     def __str__(self) -> str:
-        unit, factor = ("points", 100) if task_named(self.problem_type).in_points else ("in the score", 1)
+        unit, factor = ("points", 100) if self.task.in_points else ("in the score", 1)
         return f"{factor * self.mean:+.2f} ± {factor * 1.96 * self.error:.2f} {unit} on {self.n:,} held-out images"
 
 
-def scores(logits: np.ndarray, labels: np.ndarray, problem_type: str) -> np.ndarray:
-    """Return [N], the more the better: how right each answer is."""
-    return task_named(problem_type).score(logits, labels)
+def gain_of(outputs: np.ndarray, others: np.ndarray, values: np.ndarray, task: Task) -> Gain:
+    """Return the gain of `outputs` [N, K] over `others` [N, K] for the same examples."""
+    gains = task.score(outputs, values) - task.score(others, values)
+    return Gain(float(gains.mean()), _standard_error(gains), len(gains), task)
 
 
-def gain_of(logits: np.ndarray, other: np.ndarray, labels: np.ndarray, problem_type: str) -> Gain:
-    """Return what logits [N, K] gain on others [N, K] for the same examples."""
-    gains = scores(logits, labels, problem_type) - scores(other, labels, problem_type)
-    return Gain(float(gains.mean()), _standard_error(gains), len(gains), problem_type)
-
-
-def told(logits: np.ndarray, labels: np.ndarray, problem_type: str) -> str:
-    """Return the mean score of logits [N, K] with its 95 % interval."""
-    values = scores(logits, labels, problem_type)
-    return f"{task_named(problem_type).score_name} {values.mean():.4f} ± {1.96 * _standard_error(values):.4f}"
+def format_score(outputs: np.ndarray, values: np.ndarray, task: Task) -> str:
+    """Return the mean score of outputs [N, K] with its 95 % interval, as text."""
+    scores = task.score(outputs, values)
+    return f"{task.score_name} {scores.mean():.4f} ± {1.96 * _standard_error(scores):.4f}"
 
 
 def _standard_error(values: np.ndarray) -> float:

@@ -1,10 +1,10 @@
-"""`--method search`: from the fitted head fine-tuning goes on, kept where held-out images say that it is better.
+"""`--method search`: fine-tuning from the fitted head, kept if it is better on held-out images.
 
-A setting is tried on images held out of the training images: a head is fitted to the others, the last blocks are
-fine-tuned from there, and both answer the images held out. The best setting is fine-tuned once more on all images if
-its answers are the better ones; else the fitted head is kept.
+A setting is tried on held-out images, from the validation or the training set: a head is fitted to the other training
+images, the last blocks are fine-tuned from there, and both models answer the held-out images. The best setting is
+fine-tuned once more on all images if its answers are better; else the fitted head is kept.
 
-Shapes: N examples that are asked, K outputs.
+Shapes: N held-out examples, K outputs.
 """
 
 import time
@@ -18,62 +18,66 @@ from ...common.processes import Processes
 from ...data.examples import Examples, Splits
 from ...features.fitted import with_head
 from ...features.selection import Head
-from ...modeling_vit_custom import ViTCustomForImageClassification
+from ...pretrained_vit_custom import ViTCustomPreTrainedModel
 from ...reporting.formatting import duration
+from ...tasks.registry import task_named
+from ...tasks.task import Task
 from .floor import Floor
 from .kept_answers import KeptAnswers
 from .planning import Part, Setting
-from .scores import gain_of, scores, told
+from .scores import format_score, gain_of
 
-CLEARLY = 0.5  # standard errors by which fine-tuning has to be better; on all images it gains more than on some
+CLEARLY = 0.5  # standard errors that the gain must exceed; on all images fine-tuning gains more than in a trial
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a setting came to. logits [N, K]: of examples that the model had not seen.   seconds: of all parts."""
+    """The result of a setting.   outputs [N, K]: for examples that the model had not seen.   seconds: of all parts."""
 
     setting: Setting
-    logits: np.ndarray
+    outputs: np.ndarray
     seconds: float
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """setting: to be fine-tuned by on all images; None where the fitted head is kept.
+    """The result of a search.
 
-    asked [N], logits [N, K]: positions of training examples, and what models of that kind answered that had not seen
-    them.
+    setting: for fine-tuning on all images; None if the fitted head is kept.
+    asked [N]: positions of the held-out examples, as in `Part`.
+    outputs [N, K]: for these examples, of models of the kept kind that had not seen them.
     """
 
     setting: Setting | None
     asked: np.ndarray
-    logits: np.ndarray
+    outputs: np.ndarray
     notes: list[str]
     record: dict[str, Any]
 
 
 def search(
-    model: ViTCustomForImageClassification,
+    model: ViTCustomPreTrainedModel,
     splits: Splits,
     floor: Floor,
     settings: Sequence[Setting],
     parts: Sequence[Part],
-    tune: Callable[[ViTCustomForImageClassification, Setting, np.ndarray], Any],
+    tune: Callable[[ViTCustomPreTrainedModel, Setting, np.ndarray], Any],
     answers: Callable[[Any, Examples], np.ndarray],
     seed: int,
     kept: KeptAnswers,
     until: float,
     progress: Callable[[str], None] = print,
 ) -> Outcome | None:
-    """Try the settings on the first part, the best one on the others, and compare it with the fitted head.
+    """Try the settings on the first part and the best one on the others, then compare it with the fitted head.
 
-    None where all have diverged.
-    kept: answers of before are not asked for again.
-    until: by `time.monotonic()`, when the last fine-tuning should have ended: what would go beyond is not tried.
+    Returns None if all settings diverge, or the best one does on another part.
+    kept: stores answers; stored ones are not computed again.
+    until: time, by `time.monotonic()`, at which the last fine-tuning should end; settings that would exceed it are
+    skipped.
     tune: (a model, a setting, positions of the examples to learn) → a Trainer that has trained it.
-    answers: (that Trainer or a model, examples) → logits [n, K].
+    answers: (that Trainer or a model, examples) → outputs [n, K].
     """
-    labels = [np.asarray(part.examples(splits).labels) for part in parts]
+    task, values = task_named(splits.problem_type), [part.examples(splits).targets.values for part in parts]
     processes = kept.processes
     heads = processes.from_first(lambda: [floor.refit(part.learned, splits, seed) for part in parts])
     fitted = [_answers_of_head(floor, *of, splits, answers, processes) for of in zip(heads, parts, strict=True)]
@@ -93,10 +97,10 @@ def search(
         progress(f"{setting}: diverged, left out")
         return None
 
-    def told_of(logits: np.ndarray) -> str:
-        return told(logits, labels[0], splits.problem_type)
+    def score_of(outputs: np.ndarray) -> str:
+        return format_score(outputs, values[0], task)
 
-    progress(f"fitted head: {told_of(fitted[0])}, on {len(labels[0]):,} images held out")
+    progress(f"fitted head: {score_of(fitted[0])}, on {len(values[0]):,} images held out")
     trials: list[Trial] = []
     share = (len(splits.train) + sum(len(part.learned) for part in parts[1:])) / len(parts[0].learned)
     for setting in settings:
@@ -106,17 +110,17 @@ def search(
             continue
         if (found := tried(setting, 0)) is not None:
             trials.append(Trial(setting, *found))
-            progress(f"{setting}: {told_of(found[0])}, {duration(found[1])}")
+            progress(f"{setting}: {score_of(found[0])}, {duration(found[1])}")
     if not trials:
         return None
-    trials.sort(key=lambda trial: -scores(trial.logits, labels[0], splits.problem_type).mean())
+    trials.sort(key=lambda trial: -task.score(trial.outputs, values[0]).mean())
     for at in range(1, len(parts)):
         if (found := tried(trials[0].setting, at)) is None:
             return None
-        logits = np.concatenate([trials[0].logits, found[0]])
-        trials[0] = replace(trials[0], logits=logits, seconds=trials[0].seconds + found[1])
+        outputs = np.concatenate([trials[0].outputs, found[0]])
+        trials[0] = replace(trials[0], outputs=outputs, seconds=trials[0].seconds + found[1])
     asked = np.concatenate([part.asked for part in parts])
-    outcome = decide(trials, np.concatenate(fitted), asked, np.concatenate(labels), splits, str(floor.fitted.head))
+    outcome = decide(trials, np.concatenate(fitted), asked, np.concatenate(values), task, str(floor.fitted.head))
     each = trials[0].seconds / sum(len(part.learned) for part in parts)
     outcome.record["seconds_of_last"] = round(each * len(splits.train), 1)
     return outcome
@@ -126,29 +130,33 @@ def decide(
     trials: Sequence[Trial],
     fitted: np.ndarray,
     asked: np.ndarray,
-    labels: np.ndarray,
-    splits: Splits,
+    values: np.ndarray,
+    task: Task,
     head: str,
 ) -> Outcome:
-    """Keep the first setting, the best, if its answers to the same examples are better than the fitted heads'."""
-    trial, task = trials[0], splits.problem_type
-    gain = gain_of(trial.logits, fitted, labels, task)
+    """Keep the first trial's setting, which is the best, if its outputs are better than the fitted heads'.
+
+    trials: best first.   fitted [N, K]: outputs of the fitted heads.   asked [N], values: the examples of both, and
+    their labels.   head: the fitted head, for the screen.
+    """
+    trial = trials[0]
+    gain = gain_of(trial.outputs, fitted, values, task)
     better = gain.mean > max(CLEARLY * gain.error, 0.0)
     return Outcome(
         setting=trial.setting if better else None,
         asked=asked,
-        logits=trial.logits if better else fitted,
+        outputs=trial.outputs if better else fitted,
         notes=[
-            f"fitted head: {told(fitted, labels, task)}; fine-tuned: {gain}",
+            f"fitted head: {format_score(fitted, values, task)}; fine-tuned: {gain}",
             f"kept: {trial.setting if better else f'the fitted head ({head})'}",
         ],
         record={
-            "fitted_head": float(scores(fitted, labels, task).mean()),
+            "fitted_head": float(task.score(fitted, values).mean()),
             "trials": [
                 {
                     **each.setting.record(),
-                    "n": len(each.logits),
-                    "score": float(scores(each.logits, labels[: len(each.logits)], task).mean()),
+                    "n": len(each.outputs),
+                    "score": float(task.score(each.outputs, values[: len(each.outputs)]).mean()),
                     "seconds": round(each.seconds, 1),
                 }
                 for each in trials
@@ -168,7 +176,7 @@ def _answers_of_head(
     answers: Callable[[Any, Examples], np.ndarray],
     processes: Processes,
 ) -> np.ndarray:
-    """Return float32 [n, K]: what a head answers that was fitted to what the part learns."""
-    if part.of_validation:  # whose features are not at hand; it learns all, as the floor has
+    """Return float32 [n, K], the outputs for a part's held-out examples of the head fitted to its others."""
+    if part.of_validation:  # has no features at hand; the part learns all, as the floor's head has
         return answers(floor.model, part.examples(splits))
     return processes.from_first(lambda: floor.answers(floor.fitted.tap, head, part.asked))

@@ -1,13 +1,13 @@
-"""What a training is fed with, as the flags say: the views, where they are kept, what becomes of them, by which loss.
+"""Assembly of a training from its flags: the views and their cache, the augmentation, the loss, the Trainer.
 
 Shapes: h x w the model's size.
 """
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from ...common.environment import available_cores
@@ -17,10 +17,11 @@ from ...data.cache import CachedViews, open_views
 from ...data.dataset import ImageDataset, collate
 from ...data.examples import Examples, Splits
 from ...data.stream import StreamedViews, stream_of
-from ...data.views import DecodedViews, PixelValues, ViewMaker, eval_views, larger_views
-from ...evaluation.metrics import trainer_metrics
+from ...data.views import DecodedViews, ImageResizer, PixelValues, eval_resizer, larger_resizer
+from ...tasks.masked_images import MASKED_IMAGES
+from ...tasks.measuring import TrainerMetrics
 from ...tasks.registry import one_label, task_named
-from ...tasks.task import ONE_LABEL
+from ...tasks.task import Task
 from ..arguments.data_arguments import DataArguments
 from ..arguments.model_arguments import ModelArguments
 from ..arguments.tables import not_for
@@ -40,24 +41,32 @@ from ..inputs.augmentation import (
 from ..inputs.mixing import Mix, RandomErasing
 from ..objectives.distillation import Distillation, DistillationLoss, distil
 from ..objectives.loss import ClassificationLoss, balanced_weights
+from ..objectives.masking import MaskedImages, PatchMasks
+from ..objectives.reconstruction import MaskedLoss
 from ..objectives.teacher_classes import open_teacher
 from ..objectives.teacher_loading import Teacher
 from ..optimization.time_budget import time_budget
 from .trainer import ViTCustomTrainer
 
 MAX_WORKERS = 16
-FEW_WORKERS = 2  # read from a cache for an accelerator
+FEW_WORKERS = 2  # enough to read from a cache for an accelerator
 
 
 @dataclass(frozen=True)
-class Feed:
-    """loss: None for the model's own.   balanced: whether each class is drawn equally often."""
+class TrainingInputs:
+    """What a training needs of its data.
 
+    task: what is learnt.   loss: None for the model's own.   balanced: whether each class is drawn equally often.
+    measure: as for `BatchTrainer`.
+    """
+
+    task: Task
     train: ImageDataset
     validation: ImageDataset | None
     augmentation: BatchAugmentation
-    loss: ClassificationLoss | DistillationLoss | None
-    balanced: bool
+    loss: ClassificationLoss | DistillationLoss | None = None
+    balanced: bool = False
+    measure: MaskedLoss | None = None
 
 
 def prepare_feed(
@@ -67,11 +76,19 @@ def prepare_feed(
     data_args: DataArguments,
     training_args: ViTTrainingArguments,
     teacher: Teacher | None = None,
-) -> Feed:
-    """As `prepare_views`, with a teacher's logits; raises UsageError for flags that do not fit the task."""
-    check_task(splits.problem_type, data_args, training_args)
+    masks: PatchMasks | None = None,
+) -> TrainingInputs:
+    """Build the `TrainingInputs` of a training: task, views (see `prepare_views`), augmentation and loss.
+
+    teacher: to distil from.   masks: hide patches; the task is then to fill them in.
+    Raises UsageError for flags that do not fit the task.
+    """
+    task = task_named(splits.problem_type) if masks is None else MASKED_IMAGES
+    images = ImageDataset if masks is None else partial(MaskedImages, masks)
+    check_task(task, data_args, training_args)
+    check_channels(config.num_channels, data_args)
     views, policy = prepare_views(config, processor, splits, data_args, training_args)
-    loss: Any = training_loss(splits, training_args)
+    loss: Any = training_loss(task, splits, training_args)
     rows = None
     if teacher is not None:
         loss, rows, notes = distil(
@@ -80,9 +97,10 @@ def prepare_feed(
         )  # fmt: skip
         if training_args.process_index == 0:
             print(*map(printable, notes), sep="\n", flush=True)
-    return Feed(
-        train=ImageDataset(splits.train, views["train"], training_args.seed, policy, rows),
-        validation=None if splits.validation is None else ImageDataset(splits.validation, views["validation"]),
+    return TrainingInputs(
+        task=task,
+        train=images(splits.train, views["train"], training_args.seed, policy, rows),
+        validation=None if splits.validation is None else images(splits.validation, views["validation"]),
         augmentation=BatchAugmentation(
             AUGMENTATIONS[data_args.augmentation],
             config.image_hw,
@@ -94,11 +112,12 @@ def prepare_feed(
         ),
         loss=loss,
         balanced=data_args.balanced_sampling,
+        measure=None if masks is None else MaskedLoss(config),
     )
 
 
 def start_of(model_args: ModelArguments) -> Start:
-    """Return where the weights come from. Raises UsageError for what is no name=value in --config_overrides."""
+    """Return where the weights come from. Raises UsageError where --config_overrides is not all name=value."""
     fields = field_values(model_args.config_overrides, "--config_overrides")
     rates = {name: getattr(model_args, name) for name in ("drop_path_rate", "patch_drop_rate")}
     size, source = model_args.image_size, model_args.source_config
@@ -115,7 +134,7 @@ def start_of(model_args: ModelArguments) -> Start:
 
 
 def teacher_for(splits: Splits, training_args: ViTTrainingArguments) -> Teacher | None:
-    """Return what --teacher names; None without one, or without distillation. Raises UsageError as `open_teacher`."""
+    """Load the teacher that --teacher names; None without it or without distillation. Raises as `open_teacher`."""
     name = training_args.teacher
     if name is None or training_args.distillation == "none":
         return None
@@ -129,43 +148,43 @@ def distillation_of(training_args: ViTTrainingArguments) -> Distillation:
 
 
 def shows_progress(training_args: ViTTrainingArguments) -> bool:
-    """Whether this process draws bars: the first of its machine, unless they were turned off."""
+    """Return whether this process draws progress bars: the first of its machine, unless they were turned off."""
     return training_args.local_process_index == 0 and not training_args.disable_tqdm
 
 
 def as_evaluated(examples: Examples, processor: Any, config: Any) -> ImageDataset:
-    """Images as evaluation sees them, each decoded when it is asked for."""
-    return ImageDataset(examples, DecodedViews(examples, eval_views(processor, config)))
+    """Return the images as evaluation sees them, each decoded on demand."""
+    return ImageDataset(examples, DecodedViews(examples, eval_resizer(processor, config)))
 
 
-def plain_feed(config: Any, processor: Any, splits: Splits) -> Feed:
-    """Images as evaluation sees them, of a model that is not trained; nothing is decoded before it is asked for."""
+def plain_feed(config: Any, processor: Any, splits: Splits) -> TrainingInputs:
+    """Build the `TrainingInputs` of a model that is not trained: images as evaluation sees them, decoded on demand."""
     views = {
         split: as_evaluated(examples, processor, config)
         for split, examples in (("train", splits.train), ("validation", splits.validation))
         if examples is not None
     }
     nothing = BatchAugmentation(None, config.image_hw, PixelValues(processor))
-    return Feed(views["train"], views.get("validation"), nothing, None, False)
+    return TrainingInputs(task_named(splits.problem_type), views["train"], views.get("validation"), nothing)
 
 
 def prepare_views(
     config: Any, processor: Any, splits: Splits, data_args: DataArguments, training_args: ViTTrainingArguments
 ) -> tuple[dict[str, Any], Policy | None]:
-    """(the views of each split, what else is done to those of training).
+    """Return (the views of each split, the policy that augments those of training or None).
 
-    Builds or finds the image cache, says so, and sets the number of loading processes in `training_args`.
+    Builds or finds the image cache, prints which, and sets the number of loading processes in `training_args`.
     Raises DataError for images that cannot be read.
     """
     progress = shows_progress(training_args)
-    makers = {"train": train_views(config, processor, data_args), "validation": eval_views(processor, config)}
+    makers = {"train": train_views(config, processor, data_args), "validation": eval_resizer(processor, config)}
     views: dict[str, Any] = {}
     notes = []
     for split, maker in makers.items():
         if (examples := getattr(splits, split)) is not None:
             if stream_of(examples) is not None:
                 views[split] = StreamedViews(examples, maker, data_args.shuffle_buffer)
-                note = f"{split}: images are read from the shards, and decoded, anew in each epoch"
+                note = f"{split}: images are read from the shards, and decoded, again in each epoch"
                 if training_args.world_size > 1:
                     note += f"; each of the {training_args.world_size} processes reads all and decodes its share"
             else:
@@ -178,35 +197,46 @@ def prepare_views(
     return views, policy
 
 
-def check_task(problem_type: str, data_args: DataArguments, training_args: ViTTrainingArguments) -> None:
-    """Raises UsageError for a flag that was given and is not for this task."""
-    for name in not_for(task_named(problem_type), data_args, training_args):
-        raise UsageError(f"--{name} is for {one_label()}, but the data is {problem_type}: leave it out.")
+def check_task(task: Task, data_args: DataArguments, training_args: ViTTrainingArguments) -> None:
+    """Raise UsageError for a given flag that is not for this task."""
+    for name in not_for(task, data_args, training_args):
+        raise UsageError(f"--{name} is for {one_label()}, but the data is {task.name}: leave it out.")
 
 
-def train_views(config: Any, processor: Any, data_args: DataArguments) -> ViewMaker:
-    """The views that the named augmentation starts from."""
+def check_channels(num_channels: int, data_args: DataArguments) -> None:
+    """Raise UsageError for a given flag that changes colours, unless the model takes grey or RGB images."""
+    if num_channels in (1, 3):
+        return
+    for name in ("auto_augment", "random_grayscale"):
+        if value := getattr(data_args, name):
+            raise UsageError(
+                f"--{name} {value} is for grey and RGB images, the model takes {num_channels} channels: leave it out."
+            )
+
+
+def train_views(config: Any, processor: Any, data_args: DataArguments) -> ImageResizer:
+    """Return the maker of the views from which the named augmentation starts: evaluation's, or larger ones to crop."""
     if (scale := VIEW_SCALE[data_args.augmentation]) == 1:
-        return eval_views(processor, config)
+        return eval_resizer(processor, config)
     given = data_args.view_size or [round(side * scale) for side in config.image_hw]
-    return larger_views(processor, config, (given[0], given[-1]))
+    return larger_resizer(processor, config, (given[0], given[-1]))
 
 
-def training_loss(splits: Splits, training_args: ViTTrainingArguments) -> ClassificationLoss | None:
-    """Of single labels ours, which knows mixed ones; of other tasks None, the model's own."""
-    if ONE_LABEL not in task_named(splits.problem_type).supports:
+def training_loss(task: Task, splits: Splits, training_args: ViTTrainingArguments) -> ClassificationLoss | None:
+    """Return our loss, which accepts mixed labels, for single-label tasks; None (the model's own loss) for others."""
+    if not task.one_label:
         return None
     weights = None
     if training_args.class_weights == "balanced":
-        weights = balanced_weights(np.asarray(splits.train.labels), len(splits.id2label))
+        weights = balanced_weights(splits.train.targets.values, len(splits.id2label))
     return ClassificationLoss(training_args.loss, training_args.label_smoothing_factor, weights)
 
 
 def choose_workers(training_args: ViTTrainingArguments, cached: bool) -> None:
-    """Sets --dataloader_num_workers where it was not given; without an accelerator leaves each of them a core.
+    """Set --dataloader_num_workers where it was not given, then leave each worker a core (`share_cores`).
 
-    Views from a cache cost next to nothing: on a CPU no process is worth starting for them. Decoding takes what
-    cores an accelerator leaves idle, of a CPU that trains as well a quarter.
+    Reading views from a cache costs next to nothing: without an accelerator it gets no worker. Decoding gets the cores
+    that an accelerator leaves idle, or a quarter of the cores where the CPU trains as well.
     """
     if training_args.dataloader_num_workers == -1:
         count = available_cores()
@@ -215,17 +245,17 @@ def choose_workers(training_args: ViTTrainingArguments, cached: bool) -> None:
             training_args.dataloader_num_workers = min(cores, FEW_WORKERS if cached else MAX_WORKERS)
         else:
             training_args.dataloader_num_workers = 0 if cached else min(cores // 4, MAX_WORKERS)
-    if training_args.dataloader_num_workers == 0:  # there are none to tell anything
+    if training_args.dataloader_num_workers == 0:  # the settings of workers must then be off
         training_args.dataloader_persistent_workers, training_args.dataloader_prefetch_factor = False, None
         training_args.dataloader_multiprocessing_context = None
     share_cores(training_args)
 
 
 def share_cores(training_args: ViTTrainingArguments) -> None:
-    """Without an accelerator, leaves a core to each loading process, unless OMP_NUM_THREADS has been set.
+    """Leave a core to each loading process when training on the CPU, unless OMP_NUM_THREADS is set.
 
-    Threads of one tensor operation wait for each other: one that has lost its core slows all (measured on two
-    cores beside one busy process: 93 ms a step with two threads, 26 ms with one thread and one loading process).
+    The threads of one tensor operation wait for each other, so one without a core slows all. Measured on two cores
+    beside one busy process: 93 ms a step with two threads, 26 ms with one thread and one loading process.
     """
     workers = training_args.dataloader_num_workers
     if training_args.device.type == "cpu" and workers and "OMP_NUM_THREADS" not in os.environ:
@@ -237,11 +267,14 @@ def build_trainer(
     processor,
     splits: Splits,
     model_args: ModelArguments,
-    feed: Feed,
+    feed: TrainingInputs,
     training_args: ViTTrainingArguments,
     began: float | None = None,
 ) -> ViTCustomTrainer:
-    """The Trainer for a model and its data; what the method does not train is frozen. began: for --max_minutes."""
+    """Build the Trainer for a model and its data; freeze what the method does not train.
+
+    began: the clock from which --max_minutes counts.
+    """
     frozen = None
     if model_args.method == "linear_probe":
         frozen = model.vit.requires_grad_(False)
@@ -257,10 +290,11 @@ def build_trainer(
         augmentation=feed.augmentation,
         to_pixel_values=feed.augmentation.to_pixel_values,
         balanced=feed.balanced,
+        measure=feed.measure,
         compute_loss_func=feed.loss,
         data_collator=collate,
         processing_class=processor,
-        compute_metrics=trainer_metrics(splits.problem_type, splits.id2label),
+        compute_metrics=TrainerMetrics(feed.task, len(splits.id2label)),
         frozen=frozen,
         budget=time_budget(training_args.max_minutes, training_args.processes, sizes[0], sizes[1], began),
     )

@@ -1,7 +1,7 @@
-"""The part of the Trainer that tells the weights that serve from those that are trained.
+"""The part of the Trainer that keeps the served weights apart from the trained ones.
 
-They differ where an average is kept (`--ema_decay`) and where adapters are trained (`--method lora`). What serves is
-evaluated, and saved as model.safetensors, always whole and plain; what is trained lies beside it in a checkpoint.
+They differ where an average is kept (`--ema_decay`) and where adapters are trained (`--method lora`). The served
+weights are evaluated, and saved as model.safetensors, always whole and plain. A checkpoint also holds the trained ones.
 """
 
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ from .resuming import ResumingTrainer
 TRAINED = "training_weights.safetensors"
 
 
-class WeightsTrainer(ResumingTrainer):
-    """Averages the weights and merges adapters, as the arguments and the model say; under FSDP2 as well."""
+class EmaLoraTrainer(ResumingTrainer):
+    """Trainer that averages the weights (`--ema_decay`) and merges adapters when it saves; under FSDP2 as well."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -43,12 +43,12 @@ class WeightsTrainer(ResumingTrainer):
         return {name: parameter for name, parameter in self.net.named_parameters() if parameter.requires_grad}
 
     def served_parameters(self) -> int:
-        """How many parameters the saved model has."""
+        """Return the number of parameters of the saved model."""
         return sum(parameter.numel() for name, parameter in self.net.named_parameters() if not is_adapter(name))
 
     @contextmanager
-    def serving(self) -> Iterator[None]:
-        """The model holds what serves."""
+    def with_served_weights(self) -> Iterator[None]:
+        """Put the served weights into the model for a while: the average, if one is kept."""
         with nullcontext() if self.average is None else self.average.in_place():
             yield
 
@@ -67,11 +67,11 @@ class WeightsTrainer(ResumingTrainer):
             self.average.update()
 
     def evaluation_loop(self, *args: Any, **kwargs: Any):
-        with self.serving():
+        with self.with_served_weights():
             return super().evaluation_loop(*args, **kwargs)
 
     def _finalize_training(self, *args: Any, **kwargs: Any):
-        """As Trainer's; then the model is what serves, and stays so."""
+        """As Trainer's; then the model keeps the served weights."""
         result = super()._finalize_training(*args, **kwargs)
         if self.average is not None:
             self.average.exchange()
@@ -81,8 +81,8 @@ class WeightsTrainer(ResumingTrainer):
     # ---------- saving and loading
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """What serves, whole, whatever part of it each process holds."""
-        with self.serving():
+        """Save the served weights, whole even where each process holds only a part of them."""
+        with self.with_served_weights():
             if self.is_fsdp_enabled:
                 state = self.accelerator.get_state_dict(self.model)
                 with plain_class(self.net):
@@ -111,7 +111,7 @@ class WeightsTrainer(ResumingTrainer):
             save_file(tensors, Path(output_dir) / TRAINED, metadata=noted)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not self.adapted or self.is_fsdp_enabled:  # otherwise everything that changes is in TRAINED
+        if not self.adapted or self.is_fsdp_enabled:  # otherwise TRAINED holds everything that training changes
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -120,7 +120,7 @@ class WeightsTrainer(ResumingTrainer):
             self._load_trained(path)
 
     def _load_trained(self, path: Path) -> None:
-        """Raises UsageError where adapters were trained on other weights than these."""
+        """Load the trained weights and the average. Raises UsageError where adapters are for other frozen weights."""
         with safe_open(path, "pt") as file:
             noted = file.metadata()
         if noted["frozen"] != self.frozen_digest:
@@ -138,7 +138,7 @@ class WeightsTrainer(ResumingTrainer):
                 assign(average, tensors[f"average.{name}"])
 
     def _load_best_model(self) -> None:
-        """The model becomes what the best checkpoint serves: its adapters, being merged, do nothing any more."""
+        """Load the served weights of the best checkpoint; adapters, merged in them, are set to have no effect."""
         if self.is_deepspeed_enabled:
             return super()._load_best_model()
         tensors = load_file(Path(self.best_checkpoint()) / WEIGHTS)

@@ -1,4 +1,4 @@
-"""Publishing out of a training: the same staging, checks and single commit as the command `publish`."""
+"""Publishing from within a training: the same staging, checks and single commit as the command `publish`."""
 
 import logging
 import shutil
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def told(message: str) -> Iterator[None]:
-    """Logs what goes wrong inside, and goes on."""
+def log_failure(message: str) -> Iterator[None]:
+    """Log an exception raised inside, and go on."""
     try:
         yield
     except Exception:
@@ -27,7 +27,7 @@ def told(message: str) -> Iterator[None]:
 
 
 class Pusher:
-    """Publishes a run, from one process: checkpoints in the background, the finished folder at the end."""
+    """The publishing of a run, by one process: checkpoints in the background, the finished folder at the end."""
 
     def __init__(self, args: ViTTrainingArguments):
         self.args, self.repo_id = args, str(args.hub_model_id)
@@ -35,7 +35,7 @@ class Pusher:
         self.job: Future[None] | None = None
 
     def open(self) -> None:
-        """Makes the repository before anything is trained. Raises UsageError if this user could not publish there."""
+        """Create the repository before training starts. Raises UsageError if the run could not be published there."""
         try:
             check_installed()
             with explained(self.repo_id):
@@ -47,7 +47,7 @@ class Pusher:
             raise UsageError(f"--push_to_hub: {error}") from error
 
     def _demand_room(self, there: Iterable[str]) -> None:
-        """Raises PublishError for files of an earlier model that the first push would leave beside the new one."""
+        """Raises PublishError for files of an earlier model that the first push would leave in place."""
         from ...publishing.code_files import SHIPPED
         from ...publishing.others import stale
         from ...publishing.staging import OPTIONAL
@@ -65,9 +65,9 @@ class Pusher:
             )
 
     def push_checkpoint(self, checkpoint: str | Path, message: str) -> None:
-        """Stages the checkpoint now and publishes it in the background; a failure there is logged and stops nothing.
+        """Stage the checkpoint now and publish it in the background; a failure is logged and stops nothing.
 
-        Passed over while an earlier one is still under way, unless hub_always_push is set.
+        A checkpoint is skipped while an earlier push is still running, unless hub_always_push is set.
         """
         from ...publishing.staging import stage
 
@@ -75,7 +75,7 @@ class Pusher:
             logger.warning(f"NOT PUSHED: {message}; the push before it is still under way")
             return
         copy = Path(tempfile.mkdtemp(prefix="push-"))
-        with told(message):
+        with log_failure(message):
             stage(Path(checkpoint), copy / "checkpoint", say=logger.debug)
             for name in (RUN_FILE, CONVERSION):
                 if record := read_record(Path(str(self.args.output_dir)) / name):
@@ -88,19 +88,19 @@ class Pusher:
         from ...publishing.publish import find_origin, prepare
 
         private, revision = bool(self.args.hub_private_repo), self.args.hub_revision
-        with told(message):
+        with log_failure(message):
             origin = find_origin(copy / "checkpoint", self.args.hub_license)
             prepare(copy / "checkpoint", copy / "staged", self.repo_id, origin)
             upload_folder(copy / "staged", self.repo_id, private=private, revision=revision, message=message)
         shutil.rmtree(copy, ignore_errors=True)
 
     def wait(self) -> None:
-        """Until nothing is under way."""
+        """Wait until no push is running."""
         if self.job is not None:
             self.job.result()
 
     def push_final(self, message: str | None = None, revision: str | None = None) -> str:
-        """Publishes the output folder; returns the commit's sha. Raises PublishError, with the way to try again."""
+        """Publish the output folder; return the commit's SHA. Raises PublishError with the command to try again."""
         from ...publishing.publish import find_origin, publish
 
         folder, private = str(self.args.output_dir), bool(self.args.hub_private_repo)
@@ -111,7 +111,9 @@ class Pusher:
             return publish(folder, self.repo_id, origin, private=private, revision=branch, message=message)
         except PublishError as error:
             flags = f"{' --private' if private else ''}{f' --revision {branch}' if branch else ''}"
-            again = f"vit-custom publish {folder} {self.repo_id} --license {self.args.hub_license}{flags}"
+            again = (
+                f"vit-custom publish --model {folder} --repo_id {self.repo_id} --license {self.args.hub_license}{flags}"
+            )
             raise PublishError(
                 f"the trained model is in {folder}, but is not published: {error}\nAgain: {again}"
             ) from error

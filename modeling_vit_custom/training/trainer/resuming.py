@@ -1,4 +1,4 @@
-"""transformers' Trainer, made so that no work is lost: what it saves is whole, and what dies goes on bit for bit."""
+"""The part of the Trainer that makes runs resumable: complete checkpoints, and a resumed run equal bit for bit."""
 
 import logging
 import math
@@ -17,10 +17,10 @@ from ...common.errors import UsageError
 from ...common.json_files import write_json
 from ...data.dataset import ImageDataset
 from ...pretrained_vit_custom import nonfinite_weights
-from ...weight_files_vit_custom import some
+from ...weight_files_vit_custom import shorten_list
 from ..arguments.training_arguments import ViTTrainingArguments
 from ..checkpointing.checkpoints import (
-    KEPT,
+    STATE_KEY,
     UNFINISHED,
     CheckpointError,
     checkpoint_defect,
@@ -37,11 +37,12 @@ logger = logging.getLogger(__name__)
 
 
 class ResumingTrainer(BatchTrainer):
-    """Saves checkpoints aside, sealed and in one step (see `checkpoints`), goes on from one as if nothing had happened,
-    and stops at the first loss or gradient that is no number, with the names of the images.
+    """Trainer whose checkpoints are atomic (see `checkpoints`) and which resumes from one as if never interrupted.
 
-    Equal bit for bit on one machine and as many processes: weights, optimizer, logged losses, evaluations. (With three
-    processes or more the sum of gradients may be rounded otherwise after a restart: torch orders it anew.)
+    It stops at the first NaN or infinite loss or gradient and names the images.
+    On the same machine, with the same number of processes, a resumed run is equal bit for bit: weights, optimizer,
+    logged losses, evaluations. (With three processes or more the sum of gradients may be rounded differently after a
+    restart, since torch may add them in another order.)
     """
 
     args: ViTTrainingArguments
@@ -50,10 +51,10 @@ class ResumingTrainer(BatchTrainer):
         keep_freed_memory()
         super().__init__(*args, **kwargs)
         self.processes = self.args.processes
-        self.aside: str | None = None  # while a checkpoint is being written: the folder that it is written into
+        self.aside: str | None = None  # the folder into which a checkpoint is being written
         self.losses: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # of this step: (loss, indices of examples)
         self.sittings = Sittings(self.args, self.throughput)
-        self.add_callback(_Moments(self))
+        self.add_callback(_TrainerHooks(self))
 
     # ---------- steps
 
@@ -64,30 +65,30 @@ class ResumingTrainer(BatchTrainer):
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """As Trainer's, before the optimizer's step; raises FloatingPointError where Trainer would train on NaN."""
+        """As Trainer's. Raises FloatingPointError, before the optimizer's step, where loss or norm is not finite."""
         norm = super()._get_grad_norm(model, grad_norm)
         losses, self.losses = self.losses, []
         values = [loss for loss, _ in losses]
-        if getattr(self.accelerator, "scaler", None) is None:  # fp16 looks for the scale at which the norm is finite
+        if getattr(self.accelerator, "scaler", None) is None:  # fp16's loss scaling expects some infinite norms
             values.append(torch.as_tensor(norm, dtype=torch.float32, device=values[0].device))
         if not torch.stack(values).isfinite().all():
             raise FloatingPointError(self._diverged(losses, float(norm)))
         return norm
 
     def _diverged(self, losses: list[tuple[torch.Tensor, torch.Tensor | None]], norm: float) -> str:
-        """What is not finite in this step, and the images: those whose loss it is, in whichever process."""
+        """An error message: what is not finite in this step, and the images of that loss, in any process."""
         bad = [(f"loss is {loss.item()}", index) for loss, index in losses if not loss.isfinite()]
         batches = [index for _, index in bad[:1] or losses if index is not None]
         report = (bad[0][0] if bad else None, [self._name(i) for index in batches for i in index.tolist()])
-        # The norm is that of all processes: where it is not finite, all are here.
+        # All processes share the norm: if it is not finite, all of them get here.
         reports = [report] if math.isfinite(norm) else self.processes.gathered(report)
         reports = [report for report in reports if report[0]] or reports
         names = [name for _, names in reports for name in names]
         return (
             f"the {reports[0][0] or f'norm of the gradient is {norm}'} at step {self.state.global_step + 1}"
-            f"{f', on {some(names, limit=100)}' if names else ''}: one of the images is at fault, or the training has "
-            f"diverged. Lower --learning_rate (now {self.args.learning_rate:g}), lengthen --warmup_steps, or resume "
-            "from an earlier checkpoint."
+            f"{f', on {shorten_list(names, limit=100)}' if names else ''}: one of the images is at fault, or the "
+            f"training has diverged. Lower --learning_rate (now {self.args.learning_rate:g}), lengthen --warmup_steps, "
+            "or resume from an earlier checkpoint."
         )
 
     def _name(self, index: int) -> str:
@@ -95,15 +96,17 @@ class ResumingTrainer(BatchTrainer):
         return str(dataset.examples.names[index]) if isinstance(dataset, ImageDataset) else f"example {index}"
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
-        """As Trainer's, which takes one step too many where a finished run is continued."""
+        """As Trainer's, except for a finished run that is resumed: Trainer would take one step too many."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(epoch=epoch, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer's, but the mean loss at the end is that of all steps, not of those since the run was continued,
-        and the speed that of the steps that were made, not of those that were planned.
+        """Log as Trainer does, but correct the figures at the end of a training.
+
+        The mean loss is over all steps, also those before the run was resumed. The speed counts the steps that were
+        made, not those that were planned.
         """
         if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step - self.first_step)
@@ -115,7 +118,7 @@ class ResumingTrainer(BatchTrainer):
     # ---------- continuing
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
-        """As Trainer's, but True means the newest checkpoint that is whole; raises CheckpointError without one."""
+        """Train as Trainer does; True means the newest undamaged checkpoint. Raises CheckpointError without one."""
         if resume_from_checkpoint is True:
             run = str(self.args.output_dir)
             checkpoint, notes = self.processes.from_first(lambda: find_last_checkpoint(run))
@@ -127,12 +130,12 @@ class ResumingTrainer(BatchTrainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def begin(self) -> None:
-        """Before the first step: what Trainer does not restore, and a look at the disk.
+        """Restore what Trainer does not, and check the disk space, before the first step.
 
-        Raises CheckpointError where two checkpoints would not fit.
+        Raises CheckpointError where two checkpoints would not fit on the disk.
         """
         state: Any = self.state
-        kept = state.stateful_callbacks.get(KEPT)
+        kept = state.stateful_callbacks.get(STATE_KEY)
         self.first_step = state.global_step if kept is None else 0
         self.sittings.begin(state.global_step, (kept or {}).get("sittings"))
         if kept is not None:
@@ -157,23 +160,23 @@ class ResumingTrainer(BatchTrainer):
             self.processes.from_first(lambda: check_space(run, needed, f"before step {state.global_step + 1}"))
 
     def needed_bytes(self) -> int:
-        """What a checkpoint takes at most."""
+        """Return the most bytes that a checkpoint can take."""
         return checkpoint_bytes(self.accelerator.unwrap_model(self.model))
 
     def step_done(self) -> None:
-        """After each step of the optimizer, before anything is logged, evaluated or saved."""
+        """Handle the end of an optimizer step, before anything is logged, evaluated or saved (a hook, empty here)."""
 
     def _find_best(self, noted: Path) -> str | None:
-        """Where the best checkpoint is now, should the run have moved; None, and a warning, where it is no more."""
+        """The best checkpoint's folder, also if the run was moved; None, with a warning, if it is lost or damaged."""
         here = Path(str(self.args.output_dir)) / noted.name
         folder = noted if noted.is_dir() and not here.is_dir() else here
         if (defect := checkpoint_defect(folder, to_go_on=False)) is None:
             return str(folder)
-        logger.warning(f"the best checkpoint so far, {folder}, is lost ({defect}): the best is now sought anew")
+        logger.warning(f"the best checkpoint so far, {folder}, is lost ({defect}): the best is now sought again")
         return None
 
     def best_checkpoint(self) -> str:
-        """Raises CheckpointError where it is damaged."""
+        """Return the folder of the best checkpoint. Raises CheckpointError where it is damaged."""
         folder = self.state.best_model_checkpoint
         if (defect := self.processes.from_first(lambda: checkpoint_defect(str(folder), to_go_on=False))) is not None:
             raise CheckpointError(
@@ -187,12 +190,12 @@ class ResumingTrainer(BatchTrainer):
         super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Raises UsageError where a checkpoint to resume from, or the best one, lacks weights or holds others."""
+        """Raises UsageError where the loaded checkpoint (resumed, or the best) has missing or unexpected weights."""
         for what, names in (("lacks", load_result.missing_keys), ("holds, unknown here,", load_result.unexpected_keys)):
             if names:
                 raise UsageError(
-                    f"the checkpoint {what} {some(list(names))}: it is of another model or damaged. Resume from an "
-                    "earlier checkpoint, or name a new --output_dir."
+                    f"the checkpoint {what} {shorten_list(list(names))}: it is of another model or damaged. Resume "
+                    "from an earlier checkpoint, or name a new --output_dir."
                 )
 
     # ---------- saving
@@ -201,15 +204,15 @@ class ResumingTrainer(BatchTrainer):
         return self.aside or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """As Trainer's, but written aside, and sealed and renamed once all processes have written.
+        """As Trainer's, but writes aside, then seals and renames once all processes have written.
 
-        What fails in one process raises in all; CheckpointError where it failed for want of space.
+        A failure in one process raises in all. Raises CheckpointError where the disk is full.
         """
         run, step, best = Path(self._get_output_dir(trial)), self.state.global_step, self.state.best_global_step
         folder = run / UNFINISHED / f"checkpoint-{step}"
         if best == step or (best and (run / f"checkpoint-{best}").is_dir()):
             self.state.best_model_checkpoint = str(run / f"checkpoint-{best}")
-        self._keep()
+        self._store_state()
         self.processes.from_first(lambda: check_space(run, self.checkpoint_bytes, f"at step {step}"))
 
         def write() -> None:
@@ -221,7 +224,7 @@ class ResumingTrainer(BatchTrainer):
                 self.checkpoint_bytes = max(self.checkpoint_bytes, seal(folder))
                 put_in_place(folder, run)
 
-        # Without a best step Trainer's own method has the processes wait for each other nowhere: none waits in vain.
+        # With best_global_step None, Trainer's own method has no barrier: no process waits for one that has failed.
         self.aside, self.state.best_global_step = str(folder.parent), None
         with disk_full_explained(run, self.checkpoint_bytes, f"at step {step}", folder.parent):
             try:
@@ -235,11 +238,11 @@ class ResumingTrainer(BatchTrainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(run / folder.name))
 
-    def _keep(self) -> None:
-        """Notes in the state what Trainer forgets: the losses since the last log, and the best folder by its name."""
+    def _store_state(self) -> None:
+        """Add to the state what Trainer does not save: losses since the last log, best folder's name, sittings."""
         best = self.state.best_model_checkpoint
         callbacks: Any = self.state.stateful_callbacks
-        callbacks[KEPT] = {
+        callbacks[STATE_KEY] = {
             "losses": self.processes.gathered(self._tr_loss.item()),
             "total": self._total_loss_scalar,
             "logged": self._globalstep_last_logged,
@@ -249,7 +252,7 @@ class ResumingTrainer(BatchTrainer):
         }
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Model, code and processor; not `training_args.bin`, a pickle that can hold a token.
+        """Save model, code and processor, but not `training_args.bin`, a pickle that can hold a token.
 
         Raises FloatingPointError, before anything is written, where weights are NaN or infinite.
         """
@@ -269,13 +272,13 @@ class ResumingTrainer(BatchTrainer):
     def _refuse_nonfinite(self, what: str, names: list[str]) -> None:
         if names:
             raise FloatingPointError(
-                f"NaN or infinite {what} at step {self.state.global_step}, not saved: {some(names)}. Lower "
+                f"NaN or infinite {what} at step {self.state.global_step}, not saved: {shorten_list(names)}. Lower "
                 f"--learning_rate (now {self.args.learning_rate:g}) and resume from an earlier checkpoint."
             )
 
 
-class _Moments(TrainerCallback):
-    """What a ResumingTrainer does at moments for which Trainer has no method."""
+class _TrainerHooks(TrainerCallback):
+    """Callback for what a ResumingTrainer does at moments for which Trainer has no method to override."""
 
     def __init__(self, trainer: ResumingTrainer):
         self.trainer, self.postponed = trainer, False
@@ -284,7 +287,10 @@ class _Moments(TrainerCallback):
         self.trainer.begin()
 
     def on_step_end(self, args, state, control, **kwargs: Any):
-        """What is due after an epoch is not made up for by a run that goes on from its last step: it is saved after."""
+        """Call `step_done`; postpone a save at an epoch's last step until the epoch's end.
+
+        A run that resumed from that step would skip what is due at the epoch's end, such as its evaluation.
+        """
         self.trainer.step_done()
         self.postponed = control.should_save and float(state.epoch).is_integer()
         control.should_save = control.should_save and not self.postponed

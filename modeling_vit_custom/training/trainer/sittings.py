@@ -1,7 +1,7 @@
-"""What happened in a training, sitting by sitting: from one start of the command to its end, or to its being killed.
+"""The record of a training by sittings. A sitting runs from one start of the command until it ends or is killed.
 
-The sittings are kept with each checkpoint. So they are those that led to its weights: steps that were lost with a kill
-are not among them, however often they were made.
+Each checkpoint stores the sittings that led to its weights. Steps that were lost when the run was killed are not
+counted, however often they were made.
 """
 
 import time
@@ -16,9 +16,9 @@ from .throughput import Throughput
 
 
 class Sittings:
-    """Those of a training so far, this one being the last.
+    """The sittings of a training so far; the current one is the last.
 
-    began: the `time.perf_counter()` from which this one is timed.
+    began: the `time.perf_counter()` at the start of the current one.
     """
 
     def __init__(self, args: ViTTrainingArguments, throughput: Throughput):
@@ -29,12 +29,12 @@ class Sittings:
         self.first_step = 0
 
     def begin(self, step: int, before: Sequence[dict[str, Any]] | None) -> None:
-        """At `step`, after the sittings `before`; None, where they were not recorded."""
+        """Start the current sitting at `step`, after the sittings `before` (None: not recorded)."""
         self.first_step = step
         self.before = list(before if before is not None else [unrecorded(step)] if step else [])
 
     def until(self, step: int) -> list[dict[str, Any]]:
-        """All of them, this one as far as it has come."""
+        """Return all sittings, the current one up to `step`."""
         this = {
             "first_step": self.first_step,
             "last_step": step,
@@ -47,11 +47,11 @@ class Sittings:
 
 
 def unrecorded(step: int) -> dict[str, Any]:
-    """What is known of the sittings of an earlier version that came to `step`."""
+    """Return one entry for all sittings up to `step` of a package version that recorded none."""
     return {"first_step": 0, "last_step": step, "images": None, "seconds": None}
 
 
 def total(sittings: Sequence[dict[str, Any]], name: str) -> Any:
-    """The sum over all sittings; None where it was not recorded in one of them."""
+    """Return the sum of field `name` over all sittings; None if one of them did not record it."""
     values = [sitting[name] for sitting in sittings]
     return None if None in values else sum(values)

@@ -1,4 +1,4 @@
-"""How fast a training goes, and for how much of its time it waits for data."""
+"""The speed of a training, and the share of its time that it waits for data."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 
 class Throughput(TrainerCallback):
-    """Measures from the moment a step's batches are asked for until the step is done; validation is left out."""
+    """Callback that times each step, from the request for its batches until it is done; validation is left out."""
 
     def __init__(self, processes: int = 1):
         self.processes = processes
@@ -16,7 +16,7 @@ class Throughput(TrainerCallback):
         self.asked = 0.0
 
     def timed(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The same batches; the time that each takes to come is counted as waiting."""
+        """Yield the batches unchanged; count the time until each arrives as waiting."""
         self.asked = time.perf_counter()
         while True:
             asked = time.perf_counter()
@@ -32,22 +32,27 @@ class Throughput(TrainerCallback):
         self.recent.seconds += time.perf_counter() - self.asked
 
     def take(self) -> dict[str, float]:
-        """Of the steps since this was last called."""
+        """Return the rates (see `overall`) of the steps since the last call."""
         measured = self.recent.rates()
         self.total, self.recent = self.total + self.recent, _Sums()
         return measured
 
     def overall(self) -> dict[str, float]:
-        """Of all steps: {"data_wait": a share of the time, "images_per_second": over all processes}."""
+        """Return the rates of all steps: {"data_wait": share of the time, "images_per_second": of all processes}."""
         return (self.total + self.recent).rates()
 
     @property
+    def seconds(self) -> float:
+        """Seconds of all steps so far."""
+        return (self.total + self.recent).seconds
+
+    @property
     def images(self) -> int:
-        """How many all processes together were given."""
+        """Number of images that all processes together have received."""
         return (self.total + self.recent).images
 
     def sentence(self) -> str:
-        """`overall` for the screen."""
+        """Return the rates of all steps as a sentence for the screen."""
         rates = {"data_wait": 0.0, "images_per_second": 0.0} | self.overall()
         return f"training: {rates['images_per_second']:,.0f} images/s, {rates['data_wait']:.1%} of the time waiting"
 

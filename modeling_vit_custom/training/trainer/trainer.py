@@ -1,4 +1,4 @@
-"""transformers' Trainer with what a Vision Transformer and a publishable folder need of it."""
+"""transformers' Trainer, extended for Vision Transformers and for output folders that can be published."""
 
 import shutil
 from contextlib import suppress
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import EarlyStoppingCallback, ProgressCallback
+from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import HubStrategy
 
 from ...common.claims import put_model
@@ -16,21 +16,23 @@ from ..checkpointing.disk import disk_full_explained
 from ..optimization.muon import with_muon
 from ..optimization.parameter_groups import block_matrices, decay_learning_rates, decay_parameter_names
 from ..optimization.time_budget import UNKNOWN_STEPS, TimeBudget
-from .ema_lora import WeightsTrainer
+from .ema_lora import EmaLoraTrainer
 from .hub_push import Pusher
+from .progress import show_progress
+from .trial import try_step
 
-SCHEDULED = 100_000  # steps of the schedule that a budget of time stretches
+SCHEDULED = 100_000  # nominal steps of the schedule that a time budget stretches
 
 
-class ViTCustomTrainer(WeightsTrainer):
-    """Decays matrices only, by Muon if asked, lets learning rates fall with depth, keeps a frozen part in eval mode.
+class ViTCustomTrainer(EmaLoraTrainer):
+    """Trainer with weight decay on matrices only, Muon and layer-wise learning rates on request, and a frozen part.
 
-    For the rest see `WeightsTrainer`, `ResumingTrainer` and `BatchTrainer`. What it pushes to the Hub is staged,
+    For the rest see `EmaLoraTrainer`, `ResumingTrainer` and `BatchTrainer`. What it pushes to the Hub is staged,
     checked and complete: see `hub_push`.
 
-    frozen: the part of the model that is not trained (its parameters require no gradient); dropout and drop
-    path stay off in it.
-    budget: plans the number of steps; without one the arguments say it.
+    frozen: the part of the model that is not trained (its parameters require no gradient). It stays in eval mode, so
+    dropout and drop path are off in it.
+    budget: plans the number of steps; without one the arguments set it.
     """
 
     def __init__(self, *args: Any, frozen: nn.Module | None = None, budget: TimeBudget | None = None, **kwargs: Any):
@@ -42,6 +44,7 @@ class ViTCustomTrainer(WeightsTrainer):
         if self.args.early_stopping_patience:
             patience = EarlyStoppingCallback(self.args.early_stopping_patience, self.args.early_stopping_threshold)
             self.add_callback(patience)
+        show_progress(self.callback_handler, self.throughput, budget, try_step)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return decay_parameter_names(model)
@@ -58,11 +61,11 @@ class ViTCustomTrainer(WeightsTrainer):
 
     @property
     def progress(self) -> float:
-        """The share of the training that is done."""
+        """The share of the training that is done: of the steps, or of the schedule of a time budget."""
         return super().progress if self.budget is None else self.budget.progress(self.state.global_step)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None):
-        """As Trainer's, stretched by a budget of time."""
+        """Build Trainer's learning-rate schedule, stretched to the time budget if there is one."""
         if self.budget is None:
             return super().create_scheduler(num_training_steps, optimizer)
         scheduler: Any = super().create_scheduler(SCHEDULED, optimizer)
@@ -72,35 +75,28 @@ class ViTCustomTrainer(WeightsTrainer):
         ]
         return scheduler
 
-    def step_done(self) -> None:
-        super().step_done()
-        if self.budget is not None:
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
-                    callback.training_bar.total = self.state.max_steps if self.budget.planned else None
-
     def compute_loss(self, model, inputs, *args: Any, **kwargs: Any):
         if self.frozen is not None:
             self.frozen.eval()  # Trainer puts the whole model into train mode before each step
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """0: Trainer's estimate counts tokens of text, and walks through all parameters at each step to do so."""
+        """Return 0: Trainer's estimate counts tokens of text, and visits all parameters at each step to do so."""
         return 0
 
     # ---------- the Hub
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Makes the repository. Raises UsageError where this user could not publish."""
+        """Create the repository on the Hub. Raises UsageError where the run could not be published."""
         self.pusher = Pusher(self.args)
         self.hub_model_id = self.args.hub_model_id  # type: ignore[assignment]
         if self.is_world_process_zero():
             self.pusher.open()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's, but pushes nothing: `push_to_hub` does, when metrics and pictures are there too.
+        """Save the model as Trainer does, but without a push: `push_to_hub` pushes, with metrics and pictures.
 
-        Into the run's folder, the default, it is written aside and moved, see `put_model`.
+        In the run's folder (the default), the model is written aside and then moved into place, see `put_model`.
         """
         if output_dir is not None:
             return super().save_model(output_dir, _internal_call=True)
@@ -130,9 +126,9 @@ class ViTCustomTrainer(WeightsTrainer):
             self.pusher.wait()
 
     def push_to_hub(self, commit_message: str | None = None, revision: str | None = None) -> str | None:
-        """Saves the model and publishes the output folder; returns the sha, or None in other processes than the first.
+        """Save the model and publish the output folder; return the commit's SHA in the first process, None in others.
 
-        Raises PublishError, with the command that tries again, UsageError without push_to_hub in the arguments.
+        Raises PublishError with the command to try again, and UsageError without push_to_hub in the arguments.
         """
         if not self.args.push_to_hub:
             raise UsageError("set push_to_hub, hub_model_id and hub_license in the arguments of the training.")

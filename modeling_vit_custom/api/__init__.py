@@ -1,0 +1,40 @@
+"""The commands as functions: `NAME(flag=value)` does from Python what `vit-custom NAME --flag value` does; and `load`.
+
+Names, defaults, refused values and written files are the same as those of the command. A path may be a `pathlib.Path`.
+A command reports success or failure by its exit code; its function by its return value and exceptions.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .classifying import evaluate, predict
+    from .converting import convert, export
+    from .loading import load
+    from .publishing import publish, verify
+    from .training import pretrain, train
+
+__all__ = ["convert", "evaluate", "export", "load", "predict", "pretrain", "publish", "train", "verify"]
+
+# Module of each function; imported on first use, because Trainer, plots and other libraries take seconds to import.
+_MODULES = {
+    "convert": "converting",
+    "evaluate": "classifying",
+    "export": "converting",
+    "load": "loading",
+    "predict": "classifying",
+    "pretrain": "training",
+    "publish": "publishing",
+    "train": "training",
+    "verify": "publishing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
