@@ -1,10 +1,13 @@
 """The processes of `accelerate launch` or `torchrun`, as far as sharded prediction needs them."""
 
+import atexit
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import parent_process
 from typing import Any
 
 import torch.distributed as dist
@@ -64,13 +67,18 @@ class Processes:
 
 
 def leave_processes() -> None:
-    """Leave the group of processes that a training has joined, when its work is done.
+    """End this process with exit code 0, if a launcher started it, it has joined a group, and its work is done.
 
-    Left to Python's exit, gloo's threads abort the process now and then, and the launcher would report a finished
-    training as failed.
+    Python's exit functions run, its finalisation does not: a thread of gloo that releases a tensor at that moment
+    aborts the process, and the launcher would report a finished training as failed. Children of `multiprocessing`
+    never finalise, and their exit functions are their parent's.
     """
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    if not (dist.is_available() and dist.is_initialized()) or parent_process() is not None:
+        return
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
 
 
 @contextmanager
