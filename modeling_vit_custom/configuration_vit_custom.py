@@ -18,6 +18,7 @@ from .heads_vit_custom import Heads, named_by_kind, read_heads
 from .interpolation_vit_custom import COMPUTED, POSITION_RULES
 from .labels_vit_custom import read_labels, reject_field, require_label_count, validate_labels
 from .speeds_vit_custom import check_speed_fields
+from .unknown_vit_custom import read_unknown
 from .variants_vit_custom import VARIANTS
 
 logger = logging.get_logger(__name__)
@@ -130,6 +131,8 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
             have fewer patches. May be changed at any time.
         speeds (`dict`, *optional*): Settings of `token_merging` and `shrink_to` by name, measured by
             `vit-custom speed_table`; `from_pretrained(…, speed="2x")` applies them.
+        unknown (`dict`, *optional*): How a classifier tells images of no known class, see `unknown_vit_custom`;
+            calibrated by `vit-custom train --reject` or `--max_error`. `None`: it answers every image.
         heads (`dict`, *optional*): Options of heads other than a classifier's: a name for each head → its kind and
             options, see `heads_vit_custom`. With one head, `head={"kind": …}` is the same.
         apply_layernorm (`bool`, defaults to `True`): Whether a backbone normalises its feature maps.
@@ -145,7 +148,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     (14, 20)
     ```"""
 
-    keys_to_ignore_at_inference = ["pooler_output"]  # Trainer gathers all other outputs while it evaluates
+    keys_to_ignore_at_inference = ["pooler_output", "typicality", "unknown"]  # Trainer gathers the other outputs
     model_type = "vit_custom"
 
     hidden_size: int = 768
@@ -179,6 +182,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
     token_merging: int | list[int] | str | None = None
     shrink_to: Size | None = None
     speeds: dict[str, dict[str, Any]] | None = None
+    unknown: dict[str, Any] | None = None
     heads: Heads | None = None
     apply_layernorm: bool = True
     reshape_hidden_states: bool = True
@@ -233,9 +237,9 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
                 "Perhaps a newer version wrote it."
             )
         if "id2label" in kwargs or "label2id" in kwargs:
-            _drop(stored, "id2label", "label2id", "num_labels")
+            _drop(stored, "id2label", "label2id", "num_labels", "unknown")
         elif kwargs.get("num_labels") not in (None, len(stored.get("id2label") or {})):
-            _drop(stored, "id2label", "label2id")
+            _drop(stored, "id2label", "label2id", "unknown")
         if "head" in kwargs or "heads" in kwargs:
             _drop(stored, "head", "heads")
         for name in [name for name in kwargs if name in {*cls.__dataclass_fields__, "head"} - {"dtype"}]:
@@ -255,6 +259,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         if (head := kwargs.pop("head", None)) is not None and self.heads:
             reject_field("head", head, f"heads={self.heads} is given too: put all of them into heads")
         self.heads = read_heads(self.heads or named_by_kind(head))
+        self.unknown = read_unknown(self.unknown)
         self._validate_bounds()
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
         if kwargs.pop("stage_names", self.stage_names) != self.stage_names:
@@ -342,8 +347,9 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         output = super().to_dict()
         if pipelines := output.pop("_custom_pipelines", None):
             output["custom_pipelines"] = pipelines
-        if not output.get("heads"):
-            output.pop("heads", None)
+        for name in ("heads", "unknown"):
+            if not output.get(name):
+                output.pop(name, None)
         return output
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any):
@@ -359,6 +365,7 @@ class ViTCustomConfig(BackboneConfigMixin, PreTrainedConfig):
         self._validate_parameters()
         self._validate_fields_together()
         read_heads(self.heads)
+        read_unknown(self.unknown)
         names: Any = self.id2label or {}
         validate_labels(names, self.label2id)
 

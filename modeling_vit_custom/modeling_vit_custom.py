@@ -33,6 +33,7 @@ from .pooling_vit_custom import ViTCustomPooler
 from .position_vit_custom import rope_angles, rope_of
 from .pretrained_vit_custom import ViTCustomPreTrainedModel
 from .token_merging_vit_custom import NOTHING, Tokens, counts_for, merge, unmerge
+from .unknown_vit_custom import ViTCustomUnknown
 
 
 class Step:
@@ -202,19 +203,24 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
 
 @dataclass
 class ViTCustomImageClassifierOutput(ImageClassifierOutput):
-    """Output of the classifier, with three fields more than in transformers.
+    """Output of the classifier, with five fields more than in transformers.
 
     cls_logits, distillation_logits: [B, K], if `output_token_logits` asks for them; `logits` is their mean.
-    pooler_output: [B, k·D], the input of the head; `to_tuple` leaves it out.
+    pooler_output: [B, k·D], the input of the head.
+    typicality, unknown: [B], in eval mode of a model with `config.unknown`: how typical each image is of the images of
+    known classes, from 0 to 1, and whether that is too little to believe the logits.
+    `to_tuple` leaves the last three out.
     """
 
     cls_logits: torch.Tensor | None = None
     distillation_logits: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
+    typicality: torch.Tensor | None = None
+    unknown: torch.Tensor | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """Return the values without pooler_output, as in transformers, so that `loss, logits = …` unpacks."""
-        return tuple(value for name, value in self.items() if name != "pooler_output")
+        """Return the values that transformers has too, so that `loss, logits = …` unpacks."""
+        return tuple(value for name, value in self.items() if name not in ("pooler_output", "typicality", "unknown"))
 
 
 class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
@@ -223,8 +229,9 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
     `pre_logits_size` puts a linear layer with tanh before the classifier (Dosovitskiy et al. 2021, section 3.1).
     """
 
-    head_prefixes = ("vit.pooler.", "pre_logits.", "classifier.")
+    head_prefixes = ("vit.pooler.", "pre_logits.", "classifier.", "unknown.")
     label_prefixes = ("classifier.",)
+    _keep_in_fp32_modules_strict = {"unknown"}
 
     def __init__(self, config: ViTCustomConfig):
         super().__init__(config)
@@ -234,6 +241,8 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
             nn.Sequential(nn.Linear(config.pooled_size, width), nn.Tanh()) if config.pre_logits_size else nn.Identity()
         )
         self.classifier = nn.Linear(width, config.num_labels) if config.num_labels else nn.Identity()
+        labels = config.num_labels or 0
+        self.unknown = ViTCustomUnknown(config.unknown, width, labels) if config.unknown else None
         self.loss_function = image_classification_loss
         self.post_init()
 
@@ -258,6 +267,7 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         pooled = self.pre_logits(outputs.pooler_output)
         logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        typicality = None if self.unknown is None or self.training else self.unknown(pooled, logits)
         cls_logits, distillation_logits = self._token_logits(pooled) if output_token_logits else (None, None)
         return ViTCustomImageClassifierOutput(
             loss=loss,
@@ -267,6 +277,8 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
             cls_logits=cls_logits,
             distillation_logits=distillation_logits,
             pooler_output=outputs.pooler_output,
+            typicality=typicality,
+            unknown=None if typicality is None else typicality <= self.unknown.level,
         )
 
     def _token_logits(self, pooled: torch.Tensor) -> list[torch.Tensor]:

@@ -36,6 +36,7 @@ class ViTCustomImageClassificationPipeline(ImageClassificationPipeline):
             {"error": why} in its place among the results. "skip" leaves it out, and a warning names it.
         allow_urls: download http and https addresses, within `timeout` seconds.
         channel_order, input_data_format: how to read arrays; see `decode_image`.
+    Of a model with `config.unknown` each answer also has "unknown": whether the image shows none of the known classes.
     An output of the model that is NaN or infinite counts as an error of that image too.
     """
 
@@ -101,7 +102,8 @@ class ViTCustomImageClassificationPipeline(ImageClassificationPipeline):
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         said = {key: model_inputs.pop(key) for key in ("name", "error")}
-        return {"logits": self.model(**model_inputs).logits, **said}
+        output = self.model(**model_inputs)
+        return {"logits": output.logits, "unknown": output.get("unknown"), **said}
 
     def postprocess(self, model_outputs: dict[str, Any], on_error: str = "raise", **kwargs: Any) -> Any:
         """Return the labels and scores of one image; on an error {"error": why}, or None to leave it out ("skip")."""
@@ -112,7 +114,10 @@ class ViTCustomImageClassificationPipeline(ImageClassificationPipeline):
             if on_error == "raise":
                 raise ValueError(error)
         if error is None:
-            return super().postprocess(model_outputs, **kwargs)
+            answers = super().postprocess(model_outputs, **kwargs)
+            if (unknown := model_outputs.get("unknown")) is None:
+                return answers
+            return [{**answer, "unknown": bool(unknown)} for answer in answers]
         if on_error == "skip":
             logger.warning(f"LEFT OUT: {error}")
             return None

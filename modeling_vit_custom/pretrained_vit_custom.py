@@ -58,6 +58,7 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
     # these, of the layers whose shape follows the labels, of which other labels need new ones.
     head_prefixes: tuple[str, ...] = ()
     label_prefixes: tuple[str, ...] = ()
+    unknown: Any  # of a classifier that answers "unknown"
     head_kind: str | None = None  # the kind of its options in `config.heads`, if it has any
     image_classification_pipeline = ViTCustomImageClassificationPipeline  # makes save_pretrained copy its file
 
@@ -129,8 +130,11 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
                 f"NaN or infinite weights: {shorten_list(broken)}. This checkpoint is broken: use another."
             )
         model.config.heads = of_kind(model.config.heads, cls.head_kind)  # those of another class are not in this model
+        if getattr(model, "unknown", None) is None:
+            model.config.unknown = None
         if speed is not None:
             apply_speed_preset(model.config, speed)
+            model.drop_unknown(f"speed={speed!r}")
         if requested:
             model.resize_input(**requested)
         return (model, info) if output_loading_info else model
@@ -184,7 +188,7 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         """Resample the patch kernel and the position table in place for another input, and return the model.
 
         With `position_interpolation="computed"` the table is computed for the new grid instead. The config changes as
-        well; its `speeds`, which were measured at the old size, are dropped with a warning. The function
+        well; its `speeds` and `unknown`, which were measured at the old size, are dropped with a warning. The function
         `resize_input(model, processor, size)` also changes the image processor.
         """
         values = (
@@ -207,6 +211,7 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
             module.check_resize(target)
         for module in resizable:
             module.resize_to(target)
+        self.drop_unknown("another input size")
         if self.config.speeds:
             logger.warning(f"The speeds {', '.join(self.config.speeds)} were measured at another size: dropped.")
         said = [f"{name} {getattr(self.config, name)} -> {value}" for name, value in changes.items()]
@@ -220,10 +225,17 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
             id(module.config): module.config for module in self.modules() if hasattr(module, "config")
         }
         for config in copies.values():  # an adapter copies modules together with their configs
-            config.speeds = None
+            config.speeds = config.unknown = None
             for name, value in changes.items():
                 setattr(config, name, value)
         return self
+
+    def drop_unknown(self, why: str) -> None:
+        """Answer every image from now on, with a warning, because `config.unknown` was not calibrated for `why`."""
+        if getattr(self, "unknown", None) is not None:
+            logger.warning(f'{why}: when to answer "unknown" was calibrated without it. Every image is answered.')
+            self.unknown = None
+        self.config.unknown = None
 
 
 def resize_input(model: ViTCustomPreTrainedModel, processor: Any, size: Size):

@@ -27,10 +27,11 @@ ALLOWED = {
     "foreign": set(),
     "quantized": set(),
     "speeds": {"labels"},
+    "unknown": {"labels"},
     "variants": set(),
     "auto_classes": set(),
     "heads": {"labels"},
-    "configuration": {"auto_classes", "foreign", "heads", "interpolation", "labels", "speeds", "variants"},
+    "configuration": {"auto_classes", "foreign", "heads", "interpolation", "labels", "speeds", "unknown", "variants"},
     "attention": {"configuration", "layers", "position", "quantized", "token_merging"},
     "embeddings": {"configuration", "interpolation", "layers", "position", "quantized"},
     "pooling": {"attention", "configuration", "layers", "token_merging"},
@@ -57,6 +58,7 @@ ALLOWED = {
         "position",
         "pretrained",
         "token_merging",
+        "unknown",
     },
     "masked_images": {
         "configuration",
@@ -113,9 +115,9 @@ ROOMS = {
         "training/trainer",
     },
     "training/runs": {
-        "audit", "common", "conversion", "data", "evaluation", "publishing", "reporting", "tasks", "training/arguments",
-        "training/checkpointing", "training/initialization", "training/inputs", "training/objectives",
-        "training/optimization", "training/search", "training/trainer",
+        "audit", "common", "conversion", "data", "evaluation", "features", "inference", "publishing", "reporting",
+        "tasks", "training/arguments", "training/checkpointing", "training/initialization", "training/inputs",
+        "training/objectives", "training/optimization", "training/search", "training/trainer",
     },
     "benchmarks": {
         "common", "conversion", "data", "engines", "inference", "reporting", "training/arguments",

@@ -39,6 +39,7 @@ def evaluate(
     batch_size: int = 64,
     num_workers: int = 0,
     on_error: str = "raise",
+    unknown_dir: str | Path | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> Measured:
@@ -51,7 +52,8 @@ def evaluate(
     be, or a pattern of shards; or give dataset_name instead, as for `train`.   split: which one to measure on, if there
     are several; default: the first of test, validation and train.   output: JSON file for the metrics; the confusion
     matrix is written beside it.   html: file for a page.   max_pixels: size limit of an image that is decoded.
-    on_error: "skip" leaves out images that cannot be read, and lists them.
+    on_error: "skip" leaves out images that cannot be read, and lists them.   unknown_dir: folder of images of none of
+    the classes; `.context["unknown"]` then tells how well they are recognised.
 
     Raises ValueError or OSError if the measurement or the writing fails; ValueError for an image that cannot be read.
     """
@@ -76,6 +78,7 @@ def evaluate(
                 trust_remote_code=trust_remote_code,
                 revision=revision,
                 columns=columns,
+                unknown_dir=unknown_dir,
             )
         )
 

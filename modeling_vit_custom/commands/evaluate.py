@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -22,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
   %(prog)s --model outputs/mnist --data_dir photos --html evaluation.html
   %(prog)s --model outputs/mnist --dataset_name ylecun/mnist --split test
   %(prog)s --model outputs/tags --data_dir photos/test.csv --on_error skip --num_workers 4
+  %(prog)s --model outputs/mnist --data_dir data/mnist/test --unknown_dir photos
 
 Writes the metrics as JSON and, for single-label models, confusion_matrix.png beside it; to /dev/stdout or
 another stream the metrics alone.
@@ -42,6 +45,9 @@ Exit codes: 0 done, 2 it could not be done as asked, 130 stopped by Ctrl-C.""",
         choices=("raise", "skip"),
         default="raise",
         help="an image that cannot be read stops the run (default), or is left out and listed in the output",
+    )
+    parser.add_argument(
+        "--unknown_dir", metavar="DIR", help="images of none of the classes: measure how well they are recognised"
     )
     add_trust(parser)
     return parser
@@ -64,8 +70,25 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{len(result.names):,} images, {len(result.skipped):,} skipped, {took}")
     for name, value in result.metrics.items():
         print(f"  {name:<24}{value:.4f}")
+    for line in _unknown_lines(context.get("unknown")):
+        print(f"  {line}")
     for note in result.notes:
         print(printable(f"  note: {note}"))
     print("wrote " + ", ".join(map(str, written)))
     say_loaded("evaluate", argv, args.model, args.revision)
     return 0
+
+
+def _unknown_lines(found: dict[str, Any] | None) -> Iterator[str]:
+    """Yield what is printed of the context's "unknown"."""
+    if found is None:
+        return
+    if found["level"] is not None:
+        error = "" if found["error_of_answers"] is None else f", {found['error_of_answers']:.2%} of these wrong"
+        yield f"answered{found['answered']:>22.2%}{error}; the others: unknown"
+    if "auroc" in found:
+        caught = "" if found["recognised"] is None else f", {found['recognised']:.2%} of them recognised"
+        yield (
+            f"unknown images: {found['n_unknown']:,}{caught}; AUROC by {found['by']} {found['auroc']:.4f}, with 95 % "
+            f"recognised {found['false_alarms_at_95_recognised']:.2%} false alarms"
+        )

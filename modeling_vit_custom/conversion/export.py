@@ -42,6 +42,8 @@ def export(
     check_new_folder(output, ConversionError, empty=not tensors_only)
     folder = Path(source).expanduser()
     config = read_ours(folder)
+    left_out = ['answers every image: that library has no place for "unknown"'] if config.unknown else []
+    config.unknown = None
     if getattr(config, "quantization_config", None) is not None:
         raise ConversionError(f"{source} is quantised: give the checkpoint that was, and quantise what comes out.")
     target = choose(LIBRARIES[library], config, family)
@@ -59,7 +61,7 @@ def export(
         "parameters": sum(parameter.numel() for parameter in exported.model.parameters()),
         "image_size": list(config.image_hw),
         "classes": config.num_labels,
-        "notes": target.notes(config) + exported.notes,
+        "notes": target.notes(config) + exported.notes + left_out,
         "check": check,
         **_origin(folder),
     }
@@ -131,6 +133,7 @@ def load_ours(folder: Path, config: ViTCustomConfig) -> ViTCustomForImageClassif
     cls: Any = _CLASSES[(config.architectures or [""])[0]]
     try:
         model = cls.from_pretrained(folder, dtype="auto").eval()
+        model.drop_unknown("another library's class")
     except (RuntimeError, ValueError) as error:
         raise ConversionError(f"{folder}: {error}") from error
     return model.vit if cls is ViTCustomForImageClassification and not config.num_labels else model

@@ -24,6 +24,7 @@ from ..common.model_files import CONFIGS, EXPORT
 from ..configuration_vit_custom import ViTCustomConfig
 from ..pipeline_vit_custom import ViTCustomImageClassificationPipeline
 from ..tasks.registry import task_of
+from ..unknown_vit_custom import from_logits
 
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "openvino": "model.xml"}
 InferenceFn = Callable[[torch.Tensor], torch.Tensor]
@@ -69,7 +70,10 @@ class ExportedClassifier(PreTrainedModel):
         if self.record["preprocessing"]:
             pixel_values = (255 * pixel_values).round().to(torch.uint8)
         output = self.run(pixel_values) if "batch" in dynamic else in_parts_of(size[0], self.run, pixel_values)
-        return self.listing.answer(**{self.listing.output: output})
+        answer = self.listing.answer(**{self.listing.output: output})
+        for name, value in from_logits(self.config.unknown, output).items():
+            answer[name] = value
+        return answer
 
 
 def in_parts_of(count: int, run: InferenceFn, images: torch.Tensor) -> torch.Tensor:

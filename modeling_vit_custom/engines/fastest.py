@@ -164,6 +164,8 @@ def reason_against(model: Any, processor: Any, embeddings: bool) -> str | None:
         return "only this package's own models have other engines"
     if embeddings:
         return "the other engines give logits alone"
+    if model.config.unknown is not None and model.config.unknown["score"] != "probability":
+        return 'the other engines cannot answer "unknown"'
     if getattr(model.config, "quantization_config", None) is not None:
         return "the other engines are for float32, this is quantised"
     if model.device.type not in ("cpu", "cuda") or model.dtype != torch.float32:

@@ -6,10 +6,13 @@ Shapes: N examples, C classes, T regression targets.
 import hashlib
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -23,10 +26,12 @@ from ..data.examples import Examples
 from ..data.names import in_order
 from ..data.source import Columns, Source
 from ..data.targets import NoTargets
-from ..inference.forward import PreparedImages, run_batches
+from ..inference.forward import BatchResult, PreparedImages, run_batches
+from ..inference.inputs import find_images
 from ..inference.loading import load_classifier
 from ..tasks.registry import task_of
 from .result import Evaluation, score_outputs
+from .unknown import Typicality, measure_unknown
 
 
 def evaluate_model(
@@ -47,10 +52,26 @@ def evaluate_model(
         raise ValueError(f"on_error is {on_error!r}; use 'raise' or 'skip'.")
     if isinstance(examples.targets, NoTargets):
         raise ValueError("these examples have no labels; use predict for images without labels.")
+    kept, rows, typicality, skipped = _answers(model, processor, examples, batch_size, num_workers, progress, on_error)
+    config: Any = model.config
+    names = [examples.names[index] for index in kept]
+    result = score_outputs(rows, examples.targets.values[kept], names, task_of(config), config.id2label, skipped)
+    return replace(result, typicality=typicality)
+
+
+def _answers(
+    model: PreTrainedModel,
+    processor: Any,
+    examples: Examples,
+    batch_size: int,
+    num_workers: int,
+    progress: bool,
+    on_error: str,
+) -> tuple[list[int], np.ndarray, Typicality | None, dict[str, str]]:
+    """Return (positions of the n readable images, outputs [n, K], their typicality, name → why another is not read)."""
     images = PreparedImages(examples.images, examples.names, processor)
     batches = [list(range(i, min(i + batch_size, len(images)))) for i in range(0, len(images), batch_size)]
-    kept: list[int] = []
-    outputs: list[np.ndarray] = []
+    found: list[BatchResult] = []
     skipped: dict[str, str] = {}
     with tqdm(total=len(images), desc="evaluate", unit="img", disable=not progress) as bar:
         for batch in run_batches(model, images, batches, num_workers):
@@ -58,15 +79,30 @@ def evaluate_model(
                 if on_error == "raise":
                     raise ValueError(f"{error} (--on_error skip leaves such images out and lists them)")
                 skipped[examples.names[index]] = error
-            kept += batch.indices
-            outputs.append(batch.outputs.numpy())
+            found.append(batch)
             bar.update(len(batch.indices) + len(batch.errors))
+    kept = [index for batch in found for index in batch.indices]
     if not kept:
         raise ValueError(f"none of the {len(images)} images could be evaluated; the reasons: {skipped}")
+    order = torch.tensor(kept).argsort()
+    return (
+        sorted(kept),
+        torch.cat([batch.outputs for batch in found])[order].numpy(),
+        _typicality(model, found, order),
+        skipped,
+    )
+
+
+def _typicality(model: PreTrainedModel, found: Sequence[BatchResult], order: torch.Tensor) -> Typicality | None:
     config: Any = model.config
-    rows, kept = np.concatenate(outputs)[np.argsort(kept)], sorted(kept)
-    names = [examples.names[index] for index in kept]
-    return score_outputs(rows, examples.targets.values[kept], names, task_of(config), config.id2label, skipped)
+    if not task_of(config).one_label:
+        return None
+    if (options := getattr(config, "unknown", None)) is None:
+        values = torch.cat([batch.outputs for batch in found])[order].softmax(dim=1).amax(dim=1).numpy()
+        return Typicality(values, np.zeros(len(values), bool), None)
+    pairs = [(batch.typicality, batch.unknown) for batch in found if batch.typicality is not None]
+    values, unknown = (torch.cat([pair[i] for pair in pairs])[order].numpy() for i in (0, 1))
+    return Typicality(values, unknown, options["level"])
 
 
 def data_fingerprint(examples: Examples) -> str:
@@ -93,13 +129,15 @@ def evaluate(
     trust_remote_code: bool = False,
     revision: str | None = None,
     columns: Columns = Columns(),
+    unknown_dir: str | Path | None = None,
 ) -> tuple[Evaluation, dict[str, Any], list[Path]]:
     """Measure a saved model on labelled images; return (the result, what was measured where, the files written).
 
     model: a saved folder, a Hub id or ID@REVISION.   output: a file for the metrics as JSON; confusion_matrix.png goes
     beside it unless it is a stream, or the task has none.   html: a file for a page.   data, columns: see
-    `load_eval_examples`.   on_error: as in `evaluate_model`. Raises ValueError or OSError for what cannot be measured
-    or written.
+    `load_eval_examples`.   on_error: as in `evaluate_model`.   unknown_dir: a folder of images that are of no class of
+    the model, to measure whether it tells them from those that are. Raises ValueError or OSError for what cannot be
+    measured or written.
     """
     picture = None if is_stream(output) else Path(output).with_name(CONFUSION_PICTURE)
     if picture is not None:
@@ -108,8 +146,12 @@ def evaluate(
     net, processor = load_classifier(model, trust_remote_code, revision=revision)
     config: Any = net.config
     examples, split = load_eval_examples(data, config.id2label, task_of(config).targets, columns)
+    others = None if unknown_dir is None else _unknown_images(unknown_dir)
     began = time.perf_counter()
     result = evaluate_model(net, processor, examples, batch_size, num_workers, on_error=on_error)
+    unknown: dict[str, Any] = {}
+    if others is not None or config.unknown is not None:
+        unknown["unknown"] = _measured_unknown(net, processor, result, others, batch_size, num_workers, on_error)
     context: dict[str, Any] = {
         "model": model,
         "revision": revision,
@@ -118,6 +160,7 @@ def evaluate(
         "data_fingerprint": data_fingerprint(examples),
         "device": str(net.device),
         "seconds": time.perf_counter() - began,
+        **unknown,
     }
     written = []
     if result.details.confused is not None and picture is not None:
@@ -133,3 +176,27 @@ def evaluate(
 
         written.append(write_page(html, result, examples, context))
     return result, context, written
+
+
+def _unknown_images(folder: str | Path) -> Examples:
+    paths, _ = find_images([str(folder)])
+    return Examples(paths, paths)
+
+
+def _measured_unknown(
+    model: PreTrainedModel,
+    processor: Any,
+    result: Evaluation,
+    others: Examples | None,
+    batch_size: int,
+    num_workers: int,
+    on_error: str,
+) -> dict[str, Any]:
+    """Return `measure_unknown` of an evaluation, and of images of no class. Raises ValueError for other tasks."""
+    if result.typicality is None:
+        raise ValueError(f"--unknown_dir is for one label an image, but the model is for {result.task.name}.")
+    right, of_others = result.task.score(result.outputs, result.values), None
+    if others is not None:
+        _, _, of_others, skipped = _answers(model, processor, others, batch_size, num_workers, True, on_error)
+        result.skipped.update(skipped)
+    return measure_unknown(result.typicality, right, of_others)

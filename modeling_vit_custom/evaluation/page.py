@@ -17,6 +17,7 @@ from ..common.json_files import json_safe
 from ..data.examples import Examples
 from ..data.names import in_order
 from ..reporting import page
+from ..reporting.charts import Series, line_chart
 from ..reporting.confused import confused_pairs
 from ..reporting.formatting import SHARES, duration, number, title, wilson_interval
 from .result import Evaluation
@@ -27,6 +28,11 @@ MAX_PAIRS, BESIDE_MATRIX = 20, 10
 MAX_MISTAKES = 24  # thumbnails
 BETWEEN_0_AND_1 = ("precision", "recall", "f1", "average_precision")
 COLUMNS = {"f1": "F1", "average_precision": "AP", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}
+UNKNOWN = {  # figure on a page → its key in an evaluation's "unknown"
+    "recognised as unknown": "recognised",
+    "AUROC": "auroc",
+    "false alarms with 95% recognised": "false_alarms_at_95_recognised",
+}
 QUALITY = ("average_precision", "f1")  # a long table is cut by the first of these that it has, else by MAE
 
 
@@ -41,8 +47,32 @@ def write_page(path: str | Path, result: Evaluation, examples: Examples, context
         "baseline": result.task.comparison(json_safe(result.per_label)),
         "time": duration(context["seconds"]),
         "result": sections(result, examples),
+        "unknown": _unknown(context.get("unknown")),
     }
     return page.write_page(path, "evaluation/page.html.j2", content | {"scripted": True})
+
+
+def _unknown(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the page shows of `measure_unknown`."""
+    if found is None:
+        return None
+    answered, wrong = zip(*found["risk_coverage"], strict=True)
+    of_others = [(name, found[key]) for name, key in UNKNOWN.items() if found.get(key) is not None]
+    curve = Series("error", list(answered), list(wrong), "validation")
+    marked = None if found["level"] is None else (found["answered"], "answered")
+    return {
+        "answered": None if found["level"] is None else f"{found['answered']:.1%}",
+        "error": None if found["error_of_answers"] is None else f"{found['error_of_answers']:.1%}",
+        "images": f"{found['n_unknown']:,}" if "n_unknown" in found else "",
+        "figures": [(name, f"{value:.1%}") for name, value in of_others],
+        "chart": line_chart(
+            f"Error of the answers, if images of less {found['by']} are not answered",
+            [curve],
+            "share answered",
+            marked=marked,
+            x_limits=(0, 1),
+        ),
+    }
 
 
 def tiles(metrics: Mapping[str, Any], n: int) -> list[tuple[str, str, str]]:

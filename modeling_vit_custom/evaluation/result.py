@@ -16,6 +16,7 @@ from ..tasks.measuring import measured
 from ..tasks.registry import task_named
 from ..tasks.task import Details, Task
 from ..weight_files_vit_custom import shorten_list
+from .unknown import Typicality
 
 MAX_PAIRS = 1000  # confused pairs in the report if there is no matrix
 
@@ -27,6 +28,7 @@ class Evaluation:
     outputs: [N, K] float64.   values: [N] or [N, K], of the examples' targets.   names: [N].
     metrics: those of the task, flat.   per_label: one row for each class, label or target.
     skipped: name -> why that image could not be read.   notes: sentences for the reader.
+    typicality: of the images, for a task with one class an image; None if it was not measured.
     """
 
     task: Task
@@ -39,6 +41,7 @@ class Evaluation:
     details: Details
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    typicality: Typicality | None = None
 
     @property
     def confusion(self) -> np.ndarray | None:

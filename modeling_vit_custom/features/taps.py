@@ -119,6 +119,7 @@ def _fields(config: Any, tap: Tap) -> dict[str, Any]:
         "pooling": tap.pooling,
         "num_hidden_layers": tap.block,
         "token_merging": merging[: tap.block] if by_block else merging,
+        "unknown": None,
     }
 
 

@@ -1,6 +1,7 @@
 """The answer to one image as text: a JSON line, a row of CSV, a short line for a screen.
 
-A record is {"path": …, "predictions": [{"label": …, "score": …}, …]} or {"path": …, "error": …}; see `predict`.
+A record is {"path": …, "predictions": [{"label": …, "score": …}, …]} or {"path": …, "error": …}; see `predict`. That of
+a model that answers "unknown" also has "unknown" and "typicality".
 """
 
 import csv
@@ -16,6 +17,7 @@ JSONL, CSV = "jsonl", "csv"
 PREDICTIONS = "predictions.jsonl"  # the default output, see `default_output`
 WRITTEN = (JSONL, CSV)  # values of --format
 FEW = 10  # so many answers, or errors, are shown on the screen
+UNKNOWN = ("unknown", "typicality")  # fields of a record whose model answers "unknown"
 SHORT = 3  # entries of one answer on a line of several images
 
 Record = Mapping[str, Any]
@@ -38,25 +40,26 @@ def json_line(record: Record) -> str:
 # ---------- CSV
 
 
-def csv_columns(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the columns.   entries: the answer to any image.
+def csv_columns(entries: Sequence[Mapping[str, Any]], unknown: bool = False) -> list[str]:
+    """Return the names of the columns.   entries: the answer to any image.   unknown: whether the model answers that.
 
     Scores are in pairs, best first: path, label, score, label_2, score_2, …, error. Numbers have a column for each
-    target: path, age, height, …, error.
+    target: path, age, height, …, error. "unknown" (true or false) and "typicality" stand before error.
     """
     if entries and "value" in entries[0]:
         return ["path", *(_cell(entry["label"]) for entry in entries), "error"]
     ends = ["", *(f"_{rank}" for rank in range(2, len(entries) + 1))]
-    return ["path", *(f"{what}{end}" for end in ends for what in ("label", "score")), "error"]
+    more = UNKNOWN if unknown else ()
+    return ["path", *(f"{what}{end}" for end in ends for what in ("label", "score")), *more, "error"]
 
 
 def csv_row(record: Record, columns: Sequence[str]) -> str:
     """Return a record as a row of the columns; an image without an answer has its error and empty cells."""
-    cells = []
+    cells, more = [], [json.dumps(record[name]) for name in UNKNOWN if name in record]
     for entry in record.get("predictions", ()):
         cells += [entry["value"]] if "value" in entry else [_cell(entry["label"]), entry["score"]]
-    empty = [""] * (len(columns) - 2 - len(cells))
-    return csv_line([_cell(record["path"]), *cells, *empty, _cell(record.get("error", ""))])
+    empty = [""] * (len(columns) - 2 - len(cells) - len(more))
+    return csv_line([_cell(record["path"]), *cells, *empty, *more, _cell(record.get("error", ""))])
 
 
 def csv_line(cells: Iterable[Any]) -> str:
@@ -78,12 +81,15 @@ def shown(records: Sequence[Record]) -> Iterator[str]:
     answered = [record for record in records if "predictions" in record]
     if len(records) == 1:
         for record in answered:
+            yield from [_unknown(record)] if record.get("unknown") else []
             wide = max(len(_cell(entry["label"])) for entry in record["predictions"])
             yield from (f"{_cell(entry['label']):<{wide}}  {_figure(entry)}" for entry in record["predictions"])
         return
     wide = max((len(_cell(record["path"])) for record in answered), default=0)
     for record in answered:
         entries = [f"{_cell(entry['label'])} {_figure(entry)}" for entry in record["predictions"][:SHORT]]
+        if record.get("unknown"):
+            entries.insert(0, _unknown(record))
         yield f"{_cell(record['path']):<{wide}}  {', '.join(entries)}"
 
 
@@ -91,6 +97,10 @@ def reason(record: Record) -> str:
     """Return why an image has no answer, with its path."""
     path, error = _cell(record["path"]), _cell(record["error"])
     return error if error.startswith(path) else f"{path}: {error}"
+
+
+def _unknown(record: Record) -> str:
+    return f"unknown (typicality {record['typicality']:.2g})"
 
 
 def _figure(entry: Mapping[str, Any]) -> str:

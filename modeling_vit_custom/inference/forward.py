@@ -18,6 +18,7 @@ from ..common.errors import DataError
 from ..common.stopping import lost_loader
 from ..image_decoding_vit_custom import decode_image
 from ..pretrained_vit_custom import ViTCustomPreTrainedModel
+from ..tasks.entries import digits
 from ..tasks.registry import task_of
 
 Item = tuple[int, torch.Tensor | None, str | None]
@@ -76,13 +77,21 @@ class BatchResult:
     """The result of one batch: outputs of the B readable images, `errors` of the others.
 
     indices: [B] positions in the data set.   outputs: [B, K] float32.   pooled: [B, D] float32, if asked for.   errors:
-    position -> why the image could not be read.
+    position -> why the image could not be read.   typicality, unknown: [B], of a model that answers "unknown".
     """
 
     indices: list[int]
     outputs: torch.Tensor
     pooled: torch.Tensor | None
     errors: dict[int, str]
+    typicality: torch.Tensor | None = None
+    unknown: torch.Tensor | None = None
+
+    def verdict(self, row: int) -> dict[str, Any]:
+        """Return {"unknown", "typicality"} of a readable image, for JSON; {} of a model that answers every image."""
+        if self.unknown is None or self.typicality is None:
+            return {}
+        return {"unknown": bool(self.unknown[row]), "typicality": digits(float(self.typicality[row]))}
 
 
 def run_batches(
@@ -138,7 +147,7 @@ def run_batch(
     read = [(index, pixels) for index, pixels, _ in items if pixels is not None]
     config: Any = model.config
     field = task_of(config).listing.output
-    answers, vectors = [], []
+    answers, vectors, typical, unknown = [], [], [], []
     # Processors that keep the aspect ratio give images of several sizes: one pass for each.
     sizes = dict.fromkeys(pixels.shape for _, pixels in read)
     read = [(index, pixels) for size in sizes for index, pixels in read if pixels.shape == size]
@@ -147,6 +156,9 @@ def run_batch(
         with torch.inference_mode():
             output = model(pixel_values=batch.to(model.device, model.dtype))
         answers.append(output[field].float().cpu())
+        if output.get("unknown") is not None:
+            typical.append(output["typicality"].float().cpu())
+            unknown.append(output["unknown"].cpu())
         if pooled is not None:
             vectors.append(pooled(output).flatten(1).float().cpu())
     return BatchResult(
@@ -154,6 +166,8 @@ def run_batch(
         outputs=torch.cat(answers) if answers else torch.empty(0, len(config.id2label)),
         pooled=torch.cat(vectors) if vectors else None,
         errors={index: error for index, _, error in items if error is not None},
+        typicality=torch.cat(typical) if typical else None,
+        unknown=torch.cat(unknown) if unknown else None,
     )
 
 

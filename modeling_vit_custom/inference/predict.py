@@ -5,7 +5,8 @@
 
 Single-label scores are softmax probabilities, multi-label scores are sigmoid ones; both are sorted downwards. A
 regression has {"label": target, "value": number} in the order of the targets. With embeddings, a line also has
-"embedding", the model's pooler_output; its decimal digits restore the float32 exactly.
+"embedding", the model's pooler_output; its decimal digits restore the float32 exactly. A model that was trained with
+--reject or --max_error adds "unknown": whether the image is none that it knows, and "typicality", the number behind it.
 
 Shapes: B batch, K classes or targets, D pooled width.
 """
@@ -68,6 +69,7 @@ def records_of(result: BatchResult, paths: Sequence[str], task: Task, id2label, 
             record["error"] = f"{paths[index]}: the model's output is NaN or infinite"
         else:
             record["predictions"] = entries[row]
+            record |= result.verdict(row)
             if result.pooled is not None:
                 record["embedding"] = [digits(value) for value in result.pooled[row].tolist()]
         records[index] = record
@@ -148,7 +150,8 @@ def predict(
         own = sum(map(len, mine))
         title = "predict" if processes.count == 1 else f"predict, process 1 of {processes.count}"
         blank = torch.zeros(1, len(id2label), dtype=torch.float32)
-        names = csv_columns(task.entries(blank, id2label, top_k)[0]) if format_name == CSV else []
+        tells = getattr(classifier.config, "unknown", None) is not None
+        names = csv_columns(task.entries(blank, id2label, top_k)[0], tells) if format_name == CSV else []
         with (
             lines.writing(processes.rank, first_part, names) as write,
             tqdm(total=own, desc=title, unit="img", disable=not processes.is_first or not own) as bar,

@@ -11,6 +11,7 @@ from ..data.names import in_order
 from ..reporting.course import course_rows
 from ..reporting.formatting import figure, number, title
 from ..tasks.registry import TASKS, task_named, task_stored
+from ..unknown_vit_custom import CONFIDENCE, proven_bound
 
 SPLITS = ("cross_validation", "validation", "test")  # the last one present gives the headline
 # Rows of the recipe that do not apply to a fitted head.
@@ -18,7 +19,7 @@ OF_STEPS = ("loss", "batch", "optimiser", "learning rate", "schedule", "warm-up"
 # Recorded settings of the data that the row "further augmentation" does not list.
 OF_DATA = (
     "examples", "labels", "fingerprint", "teacher", "masks", "augmentation", "view_size", "mix_probability",
-    "progressive_resizing", "balanced_sampling", "streaming", "shuffle_buffer", "shots", "folds",
+    "progressive_resizing", "balanced_sampling", "streaming", "shuffle_buffer", "shots", "folds", "reject", "max_error",
 )  # fmt: skip
 MAX_ROWS = 100  # a longer table of classes stays in metrics.json only
 VERSIONS = ("vit_custom", "transformers", "torch", "python")
@@ -49,8 +50,26 @@ def model_facts(folder: Path) -> dict[str, Any]:
         "stretched": "height" in resized,
         "words": task.words,
         "named": task.targets.named,
+        "unknown": promise(config["unknown"]) if config.get("unknown") else "",
     }
     return facts | {"limits": task.limits(facts)}
+
+
+def promise(options: Mapping[str, Any]) -> str:
+    """Return when a model with these `config.unknown` answers "unknown", in words."""
+    images, folds = f"calibrated on {sum(options['images']):,} images", len(options["images"])
+    if options["promise"] == "max_error":
+        return (
+            f"where the probability is at most {options['level']:.3f}, so that at most {options['asked']:.1%} of the "
+            f"other answers are wrong, with a confidence of {CONFIDENCE:.0%} ({images})"
+        )
+    if folds == 1:
+        return f"for at most {options['asked']:.1%} of images of its classes, on average ({images})"
+    bound = proven_bound(options)
+    return (
+        f"for about {options['asked']:.1%} of images of its classes, provably at most {bound:.1%} on average "
+        f"({images}, in {folds} folds)"
+    )
 
 
 def sentence(model: Mapping[str, Any], results: Mapping[str, Any]) -> str:

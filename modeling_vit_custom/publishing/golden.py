@@ -1,11 +1,12 @@
 """Golden outputs: example images that travel with a model, and the answers that it must give to them on any machine.
 
 golden.json: {"format": 1, "tolerance", "images": ["examples/0.png", …], "logits": {backend: [images, classes]},
-"pipeline": for each image its five best [{"label", "score"}], "versions", "weights"}; "drawn": true if the images are
-drawn. For an encoder, "pooler_output" replaces "logits" and there is no "pipeline": its pipeline must return the same
-numbers. Everything is measured in a fresh process that has only the folder. A model of timm has one backend, "timm",
-and "pipeline" holds the scores that timm's outputs give. The images are PNG without metadata, so that every machine
-sees the same pixels; for a model of neither 1 nor 3 channels they are .npy files, uint8 [C, H, W].
+"pipeline": for each image its five best [{"label", "score"}], with "unknown" if the model says so, "versions",
+"weights"}; "drawn": true if the images are drawn. For an encoder, "pooler_output" replaces "logits" and there is no
+"pipeline": its pipeline must return the same numbers. Everything is measured in a fresh process that has only the
+folder. A model of timm has one backend, "timm", and "pipeline" holds the scores that timm's outputs give. The images
+are PNG without metadata, so that every machine sees the same pixels; for a model of neither 1 nor 3 channels they are
+.npy files, uint8 [C, H, W].
 
 The tolerance is relative to the largest absolute number of an image. Changes of the logits, measured on the photographs
 of scikit-learn with random nano/8 and s/16 models: eager attention, two threads or float64 arithmetic up to 1.5e-6;
@@ -83,10 +84,18 @@ def write_golden(folder: Path, images: Sequence[Path], drawn: bool = False) -> N
     }
     if task is CLASSIFICATION:
         golden["pipeline"] = [
-            [{"label": best["label"], "score": float(f"{best['score']:.7g}")} for best in answer[:TOP_K]]
+            [
+                {"label": best["label"], "score": float(f"{best['score']:.7g}"), **_verdict(best)}
+                for best in answer[:TOP_K]
+            ]
             for answer in report["pipeline"]
         ]
     write_stamped(folder / GOLDEN, golden | {"versions": report["versions"]})
+
+
+def _verdict(best: Mapping[str, Any]) -> dict[str, bool]:
+    """Return {"unknown"} of an answer of a model that says so; else {}."""
+    return {"unknown": bool(best["unknown"])} if "unknown" in best else {}
 
 
 def _write_example(source: Path, target: Path, channels: int) -> None:
@@ -243,6 +252,10 @@ def _compare_labels(name: str, golden: Mapping[str, Any], answers: Any) -> Check
     worst = 0.0
     for image, expected, answer, limit in zip(golden["images"], golden["pipeline"], answers, allowed, strict=True):
         scores = {best["label"]: best["score"] for best in answer}
+        if answer and _verdict(expected[0]) != _verdict(answer[0]):
+            return Check(
+                name, False, f"{image}: {_verdict(answer[0]) or 'no unknown'}, expected {_verdict(expected[0])}"
+            )
         for best in expected:
             found = scores.get(best["label"])
             if found is None or not abs(found - best["score"]) <= limit:

@@ -2,6 +2,7 @@
 
     POST /predict?top_k=5   body: the bytes of an image file, a form of files, or JSON (see `bodies`)
         200 {"predictions": [{"label": "cat", "score": 0.93}, …], "model": "photos", "revision": null}
+            of a model that was trained with --reject or --max_error also "unknown": false, "typicality": 0.42
         200 {"results": [{"name": "a.png", "predictions": […]}, {"name": "b.png", "error": "…"}], "model": …}
             for a form and for a list in JSON: an image that cannot be read fails alone
     GET /health             200 {"status": "ready"}
@@ -52,6 +53,7 @@ from .openapi import docs_page, openapi
 ADDRESSES = "POST /predict, GET /health, /info, /docs, /openapi.json and /metrics"
 DEFAULT_TOP_K = 5
 RETRY_SECONDS = 1
+Output = tuple[torch.Tensor, dict[str, Any]]  # (numbers [K] float32, its `BatchResult.verdict`)
 
 
 class Service:
@@ -82,17 +84,18 @@ class Service:
         layout = {"input_data_format": "channels_first"}  # an image may be as narrow as it has channels
         return self.processor(image, return_tensors="pt", **layout)["pixel_values"][0]
 
-    def run(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the outputs, B tensors [K] float32, of B images [C, h, w] of any sizes."""
+    def run(self, images: list[torch.Tensor]) -> list[Output]:
+        """Return the outputs of B images [C, h, w] of any sizes."""
         result = run_batch(self.model, [(index, pixels, None) for index, pixels in enumerate(images)])
-        outputs = dict(zip(result.indices, result.outputs, strict=True))
+        outputs = {i: (result.outputs[row], result.verdict(row)) for row, i in enumerate(result.indices)}
         return [outputs[index] for index in range(len(images))]
 
-    def rank(self, output: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
-        """Return the entries of "predictions" for an output [K]; raises ValueError for NaN and infinity."""
-        if not output.isfinite().all():
+    def rank(self, output: Output, top_k: int) -> dict[str, Any]:
+        """Return the answer for an output; raises ValueError for NaN and infinity."""
+        numbers, verdict = output
+        if not numbers.isfinite().all():
             raise ValueError("the model's output is NaN or infinite. Fix: serve another checkpoint.")
-        return self.task.entries(output[None], self.labels, top_k)[0]
+        return {"predictions": self.task.entries(numbers[None], self.labels, top_k)[0], **verdict}
 
     def check(self) -> None:
         """Classify a generated picture; raises ValueError or OSError if that fails."""
@@ -133,7 +136,7 @@ class Service:
         arguments = (read_form, content_type, body, most) if kind == FORM else (read_json, body, most)
         return await asyncio.get_running_loop().run_in_executor(self.decoders, *arguments)
 
-    async def _output(self, image: tuple[str, bytes]) -> torch.Tensor:
+    async def _output(self, image: tuple[str, bytes]) -> Output:
         try:
             pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, self._decoded, *image)
         except (ValueError, OSError) as error:
@@ -145,8 +148,8 @@ class Service:
         with self.metrics.decoding():
             return self.prepare(body, name)
 
-    def _answer(self, asked: Asked, outputs: Sequence[torch.Tensor | BaseException], top_k: int) -> dict[str, Any]:
-        """The answer for outputs [K] and reasons why there is none; raises if no image was read or the model failed."""
+    def _answer(self, asked: Asked, outputs: Sequence[Output | BaseException], top_k: int) -> dict[str, Any]:
+        """The answer for outputs and reasons why there is none; raises if no image was read or the model failed."""
         refused = [one for one in outputs if isinstance(one, HTTPException)]
         for failed in (one for one in outputs if isinstance(one, BaseException) and one not in refused):
             raise failed
@@ -155,8 +158,8 @@ class Service:
             raise HTTPException(400, more + refused[0].detail)
         try:
             found = [
-                {"error": one.detail} if isinstance(one, HTTPException) else {"predictions": self.rank(one, top_k)}
-                for one in cast(Sequence[torch.Tensor | HTTPException], outputs)
+                {"error": one.detail} if isinstance(one, HTTPException) else self.rank(one, top_k)
+                for one in cast(Sequence[Output | HTTPException], outputs)
             ]
         except ValueError as error:
             raise HTTPException(500, str(error)) from error

@@ -41,6 +41,10 @@ def _to(name: str) -> dict[str, str]:
 
 
 _PREDICTIONS = {"type": "array", "items": _to("Prediction")}
+_VERDICT = {  # of a model that answers "unknown"
+    "unknown": {"type": "boolean", "description": "whether the image is typical of no class"},
+    "typicality": {"type": "number", "minimum": 0, "maximum": 1},
+}
 _SCHEMAS = {
     "Error": _object({"error": _TEXT | {"description": "what is wrong and how to go on"}}),
     "Prediction": _object(
@@ -51,9 +55,12 @@ _SCHEMAS = {
         },
         "score", "value",
     ),
-    "OneImage": _object({"predictions": _PREDICTIONS, **_IDENTITY}),
+    "OneImage": _object({"predictions": _PREDICTIONS, **_VERDICT, **_IDENTITY}, *_VERDICT),
     "SeveralImages": _object({"results": {"type": "array", "items": _to("Result")}, **_IDENTITY}),
-    "Result": _object({"name": _TEXT, "predictions": _PREDICTIONS, "error": _TEXT}, "predictions", "error") | {
+    "Result": _object(
+        {"name": _TEXT, "predictions": _PREDICTIONS, **_VERDICT, "error": _TEXT}, "predictions", "error", *_VERDICT
+    )
+    | {
         "oneOf": [{"required": ["predictions"]}, {"required": ["error"]}]
     },
     "Images": {

@@ -105,6 +105,11 @@ def export(
     if speed is not None:
         model = copy.deepcopy(original)
         apply_speed_preset(model.config, speed)
+    if model.config.unknown is not None and (
+        speed is not None or options.dtype not in TOLERANCE or model.config.unknown["score"] != "probability"
+    ):
+        for net in (original, model):
+            net.drop_unknown(f"--dtype {options.dtype}" if speed is None else f"--speed {speed}")
     task = task_of(model.config)
     if data is not None and not task.one_label:
         raise ValueError(f"--data_dir: the accuracy of a {task.name} model is not compared.")

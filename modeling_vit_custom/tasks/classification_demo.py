@@ -38,7 +38,7 @@ MAX_FILE_SIZE = "20mb"
 MAX_FILES = 200  # of one upload
 BATCH_SIZE = 16
 SETTINGS = Path(__file__).with_name("model.json")
-COLUMNS = ["file", "label", "score", "error"]
+COLUMNS = ["file", "label", "score", "unknown", "error"]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins so
 ORIENTATION = 0x0112  # EXIF tag
 CSS = """
@@ -80,6 +80,7 @@ CSS = """
 # The formats of the image processor.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "QOI", "AVIF", "HEIF", "JXL")
 DRAWN_NOTE = "drawn, so that you can try the page: it is of no class, whatever the model says"
+UNKNOWN_NOTE = "unknown: not typical of any class; the scores only say which class is the least unlike"
 EMPTY = '<div class="answer hint">The prediction appears here.</div>'
 
 
@@ -118,8 +119,7 @@ class Classifier:
         self.labels = [config.id2label[i] for i in range(len(config.id2label))]
         self.task = config.problem_type or ("regression" if len(self.labels) == 1 else "single_label_classification")
         self.scores(torch.zeros(1, config.num_channels, *self.size))  # the first run is slow
-        self.name = source if revision else self.folder.resolve().name
-        self.revision = revision
+        self.name, self.revision = source if revision else self.folder.resolve().name, revision
 
     def prepare(self, source: str | torch.Tensor) -> Prepared:
         """Decode and preprocess a file, or a drawn picture. Raises ValueError or OSError if it is no usable image."""
@@ -129,15 +129,16 @@ class Classifier:
         notes = header_notes(source, len(decoded)) if isinstance(source, str) else [DRAWN_NOTE]
         return Prepared(decoded, pixels, notes, 1000 * (time.perf_counter() - started))
 
-    def scores(self, pixels: torch.Tensor) -> list[list[float]]:
-        """Return [B][K] of pixels [B, C, h, w]: probabilities, or the values of a regression."""
+    def scores(self, pixels: torch.Tensor) -> list[tuple[list[float], bool]]:
+        """Return for each of pixels [B, C, h, w] (its K probabilities or values, whether it is unknown)."""
         with torch.inference_mode():
-            logits = self.model(pixel_values=pixels.to(self.device, self.model.dtype)).logits.float()
+            output = self.model(pixel_values=pixels.to(self.device, self.model.dtype))
+        logits, unknown = output.logits.float(), output.get("unknown")
         if self.task == "multi_label_classification":
             logits = logits.sigmoid()
         elif self.task != "regression":
             logits = logits.softmax(dim=-1)
-        return logits.cpu().tolist()
+        return list(zip(logits.tolist(), [False] * len(pixels) if unknown is None else unknown.tolist(), strict=True))
 
     def model_view(self, pixels: torch.Tensor) -> Image.Image:
         """Return the model's input [C, h, w] as an image of h x w, with normalisation undone."""
@@ -234,10 +235,11 @@ def classify(classifier: Classifier, source: str | torch.Tensor) -> tuple[dict[s
     except (ValueError, OSError) as error:
         return {"file": name, "error": str(error)}, failure(str(error))
     started = time.perf_counter()
-    (scores,) = classifier.scores(image.pixels[None])
-    found: dict[str, Any] = {"file": name, "predictions": ranked(classifier, scores), "notes": image.notes}
-    found["preprocess_ms"] = round(image.milliseconds, 2)
-    found["model_ms"] = round(1000 * (time.perf_counter() - started), 2)
+    ((scores, unknown),) = classifier.scores(image.pixels[None])
+    found: dict[str, Any] = {"file": name, "predictions": ranked(classifier, scores)}
+    found["notes"] = image.notes + [UNKNOWN_NOTE] * unknown
+    took = 1000 * (time.perf_counter() - started)
+    found |= {"preprocess_ms": round(image.milliseconds, 2), "model_ms": round(took, 2)}
     return found, answer(found, image.decoded, classifier.model_view(image.pixels), str(classifier.device))
 
 
@@ -252,8 +254,8 @@ def classify_many(classifier: Classifier, paths: Sequence[str], progress: Any = 
             except (ValueError, OSError) as error:
                 rows[index]["error"] = str(error)
         pixels = [image.pixels for image in images.values()]
-        for index, scores in zip(images, classifier.scores(torch.stack(pixels)) if pixels else [], strict=True):
-            best = ranked(classifier, scores)
+        for index, found in zip(images, classifier.scores(torch.stack(pixels)) if pixels else [], strict=True):
+            best, rows[index]["unknown"] = ranked(classifier, found[0]), "yes" * found[1]
             if classifier.task == "regression":
                 rows[index]["label"] = ", ".join(f"{entry['label']} {entry['value']:.4g}" for entry in best)
             else:
@@ -278,8 +280,7 @@ def failure(message: str) -> str:
 
 def answer(found: dict[str, Any], decoded: torch.Tensor, view: Image.Image, device: str) -> str:
     """Return HTML with the labels as bars, the file upright, the model's input pixel by pixel, notes and times."""
-    whole = picture(decoded)
-    shown = whole.copy()
+    whole, shown = picture(decoded), picture(decoded)
     shown.thumbnail((640, 640))
     smooth = ' class="photo"' if max(whole.size) > 128 else ""
     bars = "".join(
@@ -293,9 +294,9 @@ def answer(found: dict[str, Any], decoded: torch.Tensor, view: Image.Image, devi
     )
     best = found["predictions"][0]
     title = "Not a photograph" if DRAWN_NOTE in found["notes"] else best["label"] if "score" in best else ""
-    heading = f"<h2>{escape(title)}</h2>" if title else ""
+    title = "Unknown" if UNKNOWN_NOTE in found["notes"] else title
     notes = "".join(f'<span class="warning">{escape(note)}</span>' for note in found["notes"])
-    return f"""<div class="answer">{heading}<div class="bars">{bars}</div>
+    return f"""<div class="answer">{f"<h2>{escape(title)}</h2>" if title else ""}<div class="bars">{bars}</div>
 <div class="pictures">
 <figure><img src="{data_url(shown)}" alt="the image, decoded"{smooth}>
 <figcaption><b>{escape(found["file"])}</b>, {whole.width}&nbsp;×&nbsp;{whole.height}</figcaption></figure>
@@ -317,7 +318,7 @@ def answers(rows: Sequence[dict[str, Any]]) -> str:
         + (
             f'<td class="error" colspan="2">{escape(row["error"])}</td></tr>'
             if row["error"]
-            else f"<td>{escape(row['label'])}</td><td>{row['score']}</td></tr>"
+            else f"<td>{'unknown, ' * bool(row['unknown'])}{escape(row['label'])}</td><td>{row['score']}</td></tr>"
         )
         for row in rows
     )
@@ -421,8 +422,7 @@ def launch(classifier: Classifier, host: str | None = None, port: int | None = N
 
 
 def build_parser() -> argparse.ArgumentParser:
-    text = "A page in the browser to try a saved classifier on; it runs the code that lies with the model."
-    parser = argparse.ArgumentParser(prog="demo", description=text)
+    parser = argparse.ArgumentParser(prog="demo", description="Try a saved classifier in the browser; its code runs.")
     parser.add_argument("--model", required=not SETTINGS.is_file(), help="saved folder, or a Hub id")
     parser.add_argument("--revision", help="commit of a Hub id, 40 characters")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")

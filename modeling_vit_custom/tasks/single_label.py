@@ -129,6 +129,9 @@ def does(images: str, model: Mapping[str, Any]) -> str:
 
 def limits(model: Mapping[str, Any]) -> list[str]:
     count = len(model["labels"])
+    if model.get("unknown"):
+        measured = "How many pictures of anything else it recognises depends on them: measure it with your own."
+        return [f'It knows {count} classes, and says "unknown" beside its answer {model["unknown"]}. {measured}']
     sure = "A picture of anything else gets one of these labels too, sometimes with a high score."
     return [f"It knows {count} classes and nothing else. {sure}"]
 

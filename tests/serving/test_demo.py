@@ -290,7 +290,7 @@ def test_labels_and_names_come_out_as_text(text):
         "file": text, "notes": [text], "preprocess_ms": 1.0, "model_ms": 1.0,
         "predictions": [{"label": text, "score": 0.5}],
     }  # fmt: skip
-    row = {"file": text, "label": text, "score": "0.5", "error": ""}
+    row = {"file": text, "label": text, "score": "0.5", "unknown": "", "error": ""}
     pages = [
         (demo.answer(found, torch.zeros(3, 4, 5, dtype=torch.uint8), Image.new("L", (4, 4)), text), 5),
         (demo.answers([row, row | {"error": text}]), 4),
@@ -304,10 +304,10 @@ def test_labels_and_names_come_out_as_text(text):
 
 
 def test_the_csv_holds_the_rows_and_runs_nothing():
-    rows = [{"file": '=cmd|"/c calc"!A0', "label": "-1,5", "score": "0.5", "error": ""}]
+    rows = [{"file": '=cmd|"/c calc"!A0', "label": "-1,5", "score": "0.5", "unknown": "", "error": ""}]
     href = next(value for name, value in Elements(demo.answers(rows)).attributes if name == "href")
     content = base64.b64decode(href.partition("base64,")[2]).decode()
-    assert list(csv.reader(StringIO(content))) == [demo.COLUMNS, ['\'=cmd|"/c calc"!A0', "'-1,5", "0.5", ""]]
+    assert list(csv.reader(StringIO(content))) == [demo.COLUMNS, ['\'=cmd|"/c calc"!A0', "'-1,5", "0.5", "", ""]]
 
 
 def test_a_hub_id_needs_the_commit_whose_code_will_run(model, tmp_path, monkeypatch, capsys):

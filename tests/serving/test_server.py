@@ -79,11 +79,16 @@ def test_requests_at_once_share_batches_and_a_bad_one_fails_alone(url, service, 
     assert service.batcher.batches - before < len(names)
 
 
+def numbers(service: Service, *batches: list[torch.Tensor]) -> torch.Tensor:
+    """Return the outputs [B, K] of all images of some batches."""
+    return torch.stack([output for batch in batches for output, _ in service.run(batch)])
+
+
 def test_logits_do_not_depend_on_the_batch(service):
     images = [service.prepare(body) for body in good_images().values()]
-    alone = torch.stack([service.run([image])[0] for image in images])
-    assert torch.allclose(torch.stack(service.run(images)), alone, atol=1e-5)
-    assert torch.allclose(torch.stack(service.run(images[::-1])), alone.flip(0), atol=1e-5)
+    alone = numbers(service, *([image] for image in images))
+    assert torch.allclose(numbers(service, images), alone, atol=1e-5)
+    assert torch.allclose(numbers(service, images[::-1]), alone.flip(0), atol=1e-5)
 
 
 def test_images_of_several_sizes_in_one_batch_keep_their_order(tmp_path):
@@ -91,15 +96,15 @@ def test_images_of_several_sizes_in_one_batch_keep_their_order(tmp_path):
     photos = [photograph(60, 44), photograph(44, 60), photograph(60, 60), photograph(60, 44).rotate(180)]
     images = [service.prepare(encode(photo, "PNG")) for photo in photos]
     assert len({image.shape for image in images}) == 3
-    alone = torch.stack([service.run([image])[0] for image in images])
-    assert torch.allclose(torch.stack(service.run(images)), alone, atol=1e-5)
+    alone = numbers(service, *([image] for image in images))
+    assert torch.allclose(numbers(service, images), alone, atol=1e-5)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 9), (3, 9), (4, 9), (9, 3), (3, 3), (1, 1)])
 def test_an_image_as_narrow_as_it_has_channels_is_read_as_predict_reads_it(service, model_dir, width, height):
     for mode in ("L", "RGB", "RGBA"):
         body = encode(photograph(width, height).convert(mode), "PNG")
-        entries = service.rank(service.run([service.prepare(body)])[0], 3)
+        entries = service.rank(service.run([service.prepare(body)])[0], 3)["predictions"]
         assert same_predictions(entries, expected_predictions(model_dir, {mode: body})[mode])
 
 
@@ -115,7 +120,7 @@ def test_several_labels_and_targets_are_ranked_as_predict_does(tmp_path):
     image = CHINA.read_bytes()
     for problem_type in ("multi_label_classification", "regression"):
         service = make_service(save_ours(tmp_path / problem_type, problem_type=problem_type, **fields))
-        (logits,) = service.run([service.prepare(image)])
+        ((logits, _),) = service.run([service.prepare(image)])
         with running(service) as (url, _):
             entries = post(url, image).json()["predictions"]
         if problem_type == "regression":

@@ -76,6 +76,24 @@ class DataArguments:
     )
     max_train_samples: int | None = flag(help="Train on so many examples, stratified.", range=(1, MANY))
     max_eval_samples: int | None = flag(rare=True, help="Validate and test on so many examples each.", range=(1, MANY))
+    reject: float | None = flag(
+        help="Let the model say that it does not know an image: of images of its own classes at most such a share, "
+        "such as 0.05. Keeps images for that (--method fitted_head with few images: uses them in folds).",
+        group="unknown",
+        commands=(TRAIN,),
+        range=(0.0001, 0.5),
+        needs=ONE_LABEL,
+        recorded=True,
+    )
+    max_error: float | None = flag(
+        help="Let the model say that it does not know an image, so that of its other answers at most such a share is "
+        "wrong, such as 0.02, with a confidence of 90 %. Keeps images for that.",
+        group="unknown",
+        commands=(TRAIN,),
+        range=(0.0001, 0.5),
+        needs=ONE_LABEL,
+        recorded=True,
+    )
     augmentation: str = flag(
         default="auto",
         help="none, light (small affine; no mirroring: digits, text), shift (mirrored as well: small pictures) or "

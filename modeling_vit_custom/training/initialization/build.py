@@ -84,7 +84,7 @@ def load_checkpoint(pretrained: Pretrained, start: Start, splits: Splits) -> Any
     """
     splits.notes.extend(pretrained.notes)
     model, loaded = pretrained.load(
-        start.fields | labels_of(splits),
+        start.fields | labels_of(splits) | {"unknown": None},
         ignore_mismatched_sizes=start.ignore_mismatched_sizes,
         dtype=torch.float32,  # in half precision small updates would be lost
         output_loading_info=True,

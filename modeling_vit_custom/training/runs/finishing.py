@@ -23,6 +23,7 @@ from .records import end_records, what_happened
 from .report import write_report
 from .saving_as import save_as
 from .thinning import thin_checkpoints
+from .unknown import Calibration, calibrate
 
 
 def train_to_the_end(trainer: ViTCustomTrainer, checkpoint: str | None, images: int) -> dict[str, Any]:
@@ -42,14 +43,20 @@ def finish(
     processor: Any,
     known: dict[str, Evaluation] | None = None,
     compare: Callable[[Evaluation], tuple[dict[str, Any], str]] | None = None,
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """Save the model, measure it on validation and (once) test, draw the pictures; return metrics.json's content.
 
     train: metrics.json's "train".   known: evaluations made before, by split.
     compare: compares the evaluation on the validation images with another model; returns (metrics.json's "fitted_head",
-    a sentence).
+    a sentence).   calibration: makes the model answer "unknown".
     """
     trainer.save_model()
+    unknown: dict[str, Any] = {}
+    if calibration is not None:
+        unknown["unknown"], sentence = calibrate(calibration, trainer, splits)
+        if trainer.is_world_process_zero():
+            print(sentence, flush=True)
     measured = {"validation": splits.validation, "test": splits.test}
     results = (known or {}) | {
         split: measure(trainer, examples, splits, processor)
@@ -66,6 +73,7 @@ def finish(
         "train": train,
         **{split: {"n": len(result.names), **result.metrics} for split, result in results.items()},
         **_best(trainer),
+        **unknown,
         **({"per_label": {"split": last, "rows": json_safe(results[last].per_label)}} if last else {}),
     }
 

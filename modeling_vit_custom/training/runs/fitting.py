@@ -28,6 +28,7 @@ from .beginning import begin_at, say
 from .finishing import finish, train_to_the_end
 from .records import begin_records
 from .report import ReportCallback
+from .unknown import Calibration
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Story:
     model: Any
     processor: Any
     splits: Splits
+    calibration: Calibration | None
     model_args: ModelArguments
     data_args: DataArguments
     training_args: ViTTrainingArguments
@@ -132,7 +134,7 @@ def fit_and_tune(story: Story) -> dict[str, Any]:
     story.begin_records(checkpoint)
     train = train_to_the_end(trainer, checkpoint, len(splits.train))
     train |= {"fitted": floor.record, "search": outcome.record}
-    return finish(trainer, splits, train, story.processor, measured)
+    return finish(trainer, splits, train, story.processor, measured, calibration=story.calibration)
 
 
 METHODS_OF_FITTING = {"fitted_head": fit, "search": fit_and_tune}
@@ -215,7 +217,7 @@ def _finish_fitted(
         "sittings": [],
         **more,
     }
-    return finish(trainer, splits, train, story.processor, measured)
+    return finish(trainer, splits, train, story.processor, measured, calibration=story.calibration)
 
 
 def _measured(asked: np.ndarray, outputs: np.ndarray, splits: Splits) -> Evaluation:

@@ -36,6 +36,7 @@ from .log import keep_log
 from .records import begin_records, describe_run, report_again
 from .report import ReportCallback
 from .saving_as import check_saving_as
+from .unknown import keep_for_calibration
 
 
 def train(
@@ -101,6 +102,7 @@ def _run_training(
         model, processor, splits = build_model(start, pretrained, splits, training_args.seed, listing.model)
     conversion = None if pretrained is None else pretrained.report
     del pretrained  # its weights are a second copy
+    splits, calibration = keep_for_calibration(splits, model_args, data_args, training_args)
     check_saving_as(model, processor, training_args, model_args.method)
     masks = None
     if hiding is not None:
@@ -121,7 +123,8 @@ def _run_training(
     if training_args.process_index == 0:
         keep_log(training_args.output_dir, goes_on)
     if model_args.method in METHODS_OF_FITTING:
-        story = Story(model, processor, splits, model_args, data_args, training_args, run, conversion, began, notes)
+        data = splits, calibration
+        story = Story(model, processor, *data, model_args, data_args, training_args, run, conversion, began, notes)
         return METHODS_OF_FITTING[model_args.method](story)
     checkpoint = begin_at(training_args, run, len(splits.train), notes)
     check_images(training_args.output_dir, splits, None if checkpoint is None else Path(checkpoint).parent, processes)
@@ -143,4 +146,5 @@ def _run_training(
         print(trainer.throughput.sentence(), flush=True)
     if masks is not None:
         return finish_masked(trainer, train, processor)
-    return finish(trainer, splits, train, processor, compare=None if yardstick is None else yardstick.compare)
+    compare = None if yardstick is None else yardstick.compare
+    return finish(trainer, splits, train, processor, compare=compare, calibration=calibration)
