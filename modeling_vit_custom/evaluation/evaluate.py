@@ -150,7 +150,7 @@ def evaluate(
     began = time.perf_counter()
     result = evaluate_model(net, processor, examples, batch_size, num_workers, on_error=on_error)
     unknown: dict[str, Any] = {}
-    if others is not None or config.unknown is not None:
+    if others is not None or getattr(config, "unknown", None) is not None:
         unknown["unknown"] = _measured_unknown(net, processor, result, others, batch_size, num_workers, on_error)
     context: dict[str, Any] = {
         "model": model,
