@@ -1,6 +1,7 @@
 """A model that answers "unknown": its number beside the labels, in every way of loading, and when it is left out."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
 from modeling_vit_custom.conversion.export import export as convert
 from modeling_vit_custom.features.unknown import give_unknown, limit_error, reject_in_split
 from modeling_vit_custom.pretrained_vit_custom import ViTCustomPreTrainedModel
+from modeling_vit_custom.publishing.facts import model_facts
+from modeling_vit_custom.publishing.golden import check_golden, write_golden
 
 OPTIONS = {"score": "mahalanobis", "level": 0.05, "images": [19], "promise": "reject", "asked": 0.05}
 
@@ -142,3 +145,27 @@ def test_the_class_of_another_library_answers_every_image_and_the_report_says_so
     with torch.no_grad():
         images = noise(model)
         torch.testing.assert_close(other(images).logits, model(images).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_golden_answers_hold_it_and_another_line_is_noticed(folder, tmp_path):
+    published = shutil.copytree(folder, tmp_path / "m")
+    write_golden(published, [write_digit(tmp_path / "digit.png", 3)])
+    answers = json.loads((published / "golden.json").read_text())["pipeline"][0]
+    assert len({answer["unknown"] for answer in answers}) == 1
+    assert all(check.passed for check in check_golden(published))
+    config = json.loads((published / "config.json").read_text())
+    config["unknown"]["level"] = 0.0 if answers[0]["unknown"] else 0.999999
+    (published / "config.json").write_text(json.dumps(config))
+    failed = [check for check in check_golden(published) if not check.passed]
+    assert [check.name for check in failed] == ["golden images, pipeline"] and "'unknown'" in failed[0].detail
+
+
+@pytest.mark.parametrize("limit", [None, OPTIONS])
+def test_a_card_says_when_the_model_answers_unknown(limit, tmp_path):
+    folder = save_ours(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "unknown": limit}))
+    (said,) = model_facts(folder)["limits"]
+    assert ('says "unknown"' in said and "at most 5.0% of images of its classes" in said) == (limit is not None)
+    assert ("gets one of these labels too" in said) == (limit is None)

@@ -115,5 +115,5 @@ def test_flags_that_cannot_be_kept_are_refused_before_anything_is_trained(digits
     refused(UsageError, "--reject and --max_error", "--reject", 0.1, "--max_error", 0.1)
     refused(DataError, r"--reject 0.01 needs 99 images .* are 20", "--reject", 0.01)
     refused(DataError, r"--max_error 0.05 needs 77 images", "--max_error", 0.05)
-    refused(UsageError, "--reject is for one label", "--reject", 0.1, "--follow_links", "true", data=table)
+    refused(UsageError, "--reject is for single_label", "--reject", 0.1, "--follow_links", "true", data=table)
     refused(UsageError, "--reject 0.9: give a number from", "--reject", 0.9)

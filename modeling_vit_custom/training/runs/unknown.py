@@ -130,7 +130,7 @@ def _calibrated(
     give_unknown(model, found)
     options = found.options
     record = {**options, "bound": proven_bound(options)}
-    sentence = f"unknown: {promise(options)}"
+    sentence = f'the model says "unknown" {promise(options)}'
     split, examples = ("test", splits.test) if splits.test is not None else ("validation", splits.validation)
     if examples is not None:
         drawn = draw_subset(examples.targets.strata(), MEASURED, calibration.seed)
