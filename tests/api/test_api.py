@@ -196,7 +196,8 @@ def test_refused_in_the_words_of_the_command(monkeypatch, tmp_path, flags):
 def test_evaluate_is_the_command(trained, digits, tmp_path):
     folder, _ = trained
     measured = api.evaluate(folder, digits, tmp_path / "a.json", batch_size=7)
-    assert main(["evaluate", *words_of({"model": folder, "data_dir": digits, "output": tmp_path / "b.json"})]) == 0
+    flags = {"model": folder, "data_dir": digits, "output": tmp_path / "b.json", "batch_size": 7}
+    assert main(["evaluate", *words_of(flags)]) == 0
     ours, theirs = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     assert ours.keys() == theirs.keys() and ours["metrics"] == theirs["metrics"] == measured.result.metrics
     assert measured.context["data"] == str(digits) and measured.written[0] == tmp_path / "a.json"

@@ -87,7 +87,7 @@ class DataArguments:
     )
     max_error: float | None = flag(
         help="Let the model say that it does not know an image, so that of its other answers at most such a share is "
-        "wrong, such as 0.02, with a confidence of 90 %. Keeps images for that.",
+        "wrong, such as 0.02, nine times in ten. Keeps images for that.",
         group="unknown",
         commands=(TRAIN,),
         range=(0.0001, 0.5),
