@@ -203,24 +203,31 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
 
 @dataclass
 class ViTCustomImageClassifierOutput(ImageClassifierOutput):
-    """Output of the classifier, with five fields more than in transformers.
+    """Output of the classifier, with three fields more than in transformers.
 
     cls_logits, distillation_logits: [B, K], if `output_token_logits` asks for them; `logits` is their mean.
-    pooler_output: [B, k·D], the input of the head.
-    typicality, unknown: [B], in eval mode of a model with `config.unknown`: how typical each image is of the images of
-    known classes, from 0 to 1, and whether that is too little to believe the logits.
-    `to_tuple` leaves the last three out.
+    pooler_output: [B, k·D], the input of the head; `to_tuple` leaves it out.
     """
 
     cls_logits: torch.Tensor | None = None
     distillation_logits: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
-    typicality: torch.Tensor | None = None
-    unknown: torch.Tensor | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the values that transformers has too, so that `loss, logits = …` unpacks."""
         return tuple(value for name, value in self.items() if name not in ("pooler_output", "typicality", "unknown"))
+
+
+@dataclass
+class ViTCustomUnknownOutput(ViTCustomImageClassifierOutput):
+    """Output in eval mode of a classifier with `config.unknown`; `to_tuple` leaves its own fields out.
+
+    typicality: [B], how typical each image is of those of the classes, from 0 to 1.   unknown: [B] of bool, whether
+    that is too little to believe the logits.
+    """
+
+    typicality: torch.Tensor | None = None
+    unknown: torch.Tensor | None = None
 
 
 class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
@@ -267,9 +274,8 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         pooled = self.pre_logits(outputs.pooler_output)
         logits = self.classifier(pooled)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
-        typicality = None if self.unknown is None or self.training else self.unknown(pooled, logits)
         cls_logits, distillation_logits = self._token_logits(pooled) if output_token_logits else (None, None)
-        return ViTCustomImageClassifierOutput(
+        output = ViTCustomImageClassifierOutput(
             loss=loss,
             logits=logits,
             hidden_states=outputs.hidden_states,
@@ -277,9 +283,11 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
             cls_logits=cls_logits,
             distillation_logits=distillation_logits,
             pooler_output=outputs.pooler_output,
-            typicality=typicality,
-            unknown=None if typicality is None else typicality <= self.unknown.level,
         )
+        if self.unknown is None or self.training:
+            return output
+        typicality = self.unknown(pooled, logits)
+        return ViTCustomUnknownOutput(**output, typicality=typicality, unknown=typicality <= self.unknown.level)
 
     def _token_logits(self, pooled: torch.Tensor) -> list[torch.Tensor]:
         """Logits of each of the two tokens alone, [B, 2·D] → [B, K] twice; their mean is the logits.

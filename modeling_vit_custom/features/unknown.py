@@ -107,21 +107,21 @@ def _conformal(statistics: Sequence[Statistics], held_out: Sequence[torch.Tensor
     return found
 
 
-def limit_error(outputs: np.ndarray, labels: np.ndarray, share: float) -> ViTCustomUnknown | None:
+def limit_error(outputs: np.ndarray, right: np.ndarray, share: float) -> ViTCustomUnknown | None:
     """Return what answers "unknown" so that at most `share` of the other answers are wrong; None if nothing does.
 
-    outputs: logits [N, K] of calibration images.   labels: [N].   Raises DataError if there are too few images.
+    outputs: [N, K], of calibration images.   right: [N] of bool, which answers are.   Raises DataError if there are too
+    few images.
     """
-    _check_count(len(labels), needed_for_error(share), "max_error", share)
+    _check_count(len(right), needed_for_error(share), "max_error", share)
     probabilities = torch.as_tensor(np.asarray(outputs)).float().softmax(dim=1).amax(dim=1).double().numpy()
-    right = np.asarray(outputs).argmax(axis=1) == np.asarray(labels)
     level = lowest_safe_threshold(probabilities, right, share)
     if level is None:
         return None
     options = {
         "score": "probability",
         "level": level,
-        "images": [len(labels)],
+        "images": [len(right)],
         "promise": "max_error",
         "asked": share,
     }

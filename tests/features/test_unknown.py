@@ -146,9 +146,9 @@ def test_error_needs_enough_images_and_tells_how_many():
     needed = needed_for_error(0.05)
     assert (1 - 0.05) ** needed <= (1 - CONFIDENCE) / len(STARTS) < (1 - 0.05) ** (needed - 1)
     outputs = np.array([[9.0, 0.0]] * needed)
-    found = limit_error(outputs, np.zeros(needed, int), 0.05)
+    found = limit_error(outputs, np.ones(needed, bool), 0.05)
     assert found is not None and found.options["score"] == "probability" and found.options["images"] == [needed]
     assert found(torch.zeros(1, 3), torch.tensor([[9.0, 0.0]])).item() > found.level
-    assert limit_error(outputs, np.ones(needed, int), 0.05) is None
+    assert limit_error(outputs, np.zeros(needed, bool), 0.05) is None
     with pytest.raises(DataError, match=f"--max_error 0.05 needs {needed} images"):
-        limit_error(outputs[1:], np.zeros(needed - 1, int), 0.05)
+        limit_error(outputs[1:], np.ones(needed - 1, bool), 0.05)

@@ -43,7 +43,7 @@ def promised_and_reached(vectors: torch.Tensor, outputs: torch.Tensor, labels: n
                 own = reject_in_split(vectors[train], labels[train], vectors[calibration], outputs.shape[1], share)
                 found.append(float((own(vectors[rest], outputs[rest]) <= share).float().mean()))
             elif len(calibration) >= needed_for_error(share):
-                own = limit_error(outputs[calibration].numpy(), labels[calibration], share)
+                own = limit_error(outputs[calibration].numpy(), right[calibration], share)
                 sure = outputs[rest].softmax(dim=1).amax(dim=1).numpy()
                 answered = sure > (1 if own is None else own.level)
                 none += not answered.any()

@@ -146,7 +146,9 @@ def _found(calibration: Calibration, answers: "Answers", train: Examples) -> ViT
     classes, held_out = answers.model.config.num_labels, calibration.held_out
     if calibration.max_error is not None:
         assert held_out is not None
-        return limit_error(answers(held_out)[1].numpy(), held_out.targets.values, calibration.max_error)
+        outputs, targets = answers(held_out)[1].numpy(), held_out.targets
+        right = task_named(targets.problem_type).score(outputs, targets.values) == 1
+        return limit_error(outputs, right, calibration.max_error)
     assert calibration.reject is not None
     if held_out is None:
         folds = stratified_folds(train.targets.strata(), min(FOLDS, len(train)), calibration.seed)
