@@ -16,7 +16,7 @@ from ..data.names import natural_sorted
 from ..data.raw import RawSplit
 from ..data.targets import ClassIds
 from ..features.fitted import Fitted, fit
-from ..features.label_errors import LabelErrors, estimate_errors, find_label_errors
+from ..features.label_errors import Estimate, LabelErrors, estimate_errors, find_label_errors
 from ..features.selection import held_out_logits
 from ..features.store import Features
 from .classes import class_counts
@@ -35,7 +35,7 @@ class Checked:
 
     numbers: [N] of the catalogue.   classes: [K] names.   labels: [N] class ids.   features: of the N images.
     fitted: the head that was fitted to all of them.   errors: see `find_label_errors`.
-    estimate: of the number of wrong labels.   found: share of swapped labels that were found; see `estimate_errors`.
+    estimate: of the number of wrong labels; see `estimate_errors`.
     unchecked: examples of the finding on small classes.   notes: how the features were made.
     """
 
@@ -45,15 +45,21 @@ class Checked:
     features: Features
     fitted: Fitted
     errors: LabelErrors
-    estimate: float
-    found: float
+    estimate: Estimate
     unchecked: list[str]
     notes: list[str]
 
     @property
     def count(self) -> int:
         """The number of labels that the finding reports."""
-        return min(round(self.estimate), len(self.errors.suspects))
+        return min(round(self.estimate.wrong), len(self.errors.suspects))
+
+    @property
+    def expected(self) -> int:
+        """How many of these are expected to be wrong."""
+        if not self.count:
+            return 0
+        return min(self.count, round(self.estimate.among(float(self.errors.own[self.errors.suspects[self.count - 1]]))))
 
 
 def refuse_unchecked(raw: Mapping[str, RawSplit]) -> None:
@@ -106,7 +112,7 @@ def check_labels(
         return held_out_logits(rows, labels, len(classes), HEAD, strength, copies, seed).softmax(dim=1).numpy()
 
     errors = find_label_errors(labels, probabilities(labels, 0))
-    estimate, found = estimate_errors(labels, len(classes), probabilities)
+    estimate = estimate_errors(labels, len(classes), probabilities)
     small = natural_sorted({*names} - {*classes})
     return Checked(
         numbers,
@@ -116,7 +122,6 @@ def check_labels(
         fitted,
         errors,
         estimate,
-        found,
         [f"{name}: {counts[name]:,} image(s)" for name in small],
         [*encoder.notes, f"features of {len(numbers):,} images {where}", *fitted.sentences()],
     )
@@ -144,10 +149,9 @@ def label_findings(catalogue: Catalogue, checked: Checked) -> list[Finding]:
         return unchecked
     title = f"labels that are probably wrong, of {total:,} (an estimate)"
     advice = (
-        "Look at each before you change it: the model may be wrong, and the number is an estimate. It holds for labels "
-        f"swapped at random; of those that were swapped to measure it, {checked.found:.0%} were among as many worst "
-        f"ones. Similar classes that were confused hide among hard images: {len(checked.errors.suspects):,} suspects "
-        "in all, which --json lists."
+        f"Look at each before you change it: about {checked.expected:,} of these {count:,} are expected to be wrong, "
+        "estimated from labels swapped at random. Similar classes that were confused are harder to find: --json lists "
+        f"{len(checked.errors.suspects):,} suspects, among them hard images with right labels."
     )
     examples = [
         Example(
@@ -182,9 +186,10 @@ def label_record(catalogue: Catalogue, checked: Checked) -> dict[str, Any]:
     rows = suspects(catalogue, checked)
     return {
         "checked": len(checked.numbers),
-        "estimated_wrong": round(checked.estimate, 1),
+        "estimated_wrong": round(checked.estimate.wrong, 1),
+        "listed": checked.count,
+        "expected_wrong_among_listed": checked.expected,
         "counted_by_confident_learning": round(checked.errors.counted, 1),
-        "swapped_labels_found": round(checked.found, 4),
         "features": str(checked.fitted.tap),
         "head": str(checked.fitted.head),
         "suspects": [{key: value for key, value in row.items() if key != "number"} for row in rows],

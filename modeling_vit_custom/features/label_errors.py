@@ -12,6 +12,7 @@ bound over all t, with its statistical error, is the estimate (best bin estimati
 Shapes: N examples, K classes, M swapped labels.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ import numpy as np
 
 TIES = 1e-6  # a probability this far below a threshold still reaches it, and one this far above the label's is equal
 SWAPPED = 0.1  # of the labels
-ENOUGH, MOST_REPEATS = 200, 10  # swapped labels, over so many repeats at most
+ENOUGH, MOST_REPEATS = 1000, 10  # swapped labels, over so many repeats at most
 LEVEL, SLACK = 0.1, 0.1  # of best bin estimation: error probability, weight of the statistical error
 
 
@@ -87,31 +88,44 @@ def confident_joint(labels: np.ndarray, counted: np.ndarray, classes: int) -> np
 
 def swapped_labels(labels: np.ndarray, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return ([N] labels of which a share `SWAPPED` is replaced by another class at random, [N] bool: which)."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, len(labels)])
     chosen = rng.permutation(len(labels))[: max(1, round(SWAPPED * len(labels)))]
     swapped = labels.copy()
     swapped[chosen] = (labels[chosen] + rng.integers(1, classes, len(chosen))) % classes
     return swapped, swapped != labels
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """How many labels are wrong, if wrong labels are like labels swapped at random.
+
+    wrong: the estimated number.   known: [M] probabilities of the swapped labels, ascending.
+    """
+
+    wrong: float
+    known: np.ndarray
+
+    def among(self, limit: float) -> float:
+        """Return how many of the labels with a probability of at most `limit` are expected to be wrong."""
+        return self.wrong * float(np.searchsorted(self.known, limit, side="right")) / len(self.known)
+
+
 def estimate_errors(
     labels: np.ndarray, classes: int, probabilities_for: Callable[[np.ndarray, int], np.ndarray], seed: int = 0
-) -> tuple[float, float]:
-    """Return (the estimated number of wrong labels, the share of swapped labels among as many lowest probabilities).
+) -> Estimate:
+    """Return the estimated number of wrong labels.
 
-    probabilities_for: (labels [N], a seed) → held-out probabilities [N, K]. The second figure is a lower bound of how
-    many of the first suspects are wrong where a tenth is: wrong labels that were there before count as right.
+    probabilities_for: (labels [N], a seed) → held-out probabilities [N, K].
     """
-    size = max(1, round(SWAPPED * len(labels)))
-    known, others, found = [], [], []
-    for repeat in range(min(MOST_REPEATS, -(-ENOUGH // size))):
+    repeats = min(MOST_REPEATS, math.ceil(ENOUGH / max(1, SWAPPED * len(labels))))
+    known, others = [], []
+    for repeat in range(repeats):
         changed, swapped = swapped_labels(labels, classes, seed + repeat)
         own = probabilities_for(changed, seed + repeat)[np.arange(len(labels)), changed]
         known.append(own[swapped])
         others.append(own[~swapped])
-        found.append(swapped[np.argsort(own, kind="stable")[:size]].mean())
-    share = wrong_share(np.concatenate(known), np.concatenate(others))
-    return share * len(labels), float(np.mean(found))
+    scores = np.sort(np.concatenate(known))
+    return Estimate(wrong_share(scores, np.concatenate(others)) * len(labels), scores)
 
 
 def wrong_share(known: np.ndarray, others: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 NEIGHBOURS = 20  # whose mean distance says how typical an image is (TypiClust, arXiv 2202.02794)
 UNCERTAIN = 0.5  # share of each cluster among which the most typical image is chosen
 BLOCK = 1024
-ROUND_BATCH = 4096  # k-means looks at so many images at once
+ROUNDS = 50  # of k-means
 
 
 def choose_next(features: np.ndarray, probabilities: np.ndarray, budget: int, seed: int = 0) -> np.ndarray:
@@ -18,14 +18,13 @@ def choose_next(features: np.ndarray, probabilities: np.ndarray, budget: int, se
     into B clusters by k-means. In each, the most typical one among the uncertain half is chosen: the half with the
     smaller margin between the two most probable classes.
     """
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import KMeans
 
     count = len(features)
     if count <= budget:
         return np.argsort(margins(probabilities), kind="stable")
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    solver = MiniBatchKMeans(budget, n_init=3, random_state=seed, batch_size=ROUND_BATCH)
-    clusters = solver.fit(unit).labels_
+    clusters = KMeans(budget, n_init=1, max_iter=ROUNDS, random_state=seed).fit(unit).labels_
     margin, chosen = margins(probabilities), []
     for cluster in np.argsort(-np.bincount(clusters, minlength=budget), kind="stable"):
         members = np.flatnonzero(clusters == cluster)
