@@ -4,6 +4,10 @@ Shapes: U images without labels, D width of the features, K classes, B budget.
 """
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .closed_forms import Scaling
 
 NEIGHBOURS = 20  # whose mean distance says how typical an image is (TypiClust, arXiv 2202.02794)
 UNCERTAIN = 0.5  # share of each cluster among which the most typical image is chosen
@@ -14,16 +18,17 @@ ROUNDS = 50  # of k-means
 def choose_next(features: np.ndarray, probabilities: np.ndarray, budget: int, seed: int = 0) -> np.ndarray:
     """Return [≤ B] indices of the images to label, those of the largest clusters first.
 
-    features: [U, D].   probabilities: [U, K], by a head that was fitted to the labelled images. The images are divided
-    into B clusters by k-means. In each, the most typical one among the uncertain half is chosen: the half with the
-    smaller margin between the two most probable classes.
+    features: [U, D], scaled here by means and deviations.   probabilities: [U, K], by a head that was fitted to the
+    labelled images. The images are divided into B clusters by k-means. In each, the most typical one among the
+    uncertain half is chosen: the half with the smaller margin between the two most probable classes.
     """
     from sklearn.cluster import KMeans
 
     count = len(features)
     if count <= budget:
         return np.argsort(margins(probabilities), kind="stable")
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    scaled = torch.from_numpy(features)
+    unit = F.normalize(Scaling(scaled)(scaled), dim=1).float().numpy()
     clusters = KMeans(budget, n_init=1, max_iter=ROUNDS, random_state=seed).fit(unit).labels_
     margin, chosen = margins(probabilities), []
     for cluster in np.argsort(-np.bincount(clusters, minlength=budget), kind="stable"):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.preprocessing import StandardScaler
 
 from modeling_vit_custom.features.label_next import NEIGHBOURS, UNCERTAIN, choose_next, margins, typicality
 
@@ -28,7 +29,8 @@ def test_the_margin_is_between_the_two_highest():
 
 def test_one_of_each_group_the_most_typical_of_its_uncertain_part():
     features, of = groups([40, 20, 12])
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    scaled = StandardScaler().fit_transform(features)
+    unit = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
     first = np.random.default_rng(1).uniform(0.5, 1, len(of))
     chosen = choose_next(features, np.stack([first, 1 - first], axis=1), 3)
     assert of[chosen].tolist() == [0, 1, 2]  # the largest first

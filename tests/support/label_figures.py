@@ -26,7 +26,7 @@ from modeling_vit_custom.features.label_next import choose_next, margins, typica
 from modeling_vit_custom.features.selection import fit_head, held_out_logits
 
 HEAD = "discriminant"
-INJECTED = [("none", 0.0, 1), ("random", 0.05, 3), ("random", 0.1, 3), ("random", 0.2, 3), ("next class", 0.1, 3)]
+INJECTED = [("none", 0.0, 1), ("random", 0.1, 2), ("next class", 0.1, 1), ("random", 0.05, 1), ("random", 0.2, 1)]
 LABELLED, BUDGETS, SEEDS = 50, (20, 50, 100, 200), 5
 T_QUANTILE = {5: 2.776, 10: 2.262}  # of Student's distribution, two-sided 95 %, by the number of seeds
 
