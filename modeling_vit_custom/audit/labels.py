@@ -176,6 +176,7 @@ def suspects(catalogue: Catalogue, checked: Checked) -> list[dict[str, Any]]:
             "likely": checked.classes[errors.likely[i]],
             "p_label": round(float(errors.own[i]), 4),
             "p_likely": round(float(errors.likely_probability[i]), 4),
+            "confident": bool(errors.confident[i]),
         }
         for i in errors.suspects
     ]

@@ -1,13 +1,13 @@
 """Labels that are probably wrong, and an estimate of how many.
 
-Confident learning (Northcutt, Jiang, Chuang 2021, arXiv 1911.00068) takes probabilities from heads that did not see the
-example. An example counts as one of class k if its probability of k reaches the mean over the examples labelled k. It
-is suspected if that is another class than its label's; the lower the probability of its label, the higher it ranks.
+Heads that did not see an example give its probabilities. The lower the probability of its label, the higher it ranks.
 
-Confident learning counts hard images as errors, too. The estimate therefore compares with labels that are known to be
-wrong: some are swapped at random, and heads learn from all. If a share r of the swapped ones has a probability below t,
-and n of the others, then at most n/r of these are wrong, as far as their errors are like the swapped ones. The lowest
-bound over all t, with its statistical error, is the estimate (best bin estimation; Garg et al. 2021, arXiv 2111.00980).
+Confident learning (Northcutt, Jiang, Chuang 2021, arXiv 1911.00068) counts an example as one of class k if its
+probability of k reaches the mean over the examples labelled k. Counts of another class than the label's say how many
+labels are wrong, but hard images are among them. The estimate therefore compares with labels known to be wrong:
+some are swapped at random, and heads learn from all. If a share r of the swapped ones has a probability below t, and n
+of the others, then at most n/r of these are wrong, as far as their errors are like the swapped ones. The lowest bound
+over all t, with its statistical error, is the estimate (best bin estimation; Garg et al. 2021, arXiv 2111.00980).
 
 Shapes: N examples, K classes, M swapped labels.
 """
@@ -28,13 +28,15 @@ LEVEL, SLACK = 0.1, 0.1  # of best bin estimation: error probability, weight of 
 class LabelErrors:
     """Examples whose labels are probably wrong.
 
-    suspects: [S] int64, their indices, worst first.   own: [N] probability of the label.
-    likely: [N] int64, the most probable other class.   likely_probability: [N], its probability.
+    suspects: [S] int64, the indices of those whose label is not the most probable class, worst first.
+    confident: [N] bool: those of them that confident learning counts as another class.
+    own: [N] probability of the label.   likely: [N] int64, the most probable other class.   likely_probability: [N].
     joint: [K, K] float64, confident learning's estimate of the number of examples of each label (row) and true class
     (column).
     """
 
     suspects: np.ndarray
+    confident: np.ndarray
     own: np.ndarray
     likely: np.ndarray
     likely_probability: np.ndarray
@@ -47,20 +49,21 @@ class LabelErrors:
 
 
 def find_label_errors(labels: np.ndarray, probabilities: np.ndarray) -> LabelErrors:
-    """Return the labels that are probably wrong.
-
-    labels: [N] class ids.   probabilities: [N, K], held out. An example is suspected if it counts as another class than
-    its label's, unless its label is the most probable class.
-    """
+    """Return the labels that are probably wrong.   labels: [N] class ids.   probabilities: [N, K], held out."""
     rows = np.arange(len(labels))
     own, others = probabilities[rows, labels], probabilities.copy()
     others[rows, labels] = -1.0
     counted = counted_classes(labels, probabilities)
-    suspected = (counted >= 0) & (counted != labels) & (own + TIES < probabilities.max(axis=1))
-    places = np.flatnonzero(suspected)
-    suspects = places[np.argsort(own[places], kind="stable")]
-    joint = confident_joint(labels, counted, probabilities.shape[1])
-    return LabelErrors(suspects, own, others.argmax(axis=1), others.max(axis=1), joint)
+    unlike = own + TIES < probabilities.max(axis=1)
+    places = np.flatnonzero(unlike)
+    return LabelErrors(
+        places[np.argsort(own[places], kind="stable")],
+        unlike & (counted >= 0) & (counted != labels),
+        own,
+        others.argmax(axis=1),
+        others.max(axis=1),
+        confident_joint(labels, counted, probabilities.shape[1]),
+    )
 
 
 def thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

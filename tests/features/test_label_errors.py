@@ -44,7 +44,8 @@ def test_three_classes_by_hand():
     assert counted.tolist() == [0, 1, 1, -1, 2, -1]
     np.testing.assert_allclose(confident_joint(LABELS, counted, 3), [[1, 1, 0], [0, 2, 0], [0, 0, 2]])
     errors = find_label_errors(LABELS, PROBABILITIES)
-    assert errors.suspects.tolist() == [1] and errors.likely[1] == 1 and errors.counted == 1
+    assert errors.suspects.tolist() == [1] == np.flatnonzero(errors.confident).tolist()
+    assert errors.likely[1] == 1 and errors.counted == 1
     assert errors.own.tolist() == [0.9, 0.2, 0.8, 0.6, 0.8, 0.6] and errors.likely_probability[1] == 0.7
 
 
@@ -64,10 +65,14 @@ def test_it_is_what_cleanlab_finds(wrong):
     pixels, labels, _ = pixels_and_labels(wrong)
     found = probabilities(pixels, labels)
     errors = find_label_errors(labels, found)
-    ranked = find_label_issues(
-        labels, found, filter_by="confident_learning", return_indices_ranked_by="self_confidence", n_jobs=1
+    confident = find_label_issues(labels, found, filter_by="confident_learning", n_jobs=1)
+    assert np.array_equal(errors.confident, confident) and confident.sum() > 5
+    worst = find_label_issues(labels, found, filter_by="low_self_confidence", n_jobs=1)
+    assert {*errors.suspects[: worst.sum()]} == {*np.flatnonzero(worst)}
+    every = find_label_issues(
+        labels, found, filter_by="predicted_neq_given", return_indices_ranked_by="self_confidence", n_jobs=1
     )
-    assert errors.suspects.tolist() == ranked.tolist() and len(ranked) > 5
+    assert errors.suspects.tolist() == every.tolist()
     np.testing.assert_allclose(errors.own, get_label_quality_scores(labels, found, method="self_confidence"))
     np.testing.assert_allclose(thresholds(labels, found), get_confident_thresholds(labels, found))
     np.testing.assert_allclose(errors.joint, compute_confident_joint(labels, found), atol=1)  # theirs are rounded
@@ -78,11 +83,10 @@ def test_errors_put_into_real_labels_are_found(wrong):
     pixels, labels, bad = pixels_and_labels(wrong)
     errors = find_label_errors(labels, probabilities(pixels, labels))
     worst = np.argsort(errors.own)[: bad.sum()]
-    precision, of_suspects = bad[worst].mean(), bad[errors.suspects].mean()
-    print(
-        f"{wrong:.0%}: {precision:.3f} of the first {bad.sum()}, {of_suspects:.3f} of {len(errors.suspects)} suspects"
-    )
-    assert precision > 0.85 and of_suspects > 0.85 and len(errors.suspects) > 0.7 * bad.sum()
+    precision, of_confident = bad[worst].mean(), bad[errors.confident].mean()
+    print(f"{wrong:.0%}: {precision:.3f} of the first {bad.sum()}, {of_confident:.3f} of {errors.confident.sum()}")
+    assert precision > 0.85 and of_confident > 0.85 and errors.confident.sum() > 0.7 * bad.sum()
+    assert bad[errors.suspects].sum() > 0.9 * bad.sum()
 
 
 @pytest.mark.parametrize("wrong,least,most", [(0.0, 0, 20), (0.05, 60, 120), (0.2, 280, 420)])

@@ -53,8 +53,11 @@ def error_rows(features, labels: np.ndarray) -> None:
     from cleanlab.filter import find_label_issues
 
     classes = int(labels.max()) + 1
-    print("injected | ours | margin | most confident mistakes | cleanlab, default | listed, expected wrong, wrong | "
-          "estimate | confident learning's count | suspects: ours, also cleanlab's default")  # fmt: skip
+    print(
+        "injected | ours | confident learning's set | margin | most confident mistakes | cleanlab, default | listed, "
+        "expected wrong, wrong | estimate | confident learning's count | counted as another class by ours, also by "
+        "cleanlab's default, by this"
+    )
     for how, share, seeds in INJECTED:
         rows = []
         for seed in range(seeds):
@@ -81,14 +84,15 @@ def error_rows(features, labels: np.ndarray) -> None:
             expected = estimate.among(errors.own[listed[-1]]) if len(listed) else 0
             rows.append(
                 [
-                    first(errors.suspects, by_own), first(np.argsort(errors.own - errors.likely_probability)),
+                    first(by_own), first(by_own[errors.confident[by_own]], by_own),
+                    first(np.argsort(errors.own - errors.likely_probability)),
                     first(np.argsort(mistakes, kind="stable")), first(issues, by_own), len(listed), expected,
-                    bad[listed].sum(), estimate.wrong, errors.counted, len(errors.suspects),
-                    len(np.intersect1d(errors.suspects, issues)),
+                    bad[listed].sum(), estimate.wrong, errors.counted, errors.confident.sum(),
+                    errors.confident[issues].sum(), len(issues),
                 ]
             )  # fmt: skip
         mean = np.mean(rows, axis=0)
-        shares, counts = [f"{value:.3f}" for value in mean[:4]], [f"{value:.0f}" for value in mean[4:]]
+        shares, counts = [f"{value:.3f}" for value in mean[:5]], [f"{value:.0f}" for value in mean[5:]]
         print(f"{how} {share:.0%} ({seeds}) | " + " | ".join(shares + counts), flush=True)
 
 
