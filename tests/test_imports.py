@@ -93,7 +93,7 @@ ROOMS = {
     "inference": {"common", "data", "engines", "tasks"},
     "evaluation": {"common", "data", "inference", "reporting", "tasks"},
     "features": {"common", "data", "tasks"},
-    "audit": {"common", "data", "reporting"},
+    "audit": {"common", "data", "features", "reporting"},
     "conversion": {"common", "inference"},
     "speed": {"common", "data", "engines", "evaluation", "inference", "reporting", "tasks"},
     "serving": {"common", "inference", "reporting", "tasks"},
@@ -124,8 +124,8 @@ ROOMS = {
         "training/initialization", "training/runs", "training/trainer",
     },
     "api": {
-        "common", "conversion", "data", "engines", "evaluation", "inference", "publishing", "reporting", "speed",
-        "tasks", "training/runs",
+        "audit", "common", "conversion", "data", "engines", "evaluation", "inference", "publishing", "reporting",
+        "speed", "tasks", "training/initialization", "training/runs",
     },
     "commands": {
         "api", "audit", "benchmarks", "common", "conversion", "data", "engines", "inference", "publishing", "reporting",

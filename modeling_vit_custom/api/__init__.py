@@ -8,16 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .auditing import audit_data
     from .classifying import evaluate, predict
     from .converting import convert, export
     from .loading import load
     from .publishing import publish, verify
     from .training import pretrain, train
 
-__all__ = ["convert", "evaluate", "export", "load", "predict", "pretrain", "publish", "train", "verify"]
+__all__ = ["audit_data", "convert", "evaluate", "export", "load", "predict", "pretrain", "publish", "train", "verify"]
 
 # Module of each function; imported on first use, because Trainer, plots and other libraries take seconds to import.
 _MODULES = {
+    "audit_data": "auditing",
     "convert": "converting",
     "evaluate": "classifying",
     "export": "converting",

@@ -1,21 +1,26 @@
 """`vit-custom audit_data`: all that can be reported about a folder or table of images before training on it."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import DataError
 from ..common.text import visible
+from ..data.cache import AUTO
+from ..data.examples import Joined
 from ..data.names import natural_sorted
 from ..data.raw import RawSplit
 from ..data.source import Columns, Source
 from ..data.sources import assemble, read_splits
+from .candidates import next_findings, read_candidates, suggest
 from .classes import class_counts, class_findings
 from .duplicates import duplicate_findings, same_pixels
+from .encoder import Encoder
 from .files import files_on_disk, link_findings, loaded_files, split_trap, unloaded_findings
 from .findings import ERROR, SEVERITIES, SPLITS, Catalogue, Finding, catalogue, finding
 from .images import depth_findings, image_findings, unreadable_findings
+from .labels import check_labels, label_findings, label_record, refuse_unchecked
 from .scan import scan_images
 from .similar import similar_findings
 
@@ -25,6 +30,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "max_eval_samples": None,
     "seed": 0,
 }
+BUDGET = 50  # images that are suggested for labelling
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,9 @@ class Audit:
 
     sources: the folders and tables as they were named.   files: number of files on disk.
     counts: split -> class -> images.   sizes: split -> images.   findings: worst first.
-    images: the examples, from which thumbnails are made; None if nothing could be loaded.
+    images: sources of the examples, then of the images without labels, from which thumbnails are made; None if nothing
+    could be loaded.
+    notes: how a model looked at the labels.   by_model: entries of the JSON that it adds.
     """
 
     sources: list[str]
@@ -41,8 +49,10 @@ class Audit:
     sizes: dict[str, int]
     counts: dict[str, dict[str, int]]
     findings: list[Finding]
-    images: Catalogue | None
+    images: Any
     seconds: float
+    notes: list[str] = field(default_factory=list)
+    by_model: dict[str, Any] = field(default_factory=dict)
 
     def count(self, severity: str) -> int:
         return sum(one.severity == severity for one in self.findings)
@@ -70,6 +80,7 @@ class Audit:
                 }
                 for one in self.findings
             ],
+            **self.by_model,
             "seconds": round(self.seconds, 1),
         }
 
@@ -83,11 +94,17 @@ def audit(
     progress: bool = False,
     columns: Columns = Columns(),
     follow_links: bool = False,
+    encoder: Encoder | None = None,
+    unlabelled: Source | None = None,
+    budget: int = BUDGET,
+    image_cache: str = AUTO,
 ) -> Audit:
     """Look at every file and decode every image that training would take by the same arguments.
 
     train: the training data, or the `Source` of all splits, which replaces validation, test and follow_links.
-    columns, follow_links: as in training. Raises DataError if a source does not exist.
+    columns, follow_links: as in training.   encoder: looks for labels that are probably wrong, and chooses `budget` of
+    the images `unlabelled` to label next.   image_cache: where its features are kept, as in training.
+    Raises DataError if a source does not exist; UsageError for labels that no encoder can check.
     """
     started = time.perf_counter()
     source = train if isinstance(train, Source) else Source(train, validation, test, follow_links=follow_links)
@@ -101,20 +118,39 @@ def audit(
         raw = read_splits(source, columns, refuse_links=False)
     except DataError as error:
         findings += _refused(error)
+    if encoder is not None and raw:
+        refuse_unchecked(raw)
+    candidates = read_candidates(unlabelled) if unlabelled is not None and encoder is not None and raw else None
+    notes: list[str] = []
+    by_model: dict[str, Any] = {}
     files, refused_links = files_on_disk(sources, raw, source.follow_links)
     findings += link_findings(refused_links)
     if raw:
-        images, loaded = catalogue(raw), loaded_files(raw)
+        known, loaded = catalogue(raw), loaded_files(raw)
+        images = known.images
         unloaded = {path: root for path, root in files.items() if str(path) not in loaded}
-        findings += unloaded_findings(unloaded, len(images))
+        findings += unloaded_findings(unloaded, len(known))
         if source.train is not None:
-            findings += _split_trap(Path(source.train), files, images)
+            findings += _split_trap(Path(source.train), files, known)
         by_class = class_findings(raw)
         findings += by_class + _assembled(raw, by_class)
-        records, errors = scan_images(images.images, images.names, num_workers, progress)
-        findings += unreadable_findings(errors) + image_findings(images, records)
-        findings += depth_findings(images, records)
-        findings += duplicate_findings(images, same_pixels(records)) + similar_findings(images, records)
+        records, errors = scan_images(known.images, known.names, num_workers, progress)
+        findings += unreadable_findings(errors) + image_findings(known, records)
+        findings += depth_findings(known, records)
+        findings += duplicate_findings(known, same_pixels(records)) + similar_findings(known, records)
+        if encoder is not None:
+            checked = check_labels(encoder, raw, known, records, image_cache, progress)
+            findings += label_findings(known, checked)
+            notes += checked.notes
+            by_model = {"model": encoder.name, "label_errors": label_record(known, checked)}
+            if candidates is not None:
+                suggested = suggest(
+                    encoder, candidates, known, records, checked, budget, image_cache, num_workers, progress
+                )
+                findings += next_findings(suggested, len(known))
+                notes += suggested.notes
+                by_model["label_next"] = suggested.record()
+                images = Joined([known.images, suggested.images])
     return Audit(
         [*([] if source.dataset_name is None else [source.dataset_name]), *map(str, sources)],
         len(files),
@@ -123,6 +159,8 @@ def audit(
         sorted(findings, key=lambda one: SEVERITIES.index(one.severity)),
         images,
         time.perf_counter() - started,
+        notes,
+        by_model,
     )
 
 
@@ -162,6 +200,7 @@ def text_report(audit: Audit) -> str:
         for split, size in audit.sizes.items()
     ]
     lines += [f"  {audit.files:,} files on disk; {audit.seconds:.1f} s"]
+    lines += [f"  {note}" for note in audit.notes]
     for one in audit.findings:
         lines += ["", f"{one.severity.upper():<7}  {one.title}: {one.count:,}  [{one.code}]"]
         lines += [f"    {example.text}" for example in one.examples[:5]]

@@ -34,7 +34,7 @@ class Finding:
     severity: ERROR, training would be silently wrong or stop; WARNING, look at it; NOTE, good to know.
     code:     a stable name, for scripts.
     title:    what `count` counts.   advice: what to do.
-    examples: the first of the cases.
+    examples: the first of the cases.   all_on_page: whether a page shows all of these.
     """
 
     severity: str
@@ -43,6 +43,7 @@ class Finding:
     advice: str
     count: int
     examples: list[Example] = field(default_factory=list)
+    all_on_page: bool = False
 
 
 def finding(severity: str, code: str, title: str, advice: str, cases: Iterable[Example | str]) -> list[Finding]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..reporting import page
 from .audit import Audit
-from .findings import SEVERITIES, Catalogue, Finding
+from .findings import SEVERITIES, Finding
 
 MAX_THUMBNAILS = 240  # of a page: about a megabyte
 MAX_CLASSES = 60  # with a bar of their own
@@ -30,13 +30,16 @@ def _content(audit: Audit) -> dict[str, Any]:
     }
 
 
-def illustrated(findings: Sequence[Finding], images: Catalogue | None = None) -> list[dict[str, Any]]:
-    """Return what finding.html.j2 shows of each finding: its first examples, with thumbnails if there are `images`."""
+def illustrated(findings: Sequence[Finding], images: Any = None) -> list[dict[str, Any]]:
+    """Return what finding.html.j2 shows of each finding: its first examples, with thumbnails.
+
+    images: sources of all images by number; None: no thumbnails.
+    """
     shown = []
     left = MAX_THUMBNAILS
     for one in findings:
         examples = []
-        for example in one.examples[:SHOWN]:
+        for example in one.examples if one.all_on_page else one.examples[:SHOWN]:
             thumbnails = _thumbnails(images, example.images[:left])
             examples.append((example, thumbnails))
             left -= len(thumbnails)
@@ -62,5 +65,5 @@ def _class_rows(audit: Audit) -> list[dict[str, Any]]:
     ]
 
 
-def _thumbnails(images: Catalogue | None, numbers: Sequence[int]) -> list[str]:
-    return [] if images is None else [data for i in numbers if (data := page.thumbnail(images.images[i]))]
+def _thumbnails(images: Any, numbers: Sequence[int]) -> list[str]:
+    return [] if images is None else [data for i in numbers if (data := page.thumbnail(images[i]))]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from .examples import Examples, LazySelection
+from .examples import Examples, Joined, LazySelection
 from .hub_datasets import DatasetImages
 from .tables import ParquetImages
 from .views import ImageResizer
@@ -44,6 +44,8 @@ def key_hash(key: dict[str, Any]) -> str:
 def images_fingerprint(images: Sequence[Any]) -> str:
     """Return a hash of image sources; a file is not read, but goes in by its path, size and modification time."""
     digest = hashlib.sha256()
+    if isinstance(images, Joined):
+        return hashlib.sha256("".join(map(images_fingerprint, images.parts)).encode()).hexdigest()
     if isinstance(images, LazySelection):
         digest.update(images_fingerprint(images.items).encode() + np.asarray(images.indices, np.int64).tobytes())
     elif isinstance(images, DatasetImages):

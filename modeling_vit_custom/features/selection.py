@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..common.errors import DataError
 from ..data.splits import draw_subset
 from ..data.targets import Targets
 from ..tasks.registry import task_named
@@ -155,6 +156,36 @@ def cross_validate(
     best = max(range(len(candidates)), key=lambda place: scores[place][:2])
     temperature = scores[best][2]
     return *candidates[best], temperature, (chosen, logits[best, 0].clamp_min(NEVER) / temperature)
+
+
+def held_out_logits(
+    features: torch.Tensor,
+    labels: np.ndarray,
+    outputs: int,
+    kind: str,
+    strength: float,
+    copies: np.ndarray | None = None,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Return float64 [N, K]: the logits of each example by a head that was fitted to the other folds alone.
+
+    Their temperature is chosen so that their probabilities fit the labels best.   labels: class ids [N].   kind,
+    strength: of the heads.   copies: [N] numbers, equal for examples that must lie in one fold, such as copies of one
+    image; their first label decides on the fold. Raises DataError for fewer than two such groups.
+    """
+    scaled, answers = Scaling(features)(features), torch.as_tensor(labels)
+    _, first, group = np.unique(np.arange(len(labels)) if copies is None else copies, True, True)
+    folds = stratified_folds(labels[first], FOLDS, seed)
+    if len(folds) < 2:
+        raise DataError(f"{len(folds)} image(s) cannot be held out from one another: at least two are needed.")
+    logits = torch.empty(len(labels), outputs, dtype=torch.float64)
+    for fold in folds:
+        inside = np.isin(group, fold)
+        rest = np.flatnonzero(~inside)
+        weight, bias = next(_fits(kind, scaled[rest], answers[rest], outputs, (strength,)))
+        logits[inside] = F.linear(scaled[inside], weight, bias)
+    logits = logits.clamp_min(NEVER)
+    return logits / _calibrated(logits, answers)[1]
 
 
 def stratified_folds(groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:

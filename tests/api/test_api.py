@@ -43,6 +43,7 @@ from modeling_vit_custom.training.runs.groups import pretraining_groups, trainin
 
 # Commands without dataclasses of flags: (flags that the function lacks, parameters that the command lacks).
 THIN = {
+    "audit_data": ({"named"}, {"progress"}),  # the second name of train_dir; a command draws bars
     "evaluate": (set(), set()),
     "predict": (set(), {"processes"}),  # a command joins the processes it was launched with
     "convert": ({"list"}, set()),  # prints
