@@ -49,8 +49,8 @@ def index(
 
     model: a saved folder, a Hub id or "REPO@REVISION", of a classifier or an encoder.   data_dir: a folder or table of
     images; or give dataset_name instead. Labels, if there are any, are kept, too.   split: one of several; default: all
-    of them.   approximate: "yes" or "no": whether to add a graph for approximate search; "auto": for more than a million
-    images.   overwrite: replace an index of another model.
+    of them.   approximate: "yes" or "no": whether to add a graph for approximate search; "auto": for more than a
+    million images.   overwrite: replace an index of another model.
 
     Raises ValueError for a folder that holds something else or lies in a model's folder, for an index of another model,
     for images of which none can be read and for a model without a pooled vector; OSError for a model that does not

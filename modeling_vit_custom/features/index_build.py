@@ -13,8 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
-from zlib import crc32
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -33,7 +32,8 @@ from ..inference.forward import PreparedImages, run_batches
 from ..inference.loading import load_classifier
 from .graph import is_wanted, write_graph
 from .index_files import FORMAT, GRAPH, IMAGES, RECORD, VECTORS, Index, preprocessing_of
-from .index_images import CONTENT, Listed, content_of, list_images
+from .index_images import Listed, content_of, list_images
+from .journal import Journal
 
 AT_ONCE = 2**14  # vectors that are copied at once
 LIBRARIES = ("numpy", "pillow", "torch", "torchvision", "transformers")
@@ -57,62 +57,6 @@ class Built:
     graph: bool
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-
-
-class Journal:
-    """Vectors that are computed and not yet in an index: an append-only file of records with checksums.
-
-    contents: the hashes of the images it holds, in order. A torn or damaged end is cut off. A file of another model is
-    started afresh.
-    """
-
-    def __init__(self, path: Path, made_by: str):
-        self.path, self.made_by = path, made_by.encode("ascii")
-        self.contents: list[bytes] = []
-        self.width = self._read() if path.is_file() else 0
-
-    def __enter__(self) -> Self:
-        self.file = open(self.path, "ab")
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.file.close()
-        if not self.contents:
-            self.path.unlink()
-
-    def _read(self) -> int:
-        """Find the whole records; return their width, 0 if there are none."""
-        start, width = len(self.made_by), 0
-        with open(self.path, "r+b") as file:
-            head = file.read(start + 4)
-            if len(head) == start + 4 and head[:start] == self.made_by:
-                width = int.from_bytes(head[start:], "little")
-                kind = _record_of(width)
-                while len(raw := file.read(kind.itemsize)) == kind.itemsize:
-                    record = np.frombuffer(raw, kind)[0]
-                    if crc32(raw[:-4]) != record["sum"]:
-                        break
-                    self.contents.append(raw[:CONTENT])
-            file.truncate(start + 4 + len(self.contents) * _record_of(width).itemsize if self.contents else 0)
-        return width if self.contents else 0
-
-    def add(self, contents: list[bytes], vectors: np.ndarray) -> None:
-        """Append vectors [B, D] of images with these contents."""
-        if not self.width:
-            self.width = vectors.shape[1]
-            self.file.write(self.made_by + self.width.to_bytes(4, "little"))
-        for content, vector in zip(contents, vectors, strict=True):
-            raw = content + np.ascontiguousarray(vector, np.float32).tobytes()
-            self.file.write(raw + crc32(raw).to_bytes(4, "little"))
-        self.file.flush()
-        self.contents += contents
-
-    def vectors(self) -> np.ndarray:
-        """Return the vectors [n, D], memory-mapped."""
-        if not self.contents:
-            return np.empty((0, self.width), np.float32)
-        kind = _record_of(self.width)
-        return np.memmap(self.path, kind, "r", len(self.made_by) + 4, (len(self.contents),))["vector"]
 
 
 def build_index(
@@ -149,25 +93,17 @@ def build_index(
         if before is not None:
             before.check_model(name, net, processor)
         made_by = fingerprint(net, processor, {})
-        contents = [
-            content_of(images.images[row])
-            for row in tqdm(range(len(images)), "reading", unit="img", disable=not progress or len(images) < 1000)
-        ]
-        unfinished = output.with_name(f"{output.name}.unfinished")
-        with Journal(unfinished, made_by) as journal:
+        contents = _contents(images, progress)
+        with Journal(output.with_name(f"{output.name}.unfinished"), made_by) as journal:
             old = [] if before is None else [bytes.fromhex(line["content"]) for line in before.images]
-            known = {content: row for row, content in enumerate([*old, *journal.contents])}
-            todo: dict[Any, int] = {}
-            for row, content in enumerate(contents):
-                if content not in known:
-                    todo.setdefault(content or row, row)
+            known: dict[bytes | None, int] = {content: row for row, content in enumerate([*old, *journal.contents])}
+            todo = _missing(contents, known)
             run = (batch_size, num_workers, progress)
-            errors = _compute(net, images, processor, contents, [*todo.values()], journal, *run)
+            errors = _compute(net, images, processor, contents, todo, journal, *run)
             known |= {content: len(old) + row for row, content in enumerate(journal.contents)}
             rows = [row for row, content in enumerate(contents) if content in known]
             if not rows:
                 raise DataError(f"none of the {len(images)} images can be read, such as {next(iter(errors.values()))}")
-            graph = is_wanted(approximate, len(rows))
             width = journal.width if before is None else int(before.record["width"])
             record = {
                 "format": FORMAT,
@@ -177,23 +113,45 @@ def build_index(
                 "model": {"name": name, "revision": revision, "fingerprint": made_by},
                 "preprocessing": preprocessing_of(processor),
                 "libraries": {**{each: version(each) for each in LIBRARIES}, "modeling_vit_custom": __version__},
-                "graph": graph,
+                "graph": is_wanted(approximate, len(rows)),
             }
             lines = "".join(_line(images, row, contents[row]) for row in rows)
-            found = [known[contents[row]] for row in rows]
-            if not _holds(before, lines, graph):
-                _write(output, record, lines, found, before, journal)
-        unfinished.unlink(missing_ok=True)
-    failed = [
-        errors.get(row)
-        or f"{images.names[row]}: as {images.names[todo[contents[row] or row]]}, which has the same content"
-        for row in range(len(images))
-        if contents[row] not in known
+            if not _holds(before, lines, record):
+                _write(output, record, lines, [known[contents[row]] for row in rows], before, journal)
+            journal.finish()
+    failures = [
+        errors.get(row, f"{images.names[row]}: its content is that of another image, which cannot be read")
+        for row, content in enumerate(contents)
+        if content not in known
     ]
-    notes = [*images.notes, *_left(before, images)]
-    labelled = sum(images.labels[row] is not None for row in rows)
-    computed = len(todo) - len(errors)
-    return Built(output, len(rows), width, computed, len(failed), labelled, graph, notes, failed[:FEW])
+    return Built(
+        output,
+        len(rows),
+        width,
+        len(todo) - len(errors),
+        len(failures),
+        sum(images.labels[row] is not None for row in rows),
+        bool(record["graph"]),
+        [*images.notes, *_left(before, images)],
+        failures[:FEW],
+    )
+
+
+def _contents(images: Listed, progress: bool) -> list[bytes | None]:
+    """The hash of each image's content, None for a file that cannot be read."""
+    shown = progress and len(images) >= 1000
+    return [
+        content_of(images.images[row]) for row in tqdm(range(len(images)), "reading", unit="img", disable=not shown)
+    ]
+
+
+def _missing(contents: list[bytes | None], known: dict[bytes | None, int]) -> list[int]:
+    """The rows that must go through the model: the first of each content that is not known."""
+    first: dict[bytes | int, int] = {}
+    for row, content in enumerate(contents):
+        if content not in known:
+            first.setdefault(row if content is None else content, row)
+    return list(first.values())
 
 
 def _before(output: Path) -> Index | None:
@@ -213,10 +171,6 @@ def _is_index(folder: Path) -> bool:
 
 def _previous(output: Path) -> Path:
     return output.with_name(f"{output.name}.previous")
-
-
-def _record_of(width: int) -> np.dtype:
-    return np.dtype([("content", f"V{CONTENT}"), ("vector", "<f4", (width,)), ("sum", "<u4")])
 
 
 def _compute(
@@ -262,9 +216,11 @@ def _line(images: Listed, row: int, content: bytes | None) -> str:
     return json_line({"path": images.names[row], **label, "content": (content or b"").hex()})
 
 
-def _holds(before: Index | None, lines: str, graph: bool) -> bool:
+def _holds(before: Index | None, lines: str, record: dict[str, Any]) -> bool:
     """Whether the index that is there is the one that would be written."""
-    return before is not None and before.images.data == lines.encode() and (before.graph is not None) == graph
+    if before is None or before.images.data != lines.encode():
+        return False
+    return (before.graph is not None, before.record["labels"]) == (record["graph"], record["labels"])
 
 
 def _write(

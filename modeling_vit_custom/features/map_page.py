@@ -18,7 +18,7 @@ from ..common.text import visible
 from ..reporting import page
 
 SIDE, ACROSS = 64, 16  # pixels of a picture; pictures in a row, and rows, of a sheet
-MAP = 1000  # side of the drawing, in its own units
+MAP = 1000  # longer side of the drawing, in its own units
 EDGE = 20
 COLOURS = 10
 SHAPES = ("round", "square", "ring")
@@ -47,7 +47,9 @@ def write_map(
     order = [point for _, points in groups for point in points]
     sheets, has_picture = _sheets(map(image_of, order), len(order), progress)
     number = {point: place for place, point in enumerate(order)}
-    drawn = np.round(EDGE + places * (MAP - 2 * EDGE), 1)
+    inside = MAP - 2 * EDGE
+    low, high = places.min(axis=0) * inside, places.max(axis=0) * inside
+    drawn = np.round(EDGE + places * inside - low, 1)
     content = {
         **facts,
         "scripted": True,
@@ -59,7 +61,8 @@ def write_map(
         "pictures": sum(has_picture),
         "side": SIDE,
         "across": ACROSS,
-        "size": MAP,
+        "width": max(int(high[0] - low[0]), inside // 2) + 2 * EDGE,
+        "height": max(int(high[1] - low[1]), inside // 2) + 2 * EDGE,
     }
     page.write_page(Path(output), "features/map_page.html.j2", content)
     return sum(has_picture)
