@@ -234,7 +234,8 @@ def _write(
         for start in range(0, len(found), AT_ONCE):
             rows = np.array(found[start : start + AT_ONCE])
             part, is_new = vectors[start : start + len(rows)], rows >= count
-            part[is_new] = new[rows[is_new] - count]
+            if is_new.any():
+                part[is_new] = new[rows[is_new] - count]
             if before is not None:
                 part[~is_new] = before.vectors[rows[~is_new]]
         vectors.flush()
