@@ -93,7 +93,7 @@ def search(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> Searched:
-    """Find the images of an index that are most like others; returns their records.
+    """Compare images with those of an index; returns records of the most similar ones.
 
     inputs: files, folders, patterns such as "photos/*.jpg", or a single one of them.   model: default: the one that
     made the index; of another one only the same weights and preprocessing are accepted.   output: file of JSON lines.
