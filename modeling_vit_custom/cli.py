@@ -25,6 +25,9 @@ COMMANDS = {
     "train": "train or fine-tune an image classifier",
     "evaluate": "measure a saved classifier on labelled images",
     "predict": "classify image files, one JSON line each",
+    "index": "keep the vectors of images, to search among them",
+    "search": "find the images of an index that are most like others",
+    "map": "draw images as points of a plane, near those like them, as one page",
     "speed_table": "measure what speed settings gain and cost, and store them",
     "export": "write a classifier for another runtime",
     "publish": "check a saved classifier and upload it to the Hub",
@@ -46,6 +49,8 @@ ALIASES = {
     "audit_data": {"data": "train_dir", "output": "json"},
     "evaluate": {"data": "data_dir"},
     "predict": {"data": "data_dir"},
+    "index": {"data": "data_dir"},
+    "map": {"data": "data_dir"},
     "export": {"data": "data_dir"},
     "speed_table": {"data": "data_dir"},
 }

@@ -92,7 +92,7 @@ ROOMS = {
     "engines": {"common", "tasks"},
     "inference": {"common", "data", "engines", "tasks"},
     "evaluation": {"common", "data", "inference", "reporting", "tasks"},
-    "features": {"common", "data", "tasks"},
+    "features": {"common", "data", "inference", "reporting", "tasks"},
     "audit": {"common", "data", "features", "reporting"},
     "conversion": {"common", "inference"},
     "speed": {"common", "data", "engines", "evaluation", "inference", "reporting", "tasks"},
@@ -124,12 +124,12 @@ ROOMS = {
         "training/initialization", "training/runs", "training/trainer",
     },
     "api": {
-        "audit", "common", "conversion", "data", "engines", "evaluation", "inference", "publishing", "reporting",
-        "speed", "tasks", "training/initialization", "training/runs",
+        "audit", "common", "conversion", "data", "engines", "evaluation", "features", "inference", "publishing",
+        "reporting", "speed", "tasks", "training/initialization", "training/runs",
     },
     "commands": {
-        "api", "audit", "benchmarks", "common", "conversion", "data", "engines", "inference", "publishing", "reporting",
-        "serving", "speed", "tasks", "training/arguments", "training/runs",
+        "api", "audit", "benchmarks", "common", "conversion", "data", "engines", "features", "inference", "publishing",
+        "reporting", "serving", "speed", "tasks", "training/arguments", "training/runs",
     },
 }  # fmt: skip
 FLAGS = {"ModelArguments", "DataArguments", "ViTTrainingArguments", "PretrainingArguments"}

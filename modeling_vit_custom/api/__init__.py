@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from .converting import convert, export
     from .loading import load
     from .publishing import publish, verify
+    from .searching import index, map_images, search
     from .training import pretrain, train
 
-__all__ = ["audit_data", "convert", "evaluate", "export", "load", "predict", "pretrain", "publish", "train", "verify"]
+__all__ = [
+    "audit_data", "convert", "evaluate", "export", "index", "load", "map_images", "predict", "pretrain", "publish",
+    "search", "train", "verify",
+]  # fmt: skip
 
 # Module of each function; imported on first use, because Trainer, plots and other libraries take seconds to import.
 _MODULES = {
@@ -23,10 +27,13 @@ _MODULES = {
     "convert": "converting",
     "evaluate": "classifying",
     "export": "converting",
+    "index": "searching",
     "load": "loading",
+    "map_images": "searching",
     "predict": "classifying",
     "pretrain": "training",
     "publish": "publishing",
+    "search": "searching",
     "train": "training",
     "verify": "publishing",
 }

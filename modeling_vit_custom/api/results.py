@@ -15,6 +15,10 @@ from ..common.json_files import json_safe, readable_json
 from ..common.model_files import CONFUSION_PICTURE, METRICS, TRAINER_STATE
 from ..data.names import in_order
 from ..evaluation.result import Evaluation
+from ..features.index_build import Built
+from ..features.index_files import RECORD
+from ..features.map import Mapped
+from ..inference.answers import json_line
 from ..inference.predict import Summary
 from ..publishing.report import Check
 
@@ -244,3 +248,68 @@ class Verified:
     def __repr__(self) -> str:
         failed = [str(check) for check in self.checks if not check.passed]
         return "\n".join([f"Verified: {_row('', self.metrics).strip()}", *failed])
+
+
+@dataclass(frozen=True, repr=False)
+class Indexed(Built):
+    """A finished index, in the folder `output`."""
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """How many images it holds, were computed now, could not be read, and have a label; and the vectors' width."""
+        return {name: getattr(self, name) for name in ("images", "computed", "failed", "labelled", "width")}
+
+    def to_json(self) -> str:
+        """Return the text of the index's own record, index.json."""
+        return (self.output / RECORD).read_text(encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return f"Indexed: {self.output}\n{_row('', self.metrics).strip()}"
+
+
+@dataclass(frozen=True, repr=False)
+class Searched:
+    """A finished search.
+
+    records: {"path", "neighbours"} or {"path", "error"} for each image; if it was evaluated, the figures alone.
+    output: the file that holds them as JSON lines, if one was named.
+    """
+
+    records: list[dict[str, Any]]
+    output: Path | None = None
+    evaluated: bool = False
+
+    @property
+    def failed(self) -> int:
+        """How many images could not be read."""
+        return sum("error" in record for record in self.records)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The figures of an evaluation; otherwise how many images there were and could not be read."""
+        return dict(self.records[0]) if self.evaluated else {"images": len(self.records), "failed": self.failed}
+
+    def to_json(self) -> str:
+        """Return the records as JSON lines."""
+        return "".join(map(json_line, self.records))
+
+    def __repr__(self) -> str:
+        return f"Searched: {_row('', self.metrics).strip()}"
+
+
+@dataclass(frozen=True, repr=False)
+class MappedImages(Mapped):
+    """A finished page, in the file `output`."""
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """How many images, points, classes and pictures there are; and the trustworthiness of the places."""
+        names = ("images", "points", "classes", "pictures", "trustworthiness")
+        return {name: getattr(self, name) for name in names}
+
+    def to_json(self) -> str:
+        """Return the name of the page and its figures."""
+        return _file_text({"output": str(self.output), **self.metrics})
+
+    def __repr__(self) -> str:
+        return f"MappedImages: {self.output}\n{_row('', self.metrics).strip()}"

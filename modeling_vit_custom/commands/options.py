@@ -51,14 +51,18 @@ def add_table_options(parser: argparse.ArgumentParser, labelled: bool = True) ->
     )
 
 
-def add_data_dir(parser: argparse.ArgumentParser, help: str, labelled: bool = True) -> None:
+def add_data_dir(
+    parser: argparse.ArgumentParser, help: str, labelled: bool = True, all_splits: bool | None = None
+) -> None:
     """Add the flags that name images to measure or predict, and those of `add_table_options`.
 
-    They accept every source that training reads.   help: help text of --data_dir.
+    They accept every source that training reads.   help: help text of --data_dir.   all_splits: whether all splits are
+    read if none is named; by default those without labels.
     """
     parser.add_argument("--data_dir", metavar="DIR", help=help)
     add_dataset_options(parser)
-    chosen = "the first of test, validation, train" if labelled else "all of them"
+    all_splits = not labelled if all_splits is None else all_splits
+    chosen = "all of them" if all_splits else "the first of test, validation, train"
     parser.add_argument("--split", choices=MEASURED_ON, help=f"one of several (default: {chosen})")
     add_table_options(parser, labelled)
 

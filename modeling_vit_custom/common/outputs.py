@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from .model_files import CONFIG
+from .model_files import CONFIG, EXPORT, RUN_FILE, SHARDS, WEIGHTS, WEIGHTS_INDEX
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -60,6 +60,20 @@ def check_new_folder(path: str | os.PathLike, error: type[Exception] = OutputErr
         raise error(f"{path} is {kind_of(path) or 'a file or a link'}: it must be a new or an empty folder.")
     if os.listdir(path):
         raise error(f"{path} is not empty: it must be a new or an empty folder.")
+
+
+def check_private(path: str | os.PathLike, what: str) -> None:
+    """Raise OutputError for a path in the folder of a model, a run or an export, which is passed on and published.
+
+    what: the private thing that would be written, such as "an index".
+    """
+    marks = (WEIGHTS, WEIGHTS_INDEX, SHARDS, EXPORT, RUN_FILE)
+    for folder in Path(os.path.realpath(path)).parents:
+        if folder.is_dir() and any(any(folder.glob(mark)) for mark in marks):
+            raise OutputError(
+                f"{path} lies in {folder}, the folder of a model, which is passed on and published; {what} shows what "
+                "your images hold. Name a path elsewhere."
+            )
 
 
 @contextmanager

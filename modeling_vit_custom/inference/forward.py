@@ -155,7 +155,8 @@ def run_batch(
         batch = stacked([pixels for _, pixels in read if pixels.shape == size])
         with torch.inference_mode():
             output = model(pixel_values=batch.to(model.device, model.dtype))
-        answers.append(output[field].float().cpu())
+        if pooled is None or field in output:  # an encoder may store labels that it has no head for
+            answers.append(output[field].float().cpu())
         if output.get("unknown") is not None:
             typical.append(output["typicality"].float().cpu())
             unknown.append(output["unknown"].cpu())

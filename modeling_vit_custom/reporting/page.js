@@ -49,3 +49,69 @@ for (const chart of document.querySelectorAll("svg.read")) {
   });
   chart.addEventListener("blur", hide);
 }
+// On a map of images, the pointer or the arrow keys show an image; the buttons of classes leave only theirs in colour.
+for (const map of document.querySelectorAll(".map")) {
+  const svg = map.querySelector("svg"), ring = svg.querySelector("circle"), paths = [...svg.querySelectorAll("path")];
+  const title = map.querySelector(".seen b"), text = map.querySelector(".seen .text"), tile = map.querySelector(".tile-of i");
+  const sheets = [...document.querySelectorAll("template[data-sheet]")].map((each) => each.dataset.sheet);
+  const points = paths.flatMap((path, group) => {
+    const places = path.getAttribute("d").split("M").slice(1).map((each) => each.split("h")[0].split(" ").map(Number));
+    return JSON.parse(path.dataset.points).map(([name, label, number], i) => ({ group, name, label, number, x: places[i][0], y: places[i][1] }));
+  });
+  const picked = new Set();
+  const active = () => (picked.size ? points.filter((point) => picked.has(point.group)) : points);
+  let at = null;
+  const show = (point) => {
+    at = point;
+    ring.setAttribute("cx", point.x);
+    ring.setAttribute("cy", point.y);
+    ring.setAttribute("visibility", "visible");
+    title.textContent = point.label;
+    text.textContent = point.name;
+    if (!tile) return;
+    const across = Number(map.dataset.across), place = point.number % across ** 2, side = tile.offsetWidth;
+    const sheet = point.number < 0 ? undefined : sheets[Math.floor(point.number / across ** 2)];
+    tile.style.backgroundImage = sheet ? `url(${sheet})` : "none";
+    tile.style.backgroundPosition = `-${(place % across) * side}px -${Math.floor(place / across) * side}px`;
+  };
+  const nearest = (x, y, most) => {
+    let best = null, least = most * most;
+    for (const point of active()) {
+      const far = (point.x - x) ** 2 + (point.y - y) ** 2;
+      if (far < least) [best, least] = [point, far];
+    }
+    return best;
+  };
+  const pointed = (event) => {
+    const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+    const found = nearest(place.x, place.y, 40);
+    if (found) show(found);
+  };
+  svg.addEventListener("pointermove", pointed);
+  svg.addEventListener("pointerdown", pointed);
+  svg.addEventListener("keydown", (event) => {
+    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!way) return;
+    event.preventDefault();
+    if (!at || (picked.size && !picked.has(at.group))) {
+      const first = nearest(500, 500, 2000);
+      if (first) show(first);
+      return;
+    }
+    let best = null, least = Infinity; // the nearest one ahead; what lies aside counts twice
+    for (const point of active()) {
+      const ahead = (point.x - at.x) * way[0] + (point.y - at.y) * way[1];
+      const aside = Math.abs((point.x - at.x) * way[1]) + Math.abs((point.y - at.y) * way[0]);
+      if (point !== at && ahead > 0 && ahead >= aside / 2 && ahead + 2 * aside < least) [best, least] = [point, ahead + 2 * aside];
+    }
+    if (best) show(best);
+  });
+  map.querySelectorAll(".legend button").forEach((button, group) => {
+    button.addEventListener("click", () => {
+      picked.has(group) ? picked.delete(group) : picked.add(group);
+      button.setAttribute("aria-pressed", picked.has(group));
+      paths[group].classList.toggle("picked", picked.has(group));
+      map.classList.toggle("chosen", picked.size > 0);
+    });
+  });
+}

@@ -54,17 +54,27 @@ def _shown(value: Any) -> Any:
 
 
 def thumbnail(source: Any) -> str:
-    """Return an image of at most THUMBNAIL_SIDE pixels a side as a data: URL; "" if it cannot be decoded.
+    """Return an image of at most THUMBNAIL_SIDE pixels a side as a data: URL; "" if it cannot be decoded."""
+    image = small_picture(source, THUMBNAIL_SIDE)
+    return "" if image is None else data_url(image, "png" if max(image.size) <= 32 else "jpeg")
+
+
+def small_picture(source: Any, side: int) -> Image.Image | None:
+    """Return an image of at most `side` pixels a side in RGB; None if it cannot be decoded.
 
     Of an array with more than three channels, the first three are shown as red, green and blue.
     """
     try:
         pixels = first_three(decode_image(source, num_channels=None).numpy())
     except ImageDecodingError:
-        return ""
+        return None
     image = Image.merge("RGB", [Image.fromarray(band) for band in pixels])
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), reducing_gap=3.0)
-    kind = "png" if max(image.size) <= 32 else "jpeg"
+    image.thumbnail((side, side), reducing_gap=3.0)
+    return image
+
+
+def data_url(image: Image.Image, kind: str) -> str:
+    """Return an image as a data: URL.   kind: "png" or "jpeg"."""
     file = BytesIO()
     image.save(file, kind, quality=85)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

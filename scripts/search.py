@@ -1,0 +1,13 @@
+"""Find the images of an index that are most like others; `python scripts/search.py --help` shows how."""
+
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    from vit_custom import main as vit_custom
+
+    return vit_custom(["search", *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
