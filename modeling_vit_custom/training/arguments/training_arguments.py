@@ -89,6 +89,7 @@ class ViTTrainingArguments(TrainingArguments):
         idle_for=IN_STEPS,
     )
     teacher_weights: str | None = flag(
+        rare=True,
         help="Its state dict: a .safetensors file, or a .pth file (read safely).", group="loss", commands=(TRAIN,)
     )
     teacher_config: str | None = flag(
