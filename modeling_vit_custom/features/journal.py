@@ -55,7 +55,7 @@ class Journal:
         return width if self.contents else 0
 
     def add(self, contents: list[bytes], vectors: np.ndarray) -> None:
-        """Append vectors [B, D] of images with these contents."""
+        """Add vectors [B, D] of images with these contents."""
         if not self.width:
             self.width = vectors.shape[1]
             self.file.write(self.made_by + self.width.to_bytes(4, "little"))
