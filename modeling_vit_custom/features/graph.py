@@ -16,7 +16,7 @@ from ..common.errors import UsageError
 EXACT = 1_000_000  # images up to which "auto" compares with every vector
 CHOICES = ("auto", "yes", "no")
 CONNECTIVITY, EXPANSION = 16, 128  # neighbours of a node, nodes that are looked at while it is added
-LOOKED_AT = 256  # nodes that a query looks at
+LOOKED_AT = 256  # nodes that a query looks at, at least
 AT_ONCE = 2**16  # vectors that are added at once
 
 

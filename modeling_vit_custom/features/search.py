@@ -140,7 +140,8 @@ def _found(index: Index, queries: np.ndarray, top_k: int, exact: bool) -> list[t
     if index.graph is None or exact:
         return list(zip(*nearest(index.vectors, queries, top_k), strict=True))
     found = []
-    for query, rows in zip(queries, near(index.graph, queries, min(top_k, len(index))), strict=True):
+    candidates = min(2 * top_k, len(index))  # the graph holds rounded vectors: its order among them is not exact
+    for query, rows in zip(queries, near(index.graph, queries, candidates), strict=True):
         rows = np.sort(rows)  # the order in which they lie on the disk
         found.append(best_of(rows, exact_similarities(index.vectors[rows], query), top_k))
     return found
