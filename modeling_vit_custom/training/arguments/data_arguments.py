@@ -54,7 +54,9 @@ class DataArguments:
         help='Column of labels; several, "a,b,c", for 0/1 labels or several targets.',
         commands=(TRAIN,),
     )
-    label_separator: str = flag(rare=True, default="|", help="What separates several labels in one cell.", commands=(TRAIN,))
+    label_separator: str = flag(
+        rare=True, default="|", help="What separates several labels in one cell.", commands=(TRAIN,)
+    )
     problem_type: str | None = flag(
         help="Read off the label column if not given.", choices=PROBLEM_TYPES, commands=(TRAIN,)
     )

@@ -90,7 +90,9 @@ class ViTTrainingArguments(TrainingArguments):
     )
     teacher_weights: str | None = flag(
         rare=True,
-        help="Its state dict: a .safetensors file, or a .pth file (read safely).", group="loss", commands=(TRAIN,)
+        help="Its state dict: a .safetensors file, or a .pth file (read safely).",
+        group="loss",
+        commands=(TRAIN,),
     )
     teacher_config: str | None = flag(
         rare=True,

@@ -19,7 +19,7 @@ from ...common.model_files import CONFIG, CONFUSION_PICTURE, FILES, METRICS, REP
 from ...data.examples import Splits
 from ...evaluation.page import sections, tiles
 from ...evaluation.result import Evaluation
-from ...publishing.facts import model_facts, recipe_rows, result_facts, sentence, shown
+from ...publishing.facts import model_facts, promise, recipe_rows, result_facts, sentence, shown
 from ...reporting import page
 from ...reporting.charts import Chart, Series, line_chart
 from ...reporting.formatting import duration
@@ -100,7 +100,7 @@ def report_content(
         "charts": curves(state, best=state.best_global_step if last else None),
         "result": result,
         "steps": next_steps(output_dir, run, metrics, splits.findings) if last else [],
-        "notes": splits.notes,
+        "notes": [*splits.notes, *_unknown_notes(metrics)],
         "findings": illustrated(splits.findings),
         "short": str,
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
@@ -111,6 +111,12 @@ def report_content(
         "scripted": True,
     }
     return content | {"anchors": _anchors(content)}
+
+
+def _unknown_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """A sentence on a model that answers "unknown"."""
+    found = metrics.get("unknown") or {}
+    return [f'the model says "unknown" {promise(found)}'] if "promise" in found else []
 
 
 def _progress(state: TrainerState, left: float | None) -> dict[str, Any]:
