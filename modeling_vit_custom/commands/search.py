@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
   %(prog)s --index photos-index --evaluate --top_k 5
 
 The model is the one that made the index; another one, or other preprocessing, is refused. Every vector is compared,
-unless the index has a graph: then about 1 in 100 of the nearest may be missed, and --exact compares all the same.
+unless the index has a graph: then some of the nearest may be missed, and --exact compares all the same.
 --evaluate measures how often the nearest images are of an image's own class, leaving itself out.
 Exit codes: 0 done, 1 an image could not be read, 2 it could not be done as asked, 130 stopped by Ctrl-C.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,1 +1,1 @@
-"""A frozen encoder's features, computed once, and the heads that are fitted to them."""
+"""A frozen encoder's features, computed once: heads that are fitted to them, an index, search and maps."""
