@@ -14,6 +14,7 @@ from ..data.source import Source
 from ..data.targets import NoTargets
 from ..data.unlabelled import read_unlabelled
 from ..features.label_next import choose_next
+from ..tasks.single_label import best_of
 from .duplicates import same_pixels
 from .encoder import Encoder
 from .findings import NOTE, SPLITS, Catalogue, Example, Finding
@@ -73,12 +74,12 @@ def suggest(
     tap, head = checked.fitted.tap, checked.fitted.head
     rows = features.of(tap)
     probabilities = (rows.double() @ head.weight.T + head.bias).softmax(dim=1).numpy()
-    chosen = choose_next(rows.numpy(), probabilities, budget)
+    chosen, likely = choose_next(rows.numpy(), probabilities, budget), best_of(probabilities)
     entries = [
         {
             "number": int(usable[i]),
             "image": candidates.names[usable[i]],
-            "likely": checked.classes[int(probabilities[i].argmax())],
+            "likely": checked.classes[int(likely[i])],
             "p_likely": round(float(probabilities[i].max()), 4),
         }
         for i in chosen

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..tasks.single_label import best_of
+
 TIES = 1e-6  # a probability this far below a threshold still reaches it, and one this far above the label's is equal
 SWAPPED = 0.1  # of the labels
 ENOUGH, MOST_REPEATS = 1000, 10  # swapped labels, over so many repeats at most
@@ -60,7 +62,7 @@ def find_label_errors(labels: np.ndarray, probabilities: np.ndarray) -> LabelErr
         places[np.argsort(own[places], kind="stable")],
         unlike & (counted >= 0) & (counted != labels),
         own,
-        others.argmax(axis=1),
+        best_of(others),
         others.max(axis=1),
         confident_joint(labels, counted, probabilities.shape[1]),
     )
@@ -77,7 +79,7 @@ def thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 def counted_classes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return [N]: the most probable of the classes whose threshold an example reaches; -1 if it reaches none."""
     reached = probabilities >= thresholds(labels, probabilities) - TIES
-    best = np.where(reached, probabilities, -1.0).argmax(axis=1)
+    best = best_of(np.where(reached, probabilities, -1.0))
     return np.where(reached.any(axis=1), best, -1)
 
 

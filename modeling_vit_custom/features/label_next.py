@@ -36,7 +36,7 @@ def choose_next(features: np.ndarray, probabilities: np.ndarray, budget: int, se
         if len(members):
             typical = typicality(unit[members])
             kept = np.argsort(margin[members], kind="stable")[: max(1, round(UNCERTAIN * len(members)))]
-            chosen.append(members[kept[typical[kept].argmax()]])
+            chosen.append(members[max(kept, key=lambda place: typical[place])])
     return np.array(chosen, np.int64)
 
 
