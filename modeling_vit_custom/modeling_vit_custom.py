@@ -238,7 +238,6 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
 
     head_prefixes = ("vit.pooler.", "pre_logits.", "classifier.", "unknown.")
     label_prefixes = ("classifier.",)
-    _keep_in_fp32_modules_strict = {"unknown"}
 
     def __init__(self, config: ViTCustomConfig):
         super().__init__(config)

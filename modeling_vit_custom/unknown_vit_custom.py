@@ -90,6 +90,8 @@ class ViTCustomUnknown(nn.Module):
     with the statistics of a fold, which are those of all images but the fold's.
     """
 
+    _keep_in_fp32_modules_strict = {"unknown"}  # the model's name of this part; `post_init` of transformers reads it
+
     whitening: torch.Tensor
     means: torch.Tensor
     distances: torch.Tensor
