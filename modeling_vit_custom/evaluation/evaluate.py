@@ -6,13 +6,11 @@ Shapes: N examples, C classes, T regression targets.
 import hashlib
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -81,28 +79,19 @@ def _answers(
                 skipped[examples.names[index]] = error
             found.append(batch)
             bar.update(len(batch.indices) + len(batch.errors))
-    kept = [index for batch in found for index in batch.indices]
-    if not kept:
+    if not any(batch.indices for batch in found):
         raise ValueError(f"none of the {len(images)} images could be evaluated; the reasons: {skipped}")
-    order = torch.tensor(kept).argsort()
-    return (
-        sorted(kept),
-        torch.cat([batch.outputs for batch in found])[order].numpy(),
-        _typicality(model, found, order),
-        skipped,
-    )
+    whole = BatchResult.joined(found)
+    return whole.indices, whole.outputs.numpy(), _typicality(model.config, whole), skipped
 
 
-def _typicality(model: PreTrainedModel, found: Sequence[BatchResult], order: torch.Tensor) -> Typicality | None:
-    config: Any = model.config
+def _typicality(config: Any, found: BatchResult) -> Typicality | None:
     if not task_of(config).one_label:
         return None
-    if (options := getattr(config, "unknown", None)) is None:
-        values = torch.cat([batch.outputs for batch in found])[order].softmax(dim=1).amax(dim=1).numpy()
+    if found.typicality is None or found.unknown is None:
+        values = found.outputs.softmax(dim=1).amax(dim=1).numpy()
         return Typicality(values, np.zeros(len(values), bool), None)
-    pairs = [(batch.typicality, batch.unknown) for batch in found if batch.typicality is not None]
-    values, unknown = (torch.cat([pair[i] for pair in pairs])[order].numpy() for i in (0, 1))
-    return Typicality(values, unknown, options["level"])
+    return Typicality(found.typicality.numpy(), found.unknown.numpy(), config.unknown["level"])
 
 
 def data_fingerprint(examples: Examples) -> str:

@@ -93,6 +93,20 @@ class BatchResult:
             return {}
         return {"unknown": bool(self.unknown[row]), "typicality": digits(float(self.typicality[row]))}
 
+    @classmethod
+    def joined(cls, results: Sequence["BatchResult"]) -> "BatchResult":
+        """Return the results of several batches as one, in the order of the data set."""
+        indices = [index for one in results for index in one.indices]
+        order = torch.tensor(indices, dtype=torch.long).argsort()
+
+        def whole(name: str) -> torch.Tensor | None:
+            parts = [part for one in results if (part := getattr(one, name)) is not None]
+            return torch.cat(parts)[order] if parts else None
+
+        outputs = torch.cat([one.outputs for one in results])[order]
+        errors = {index: error for one in results for index, error in one.errors.items()}
+        return cls(sorted(indices), outputs, whole("pooled"), errors, whole("typicality"), whole("unknown"))
+
 
 def run_batches(
     model: PreTrainedModel,

@@ -22,7 +22,7 @@ from ...features.unknown import (
     reject_in_folds,
     reject_in_split,
 )
-from ...inference.forward import PreparedImages, run_batches
+from ...inference.forward import BatchResult, PreparedImages, run_batches
 from ...inference.loading import load_classifier
 from ...publishing.facts import promise
 from ...tasks.registry import task_named
@@ -173,19 +173,13 @@ class Answers:
         """
         images = PreparedImages(examples.images, examples.names, self.processor)
         batches = [list(range(len(images)))[i : i + self.batch_size] for i in range(0, len(images), self.batch_size)]
-        found = list(run_batches(self.model, images, batches, with_pooled=True))
-        for error in (error for batch in found for error in batch.errors.values()):
+        found = BatchResult.joined(list(run_batches(self.model, images, batches, with_pooled=True)))
+        for error in found.errors.values():
             raise DataError(error)
-        order = torch.tensor([index for batch in found for index in batch.indices]).argsort()
-        pooled = torch.cat([batch.pooled for batch in found if batch.pooled is not None])[order]
+        assert found.pooled is not None
         with torch.inference_mode():
-            vectors = self.model.pre_logits(pooled.to(self.model.device)).cpu()
-        unknown = [batch.unknown for batch in found if batch.unknown is not None]
-        return (
-            vectors,
-            torch.cat([batch.outputs for batch in found])[order],
-            torch.cat(unknown)[order] if unknown else None,
-        )
+            vectors = self.model.pre_logits(found.pooled.to(self.model.device)).cpu()
+        return vectors, found.outputs, found.unknown
 
     def counted(self, examples: Examples) -> dict[str, Any]:
         """Return {n, share of unknown images, share of wrong answers among the others}; None where there are none."""
