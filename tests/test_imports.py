@@ -97,7 +97,7 @@ ROOMS = {
     "conversion": {"common", "inference"},
     "speed": {"common", "data", "engines", "evaluation", "inference", "reporting", "tasks"},
     "serving": {"common", "inference", "reporting", "tasks"},
-    "publishing": {"common", "conversion", "data", "inference", "reporting", "speed", "tasks"},
+    "publishing": {"common", "conversion", "data", "features", "inference", "reporting", "speed", "tasks"},
     "training/objectives": {"common", "conversion", "data", "inference", "tasks"},
     "training/inputs": {"data"},
     "training/optimization": {"common"},

@@ -35,6 +35,7 @@ def publish(
     trust_remote_code: bool = False,
     dry_run: bool = False,
     save_as: str | None = None,
+    include_index: str | Path | None = None,
 ) -> Published | Staged:
     """Publish the saved classifier or encoder `model` as `repo_id` on the Hub; returns the sha of its commit.
 
@@ -42,8 +43,9 @@ def publish(
     it. license, datasets and base_model may be left out if a card in the folder already states them.   examples: up to
     5 images, which are published too.   dry_run: do everything but the upload; returns the new folder with "model" and,
     with `space`, "space" as they would be published.   save_as: "hf" or "timm" publishes it as a model of transformers
-    or timm, which loads without remote code; None: with its own code.   The others are those of `publishing.publish`.
-    Prints each check.
+    or timm, which loads without remote code; None: with its own code.   include_index: the folder of an index that this
+    model made; its vectors, names and labels become public.   The others are those of `publishing.publish`. Prints each
+    check.
 
     Raises PublishError; nothing has been uploaded then, unless the message says so. Raises UsageError for a name that
     is missing, or given twice.
@@ -54,7 +56,7 @@ def publish(
     one_of("as", save_as, (None, *LIBRARIES))
     origin = find_origin(folder, license, datasets, base_model)
     if dry_run:
-        return _staged(folder, repo_id, origin, space, examples, trust_remote_code, save_as)
+        return _staged(folder, repo_id, origin, space, examples, trust_remote_code, save_as, include_index)
     sha = upload(
         folder,
         repo_id,
@@ -67,6 +69,7 @@ def publish(
         trust_remote_code=trust_remote_code,
         replace=replace,
         library=save_as,
+        index=include_index,
     )
     return Published.at(sha, repo_id, f"{constants.ENDPOINT}/{repo_id}/tree/{sha}", folder)
 
@@ -74,7 +77,7 @@ def publish(
 def _staged(model_dir: str | Path, repo_id: str, origin: Origin, space: bool, *how: Any) -> Staged:
     """Write the files that would be published into a new folder and return it; uses no network."""
     if space:
-        check_demo(model_dir, how[-1])
+        check_demo(model_dir, how[2])
     folder = Path(tempfile.mkdtemp(prefix="publish-"))
     try:
         prepare(model_dir, folder / "model", repo_id, origin, *how)

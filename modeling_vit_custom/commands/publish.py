@@ -55,6 +55,9 @@ Exit codes: 0 published, 2 it could not be published, 130 stopped by Ctrl-C.""",
     parser.add_argument("--datasets", nargs="+", default=[], metavar="ID", help="what it was trained on, on the Hub")
     parser.add_argument("--base_model", metavar="ID", help="what it was fine-tuned from, on the Hub")
     parser.add_argument("--examples", nargs="+", default=[], metavar="IMAGE", help="up to 5 images, to be published")
+    parser.add_argument(
+        "--include_index", metavar="INDEX", help="publish an index of images too: vectors, names and labels"
+    )
     parser.add_argument("--message", help="of the commit")
     parser.add_argument("--replace", action="store_true", help="delete the branch's other files, after naming them")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that differs from this package's")

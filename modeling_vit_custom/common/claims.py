@@ -26,6 +26,9 @@ from .model_files import (
     CONVERTED_FOLDERS,
     EXPORT,
     GOLDEN,
+    INDEX_IMAGES,
+    INDEX_RECORD,
+    INDEX_VECTORS,
     METRICS,
     RECIPE_FILE,
     RECONSTRUCTION_PICTURE,
@@ -50,6 +53,7 @@ RECORDS: dict[str, tuple[tuple[str, ...], str]] = {
     CONVERSION: ((), "remove it, or convert again into a new folder"),
     SPEEDS: ((SPEEDS_PICTURE,), "remove it, and measure these weights with `vit-custom speed_table`"),
     GOLDEN: ((), "remove it: `vit-custom publish` writes a new one"),
+    INDEX_RECORD: ((INDEX_IMAGES, INDEX_VECTORS), "remove image_index/: it holds vectors of another model"),
 }
 _IN_CARD = re.compile(r"weights with SHA-256 `([0-9a-f]{64})`")
 

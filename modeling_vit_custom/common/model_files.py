@@ -13,6 +13,10 @@ METRICS, RUN_FILE, CONVERSION, SPEEDS = "metrics.json", "training_args.json", "c
 GOLDEN, CARD = "golden.json", "README.md"
 EXPORT = "export.json"
 
+# An index of images that is published with its model, on request alone.
+INDEX = "image_index"
+INDEX_RECORD, INDEX_IMAGES, INDEX_VECTORS = "image_index/index.json", "image_index/images.jsonl", "image_index/vectors.safetensors"
+
 # Pictures, and the page of a run.
 TRAINING_PICTURE, CONFUSION_PICTURE, RECONSTRUCTION_PICTURE = (
     "training.png",
@@ -46,6 +50,7 @@ FILES = {
     SPEEDS_PICTURE: "the same as a picture",
     CONFUSION_PICTURE: "the confusion matrix",
     TRAINING_PICTURE: "the course of the training",
+    INDEX: "vectors, names and labels of images, which `vit-custom search` compares",
     "LICENSE": "the licence",
     ".gitattributes": "which files Git LFS stores",
 }

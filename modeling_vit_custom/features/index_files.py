@@ -5,6 +5,8 @@
     index.json      what made the vectors: the model, its preprocessing, the libraries
     graph.usearch   for approximate search, if there are many images or it was asked for
 
+One that was published with its model, in MODEL/image_index, holds vectors.safetensors (one tensor, "vectors") and no graph.
+
 "label" is a name, a list of names (several labels) or numbers (regression). "content" is a hash of the image's bytes.
 
 Shapes: N images, D width of a vector.
@@ -18,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
+from ..common.claims import STAMP
 from ..common.errors import DataError
 from ..common.fingerprint import OTHER_KEYS, fingerprint
 from ..common.json_files import json_safe, read_json
 
 FORMAT = 1
 VECTORS, IMAGES, RECORD, GRAPH = "vectors.npy", "images.jsonl", "index.json", "graph.usearch"
+PUBLISHED_VECTORS = "vectors.safetensors"
 KINDS = {"format": int, "count": int, "width": int, "model": dict, "preprocessing": dict, "labels": str}
 AGAIN = "Remove the folder, and run `vit-custom index` again."
 
@@ -59,14 +65,14 @@ class Index:
                 raise DataError(f"{folder} has format {found}, this version reads {FORMAT}. {AGAIN}")
             if wrong := [name for name, kind in KINDS.items() if not isinstance(self.record.get(name), kind)]:
                 raise ValueError(f"{RECORD} has no usable {', '.join(wrong)}")
-            self.vectors = np.load(self.folder / VECTORS, mmap_mode="r", allow_pickle=False)
+            self.vectors = _vectors(self.folder)
             self.images = Lines(self.folder / IMAGES)
             shape = (self.record["count"], self.record["width"])
             if self.vectors.shape != shape or self.vectors.dtype != np.float32 or len(self.images) != shape[0]:
                 raise ValueError(f"it should hold {shape[0]} images and vectors of {shape[1]} numbers")
         except DataError:
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise DataError(f"{folder} is damaged: {error}. {AGAIN}") from error
 
     def __len__(self) -> int:
@@ -82,6 +88,13 @@ class Index:
         """The file for approximate search, if there is one."""
         return self.folder / GRAPH if self.record.get("graph") else None
 
+    @property
+    def model(self) -> tuple[str, str | None]:
+        """(model, revision): the one that the index was published with, or else the one that its record names."""
+        if STAMP in self.record:
+            return str(self.folder.resolve().parent), None
+        return self.record["model"]["name"], self.record["model"]["revision"]
+
     def check_model(self, name: str, model: Any, processor: Any) -> None:
         """Raise DataError, naming both models, unless this one makes the vectors that the index holds."""
         own = self.record["model"]
@@ -93,6 +106,13 @@ class Index:
             f"{self.folder} was made by {own.get('name')}, and {name} has other {what}: their vectors cannot be "
             f"compared. Give --model {own.get('name')}, as it was then, or index the images again in another --output."
         )
+
+
+def _vectors(folder: Path) -> np.ndarray:
+    """The vectors float32 [N, D] of an index; memory-mapped unless it was published."""
+    if (folder / PUBLISHED_VECTORS).is_file():
+        return load_file(folder / PUBLISHED_VECTORS)["vectors"]
+    return np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
 
 
 def preprocessing_of(processor: Any) -> dict[str, Any]:

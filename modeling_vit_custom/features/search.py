@@ -71,7 +71,8 @@ def search_index(
     """
     paths, _ = find_images(inputs, follow_links)
     if model is None:
-        model, revision = index.record["model"]["name"], revision or index.record["model"]["revision"]
+        model, made = index.model
+        revision = revision or made
     model, revision = named_model(model, revision)
     net, processor = load_classifier(model, trust_remote_code, revision=revision, listing=None)
     index.check_model(model, net, processor)

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..common.json_files import read_json
-from ..common.model_files import CONFIGS, EXPORT, REPORT_PAGE, TRAINER_STATE
+from ..common.model_files import CONFIGS, EXPORT, INDEX, REPORT_PAGE, TRAINER_STATE
 from .checks import magic_of
 from .secrets import MAX_TEXT, scan_secrets
 from .staging import OPTIONAL, is_pickle
@@ -28,7 +28,7 @@ STALE: tuple[tuple[Sequence[str], str], ...] = (
     (
         (
             *(name for name in OPTIONAL if not name.startswith(("examples/", "README", "LICENSE"))),
-            REPORT_PAGE, EXPORT, TRAINER_STATE, "*_results.json", ".eval_results/*",
+            REPORT_PAGE, EXPORT, TRAINER_STATE, "*_results.json", ".eval_results/*", f"{INDEX}/*",
         ),
         "says something of other weights",
     ),

@@ -28,6 +28,7 @@ from .checks import iterate_checks
 from .code_files import foreign_code
 from .forms import TIMM, form_in
 from .golden import MAX_IMAGES, write_golden
+from .image_index import include_index
 from .report import Check
 from .secrets import scan_secrets
 from .space import write_space
@@ -57,6 +58,7 @@ def publish(
     trust_remote_code: bool = False,
     replace: bool = False,
     library: str | None = None,
+    index: str | Path | None = None,
 ) -> str:
     """Publish a saved classifier or encoder; return the 40-hex sha of the commit that holds model and code.
 
@@ -65,15 +67,16 @@ def publish(
     also publish the demo, as a Space of the same name.   trust_remote_code: run code of the folder that is not this
     package's, in a fresh process.   replace: delete the branch's other files. Without it they stay, and nothing is
     uploaded if one of them would be false or unsafe beside this model.   library: "hf" or "timm" publishes it as a
-    model of transformers or timm, without code; None: with its own code.   Raises PublishError; nothing has been
-    uploaded then, unless the message says so.
+    model of transformers or timm, without code; None: with its own code.   index: an index that this model made, which
+    then becomes public too, see `include_index`.   Raises PublishError; nothing has been uploaded then, unless the
+    message says so.
     """
     check_target(repo_id, revision)
     if space:
         check_demo(model_dir, library)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        card = prepare(model_dir, folder, repo_id, origin, examples, trust_remote_code, library)
+        card = prepare(model_dir, folder, repo_id, origin, examples, trust_remote_code, library, index)
         how: dict[str, Any] = {"private": private, "revision": revision, "message": message, "replace": replace}
         return send(folder, repo_id, card, space=space, **how)
 
@@ -124,8 +127,9 @@ def prepare(
     examples: Sequence[str | Path] = (),
     trust_remote_code: bool = False,
     library: str | None = None,
+    index: str | Path | None = None,
 ) -> Callable[..., Path]:
-    """Fill `staging` with all files to publish, and check it.   library: as in `publish`.
+    """Fill `staging` with all files to publish, and check it.   library, index: as in `publish`.
 
     Returns `write_card` bound to this model: called with the folder and a revision, it writes the card that pins the
     revision. Raises PublishError, which lists all failed checks if there are any.
@@ -136,6 +140,8 @@ def prepare(
     from .card import write_card
 
     try:
+        if index is not None and library is not None:
+            raise ValueError("--include_index belongs to a model with its own code: leave out one of the two.")
         with as_library(Path(model_dir), library) as source:
             _demand_own(source, library)
             stage(source, staging)
@@ -152,6 +158,8 @@ def prepare(
             print(f"example images, to be published: {', '.join(map(str, images)) or 'drawn ones, no photographs'}")
             made = [] if images else draw_images(Path(drawn), _read(Path(model_dir) / CONFIG) or {})
             write_golden(staging, images or made, drawn=bool(made))
+        if index is not None:
+            print(include_index(index, staging, repo_id, trust_remote_code))
         if library is not None:
             demand([compare_with_original(Path(model_dir), staging)])
         facts = {"metrics": metrics, "run": run, "described_by": model_dir, **asdict(origin)}
