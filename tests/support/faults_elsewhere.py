@@ -30,7 +30,10 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from modeling_vit_custom.cli import main as vit_custom
 from modeling_vit_custom.conversion import convert, export_timm
 from modeling_vit_custom.conversion import export as convert_to
+from modeling_vit_custom.features import index_build, map_page
+from modeling_vit_custom.features.journal import Journal
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
+from modeling_vit_custom.reporting import page
 from modeling_vit_custom.speed import export, table
 from modeling_vit_custom.training.objectives import distillation
 from modeling_vit_custom.training.runs import finishing
@@ -297,6 +300,19 @@ COMMANDS = [
             lambda: around(export, "write_json", after=die),
         ),
         ABSENT, ("export.json", "model.pt2"),
+    ),
+    Command(
+        "index", ("index", "--model", "plain", "--data", "digits", "--output", "new", "--batch_size", "8"), "new",
+        (
+            lambda: around(Journal, "add", after=die), lambda: around(Journal, "add", before=die),
+            lambda: around(index_build, "write_json", before=die), lambda: around(index_build, "write_json", after=die),
+        ),
+        ABSENT, ("index.json", "images.jsonl", "vectors.npy"),
+    ),
+    Command(
+        "map", ("map", "--model", "plain", "--data", "digits", "--output", "new/map.html"), "new",
+        (lambda: around(map_page, "_sheets", after=die), lambda: around(page, "write_page", before=die)),
+        ABSENT, ("map.html",),
     ),
 ]  # fmt: skip
 CARD = "# A model\n\nWhat its maker wrote.\n"
