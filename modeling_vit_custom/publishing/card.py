@@ -157,7 +157,8 @@ def card_data(
 def examples(folder: Path) -> list[dict[str, Any]]:
     """Return the images of golden.json as [{"path", "label", "score"}], with their expected best label.
 
-    For an encoder there is only "path"; without golden.json the list is empty.
+    "unknown" is there too for a model that says so. For an encoder there is only "path"; without golden.json the list
+    is empty.
     """
     if not (folder / GOLDEN).is_file():
         return []

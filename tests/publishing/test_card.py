@@ -83,6 +83,16 @@ def test_drawn_pictures_are_shown_without_a_class(trained, tmp_path):
     assert "0 0.750" not in page.cells and "are drawn: they show nothing that the model knows" in text
 
 
+def test_an_example_that_the_model_does_not_know_is_shown_as_unknown(trained, tmp_path):
+    folder = copy(trained, tmp_path / "m")
+    add_golden(folder, ["0", "1"])
+    golden = json.loads((folder / "golden.json").read_text())
+    golden["pipeline"][1][0]["unknown"] = True
+    (folder / "golden.json").write_text(json.dumps(golden))
+    cells = Page(write_card(folder, "someone/digits", metrics=None, run=None).read_text()).cells
+    assert "0 0.750" in cells and "unknown, 1 0.750" in cells
+
+
 def test_the_accuracy_of_always_answering_the_most_frequent_class_stands_beside_ours(trained, tmp_path):
     metrics = json.loads(json.dumps(trained[1]))
     for row, support in zip(metrics["per_label"]["rows"], (6, 2), strict=True):
