@@ -25,9 +25,14 @@ class FeatureProjection(nn.Module):
         return self.pooled(pooled), self.patches(tokens[:, self.prefix :])
 
 
-def add_projection(encoder: Any, pooled_width: int, patch_width: int) -> None:
-    """Add a `FeatureProjection` to a `ViTCustomModel`, whose output then also has "projected", its result."""
-    encoder.feature_projection = FeatureProjection(encoder.config, pooled_width, patch_width)
+def add_projection(encoder: Any, pooled_width: int, patch_width: int, seed: int) -> None:
+    """Add a `FeatureProjection` to a `ViTCustomModel`, whose output then also has "projected", its result.
+
+    seed: of its first weights, which thus do not depend on what was drawn before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        encoder.feature_projection = FeatureProjection(encoder.config, pooled_width, patch_width)
 
     def project(module: Any, args: Any, output: Any) -> Any:
         output["projected"] = module.feature_projection(output.last_hidden_state, output.pooler_output)

@@ -184,7 +184,7 @@ def _key(teacher: EncoderTeacher, examples: Examples, views: ImageResizer, devic
     for name in ("numpy", "pillow", "torch", "torchvision", "transformers"):
         with suppress(PackageNotFoundError):
             key["libraries"][name] = version(name)
-    return key
+    return json.loads(json.dumps(key))
 
 
 def _batches(count: int) -> list[list[int]]:

@@ -297,7 +297,7 @@ def build_trainer(
         add_adapters(model, lora.lora_rank, lora.lora_alpha, lora.lora_dropout, lora.lora_targets)
     if isinstance(feed.measure, FeatureLoss):
         known = feed.measure.statistics
-        add_projection(model, len(known.pooled_mean), len(known.patch_mean))
+        add_projection(model, len(known.pooled_mean), len(known.patch_mean), training_args.seed)
     sizes = [0 if examples is None else len(examples) for examples in (splits.validation, splits.test)]
     return ViTCustomTrainer(
         model=model,
