@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for images, runs and caches")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="ways to measure")
-    parser.add_argument("--shares", nargs="*", type=float, default=[*LABELLED], help="of the labels, for logits")
+    parser.add_argument("--shares", nargs="*", type=float, default=[*LABELLED], help="of the images that have labels")
     args = parser.parse_args()
     work, seed = args.work, args.seed
     folders = write_images(args.data, work)
@@ -149,7 +149,7 @@ def main() -> None:
                 timed(way, lambda run=run: pretrain(**run))
         else:
             timed(way, lambda run=run: pretrain(**run))
-        for share in LABELLED:
+        for share in args.shares:
             on = {**common, "train_dir": folders[str(share)], "test_dir": folders["test"]}
             head = {key: on[key] for key in on if key not in FIXED or key in ("use_cpu", "report_to", "disable_tqdm")}
             fitted = {**head, "model_name_or_path": str(out(way)), "method": "fitted_head"}
@@ -157,8 +157,8 @@ def main() -> None:
     for way in ("features", "masked", "from scratch"):
         if args.only and way not in args.only:
             continue
-        for share, count in LABELLED.items():
-            on = {**common, "train_dir": folders[str(share)], "test_dir": folders["test"], "max_steps": count}
+        for share in args.shares:
+            on = {**common, "train_dir": folders[str(share)], "test_dir": folders["test"], "max_steps": LABELLED[share]}
             start = {"variant": STUDENT, "learning_rate": 1e-3}
             if way != "from scratch":
                 start = {"model_name_or_path": str(out(way)), "method": "full", "learning_rate": 5e-4}

@@ -285,7 +285,7 @@ def test_refusals_name_flag_value_and_fix(folder, theirs, tmp_path, capsys):
         ((theirs, "--teacher_weights", "x.pth"), MODEL, "--teacher_weights has no meaning in pre-training"),
         ((tmp_path / "empty",), MODEL, "--teacher .*empty cannot be converted: .* holds no config.json"),
         ((tmp_path / "nothing",), MODEL, "--teacher .*nothing cannot be used"),
-        ((theirs, "--streaming", "true"), MODEL, "--teacher looks at all images first"),
+        ((theirs, "--streaming", "true"), MODEL, "--streaming has no meaning in pre-training"),
     ]
     for (teacher, *flags), model, says in refused:
         with pytest.raises(UsageError, match=says):
