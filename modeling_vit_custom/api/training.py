@@ -63,7 +63,8 @@ def pretrain(
     """Train an encoder on images without labels and save it in `output_dir`; returns its metrics, as in metrics.json.
 
     `train(model_name_or_path=output_dir)` starts from it. Flags are given as for `train`; `vit-custom pretrain --help`
-    lists them: `mask_ratio`, `mask_patch_size` and others.
+    lists them: `mask_ratio`, `mask_patch_size` and others. With `teacher`, a checkpoint, its features are learnt
+    instead.
 
     Raises what `train` raises except PublishError, and UsageError for a flag that only classifiers have.
     """

@@ -28,6 +28,10 @@ EXAMPLES = """examples:
   # from a checkpoint, ours or another library's, to adapt it to images of another kind
   vit-custom pretrain --train_dir scans --model_name_or_path timm:vit_small_patch16_224 --output_dir out/scans
 
+  # without masks: what a large encoder makes of your images, learnt by a small one
+  vit-custom pretrain --train_dir photos --variant nano/4 --teacher DINOV2 --teacher_config image_size=98 \\
+      --output_dir out/taught
+
 Running the same command again continues where it was cut off.
 
 exit codes: 0 done, 2 it could not be done as asked, 3 it could not go on, 130 stopped by Ctrl-C
@@ -44,7 +48,7 @@ def parse_pretraining_args(
         words,
         hidden=ONLY_IN_TRAIN,
         prog="vit-custom pretrain",
-        description="Train a ViT Custom encoder on images without labels, by filling in what is hidden of them.",
+        description="Train a ViT Custom encoder without labels, by hidden parts of images or by a teacher's features.",
         epilog=EXAMPLES,
     )
     return pretraining_groups(*parser.given(words), parser)

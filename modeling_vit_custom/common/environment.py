@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -37,3 +38,14 @@ def processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     known = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
     return known[1].strip() if known else platform.processor() or platform.machine()
+
+
+def computes_faster_in_bfloat16(device: torch.device) -> bool:
+    """Return whether the device has its own instructions for bfloat16 matrices, and may use them."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    has: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 lacks it
+    held_back = any(name in os.environ for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"))
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16")) and not held_back

@@ -4,6 +4,7 @@ import copyreg
 from collections.abc import Mapping
 from typing import Any
 
+from .encoder_features import ENCODER_FEATURES
 from .features import FEATURES
 from .hub import CLASSIFICATION, listing_of
 from .masked_images import MASKED_IMAGES
@@ -12,7 +13,7 @@ from .regression import REGRESSION
 from .single_label import SINGLE_LABEL
 from .task import Task
 
-TASKS = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, REGRESSION, FEATURES, MASKED_IMAGES)}
+TASKS = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, REGRESSION, FEATURES, MASKED_IMAGES, ENCODER_FEATURES)}
 PROBLEM_TYPES = tuple(task.name for task in TASKS.values() if task.listing is CLASSIFICATION)
 
 

@@ -18,6 +18,7 @@ from tiny_training import command, tiny_checkpoint, tiny_train
 from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.commands.train import main as train_command
 from modeling_vit_custom.common.claims import check_claims
+from modeling_vit_custom.common.environment import computes_faster_in_bfloat16
 from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.data.examples import Examples, Splits
 from modeling_vit_custom.data.targets import ClassIds
@@ -81,11 +82,11 @@ def test_bfloat16_is_for_processors_that_have_it(monkeypatch):
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False)
-    assert not planning.computes_faster_in_bfloat16(cpu)
+    assert not computes_faster_in_bfloat16(cpu)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
-    assert planning.computes_faster_in_bfloat16(cpu) and not planning.computes_faster_in_bfloat16(torch.device("meta"))
+    assert computes_faster_in_bfloat16(cpu) and not computes_faster_in_bfloat16(torch.device("meta"))
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    assert not planning.computes_faster_in_bfloat16(cpu)
+    assert not computes_faster_in_bfloat16(cpu)
 
 
 def test_settings_are_compared_on_all_images_in_turn_or_on_enough_of_them():

@@ -84,6 +84,7 @@ def complete_pretraining_arguments(
         if getattr(training_args, name) is None:
             setattr(training_args, name, value)
     model_args.method = "full"
+    training_args.distillation = "none"  # of logits; --teacher gives features
     complete_arguments(model_args, data_args, training_args)
 
 

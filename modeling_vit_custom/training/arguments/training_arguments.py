@@ -83,9 +83,9 @@ class ViTTrainingArguments(TrainingArguments):
     )
     teacher: str | None = flag(
         help="A trained classifier to learn from as well, convolutional ones too: a folder saved by transformers, by "
-        "timm or by this package, or timm:NAME or torchvision:NAME with --teacher_weights. Nothing is downloaded.",
+        "timm or by this package, or timm:NAME or torchvision:NAME with --teacher_weights. Nothing is downloaded. In "
+        "`pretrain`: an encoder whose features are learnt, without labels; what --model_name_or_path takes.",
         group="loss",
-        commands=(TRAIN,),
         idle_for=IN_STEPS,
     )
     teacher_weights: str | None = flag(
@@ -97,9 +97,9 @@ class ViTTrainingArguments(TrainingArguments):
     teacher_config: str | None = flag(
         rare=True,
         help="What such a file does not say of how its images are prepared, and its classes in order: "
-        '"image_size=64,image_mean=[0.5,0.5,0.5],image_std=[0.5,0.5,0.5],crop_pct=1,labels=[cat,dog]".',
+        '"image_size=64,image_mean=[0.5,0.5,0.5],image_std=[0.5,0.5,0.5],crop_pct=1,labels=[cat,dog]". In `pretrain`: '
+        "image_size, at which the teacher sees images, and what --source_config takes.",
         group="loss",
-        commands=(TRAIN,),
     )
     distillation: str | None = flag(
         rare=True,

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
+from ...interpolation_vit_custom import RESIZE_RULES, resize_matrix
 from .mixing import Mix, RandomErasing
 
 Geometry = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
@@ -98,7 +99,7 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
 
 
 def warp(images: torch.Tensor, maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return images uint8 [B, C, S, S'] warped to float32 [B, C, h, w]: bilinear, edge pixels repeated beyond edges.
+    """Return images [B, C, S, S'] warped to float32 [B, C, h, w]: bilinear, edge pixels repeated beyond edges.
 
     maps: [B, 2, 3], from (x, y, 1) in the output to (x, y) in the image, edges at -1 and 1. (The grid equals that of
     torch's affine_grid, whose matrix product is three times as slow.)
@@ -179,6 +180,18 @@ class BatchAugmentation:
         self.growing, self.grayscale = growing or GrowingSize(size, (1, 1)), grayscale or RandomGrayscale()
         self.geometry, self.size, self.to_pixel_values = geometry, size, to_pixel_values
         self.erasing, self.mix = erasing or RandomErasing(0.0), mix or Mix()
+
+    def follow(self, grids: torch.Tensor, size: tuple[int, int], draws: torch.Tensor | None = None) -> torch.Tensor:
+        """Return grids of vectors [B, D, g, g'] of the whole images as [B, D, h', w'] of the augmented ones.
+
+        size: (h', w').   draws: [B, K], by which the images were augmented; None: they were not.
+        """
+        if self.geometry is not None and draws is not None:
+            cells = [math.ceil(side / new) * new for side, new in zip(grids.shape[2:], size, strict=True)]
+            grids = warp(grids, self.geometry(draws, self.size), (cells[0], cells[1]))  # none of the cells is skipped
+        rule = RESIZE_RULES["bilinear_antialias"]
+        rows, columns = (resize_matrix(n, m, rule).to(grids) for n, m in zip(grids.shape[2:], size, strict=True))
+        return grids if grids.shape[2:] == size else rows @ grids @ columns.T
 
     def __call__(
         self, views: torch.Tensor, labels: torch.Tensor, draws: torch.Tensor, progress: float = 1.0

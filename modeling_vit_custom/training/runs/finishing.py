@@ -15,6 +15,7 @@ from ...evaluation.result import Evaluation, score_examples
 from ...reporting.confusion import plot_confusions
 from ...reporting.history import panels
 from ...reporting.plots import plot_reconstructions, plot_training_history
+from ...tasks.encoder_features import COLUMNS, ENCODER_FEATURES
 from ...tasks.masked_images import MASKED_IMAGES
 from ..objectives.reconstruction import mean_colour_loss, reconstructions
 from ..trainer.assembly import as_evaluated
@@ -107,6 +108,20 @@ def finish_masked(trainer: ViTCustomTrainer, train: dict[str, Any], processor: A
         plot_reconstructions(reconstructions(model, validation, processor), folder / RECONSTRUCTION_PICTURE)
 
     return _close(trainer, metrics, draw)
+
+
+def finish_taught(trainer: ViTCustomTrainer, train: dict[str, Any]) -> dict[str, Any]:
+    """Save and measure as `finish` does, for an encoder that has learnt another's features."""
+    trainer.save_model()
+    validation: Any = trainer.eval_dataset
+    measured: Any = trainer.predict(validation).metrics
+    metrics = {
+        "objective": ENCODER_FEATURES.name,
+        "train": train,
+        "validation": {"n": len(validation), **{name: measured[f"test_{name}"] for name in COLUMNS}},
+        **_best(trainer),
+    }
+    return _close(trainer, metrics, lambda folder: None)
 
 
 def _folder(trainer: ViTCustomTrainer) -> Path:

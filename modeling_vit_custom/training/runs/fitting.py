@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...common.environment import computes_faster_in_bfloat16
 from ...common.fingerprint import fingerprint
 from ...common.processes import Processes
 from ...data.examples import Splits
@@ -21,7 +22,7 @@ from ..optimization.time_budget import CLOSING
 from ..search.floor import CROSS_VALIDATION, Floor, build_floor
 from ..search.folds import answers_in_folds
 from ..search.kept_answers import KeptAnswers
-from ..search.planning import Setting, augmentations_for, computes_faster_in_bfloat16, parts_of, plan
+from ..search.planning import Setting, augmentations_for, parts_of, plan
 from ..search.search import Outcome, search
 from ..search.trials import Tuner, cost_of, of_setting
 from .beginning import begin_at, say

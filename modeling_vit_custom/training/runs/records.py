@@ -114,12 +114,14 @@ def describe_run(
     training_args: ViTTrainingArguments,
     splits: Splits,
     masks: PatchMasks | None = None,
+    labelled: bool = True,
 ) -> dict[str, Any]:
     """Return the settings, data and environment of a run, fit to be published: no paths of this machine.
 
     The data is recorded as a fingerprint of file names and labels; for a stream, of its shards' names and sizes and of
     labels.
-    masks: those of pre-training; settings that only `train` has are then left out.
+    masks: of pre-training by masked images.   labelled: False in pre-training; settings that only `train` has are then
+    left out.
     """
     digest = hashlib.sha256()
     for examples in (splits.train, splits.validation):
@@ -133,7 +135,7 @@ def describe_run(
     model = asdict(model_args) | {"cache_dir": None, "chosen_recipe": None}
     if model["model_name_or_path"] and (path := Path(model["model_name_or_path"]).expanduser()).exists():
         model["model_name_or_path"] = Path(os.path.abspath(path)).name
-    without = () if masks is None else ONLY_IN_TRAIN
+    without = () if labelled else ONLY_IN_TRAIN
     return {
         "model": {name: value for name, value in model.items() if value is not None and name not in without},
         "data": {

@@ -13,7 +13,7 @@ from ...common.image_pixels import pixels_allowed
 from ...common.progress_bars import bars_of_others
 from ...data.dataset import check_readable
 from ...evaluation.evaluate import data_fingerprint
-from ...tasks.hub import CLASSIFICATION, MASKED_IMAGES
+from ...tasks.hub import CLASSIFICATION, FEATURES, MASKED_IMAGES
 from ..arguments.completion import choose_best_metric, complete_arguments
 from ..arguments.data_arguments import DataArguments
 from ..arguments.model_arguments import ModelArguments
@@ -27,10 +27,11 @@ from ..initialization.linear_head import fit_head
 from ..initialization.start_checkpoint import check_whole_patches, open_checkpoint
 from ..objectives.masking import PatchMasks
 from ..trainer.assembly import as_evaluated, build_trainer, prepare_feed, start_of, teacher_for
+from ..trainer.feature_teacher import feature_teacher_for
 from .beginning import begin_at, say, warnings_held_back
 from .compared import yardstick_for
 from .data_loading import load_data
-from .finishing import finish, finish_masked, train_to_the_end
+from .finishing import finish, finish_masked, finish_taught, train_to_the_end
 from .fitting import METHODS_OF_FITTING, Story
 from .log import keep_log
 from .records import begin_records, describe_run, report_again
@@ -70,6 +71,7 @@ def run_training(
 ) -> dict[str, Any]:
     """Train on labelled images or, with `hiding`, pre-train on images whose hidden parts must be reconstructed.
 
+    With `hiding` and a teacher nothing is hidden, and its features are learnt.
     The arguments must be complete, see `complete_arguments`.
     began: start of --max_minutes, by `time.monotonic()`. Returns and raises as `train`.
     """
@@ -88,7 +90,8 @@ def _run_training(
     hiding: PretrainingArguments | None,
 ) -> dict[str, Any]:
     processes, start = training_args.processes, start_of(model_args)
-    listing = CLASSIFICATION if hiding is None else MASKED_IMAGES
+    taught = hiding is not None and training_args.teacher is not None
+    listing = CLASSIFICATION if hiding is None else FEATURES if taught else MASKED_IMAGES
     pretrained = open_checkpoint(start, listing.model)
     check_whole_patches(start, pretrained)
     splits = load_data(data_args, training_args, labelled=hiding is None)
@@ -105,15 +108,17 @@ def _run_training(
     splits, calibration = keep_for_calibration(splits, model_args, data_args, training_args)
     check_saving_as(model, processor, training_args, model_args.method)
     masks = None
-    if hiding is not None:
+    if hiding is not None and not taught:
         masks = PatchMasks.for_model(model.config, hiding.mask_ratio, hiding.mask_patch_size)
     notes = [*splits.notes, *map(format_finding, splits.findings), *([masks.sentence()] if masks else [])]
     if not goes_on:
         say(training_args, notes)
         notes = []
 
-    teacher = teacher_for(splits, training_args)
-    run = describe_run(model_args, data_args, training_args, splits, masks)
+    teacher: Any = teacher_for(splits, training_args)
+    if taught:
+        teacher = feature_teacher_for(model.config, data_args, training_args)
+    run = describe_run(model_args, data_args, training_args, splits, masks, labelled=hiding is None)
     run["data"] |= {} if teacher is None else {"teacher": teacher.record()}
     if splits.test is not None:
         run["test"] = {"examples": len(splits.test), "fingerprint": data_fingerprint(splits.test)}
@@ -128,11 +133,13 @@ def _run_training(
         return METHODS_OF_FITTING[model_args.method](story)
     checkpoint = begin_at(training_args, run, len(splits.train), notes)
     check_images(training_args.output_dir, splits, None if checkpoint is None else Path(checkpoint).parent, processes)
-    yardstick = None if masks else yardstick_for(model, processor, splits, model_args, data_args, training_args)
+    yardstick = None
+    if hiding is None:
+        yardstick = yardstick_for(model, processor, splits, model_args, data_args, training_args)
     feed = prepare_feed(model.config, processor, splits, data_args, training_args, teacher, masks)
     del teacher
     trainer = build_trainer(model, processor, splits, model_args, feed, training_args, began)
-    if masks is None:
+    if hiding is None:
         trainer.add_callback(ReportCallback(splits))
     if trainer.is_world_process_zero():
         recipe = model_args.chosen_recipe or (None if checkpoint else "")
@@ -146,5 +153,7 @@ def _run_training(
         print(trainer.throughput.sentence(), flush=True)
     if masks is not None:
         return finish_masked(trainer, train, processor)
+    if taught:
+        return finish_taught(trainer, train)
     compare = None if yardstick is None else yardstick.compare
     return finish(trainer, splits, train, processor, compare=compare, calibration=calibration)

@@ -1,12 +1,10 @@
 """The plan of `--method search`: which settings are tried, on which images, and for how long."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...data.examples import Examples, Splits
 from ...data.splits import draw_validation
@@ -169,14 +167,3 @@ def augmentations_for(asked: str, examples: Examples) -> list[str]:
         return [asked]
     _, grey = looks_of(examples)
     return ["light", "standard"] if grey else ["standard", "light"]
-
-
-def computes_faster_in_bfloat16(device: torch.device) -> bool:
-    """Return whether the device has its own instructions for bfloat16 matrices, and may use them."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 lacks it
-    held_back = any(name in os.environ for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"))
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16")) and not held_back

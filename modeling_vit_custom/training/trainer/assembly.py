@@ -18,6 +18,7 @@ from ...data.dataset import ImageDataset, collate
 from ...data.examples import Examples, Splits
 from ...data.stream import StreamedViews, stream_of
 from ...data.views import DecodedViews, ImageResizer, PixelValues, eval_resizer, larger_resizer
+from ...tasks.encoder_features import ENCODER_FEATURES
 from ...tasks.masked_images import MASKED_IMAGES
 from ...tasks.measuring import TrainerMetrics
 from ...tasks.registry import one_label, task_named
@@ -27,6 +28,7 @@ from ..arguments.model_arguments import ModelArguments
 from ..arguments.tables import not_for
 from ..arguments.training_arguments import ViTTrainingArguments
 from ..arguments.values import field_values
+from ..initialization.feature_projection import add_projection
 from ..initialization.lora import add_adapters
 from ..initialization.start_checkpoint import Start
 from ..inputs.augmentation import (
@@ -40,12 +42,15 @@ from ..inputs.augmentation import (
 )
 from ..inputs.mixing import Mix, RandomErasing
 from ..objectives.distillation import Distillation, DistillationLoss, distil
+from ..objectives.feature_distillation import FeatureLoss
 from ..objectives.loss import ClassificationLoss, balanced_weights
 from ..objectives.masking import MaskedImages, PatchMasks
 from ..objectives.reconstruction import MaskedLoss
 from ..objectives.teacher_classes import open_teacher
+from ..objectives.teacher_features import EncoderTeacher
 from ..objectives.teacher_loading import Teacher
 from ..optimization.time_budget import time_budget
+from .feature_teacher import learn_features
 from .trainer import ViTCustomTrainer
 
 MAX_WORKERS = 16
@@ -66,7 +71,7 @@ class TrainingInputs:
     augmentation: BatchAugmentation
     loss: ClassificationLoss | DistillationLoss | None = None
     balanced: bool = False
-    measure: MaskedLoss | None = None
+    measure: MaskedLoss | FeatureLoss | None = None
 
 
 def prepare_feed(
@@ -75,32 +80,41 @@ def prepare_feed(
     splits: Splits,
     data_args: DataArguments,
     training_args: ViTTrainingArguments,
-    teacher: Teacher | None = None,
+    teacher: Teacher | EncoderTeacher | None = None,
     masks: PatchMasks | None = None,
 ) -> TrainingInputs:
     """Build the `TrainingInputs` of a training: task, views (see `prepare_views`), augmentation and loss.
 
-    teacher: to distil from.   masks: hide patches; the task is then to fill them in.
+    teacher: to distil from; of an encoder the task is to learn its features.   masks: hide patches; the task is then to
+    fill them in.
     Raises UsageError for flags that do not fit the task.
     """
     task = task_named(splits.problem_type) if masks is None else MASKED_IMAGES
+    if isinstance(teacher, EncoderTeacher):
+        task = ENCODER_FEATURES
     images = ImageDataset if masks is None else partial(MaskedImages, masks)
     check_task(task, data_args, training_args)
     check_channels(config.num_channels, data_args)
     views, policy = prepare_views(config, processor, splits, data_args, training_args)
     loss: Any = training_loss(task, splits, training_args)
-    rows = None
-    if teacher is not None:
-        loss, rows, notes = distil(
+    rows, notes = dict[str, Any](), list[str]()
+    measure: Any = None if masks is None else MaskedLoss(config)
+    if isinstance(teacher, EncoderTeacher):
+        cache, progress = data_args.image_cache, shows_progress(training_args)
+        measure, rows, notes = learn_features(teacher, views, splits, cache, training_args.device, progress)
+    elif teacher is not None:
+        loss, rows["train"], notes = distil(
             teacher, config, splits, loss, data_args.image_cache, distillation_of(training_args), training_args.device,
             shows_progress(training_args),
         )  # fmt: skip
-        if training_args.process_index == 0:
-            print(*map(printable, notes), sep="\n", flush=True)
+    if notes and training_args.process_index == 0:
+        print(*map(printable, notes), sep="\n", flush=True)
     return TrainingInputs(
         task=task,
-        train=images(splits.train, views["train"], training_args.seed, policy, rows),
-        validation=None if splits.validation is None else images(splits.validation, views["validation"]),
+        train=images(splits.train, views["train"], training_args.seed, policy, rows.get("train")),
+        validation=None
+        if splits.validation is None
+        else images(splits.validation, views["validation"], teacher=rows.get("validation")),
         augmentation=BatchAugmentation(
             AUGMENTATIONS[data_args.augmentation],
             config.image_hw,
@@ -112,7 +126,7 @@ def prepare_feed(
         ),
         loss=loss,
         balanced=data_args.balanced_sampling,
-        measure=None if masks is None else MaskedLoss(config),
+        measure=measure,
     )
 
 
@@ -281,6 +295,9 @@ def build_trainer(
     elif model_args.method == "lora":
         lora = model_args
         add_adapters(model, lora.lora_rank, lora.lora_alpha, lora.lora_dropout, lora.lora_targets)
+    if isinstance(feed.measure, FeatureLoss):
+        known = feed.measure.statistics
+        add_projection(model, len(known.pooled_mean), len(known.patch_mean), training_args.seed)
     sizes = [0 if examples is None else len(examples) for examples in (splits.validation, splits.test)]
     return ViTCustomTrainer(
         model=model,

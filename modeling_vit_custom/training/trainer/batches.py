@@ -22,6 +22,7 @@ from ...tasks.measuring import TrainerMetrics
 from ..arguments.training_arguments import ViTTrainingArguments
 from ..inputs.augmentation import BatchAugmentation
 from ..inputs.order import SetEpoch, StreamOrder, TrainingOrder
+from ..objectives.feature_distillation import FeatureLoss
 from .throughput import Throughput
 
 KEPT = 2**26  # numbers in all predictions; above this, metrics are computed batch by batch
@@ -33,7 +34,8 @@ class BatchTrainer(Trainer):
     augmentation: of training batches, [B, C, S, S'] and [B, K] -> [B, C, h, w].
     to_pixel_values: of validation batches, uint8 [B, C, h, w] -> float32.
     balanced: whether training draws each class equally often.
-    measure: for an objective without labels: (a batch's inputs, the model's output) → [B], a value for each image.
+    measure: for an objective without labels: (a batch's inputs, the model's output) → [B, …], values for each image. A
+    `FeatureLoss` is the loss, too.
     `compute_loss_func` is for training alone: validation keeps the model's own loss.
     """
 
@@ -103,7 +105,7 @@ class BatchTrainer(Trainer):
         return output
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
-        """Return Trainer's result; with `measure`, (None, the measured value of each image [B], its index [B]).
+        """Return Trainer's result; with `measure`, (None, the measured values of each image [B, …], its index [B]).
 
         (Trainer's eval_loss would repeat each batch's loss and drop the surplus.)
         """
@@ -112,7 +114,7 @@ class BatchTrainer(Trainer):
         index = inputs["index"]
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            output = model(**inputs)
+            output = model(**{name: value for name, value in inputs.items() if name != "teacher"})
         measured = self.measure(inputs, output)
         return None, measured, index.to(measured.device)
 
@@ -131,7 +133,8 @@ class BatchTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The batch on the model's device, its views turned into pixel_values, without the index.
 
-        "teacher" becomes the distributions [B, L] for the loss, mixed as the images are.
+        "teacher" becomes the distributions [B, L] for the loss, mixed as the images are; or the features for a
+        `FeatureLoss`, moved as the images are.
         """
         inputs = {name: value for name, value in super()._prepare_inputs(inputs).items() if name != "index"}
         draws = inputs.pop("draws", None)
@@ -139,16 +142,24 @@ class BatchTrainer(Trainer):
             views, labels = inputs["pixel_values"], inputs.pop("labels", None)
             inputs["pixel_values"], labels = self.augmentation(views, labels, draws, self.progress)
             inputs |= {} if labels is None else {"labels": labels}
-            if "teacher" in inputs:
+            if "teacher" in inputs and not isinstance(self.measure, FeatureLoss):
                 loss: Any = self.compute_loss_func
                 targets, size = loss.targets(inputs["teacher"]), inputs["pixel_values"].shape[-2:]
                 inputs["teacher"] = self.augmentation.mix.mix_targets(targets, draws, size)
                 inputs |= loss.asks
         elif self.to_pixel_values is not None:
             inputs["pixel_values"] = self.to_pixel_values(inputs["pixel_values"])
+        if isinstance(self.measure, FeatureLoss) and self.augmentation is not None:
+            net: Any = self.accelerator.unwrap_model(self.model)
+            size = net.config.grid_of(inputs["pixel_values"].shape[2:])
+            follow = partial(self.augmentation.follow, size=size, draws=draws)
+            inputs["teacher"] = self.measure.targets(inputs["teacher"], follow)
         return inputs
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
+        if isinstance(self.measure, FeatureLoss):
+            targets = inputs.pop("teacher")
+            return self.measure.loss(model(**inputs), targets)
         training_loss = self.compute_loss_func
         self.compute_loss_func = training_loss if model.training else None
         if "teacher" in inputs:

@@ -1,7 +1,8 @@
 """The part of the Trainer that keeps the served weights apart from the trained ones.
 
-They differ where an average is kept (`--ema_decay`) and where adapters are trained (`--method lora`). The served
-weights are evaluated, and saved as model.safetensors, always whole and plain. A checkpoint also holds the trained ones.
+They differ where an average is kept (`--ema_decay`), where adapters are trained (`--method lora`), and where a layer is
+trained that is thrown away (`feature_projection`). The served weights are evaluated, and saved as model.safetensors,
+always whole and plain. A checkpoint also holds the trained ones.
 """
 
 from collections.abc import Iterator
@@ -18,11 +19,13 @@ from torch.nn.modules.module import _IncompatibleKeys
 from ...common.errors import UsageError
 from ...common.model_files import WEIGHTS
 from ...common.sharding import assign, plain_class, reshard, whole
+from ..initialization.feature_projection import is_projection
 from ..initialization.lora import adapted_layers, frozen_digest, is_adapter, merged, plain_name
 from ..optimization.ema import WeightAverage
 from .resuming import ResumingTrainer
 
 TRAINED = "training_weights.safetensors"
+PROJECTION = "feature_projection.safetensors"  # beside a checkpoint's model, with which it is measured
 
 
 class EmaLoraTrainer(ResumingTrainer):
@@ -32,6 +35,7 @@ class EmaLoraTrainer(ResumingTrainer):
         super().__init__(*args, **kwargs)
         self.average: WeightAverage | None = None
         self.adapted = any(is_adapter(name) for name, _ in self.model.named_parameters())  # type: ignore[union-attr]
+        self.projects = any(is_projection(name) for name, _ in self.model.named_parameters())  # type: ignore[union-attr]
         self.frozen_digest = frozen_digest(self.net) if self.adapted else ""
 
     @property
@@ -44,7 +48,7 @@ class EmaLoraTrainer(ResumingTrainer):
 
     def served_parameters(self) -> int:
         """Return the number of parameters of the saved model."""
-        return sum(parameter.numel() for name, parameter in self.net.named_parameters() if not is_adapter(name))
+        return sum(p.numel() for name, p in self.net.named_parameters() if not is_adapter(name) | is_projection(name))
 
     @contextmanager
     def with_served_weights(self) -> Iterator[None]:
@@ -57,6 +61,8 @@ class EmaLoraTrainer(ResumingTrainer):
     def begin(self) -> None:
         if self.is_deepspeed_enabled and (self.args.ema_decay or self.adapted):
             raise UsageError("--ema_decay and --method lora are not for DeepSpeed: use FSDP2 (launch/fsdp2.yaml).")
+        if self.projects and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise UsageError("--teacher in pre-training is not for DeepSpeed or FSDP: start plain processes instead.")
         if self.args.ema_decay and self.average is None:
             self.average = WeightAverage(self.net, self.args.ema_decay)
         super().begin()
@@ -93,15 +99,22 @@ class EmaLoraTrainer(ResumingTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.adapted:
             state_dict = merged(self.net.state_dict() if state_dict is None else state_dict, adapted_layers(self.net))
+        if self.projects:
+            every = self.net.state_dict()
+            state_dict = {name: tensor for name, tensor in every.items() if not is_projection(name)}
+            if self.aside is not None:
+                Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
+                projection = {name: every[name].contiguous() for name in every.keys() - state_dict.keys()}
+                save_file(projection, Path(str(output_dir)) / PROJECTION)
         super()._save(output_dir, state_dict)
 
     def needed_bytes(self) -> int:
         trained = sum(parameter.nbytes for parameter in self.trained().values())
-        return super().needed_bytes() + trained * ((self.average is not None) * 2 or self.adapted)
+        return super().needed_bytes() + trained * ((self.average is not None) * 2 or self.adapted or self.projects)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.average is None and not self.adapted:
+        if self.average is None and not self.adapted and not self.projects:
             return
         tensors = {f"weights.{name}": whole(parameter) for name, parameter in self.trained().items()}
         if self.average is not None:
@@ -111,7 +124,8 @@ class EmaLoraTrainer(ResumingTrainer):
             save_file(tensors, Path(output_dir) / TRAINED, metadata=noted)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not self.adapted or self.is_fsdp_enabled:  # otherwise TRAINED holds everything that training changes
+        apart = self.adapted or self.projects
+        if not apart or self.is_fsdp_enabled:  # otherwise TRAINED holds everything that training changes
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -141,7 +155,8 @@ class EmaLoraTrainer(ResumingTrainer):
         """Load the served weights of the best checkpoint; adapters, merged in them, are set to have no effect."""
         if self.is_deepspeed_enabled:
             return super()._load_best_model()
-        tensors = load_file(Path(self.best_checkpoint()) / WEIGHTS)
+        best = Path(self.best_checkpoint())
+        tensors = load_file(best / WEIGHTS) | (load_file(best / PROJECTION) if self.projects else {})
         reshard(self.net)
         own = {plain_name(name): tensor for name, tensor in self.net.state_dict(keep_vars=True).items()}
         adapters = [name for name in own if is_adapter(name)]
