@@ -10,6 +10,7 @@ import torch
 
 from ..common.errors import UsageError
 from ..tasks.registry import task_of
+from .checks import checked
 from .context import encoder_of, in_full_precision, lacks_gradients, prepared, unwrapped
 from .images import read_images
 from .maps import Maps, grid_of, pixel_map, seen_pixels
@@ -52,19 +53,47 @@ def explain(
     blocks = _blocks(layers, encoder, method, chosen)
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: give 1 or more.")
+    if confirm < 0:
+        raise UsageError(f"confirm={confirm}: give the number of cells to replace, 0 for none.")
     pixels = _on_device(read_images(images, processor), model)
+    points, target = _points(target, len(pixels)) if method == "similarity" else (None, target)
     with prepared(model):
+        if target is None and not chosen.class_specific and task_of(model.config).answers is None:
+            target = features
         targets, logit, probability = _answers(model, pixels, target, contrast, batch_size)
         seen = seen_pixels(model.config, pixels.shape[2:])
         grid = grid_of(model.config, pixels.shape[2:])
         found = []
         for rows in _parts(len(targets.images), batch_size):
             part = pixels[[targets.images[row] for row in rows]]
-            work = Work(model, encoder, part, _score_of(targets, rows), grid, seen, blocks, check, batch_size)
+            cells = None if points is None else [points[row] for row in rows]
+            work = Work(model, encoder, part, _scored(targets, rows), grid, seen, blocks, check, batch_size, cells)
             found.append(chosen.run(work))
-    maps = Maps.joined(found)
-    maps.notes += _notes(maps, targets, logit, copied)
-    return _result(method, chosen, targets, contrast, logit, probability, maps, pixels, seen)
+        maps = Maps.joined(found)
+        maps.notes += _notes(maps, targets, logit, copied)
+        result = _result(method, chosen, targets, logit, probability, maps, pixels, seen)
+        if not chosen.features and (check or confirm):
+            _check(result, model, targets, pixels[:, :, : seen[0], : seen[1]], check, confirm, batch_size)
+    return result
+
+
+def _check(
+    result: Explanation, model: Any, targets: Targets, pixels: torch.Tensor, check: bool, confirm: int, batch_size: int
+) -> None:
+    """Measure the maps of a result and write into it what was found."""
+    found = []
+    for row, ranking in enumerate(result.ranking):
+
+        def probability(images: torch.Tensor, row: int = row) -> torch.Tensor:
+            return targets.probability(model(pixel_values=images), [row] * len(images))
+
+        def logit(images: torch.Tensor, row: int = row) -> torch.Tensor:
+            return targets.score(model(pixel_values=images), [row] * len(images))
+
+        image = pixels[targets.images[row]]
+        found.append(checked(ranking, image, probability, logit, check, confirm, batch_size))
+    result.faithfulness = [one.faithfulness for one in found if one.faithfulness is not None] or None
+    result.confirmed = [one.confirmed for one in found if one.confirmed is not None] or None
 
 
 def _notes(maps: Maps, targets: Targets, logit: torch.Tensor, copied: bool) -> list[str]:
@@ -109,6 +138,20 @@ def _blocks(layers: Sequence[int] | None, encoder: Any, name: str, method: Metho
     return sorted({block % count for block in layers})
 
 
+def _points(target: Any, count: int) -> tuple[list[tuple[int, int]] | None, None]:
+    """The patch of each image that `similarity` compares with all: `target` as (row, column), or a list of these."""
+    if target is None:
+        return None, None
+    try:
+        cells = [target] * count if isinstance(target, tuple) else list(target)
+        found = [(int(row), int(column)) for row, column in cells]
+    except (TypeError, ValueError):
+        raise UsageError(f"target={target!r}: method='similarity' takes a patch, (row, column), or a list.") from None
+    if len(found) != count:
+        raise UsageError(f"target has {len(found)} patches for {count} images: give one for each, or one for all.")
+    return found, None
+
+
 def _on_device(pixels: torch.Tensor, model: Any) -> torch.Tensor:
     parameter = next(model.parameters(), None)
     if parameter is None or not parameter.is_floating_point():
@@ -120,8 +163,13 @@ def _parts(count: int, size: int) -> list[list[int]]:
     return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
 
-def _score_of(targets: Targets, rows: list[int]) -> Callable[[Any], torch.Tensor]:
-    return lambda outputs: targets.score(outputs, rows)
+def features(outputs: Any) -> torch.Tensor:
+    """Return 0 for each image: of an encoder without answers, maps that depend on none can be had all the same."""
+    return outputs.last_hidden_state.new_zeros(len(outputs.last_hidden_state))
+
+
+def _scored(targets: Targets, rows: list[int]) -> Callable[[Any, Sequence[int]], torch.Tensor]:
+    return lambda outputs, places: targets.score(outputs, [rows[place] for place in places])
 
 
 @torch.no_grad()
@@ -147,7 +195,7 @@ def _answers(
 
 
 def _result(
-    name: str, method: Method, targets: Targets, contrast: Any, logit: torch.Tensor, probability: torch.Tensor,
+    name: str, method: Method, targets: Targets, logit: torch.Tensor, probability: torch.Tensor,
     maps: Maps, pixels: torch.Tensor, seen: tuple[int, int],
 ) -> Explanation:  # fmt: skip
     return Explanation(

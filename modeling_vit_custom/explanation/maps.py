@@ -70,10 +70,20 @@ def on_grid(values: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 
 def patch_sums(pixels: torch.Tensor, grid: tuple[int, int], seen: tuple[int, int]) -> torch.Tensor:
-    """Return the sum over channels and each patch, [B, h, w], of pixels [B, C, H, W], of which `seen` are looked at."""
-    found = pixels[:, :, : seen[0], : seen[1]].sum(dim=1, keepdim=True)
-    cells = seen[0] * seen[1] / (grid[0] * grid[1])
-    return F.adaptive_avg_pool2d(found, grid)[:, 0].mul(cells).detach().float()
+    """Return the sum over channels and each patch, [B, h, w], of pixels [B, C, H, W], of which `seen` are looked at.
+
+    A pixel that lies in two patches counts in each by its share.
+    """
+    rows, columns = (_overlaps(cells, side).to(pixels) for cells, side in zip(grid, seen, strict=True))
+    return (rows @ pixels[:, :, : seen[0], : seen[1]].sum(dim=1) @ columns.T).detach().float()
+
+
+def _overlaps(cells: int, pixels: int) -> torch.Tensor:
+    """The share of each pixel that lies in each of `cells` equal intervals, [cells, pixels]."""
+    edges = torch.arange(cells + 1, dtype=torch.float64) * pixels / cells
+    start = torch.arange(pixels, dtype=torch.float64)
+    inside = torch.minimum(edges[1:, None], start + 1) - torch.maximum(edges[:-1, None], start)
+    return inside.clamp_min(0)
 
 
 def pixel_map(grid: torch.Tensor, size: Sequence[int], seen: tuple[int, int]) -> torch.Tensor:

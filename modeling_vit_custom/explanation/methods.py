@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..common.errors import UsageError
-from . import gradient_maps
+from . import attention_maps, feature_maps, gradient_maps, pixel_maps
 from .maps import Maps
 from .work import Work
 
@@ -36,8 +36,23 @@ class Method:
 
 METHODS = {
     "libra": Method(gradient_maps.libra, "evidence in every block, by a linearised backward", by_block=True),
+    "place": Method(attention_maps.place, "attention times its linearised gradient, through all blocks"),
+    "chefer": Method(attention_maps.chefer, "attention times its gradient, through all blocks"),
+    "legrad": Method(attention_maps.legrad, "gradient of each block's answer by its attention", by_block=True),
     "gradcam": Method(gradient_maps.gradcam, "channels of the last block, weighted by their mean gradient"),
     "hirescam": Method(gradient_maps.hirescam, "channels of the last block times their gradient"),
+    "ig": Method(pixel_maps.ig, "gradients of the pixels on the way from the mean colour", encoder=False),
+    "occlusion": Method(
+        pixel_maps.occlusion, "what the answer loses without each patch", encoder=False, gradient=False
+    ),
+    "attention": Method(attention_maps.attention, "attention of the last block", gradient=False, class_specific=False),
+    "rollout": Method(attention_maps.rollout, "attention through all blocks", gradient=False, class_specific=False),
+    "similarity": Method(
+        feature_maps.similarity, "cosine with one patch", gradient=False, class_specific=False, features=True
+    ),
+    "pca": Method(
+        feature_maps.pca, "principal components of patches", gradient=False, class_specific=False, features=True
+    ),
 }
 DEFAULT = "libra"
 

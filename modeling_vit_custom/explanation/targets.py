@@ -56,9 +56,14 @@ class Targets:
         return own - values.gather(1, _column(self.others, rows, values))[:, 0]
 
     def probability(self, outputs: Any, rows: Sequence[int]) -> torch.Tensor:
-        """Return the probability [n] of what is explained; the score itself where outputs have none."""
+        """Return the probability [n] of what is explained; the score itself where outputs have none.
+
+        Of a contrast it is that of the one output if only the two were possible.
+        """
         if not self.has_probability:
             return self.score(outputs, rows)
+        if self.others is not None:
+            return self.score(outputs, rows).sigmoid()
         return self.probability_of(outputs[self.task.listing.output], rows)
 
     def probability_of(self, values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
