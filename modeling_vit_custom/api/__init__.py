@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from .converting import convert, export
     from .loading import load
     from .publishing import publish, verify
+    from .explaining import explain_files
     from .searching import index, map_images, search
     from .training import pretrain, train
 
 __all__ = [
-    "audit_data", "convert", "evaluate", "export", "index", "load", "map_images", "predict", "pretrain", "publish",
+    "audit_data", "convert", "evaluate", "explain_files", "export", "index", "load", "map_images", "predict", "pretrain", "publish",
     "search", "train", "verify",
 ]  # fmt: skip
 
@@ -27,6 +28,7 @@ _MODULES = {
     "convert": "converting",
     "evaluate": "classifying",
     "export": "converting",
+    "explain_files": "explaining",
     "index": "searching",
     "load": "loading",
     "map_images": "searching",
