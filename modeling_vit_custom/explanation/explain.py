@@ -3,16 +3,19 @@
 Shapes: B images, R rows (an image and what is explained of it), C channels, H×W pixels, h×w grid, L blocks.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..common.errors import UsageError
+from ..inference.loading import load_classifier
 from ..tasks.registry import task_of
 from .checks import checked
 from .context import encoder_of, in_full_precision, lacks_gradients, prepared, unwrapped
-from .images import read_images
+from .images import read_images, viewable
 from .maps import Maps, grid_of, pixel_map, seen_pixels
 from .methods import DEFAULT, Method, method_named
 from .result import Explanation
@@ -33,20 +36,24 @@ def explain(
     batch_size: int = 8,
     layers: Sequence[int] | None = None,
 ) -> Explanation:
-    """Return maps of where in images a model's answers come from, with what measurements say of these maps.
+    """Look for where in images a model's answers come from; returns an `Explanation`: maps, and how faithful they are.
 
-    model: as `load` returns it; of half precision a float32 copy is explained.   images: pixel_values [B, C, H, W], or
-    PIL images or paths, with `processor`.   target: None for the model's answer, a class by id or name, a list of one
-    for each image, or a function of the model's outputs that returns [B].   method: a name of `METHODS`.   contrast: a
-    second class, or "rest" for the mean of all others: explains the difference of the two logits.   check: whether to
-    measure completeness and faithfulness, which costs about 40 forwards an image.   confirm: how many of the top cells
-    are replaced, each alone, to see whether the logit falls; 0 for none.   batch_size: images in one forward.
-    layers: blocks that count, from 0, of methods that sum over blocks; None for all.
+    model: a saved folder or Hub id, or a model as `load` returns it; of half precision a float32 copy is explained.
+    images: pixel_values [B, C, H, W], or PIL images or paths, with `processor`.   target: None for the model's answer,
+    a class by id or name, a list of one for each image, or a function of the model's outputs that returns [B]; for
+    `similarity` a patch, (row, column).   method: a name of `METHODS`.   contrast: a second class, or "rest" for the
+    mean of all others; the difference of the two logits is explained.   check: whether to measure completeness and
+    faithfulness, by about 30 forwards an image.   confirm: how many of the top cells are replaced, each alone, to see
+    whether the logit falls; 0 for none.   batch_size: images in one forward.   layers: blocks that count, from 0, of
+    methods that sum over blocks; None for all.
 
     Raises UsageError (a ValueError) for a class, method or block that does not exist, and for a method that the model
     cannot be explained by; DataError for an image that cannot be read.
     """
     chosen = method_named(method)
+    if isinstance(model, str | os.PathLike):
+        model, loaded = load_classifier(os.fspath(model), listing=None)
+        processor = processor or loaded
     model = unwrapped(model)
     model, copied = _able(model, method, chosen)
     encoder = encoder_of(model)
@@ -71,7 +78,7 @@ def explain(
             found.append(chosen.run(work))
         maps = Maps.joined(found)
         maps.notes += _notes(maps, targets, logit, copied)
-        result = _result(method, chosen, targets, logit, probability, maps, pixels, seen)
+        result = _result(method, chosen, targets, logit, probability, maps, viewable(pixels, processor), seen)
         if not chosen.features and (check or confirm):
             _check(result, model, targets, pixels[:, :, : seen[0], : seen[1]], check, confirm, batch_size)
     return result
@@ -196,7 +203,7 @@ def _answers(
 
 def _result(
     name: str, method: Method, targets: Targets, logit: torch.Tensor, probability: torch.Tensor,
-    maps: Maps, pixels: torch.Tensor, seen: tuple[int, int],
+    maps: Maps, photos: np.ndarray, seen: tuple[int, int],
 ) -> Explanation:  # fmt: skip
     return Explanation(
         method=name,
@@ -208,8 +215,9 @@ def _result(
         logit=logit,
         grid=maps.grid,
         shown=maps.shown,
-        map=pixel_map(maps.grid if targets.signed else maps.shown, pixels.shape[2:], seen),
-        pixels=pixels.float().cpu(),
+        map=pixel_map(maps.grid if targets.signed else maps.shown, photos.shape[1:3], seen),
+        photos=photos,
+        seen=seen,
         layers=maps.layers,
         heads=maps.heads,
         colours=maps.colours,

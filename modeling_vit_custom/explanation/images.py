@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..common.errors import DataError, UsageError
@@ -45,3 +46,21 @@ def read_images(images: Any, processor: Any) -> torch.Tensor:
             f"images have different sizes for the model, {tuple(read[0].shape)} and {sizes.pop()}: explain one by one."
         )
     return torch.stack(read)
+
+
+def viewable(pixels: torch.Tensor, processor: Any) -> np.ndarray:
+    """Return pixel values [B, C, H, W] as uint8 [B, H, W, 3], for people: the first three channels in colour, or grey.
+
+    The processor's normalisation is undone; without one, each image is stretched from its lowest value to its highest.
+    """
+    shown = pixels.float().cpu()
+    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    if processor is not None and getattr(processor, "do_normalize", False) and mean is not None and std is not None:
+        shape = (1, -1, 1, 1)
+        shown = shown * torch.as_tensor(std).float().view(shape) + torch.as_tensor(mean).float().view(shape)
+    elif processor is None:
+        low, high = shown.amin((1, 2, 3), keepdim=True), shown.amax((1, 2, 3), keepdim=True)
+        shown = (shown - low) / (high - low).clamp_min(1e-12)
+    bytes_ = (shown.clamp(0, 1) * 255).round().to(torch.uint8)
+    bytes_ = bytes_[:, :3] if bytes_.shape[1] >= 3 else bytes_[:, :1].expand(-1, 3, -1, -1)
+    return bytes_.permute(0, 2, 3, 1).contiguous().numpy()
