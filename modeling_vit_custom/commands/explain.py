@@ -94,12 +94,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def shown(records: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield the lines for a screen: of each answer what it is, by which method, and what hiding patches does."""
+    """Yield the lines for a screen: what is explained, then for each method what hiding patches does to it."""
+    before = None
     for record in records:
         if "error" in record:
             continue
         sure = "" if record["probability"] is None else f" {record['probability']:.2f}"
         against = f" rather than {printable(record['contrast'], keep='')}" if record["contrast"] else ""
-        yield f"{printable(record['path'], keep='')}  {printable(record['label'], keep='')}{against}{sure}"
+        what = f"{printable(record['path'], keep='')}  {printable(record['label'], keep='')}{against}{sure}"
+        yield from [] if what == before else [what]
         said = [record["caveat"], (record["faithfulness"] or {}).get("sentence"), record["little"]]
-        yield f"  {record['method']}: " + "; ".join(filter(None, said))
+        yield f"  {record['method']}: {'; '.join(filter(None, said)) or 'not measured'}"
+        before = what
