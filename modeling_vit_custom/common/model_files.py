@@ -12,6 +12,7 @@ WEIGHTS, WEIGHTS_INDEX, SHARDS = "model.safetensors", "model.safetensors.index.j
 METRICS, RUN_FILE, CONVERSION, SPEEDS = "metrics.json", "training_args.json", "conversion.json", "speeds.json"
 GOLDEN, CARD = "golden.json", "README.md"
 EXPORT = "export.json"
+EXPLANATION = "explanation.json"
 
 # Pictures, and the page of a run.
 TRAINING_PICTURE, CONFUSION_PICTURE, RECONSTRUCTION_PICTURE = (
@@ -44,6 +45,7 @@ FILES = {
     CONVERSION: "where the weights come from, and what was assumed in converting them",
     SPEEDS: "what each speed setting gains and costs",
     SPEEDS_PICTURE: "the same as a picture",
+    EXPLANATION: "which explanation is most faithful to the model",
     CONFUSION_PICTURE: "the confusion matrix",
     TRAINING_PICTURE: "the course of the training",
     "LICENSE": "the licence",
