@@ -10,6 +10,7 @@ from tiny import TINY
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
 from modeling_vit_custom.common.claims import ClaimError, check_claims
+from modeling_vit_custom.explanation import choose
 from modeling_vit_custom.explanation.choose import CANDIDATES, choose_method, chosen, stored_method
 from modeling_vit_custom.explanation.explain import explain
 
@@ -22,17 +23,18 @@ def test_libra_stays_unless_another_is_clearly_better():
     assert chosen({"libra": noise + 1, "legrad": noise}) == "libra"
 
 
-def test_the_choice_is_kept_and_used(tmp_path):
+def test_the_choice_is_kept_and_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(choose, "ENOUGH", 4)  # 32 take seconds
     folder = save_ours(tmp_path / "model", num_channels=3, image_size=16, num_hidden_layers=2)
     model = ViTCustomForImageClassification.from_pretrained(folder)
-    images = torch.randn(32, 3, 16, 16)
+    images = torch.randn(4, 3, 16, 16)
     with pytest.raises(ValueError, match="no choice is stored beside this model, and 2 images are too few"):
         explain(model, images[:2], method="auto")
-    record = choose_method(model, images, folder=folder, batch_size=32)
+    record = choose_method(model, images, folder=folder, batch_size=4)
     assert record["srg"].keys() == {*CANDIDATES} and record["ahead"].keys() == {*CANDIDATES} - {"libra"}
     assert stored_method(str(folder)) == record["method"]
     kept = json.loads((folder / "explanation.json").read_text())
-    assert kept["method"] == record["method"] and kept["images"] == 32
+    assert kept["method"] == record["method"] and kept["images"] == 4
     assert "explanation.json" in check_claims(folder)[0]
     kept["method"] = "legrad"
     (folder / "explanation.json").write_text(json.dumps(kept))

@@ -154,6 +154,7 @@ def _fails(*_):
     raise AssertionError("compiled")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_adapted_models_are_explained(random_model, pixel_values):
     peft = pytest.importorskip("peft")

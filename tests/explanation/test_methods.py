@@ -41,13 +41,13 @@ def test_a_batch_is_its_single_images(random_model, method, fields):
     model, pixels = model_of(random_model, **fields), torch.randn(4, 3, 24, 32)
     whole = grid_of(model, pixels, method, batch_size=4)
     assert whole.shape == (4, 3, 4) and whole.dtype == torch.float32
-    alone = torch.cat([grid_of(model, pixels[i : i + 1], method) for i in range(4)])
-    in_twos = grid_of(model, pixels, method, batch_size=2)
-    for other in (alone, in_twos):
-        torch.testing.assert_close(other, whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+    alone = torch.cat([grid_of(model, pixels[i : i + 1], method) for i in (0, 3)])
+    in_threes = grid_of(model, pixels, method, batch_size=3)
+    for other, wanted in ((alone, whole[[0, 3]]), (in_threes, whole)):
+        torch.testing.assert_close(other, wanted, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name == "ig")) for name in METHODS])
 def test_a_map_depends_on_the_class_where_the_table_says_so(random_model, pixel_values, method):
     model = model_of(random_model)
     one = grid_of(model, pixel_values[:1], method, 1)
@@ -221,6 +221,7 @@ def work_of(model, pixels, target=1, **kwargs):
     return Work(model, encoder, pixels, scored, (3, 4), tuple(pixels.shape[2:]), **kwargs)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_captums(random_model, pixel_values):
     captum = pytest.importorskip("captum.attr", reason="captum is installed by `make test-slow`")
     model = model_of(random_model, pooling="mean")
@@ -234,8 +235,6 @@ def test_integrated_gradients_are_captums(random_model, pixel_values):
 
 def test_integrated_gradients_add_up_and_say_how_well(random_model, pixel_values):
     model = model_of(random_model)
-    found = explain(model, pixel_values, 1, "ig", check=False, confirm=0)
-    assert found.completeness is None
     found = explain(model, pixel_values[:2], 1, "ig", confirm=0)
     both = model(pixel_values[:2]).logits[:, 1] - model(torch.zeros(2, 3, 24, 32)).logits[:, 1]
     error = (found.grid.sum((1, 2)) - both).abs() / both.abs().clamp_min(1)
