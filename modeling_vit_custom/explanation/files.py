@@ -19,23 +19,26 @@ from ..common.model_names import named_model
 from ..inference.forward import PreparedImages
 from ..inference.inputs import find_images
 from ..inference.loading import load_classifier
+from .choose import AUTO, best_method, choose_method
 from .explain import explain
 from .methods import DEFAULT, METHODS
 from .pictures import contact_sheet
 from .result import Explanation
 
 ALL = "all"
+MEASURED = 64  # images by which a method is chosen
 COMPARED = tuple(name for name, method in METHODS.items() if not method.features and name != "hirescam")
 
 
 @dataclass(frozen=True)
 class Asked:
     """What to explain, and how; see `explain`.   method: also "all", for every method of COMPARED that the model
-    allows."""
+    allows.   choose: use the method that is most faithful on the images, and keep the choice in the model's folder."""
 
     target: str | int | None = None
     contrast: str | int | None = None
     method: str = DEFAULT
+    choose: bool = False
     check: bool = True
     confirm: int = 8
     batch_size: int = 8
@@ -98,7 +101,7 @@ def explain_files(
     paths, _ = find_images(inputs, follow_links)
     name, revision = named_model(model, revision)
     net, processor = load_classifier(name, trust_remote_code, revision=revision, listing=None)
-    methods = _methods(asked.method)
+    methods, said = _methods(net, name, paths, processor, asked)
     names = set(net.config.id2label.values())
     asked = replace(asked, target=_known(asked.target, names), contrast=_known(asked.contrast, names))
     skipped: dict[str, str] = {}
@@ -108,7 +111,7 @@ def explain_files(
                 yield Answer(paths[numbers[0]], error=error)
             else:
                 found = _explained(net, pixels, processor, methods, asked, skipped)
-                notes = [f"--method all leaves out {method}: {why}" for method, why in skipped.items()]
+                notes = said + [f"--method all leaves out {method}: {why}" for method, why in skipped.items()]
                 for row, image in enumerate(found[0].rows):
                     yield Answer(paths[numbers[image]], found, row, notes=[*found[0].notes, *notes])
             bar.update(len(numbers))
@@ -121,8 +124,21 @@ def _known(given: str | int | None, names: Any) -> str | int | None:
     return given
 
 
-def _methods(name: str) -> Sequence[str]:
-    return COMPARED if name == ALL else (name,)
+def _methods(
+    net: Any, model: str, paths: Sequence[str], processor: Any, asked: Asked
+) -> tuple[Sequence[str], list[str]]:
+    """The methods to use, and sentences on the choice."""
+    if asked.choose:
+        folder = model if Path(model).is_dir() else None
+        record = choose_method(
+            net, paths[:MEASURED], processor=processor, batch_size=asked.batch_size, folder=folder
+        )
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in record["srg"].items())
+        kept = "" if folder is None else ", kept beside the model for --method auto"
+        return (record["method"],), [f"{record['method']} is used{kept}: SRG on {record['images']} images {figures}"]
+    if asked.method == AUTO:
+        return (best_method(net, paths[:MEASURED], processor, asked.batch_size),), []
+    return COMPARED if asked.method == ALL else (asked.method,), []
 
 
 def _alike(images: PreparedImages, most: int) -> Iterator[tuple[list[int], torch.Tensor | None, str | None]]:

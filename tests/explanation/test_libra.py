@@ -55,7 +55,7 @@ def test_the_plain_gradient_does_not_add_up(random_model, pixel_values):
     """Otherwise the check above would be passed by anything."""
     worst = []
     for fields in ARCHITECTURES.values():
-        error, inside = left_over(random_model(ViTCustomConfig(**{**TINY, **fields})), pixel_values, libra=False)
+        error, _ = left_over(random_model(ViTCustomConfig(**{**TINY, **fields})), pixel_values, libra=False)
         worst.append(float(error.max()))
     assert max(worst) > 0.1 and sum(error > 1e-3 for error in worst) == len(worst)
 

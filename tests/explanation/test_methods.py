@@ -41,13 +41,13 @@ def test_a_batch_is_its_single_images(random_model, method, fields):
     model, pixels = model_of(random_model, **fields), torch.randn(4, 3, 24, 32)
     whole = grid_of(model, pixels, method, batch_size=4)
     assert whole.shape == (4, 3, 4) and whole.dtype == torch.float32
-    alone = torch.cat([grid_of(model, pixels[i : i + 1], method) for i in range(4)])
-    in_twos = grid_of(model, pixels, method, batch_size=2)
-    for other in (alone, in_twos):
-        torch.testing.assert_close(other, whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+    alone = torch.cat([grid_of(model, pixels[i : i + 1], method) for i in (0, 3)])
+    in_threes = grid_of(model, pixels, method, batch_size=3)
+    for other, wanted in ((alone, whole[[0, 3]]), (in_threes, whole)):
+        torch.testing.assert_close(other, wanted, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name == "ig")) for name in METHODS])
 def test_a_map_depends_on_the_class_where_the_table_says_so(random_model, pixel_values, method):
     model = model_of(random_model)
     one = grid_of(model, pixel_values[:1], method, 1)
@@ -182,13 +182,12 @@ def test_legrad_is_the_gradient_of_each_blocks_answer(random_model, pixel_values
     found = explain(model, pixel_values, 2, "legrad", check=False, confirm=0)
     model.config._attn_implementation = "eager"
     hidden = model.vit.embeddings(pixel_values)
-    layers = []
+    layers, kept = [], []
     for block in model.vit.layers:
-        hidden, kept = hidden.detach(), []
         with block.attention.register_forward_hook(lambda module, args, output: kept.append(output[1])):
-            hidden = block(hidden)
+            hidden = block(hidden.detach())
         logits = model.classifier(model.vit.pooler(model.vit.layernorm(hidden)))
-        (gradient,) = torch.autograd.grad(logits[:, 2].sum(), kept[0])
+        (gradient,) = torch.autograd.grad(logits[:, 2].sum(), kept[-1])
         layers.append(gradient.clamp(min=0).mean(dim=(1, 2))[:, prefix:].view(3, 3, 4))
     torch.testing.assert_close(found.layers, torch.stack(layers), rtol=1e-3, atol=1e-7)
     torch.testing.assert_close(found.grid, torch.stack(layers).sum(0), rtol=1e-3, atol=1e-7)
@@ -222,6 +221,7 @@ def work_of(model, pixels, target=1, **kwargs):
     return Work(model, encoder, pixels, scored, (3, 4), tuple(pixels.shape[2:]), **kwargs)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_captums(random_model, pixel_values):
     captum = pytest.importorskip("captum.attr", reason="captum is installed by `make test-slow`")
     model = model_of(random_model, pooling="mean")
@@ -235,8 +235,6 @@ def test_integrated_gradients_are_captums(random_model, pixel_values):
 
 def test_integrated_gradients_add_up_and_say_how_well(random_model, pixel_values):
     model = model_of(random_model)
-    found = explain(model, pixel_values, 1, "ig", check=False, confirm=0)
-    assert found.completeness is None
     found = explain(model, pixel_values[:2], 1, "ig", confirm=0)
     both = model(pixel_values[:2]).logits[:, 1] - model(torch.zeros(2, 3, 24, 32)).logits[:, 1]
     error = (found.grid.sum((1, 2)) - both).abs() / both.abs().clamp_min(1)
@@ -301,7 +299,7 @@ def test_pca_explains_most_of_the_variance_and_is_a_colour(random_model, pixel_v
     centred = patches - patches.mean(1, keepdim=True)
     largest = torch.linalg.eigvalsh(centred.mT @ centred)[:, -1]
     torch.testing.assert_close(found.grid.square().sum((1, 2)), largest, rtol=1e-3, atol=1e-4)
-    assert found.colours.shape == (3, 3, 4, 3) and 0 <= found.colours.min() and found.colours.max() <= 1
+    assert found.colours.shape == (3, 3, 4, 3) and found.colours.min() >= 0 and found.colours.max() <= 1
     assert found.faithfulness is None and found.confirmed is None
 
 
