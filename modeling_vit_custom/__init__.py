@@ -8,6 +8,9 @@ without `trust_remote_code`. The modules beside this file go into a published re
 from . import _startup  # noqa: F401, before the slow imports
 
 # isort: split
+from importlib import import_module
+from typing import Any
+
 from transformers import (
     AutoBackbone,
     AutoConfig,
@@ -53,3 +56,11 @@ __all__ = [
     "decode_images",
     "resize_input",
 ]
+
+_LAZY = ("explain", "Explanation")  # in the sub-package `explanation`, which takes a second to import
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.explanation.explain"), name)

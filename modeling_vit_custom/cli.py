@@ -28,6 +28,7 @@ COMMANDS = {
     "index": "keep the vectors of images, to search among them",
     "search": "find the images of an index that are most like others",
     "map": "draw images as points of a plane, near those like them, as one page",
+    "explain": "show where in images the evidence for an answer lies",
     "speed_table": "measure what speed settings gain and cost, and store them",
     "export": "write a classifier for another runtime",
     "publish": "check a saved classifier and upload it to the Hub",

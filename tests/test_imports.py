@@ -93,6 +93,7 @@ ROOMS = {
     "inference": {"common", "data", "engines", "tasks"},
     "evaluation": {"common", "data", "inference", "reporting", "tasks"},
     "features": {"common", "data", "inference", "reporting", "tasks"},
+    "explanation": {"common", "engines", "inference", "tasks"},
     "audit": {"common", "data", "features", "reporting", "tasks"},
     "conversion": {"common", "inference"},
     "speed": {"common", "data", "engines", "evaluation", "inference", "reporting", "tasks"},
@@ -124,8 +125,8 @@ ROOMS = {
         "training/initialization", "training/runs", "training/trainer",
     },
     "api": {
-        "audit", "common", "conversion", "data", "engines", "evaluation", "features", "inference", "publishing",
-        "reporting", "speed", "tasks", "training/initialization", "training/runs",
+        "audit", "common", "conversion", "data", "engines", "evaluation", "explanation", "features", "inference",
+        "publishing", "reporting", "speed", "tasks", "training/initialization", "training/runs",
     },
     "commands": {
         "api", "audit", "benchmarks", "common", "conversion", "data", "engines", "features", "inference", "publishing",

@@ -37,7 +37,7 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * ("import train" in text))
+        pytest.param(name, marks=[pytest.mark.slow] * ("import train" in text or "choose_method" in text))
         for name, text in DOCS.items()
         if blocks(text, "python")
     ],

@@ -1,4 +1,5 @@
-"""The commands as functions: `NAME(flag=value)` does from Python what `vit-custom NAME --flag value` does; and `load`.
+"""The commands as functions: `NAME(flag=value)` does from Python what `vit-custom NAME --flag value` does; and `load`,
+and `explain` with the class of its result, `Explanation`.
 
 Names, defaults, refused values and written files are the same as those of the command. A path may be a `pathlib.Path`.
 A command reports success or failure by its exit code; its function by its return value and exceptions.
@@ -11,14 +12,16 @@ if TYPE_CHECKING:
     from .auditing import audit_data
     from .classifying import evaluate, predict
     from .converting import convert, export
+    from .explaining import Explanation as Explanation
+    from .explaining import explain, explain_files
     from .loading import load
     from .publishing import publish, verify
     from .searching import index, map_images, search
     from .training import pretrain, train
 
 __all__ = [
-    "audit_data", "convert", "evaluate", "export", "index", "load", "map_images", "predict", "pretrain", "publish",
-    "search", "train", "verify",
+    "audit_data", "convert", "evaluate", "explain", "explain_files", "export", "index", "load", "map_images", "predict",
+    "pretrain", "publish", "search", "train", "verify",
 ]  # fmt: skip
 
 # Module of each function; imported on first use, because Trainer, plots and other libraries take seconds to import.
@@ -26,6 +29,9 @@ _MODULES = {
     "audit_data": "auditing",
     "convert": "converting",
     "evaluate": "classifying",
+    "explain": "explaining",
+    "explain_files": "explaining",
+    "Explanation": "explaining",
     "export": "converting",
     "index": "searching",
     "load": "loading",

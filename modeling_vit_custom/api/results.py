@@ -298,6 +298,36 @@ class Searched:
 
 
 @dataclass(frozen=True, repr=False)
+class ExplainedFiles:
+    """Finished explanations.
+
+    records: as `Explanation.records`, with "path" and "picture", or {"path", "error"}.   output: the folder.   notes:
+    sentences on these explanations.
+    """
+
+    records: list[dict[str, Any]]
+    output: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """How many images could not be read."""
+        return sum("error" in record for record in self.records)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """How many explanations there are, and how many images could not be read."""
+        return {"explanations": len(self.records) - self.failed, "failed": self.failed}
+
+    def to_json(self) -> str:
+        """Return the records as JSON lines."""
+        return "".join(map(json_line, self.records))
+
+    def __repr__(self) -> str:
+        return f"ExplainedFiles: {_row('', self.metrics).strip()}"
+
+
+@dataclass(frozen=True, repr=False)
 class MappedImages(Mapped):
     """A finished page, in the file `output`."""
 

@@ -24,6 +24,7 @@ from .model_files import (
     CONFUSION_PICTURE,
     CONVERSION,
     CONVERTED_FOLDERS,
+    EXPLANATION,
     EXPORT,
     GOLDEN,
     INDEX_IMAGES,
@@ -52,6 +53,7 @@ RECORDS: dict[str, tuple[tuple[str, ...], str]] = {
     RUN_FILE: ((RECIPE_FILE,), "remove it: it tells of another training"),
     CONVERSION: ((), "remove it, or convert again into a new folder"),
     SPEEDS: ((SPEEDS_PICTURE,), "remove it, and measure these weights with `vit-custom speed_table`"),
+    EXPLANATION: ((), "remove it, and measure these weights with `choose_method`"),
     GOLDEN: ((), "remove it: `vit-custom publish` writes a new one"),
     INDEX_RECORD: ((INDEX_IMAGES, INDEX_VECTORS), "remove image_index/: it holds vectors of another model"),
 }

@@ -12,6 +12,7 @@ WEIGHTS, WEIGHTS_INDEX, SHARDS = "model.safetensors", "model.safetensors.index.j
 METRICS, RUN_FILE, CONVERSION, SPEEDS = "metrics.json", "training_args.json", "conversion.json", "speeds.json"
 GOLDEN, CARD = "golden.json", "README.md"
 EXPORT = "export.json"
+EXPLANATION = "explanation.json"
 
 # An index of images that is published with its model, on request alone.
 INDEX = "image_index"
@@ -48,6 +49,7 @@ FILES = {
     CONVERSION: "where the weights come from, and what was assumed in converting them",
     SPEEDS: "what each speed setting gains and costs",
     SPEEDS_PICTURE: "the same as a picture",
+    EXPLANATION: "which explanation is most faithful to the model",
     CONFUSION_PICTURE: "the confusion matrix",
     TRAINING_PICTURE: "the course of the training",
     INDEX: "vectors, names and labels of images, which `vit-custom search` compares",

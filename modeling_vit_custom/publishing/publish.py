@@ -19,7 +19,7 @@ from yaml import YAMLError
 from .._version import __version__
 from ..common.claims import check_claims
 from ..common.json_files import read_json
-from ..common.model_files import CARD, CONFIG, CONVERSION, METRICS, RUN_FILE, SPEEDS
+from ..common.model_files import CARD, CONFIG, CONVERSION, EXPLANATION, METRICS, RUN_FILE, SPEEDS
 from ..data.folders import readable_suffixes
 from ..tasks.classification_demo import drawn_pictures, picture
 from ..tasks.hub import Listing, listing_of
@@ -145,7 +145,7 @@ def prepare(
         with as_library(Path(model_dir), library) as source:
             _demand_own(source, library)
             stage(source, staging)
-        check_claims(staging, (METRICS, RUN_FILE, CONVERSION, SPEEDS))
+        check_claims(staging, (METRICS, RUN_FILE, CONVERSION, SPEEDS, EXPLANATION))
         if (staging / CARD).exists():
             print(f"{CARD} is written again; of the one in {model_dir} only license, datasets and base_model are kept")
         if (foreign := foreign_code(staging)) and not trust_remote_code:

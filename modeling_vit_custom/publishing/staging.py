@@ -11,6 +11,7 @@ from ..common.model_files import (
     CARD,
     CONFUSION_PICTURE,
     CONVERSION,
+    EXPLANATION,
     GOLDEN,
     IMAGES,
     METRICS,
@@ -32,7 +33,7 @@ from .forms import form_in
 # Published if present, in addition to the weights and the reached modules.
 OPTIONAL = (
     METRICS, RUN_FILE, CONVERSION, TRAINING_PICTURE, CONFUSION_PICTURE, GOLDEN,
-    SPEEDS, SPEEDS_PICTURE, "examples/*.png", "examples/[0-9].npy", CARD, "LICENSE",
+    SPEEDS, SPEEDS_PICTURE, EXPLANATION, "examples/*.png", "examples/[0-9].npy", CARD, "LICENSE",
 )  # fmt: skip
 GIT_ATTRIBUTES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.npy", "*.npz", "*.h5", "*.msgpack")

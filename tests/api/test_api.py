@@ -296,12 +296,12 @@ def test_training_names_flags_that_are_there(name):
 
 
 def test_every_function_says_what_it_returns_and_raises():
-    assert sorted(api.__all__) == dir(api) == sorted([*THIN, "load", "train", "pretrain"])
+    assert sorted(api.__all__) == dir(api) == sorted([*THIN, "explain", "load", "train", "pretrain"])
     for name in api.__all__:
         said = inspect.getdoc(getattr(api, name))
         assert "returns" in said and "Raises" in said, name
-    with pytest.raises(AttributeError, match="has no attribute 'explain'"):
-        api.explain  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'describe'"):
+        api.describe  # noqa: B018
 
 
 def test_importing_it_loads_nothing_before_a_function_is_used():

@@ -1,0 +1,66 @@
+"""The images to explain, as the model sees them.
+
+Shapes: B images, C channels, H×W pixels.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..common.errors import DataError, UsageError
+from ..inference.forward import PreparedImages
+
+
+def read_images(images: Any, processor: Any) -> torch.Tensor:
+    """Return pixel values [B, C, H, W] of a tensor of that shape, or of what `processor` makes of images or files.
+
+    images: a tensor, or one image or several: PIL images, paths, arrays.   Raises UsageError without a processor for
+    anything but a tensor, and for images that the processor leaves at different sizes; DataError for one that cannot
+    be read.
+    """
+    if torch.is_tensor(images):
+        if images.ndim != 4 or not len(images) or not images.is_floating_point():
+            raise UsageError(
+                f"images is a tensor of {images.dtype} {tuple(images.shape)}: give the processor's pixel_values, "
+                "floats of (images, channels, height, width)."
+            )
+        return images.detach()
+    given = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+    if not given:
+        raise UsageError("images is empty: give one image or more.")
+    if processor is None:
+        raise UsageError(
+            f"images holds {type(given[0]).__name__}: give the model's processor too, or the pixel_values it makes."
+        )
+    names = [os.fspath(one) if isinstance(one, str | os.PathLike) else f"image {i}" for i, one in enumerate(given)]
+    read = []
+    for _, pixels, error in PreparedImages(given, names, processor).take(range(len(given))):
+        if pixels is None:
+            raise DataError(error)
+        read.append(pixels)
+    if sizes := {tuple(pixels.shape) for pixels in read[1:]} - {tuple(read[0].shape)}:
+        raise UsageError(
+            f"images have different sizes for the model, {tuple(read[0].shape)} and {sizes.pop()}: explain one by one."
+        )
+    return torch.stack(read)
+
+
+def viewable(pixels: torch.Tensor, processor: Any) -> np.ndarray:
+    """Return pixel values [B, C, H, W] as uint8 [B, H, W, 3], for people: the first three channels in colour, or grey.
+
+    The processor's normalisation is undone; without one, each image is stretched from its lowest value to its highest.
+    """
+    shown = pixels.float().cpu()
+    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    if processor is not None and getattr(processor, "do_normalize", False) and mean is not None and std is not None:
+        shape = (1, -1, 1, 1)
+        shown = shown * torch.as_tensor(std).float().view(shape) + torch.as_tensor(mean).float().view(shape)
+    elif processor is None:
+        low, high = shown.amin((1, 2, 3), keepdim=True), shown.amax((1, 2, 3), keepdim=True)
+        shown = (shown - low) / (high - low).clamp_min(1e-12)
+    bytes_ = (shown.clamp(0, 1) * 255).round().to(torch.uint8)
+    bytes_ = bytes_[:, :3] if bytes_.shape[1] >= 3 else bytes_[:, :1].expand(-1, 3, -1, -1)
+    return bytes_.permute(0, 2, 3, 1).contiguous().numpy()

@@ -1,0 +1,80 @@
+"""Maps of a small model lie on the object of the class asked for, and are faithful: measured on scenes with masks."""
+
+import numpy as np
+import pytest
+import torch
+from explain_bed import BLIND, STAMPS, Bed, bed, faithful, make_scenes, maps_of, placed, stamps_folder, trained
+from scipy.stats import spearmanr
+
+from modeling_vit_custom.explanation.explain import explain
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        stamps_folder() is None,
+        reason=f"needs Tux Paint's stamps: apt-get install tuxpaint-stamps-default, or {STAMPS}",
+    ),
+]
+COUNT, MEASURED = 150, 60
+
+
+@pytest.fixture(scope="module")
+def cls_bed() -> Bed:
+    """Return a CLS model of the bed that finds nearly all objects."""
+    model = trained("cls", 0, stamps_folder())
+    found = bed(model, make_scenes(stamps_folder(), COUNT, 48, 5))
+    assert found.right >= 0.95 and found.found >= 0.85, (found.right, found.found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def libra(cls_bed) -> np.ndarray:
+    """Return libra's maps of the targets, as ranked."""
+    return maps_of(cls_bed, "libra")[0]
+
+
+def test_libra_lies_on_the_object_of_the_class_asked_for(cls_bed, libra):
+    at = placed(libra, cls_bed.scenes)
+    assert at.ap >= 0.60 and at.hit >= 0.82 and at.wrong <= 0.15 and at.disc >= 0.92, at
+
+
+def test_libra_is_far_above_maps_that_know_nothing_of_the_model(cls_bed, libra):
+    ap = placed(libra, cls_bed.scenes).ap
+    blind = {name: placed(make(cls_bed.scenes, libra.shape[1:]), cls_bed.scenes).ap for name, make in BLIND.items()}
+    assert ap >= blind["centre"] + 0.33 and ap >= blind["Sobel"] + 0.35, (ap, blind)
+
+
+@pytest.mark.parametrize(("baseline", "reached"), [("blur", 0.25), ("mean", 0.45)])
+def test_libra_is_faithful(cls_bed, libra, baseline, reached):
+    some = slice(MEASURED)
+    found = faithful(libra[some], cls_bed.images[some], cls_bed.targets[some], cls_bed.answer, baseline)
+    gain = found["srg"].mean() - found["random"].mean()
+    assert gain >= reached, gain
+    assert abs(found["random"].mean()) < 0.1
+    if baseline == "blur":
+        assert found["saco"].mean() > 0.3, found["saco"].mean()
+
+
+def test_maps_depend_on_the_class_and_on_the_weights(cls_bed, libra):
+    """By the rank correlation with the map of the other object's class, and with that of shuffled weights."""
+    other = explain(cls_bed.model, cls_bed.images, cls_bed.scenes.classes[:, 1].tolist(), check=False, confirm=0)
+    assert _correlation(libra, other.ranking.numpy()) <= 0.55
+    generator, kept = torch.Generator().manual_seed(0), {k: v.clone() for k, v in cls_bed.model.state_dict().items()}
+    try:
+        with torch.no_grad():
+            for parameter in cls_bed.model.parameters():
+                flat = parameter.view(-1)
+                flat.copy_(flat[torch.randperm(len(flat), generator=generator)])
+        assert _correlation(libra, maps_of(cls_bed, "libra")[0]) <= 0.40
+    finally:
+        cls_bed.model.load_state_dict(kept)
+
+
+def test_a_class_blind_map_points_at_the_wrong_object_as_often(cls_bed):
+    at = placed(maps_of(cls_bed, "rollout")[0], cls_bed.scenes)
+    assert at.disc < 0.7 and abs(at.hit - at.wrong) < 0.25, at
+
+
+def _correlation(maps: np.ndarray, others: np.ndarray) -> float:
+    """The mean over scenes of |Spearman's rank correlation|."""
+    return float(np.mean([abs(spearmanr(a.ravel(), b.ravel())[0]) for a, b in zip(maps, others, strict=True)]))
