@@ -182,8 +182,22 @@ def test_models_without_gradients_are_refused_but_for_occlusion(random_model, pi
         explain(lambda pixels: pixels, pixel_values, 1)
 
 
-def test_exported_models_and_those_of_other_libraries_are_explained_by_occlusion(random_model, pixel_values, tmp_path):
+def test_exported_models_and_those_of_other_libraries_are_explained_by_occlusion(random_model, pixel_values):
     from transformers import ViTConfig, ViTForImageClassification
+
+    from modeling_vit_custom.engines.exported import ExportedClassifier
+
+    model = random_model(ViTCustomConfig(**TINY))
+    record = {"sha256": "00" * 32, "input": [1, 3, 24, 32], "dynamic": ["batch"], "preprocessing": False}
+    export = ExportedClassifier(model.config, lambda pixels: model(pixels).logits, record)
+    with pytest.raises(ValueError, match=r"reads this package's encoder, which ExportedClassifier does not have"):
+        explain(export, pixel_values, 1)
+    with pytest.raises(ValueError, match=r"'ig' needs gradients, and ExportedClassifier runs in another runtime"):
+        explain(export, pixel_values, 1, "ig")
+    found = explain(export, pixel_values, 1, "occlusion", confirm=2)
+    wanted = explain(model, pixel_values, 1, "occlusion", confirm=2)
+    torch.testing.assert_close(found.grid, wanted.grid)
+    assert found.confirmed == wanted.confirmed
 
     other = ViTForImageClassification(ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=24, patch_size=8,
