@@ -44,9 +44,12 @@ def run(
         raise UsageError(f"batch_size={batch_size}: give 1 or more.")
     if confirm < 0:
         raise UsageError(f"confirm={confirm}: give the number of cells to replace, 0 for none.")
-    pixels = _on_device(read_images(images, processor), model)
+    if contrast is not None and not chosen.class_specific:
+        raise UsageError(f"contrast={contrast!r}: method={method!r} depends on no class; leave contrast out.")
+    pixels = read_images(images, processor)
     points, target = _points(target, len(pixels)) if method == "similarity" else (None, target)
     with prepared(model):
+        pixels = _on_device(pixels, model)
         targets, logit, probability = _answers(model, pixels, target, contrast, batch_size, chosen.class_specific)
         seen = seen_pixels(model.config, pixels.shape[2:])
         grid = grid_of(model.config, pixels.shape[2:])
@@ -190,6 +193,7 @@ def _result(
     name: str, method: Method, targets: Targets, logit: torch.Tensor, probability: torch.Tensor,
     maps: Maps, photos: np.ndarray, seen: tuple[int, int],
 ) -> Explanation:  # fmt: skip
+    signed = targets.signed and method.class_specific
     return Explanation(
         method=name,
         rows=targets.images,
@@ -200,7 +204,7 @@ def _result(
         logit=logit,
         grid=maps.grid,
         shown=maps.shown,
-        map=pixel_map(maps.grid if targets.signed else maps.shown, photos.shape[1:3], seen),
+        map=pixel_map(maps.grid if signed else maps.shown, photos.shape[1:3], seen),
         photos=photos,
         seen=seen,
         layers=maps.layers,
@@ -209,7 +213,7 @@ def _result(
         completeness=maps.error,
         constant=maps.constant,
         class_specific=method.class_specific,
-        signed=targets.signed,
+        signed=signed,
         caveat=method.caveat,
         notes=maps.notes,
     )

@@ -83,6 +83,9 @@ def test_it_explains_under_no_grad_inference_mode_and_autocast(random_model, pix
         assert torch.equal(explain(model, pixel_values, 1, confirm=0).grid, wanted)
     with torch.inference_mode():
         assert torch.equal(explain(model, pixel_values + 0, 1, confirm=0).grid, wanted)
+        for method in ("place", "chefer", "legrad", "hirescam"):
+            found = explain(model, pixel_values + 0, 1, method, check=False, confirm=0).grid
+            assert found.abs().max() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
