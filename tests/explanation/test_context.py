@@ -69,10 +69,14 @@ def test_the_head_of_legrad_is_put_back_after_an_error(random_model, pixel_value
 
 def test_logits_inside_are_those_outside(any_config, random_model, pixel_values):
     model = random_model(any_config)
-    plain = model(pixel_values).logits
-    for kwargs, most in (({"libra": True}, 0.0), ({"weights": True}, 1e-5), ({"weights": True, "libra": True}, 1e-5)):
+    outside, plain = model(pixel_values).logits, None
+    every = ({}, 1e-5), ({"libra": True}, 0.0), ({"weights": True}, 1e-5), ({"weights": True, "libra": True}, 1e-5)
+    for kwargs, most in every:
         with prepared(model), traced(model, encoder_of(model), **kwargs):
             inside = model(pixel_values=pixel_values).logits
+        # which kernel multiplies depends, on some processors, on whether parameters need gradients
+        assert (inside - outside).abs().max() <= 1e-5
+        plain = inside if plain is None else plain
         assert (inside - plain).abs().max() <= most
 
 
