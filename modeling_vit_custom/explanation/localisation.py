@@ -1,7 +1,7 @@
 """Whether a map lies on an object: measures that need the object's mask.
 
 Shapes: H x W pixels, h x w cells of a map. A mask is bool [H, W]; each cell of the map stands for the pixels under it,
-so a cell may lie on the object in part. Cells of equal value have no order: no measure depends on where they lie.
+so a cell may lie on the object in part. Pixels or cells of equal value have no order: where they lie does not matter.
 A faithful map need not lie on the object, when the model looks elsewhere: these measures test maps of models that are
 known to use the object.
 """
@@ -15,12 +15,12 @@ from .perturbed import checked_grid
 
 
 def average_precision(grid: Any, mask: Any) -> float:
-    """Return the average precision, 0 to 1, of "this pixel is on the object" by the value of its cell.
+    """Return the average precision, 0 to 1, of "this pixel is on the object" by the value of the map there.
 
-    A map of random order gives about the object's share of the pixels. Equal to scikit-learn's
-    `average_precision_score` on the map enlarged to [H, W] without interpolation.
+    The map is enlarged to [H, W] as pictures show it, by `enlarged`. A map of random order gives about the object's
+    share of the pixels. Equal to scikit-learn's `average_precision_score`.
     """
-    _, inside, pixels = _groups(grid, mask)
+    inside, pixels = _groups(grid, mask)
     found = np.cumsum(inside)
     return float((inside / found[-1] * found / np.cumsum(pixels)).sum())
 
@@ -40,16 +40,26 @@ def discrimination(grid: Any, mask: Any, other: Any) -> float:
     for one in (mask, other):
         values, inside, _ = _cells(grid, one)
         means.append((values * inside).sum() / inside.sum())
-    return float(np.heaviside(means[0] - means[1], 0.5))
+    apart = means[0] - means[1]
+    return 0.5 if abs(apart) < 1e-12 * abs(means[0]) else float(np.heaviside(apart, 0.5))  # but for rounding
 
 
 def iou_at_area(grid: Any, mask: Any) -> float:
-    """Return the intersection over union, 0 to 1, of the object with the highest cells that make up its area."""
-    _, inside, pixels = _groups(grid, mask)
+    """Return the intersection over union, 0 to 1, of the object with as many pixels, those of the highest values.
+
+    The map is enlarged to [H, W] as pictures show it, by `enlarged`.
+    """
+    inside, pixels = _groups(grid, mask)
     area = inside.sum()
     taken = np.clip((area - (np.cumsum(pixels) - pixels)) / pixels, 0, 1)
     both = (taken * inside).sum()
     return float(both / (2 * area - both))
+
+
+def enlarged(grid: Any, size: tuple[int, int]) -> np.ndarray:
+    """Return a map [h, w] at (H, W), float32: linear between the centres of cells, constant beyond the outer ones."""
+    values = torch.from_numpy(checked_grid(grid))[None, None]
+    return torch.nn.functional.interpolate(values, size, mode="bilinear", align_corners=False)[0, 0].float().numpy()
 
 
 def cell_shares(mask: Any, size: tuple[int, int]) -> np.ndarray:
@@ -70,7 +80,7 @@ def _checked(mask: Any) -> np.ndarray:
 def _counted(mask: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of the object and all pixels in each cell, both [h, w]."""
     if size[0] > mask.shape[0] or size[1] > mask.shape[1]:
-        raise ValueError(f"grid: {[*size]} cells for a mask of {[*mask.shape]} pixels. Give a mask at least as large.")
+        raise _too_small(size, mask)
     rows, columns = (np.arange(side) * cells // side for side, cells in zip(mask.shape, size, strict=True))
     inside, pixels = np.zeros(size), np.zeros(size)
     where = (rows[:, None], columns[None])
@@ -86,8 +96,14 @@ def _cells(grid: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return values.reshape(-1), inside.reshape(-1), pixels.reshape(-1)
 
 
-def _groups(grid: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `_cells`, from the highest value to the lowest, with cells of equal value joined."""
-    values, inside, pixels = _cells(grid, mask)
-    distinct, group = np.unique(-values, return_inverse=True)
-    return -distinct, np.bincount(group, inside), np.bincount(group, pixels)
+def _groups(grid: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of the object and all pixels of each value of the enlarged map, from the highest value to the lowest."""
+    mask = _checked(mask)
+    if any(cells > side for cells, side in zip(checked_grid(grid).shape, mask.shape, strict=True)):
+        raise _too_small(checked_grid(grid).shape, mask)
+    _, group = np.unique(-enlarged(grid, mask.shape), return_inverse=True)
+    return np.bincount(group.ravel(), mask.ravel()), np.bincount(group.ravel())
+
+
+def _too_small(size: tuple[int, ...], mask: np.ndarray) -> ValueError:
+    return ValueError(f"grid: {[*size]} cells for a mask of {[*mask.shape]} pixels. Give a mask at least as large.")

@@ -95,7 +95,7 @@ class PerturbedImage:
 
 def checked_grid(grid: Any) -> np.ndarray:
     """Return a map [h, w] (tensor or array) as float64; raises ValueError for other shapes, NaN or infinity."""
-    values = np.asarray(grid.detach().cpu().float() if isinstance(grid, torch.Tensor) else grid, np.float64)
+    values = np.asarray(grid.detach().cpu().double() if isinstance(grid, torch.Tensor) else grid, np.float64)
     if values.ndim != 2 or not values.size:
         raise ValueError(f"grid: shape {[*values.shape]}. Give one map [h, w].")
     if not np.isfinite(values).all():

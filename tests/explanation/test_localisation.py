@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from modeling_vit_custom.explanation.localisation import (
     average_precision,
     cell_shares,
     discrimination,
+    enlarged,
     hits,
     iou_at_area,
 )
@@ -20,36 +22,41 @@ def blob(height, width, top, left, bottom, right):
     return mask
 
 
-def enlarged(grid, height, width):
-    """Return a map [h, w] at [H, W], without interpolation."""
-    rows, columns = np.arange(height) * grid.shape[0] // height, np.arange(width) * grid.shape[1] // width
-    return grid[rows][:, columns]
-
-
 @pytest.mark.parametrize("levels", [2, 5, 1000])
 @pytest.mark.parametrize(("height", "width", "size"), [(24, 32, (6, 8)), (25, 31, (6, 8)), (9, 7, (9, 7))])
-def test_average_precision_is_scikit_learns_on_pixels(levels, height, width, size):
+def test_average_precision_is_scikit_learns_on_the_enlarged_map(levels, height, width, size):
     draw = np.random.default_rng(levels)
     grid = draw.integers(0, levels, size) / levels - 0.3
     mask = blob(height, width, 2, 1, 8, 6)
-    expected = average_precision_score(mask.ravel(), enlarged(grid, height, width).ravel())
+    shown = torch.nn.functional.interpolate(torch.tensor(grid)[None, None], (height, width), mode="bilinear")[0, 0]
+    expected = average_precision_score(mask.ravel(), shown.float().numpy().ravel())
     assert average_precision(grid, mask) == pytest.approx(expected)
     assert average_precision(torch.tensor(grid), torch.tensor(mask)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_map_of_the_object_itself_is_perfect_and_its_negative_is_the_worst():
-    mask = blob(24, 32, 4, 8, 12, 20)
-    shares = cell_shares(mask, (6, 8))
-    other = blob(24, 32, 16, 24, 20, 32)
+def test_maps_are_enlarged_as_pictures_draw_them():
+    """By Pillow's bilinear filter, which pictures use."""
+    grid = np.random.default_rng(0).random((6, 8)).astype(np.float32)
+    drawn = np.array(Image.fromarray(grid).resize((32, 24), Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(enlarged(grid, (24, 32)), drawn, atol=1e-6)
+    assert (enlarged(grid, (6, 8)) == grid).all()
+
+
+def test_the_object_itself_is_perfect_and_its_negative_is_the_worst():
+    mask, other = blob(24, 32, 4, 8, 12, 20), blob(24, 32, 16, 24, 20, 32)
+    shares = mask.astype(float)
     assert average_precision(shares, mask) == hits(shares, mask) == iou_at_area(shares, mask) == 1
     assert discrimination(shares, mask, other) == 1
     assert hits(-shares, mask) == iou_at_area(-shares, mask) == discrimination(-shares, mask, other) == 0
     assert average_precision(-shares, mask) == mask.mean(), "all of it is found last, at once"
+    between = blob(24, 32, 5, 9, 13, 22)
+    cells = cell_shares(between, (6, 8))
+    assert 0.9 < average_precision(cells, between) < 1 and average_precision(-cells, between) < between.mean()
 
 
 def test_a_constant_map_is_worth_what_chance_is():
     mask, other = blob(24, 32, 4, 8, 12, 20), blob(24, 32, 16, 24, 20, 32)
-    grid = np.zeros((6, 8))
+    grid = np.full((6, 8), 0.1)
     assert average_precision(grid, mask) == pytest.approx(mask.mean())
     assert hits(grid, mask) == pytest.approx((cell_shares(mask, (6, 8)) > 0).mean())
     assert discrimination(grid, mask, other) == 0.5
@@ -72,11 +79,11 @@ def test_discrimination_weighs_cells_by_the_pixels_of_the_object():
 
 
 def test_iou_takes_as_many_pixels_as_the_object_has():
-    """Without ties: the object has the area of two and a half cells, and the third one counts by half."""
-    mask = blob(8, 8, 0, 0, 4, 8) | blob(8, 8, 4, 0, 6, 4)
-    grid = np.array([[3.0, 0.0], [2.0, 1.0]])
-    taken_inside = 16 + 8 + 0
-    assert iou_at_area(grid, mask) == pytest.approx(taken_inside / (2 * 40 - taken_inside))
+    """Three pixels are highest; of four tied ones, two of them on the object, half are taken."""
+    mask = np.array([[True, True, True, False], [True, True, False, False]])
+    grid = np.array([[9.0, 8.0, 1.0, 1.0], [7.0, 1.0, 1.0, 0.0]])
+    both = 3 + (5 - 3) / 4 * 2
+    assert iou_at_area(grid, mask) == pytest.approx(both / (2 * 5 - both))
 
 
 def test_what_has_no_answer_is_refused_by_name():

@@ -348,24 +348,27 @@ def maps_of(bed: Bed, method: str) -> tuple[np.ndarray, np.ndarray, float]:
 
 def rows(bed: Bed, methods: Sequence[str], measured: int) -> Iterator[list[str]]:
     """Yield the row of each method; SRG and SaCo on the first `measured` scenes."""
-    maps: dict[str, tuple[np.ndarray, float]] = {}
+    size = None
     for method in methods:
         ranked, signed, seconds = maps_of(bed, method)
-        maps[method] = (ranked, seconds)
+        size = ranked.shape[1:]
+        yield _row(bed, method, ranked, seconds, measured)
         if method == "libra":
-            maps["libra, signed sum"] = (signed, seconds)
-    size = next(iter(maps.values()))[0].shape[1:]
-    maps |= {name: (make(bed.scenes, size), 0.0) for name, make in BLIND.items()}
-    for name, (grids, seconds) in maps.items():
-        at = placed(grids, bed.scenes)
-        some = (grids[:measured], bed.images[:measured], bed.targets[:measured], bed.answer)
-        blur, mean = faithful(*some), faithful(*some, baseline="mean")
-        error = blur["srg"].std() / len(blur["srg"]) ** 0.5
-        yield [
-            name, *(f"{value:.3f}" for value in (at.ap, at.hit, at.wrong, at.disc, at.iou)),
-            f"{blur['srg'].mean():.3f} ± {error:.3f}", f"{blur['random'].mean():.3f}", f"{mean['srg'].mean():.3f}",
-            f"{blur['saco'].mean():.3f}", f"{seconds:.3f}",
-        ]  # fmt: skip
+            yield _row(bed, "libra, signed sum", signed, seconds, measured)
+    for name, make in BLIND.items():
+        yield _row(bed, name, make(bed.scenes, size), 0.0, measured)
+
+
+def _row(bed: Bed, name: str, maps: np.ndarray, seconds: float, measured: int) -> list[str]:
+    at = placed(maps, bed.scenes)
+    some = (maps[:measured], bed.images[:measured], bed.targets[:measured], bed.answer)
+    blur, mean = faithful(*some), faithful(*some, baseline="mean")
+    error = blur["srg"].std() / len(blur["srg"]) ** 0.5
+    return [
+        name, *(f"{value:.3f}" for value in (at.ap, at.hit, at.wrong, at.disc, at.iou)),
+        f"{blur['srg'].mean():.3f} ± {error:.3f}", f"{blur['random'].mean():.3f}", f"{mean['srg'].mean():.3f}",
+        f"{blur['saco'].mean():.3f}", f"{seconds:.3f}",
+    ]  # fmt: skip
 
 
 COLUMNS = ("method", "AP", "hit", "wrong", "disc", "IoU", "SRG blur", "Random", "SRG mean", "SaCo", "CPU s")
