@@ -15,6 +15,7 @@ from .lettering import Lettering, line_height
 INK, MUTED, PAPER = "#1f2933", "#52606d", "#ffffff"
 COVER = 0.88  # opacity of the brightest colour over the photo
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2
+FAINT = 0.1  # share of the scale below which a cell is not striking
 BLOCKY = 4  # images that are enlarged at least so often show their pixels as squares
 
 Box = tuple[int, int, int, int]
@@ -26,8 +27,9 @@ class Drawn:
     """A map with what is written beside it.
 
     grid: [h, w], of any scale.   title: what it explains.   lines: what was measured, one line each.   signed: values
-    below 0 are evidence against, and drawn.   unconfirmed: (row, column) of cells to hatch.   little: why the map
-    explains little; drawn in grey.   note: what the map is not, such as `NOT_OF_THE_CLASS`.   unit: of its values.
+    below 0 are evidence against, and drawn.   unconfirmed: (row, column) of cells to hatch, unless they are faint.
+    little: why the map explains little; drawn in grey.   note: what the map is not, such as `NOT_OF_THE_CLASS`.   unit:
+    of its values.
     """
 
     grid: np.ndarray
@@ -42,6 +44,10 @@ class Drawn:
     def scale(self) -> float:
         """Return the value of its brightest colour, if it is drawn on its own scale."""
         return scale_of(self.grid, signed=self.signed)
+
+    def hatched(self, scale: float) -> list[tuple[int, int]]:
+        """Return the unconfirmed cells that are bright enough on this scale to mislead."""
+        return [cell for cell in self.unconfirmed if self.grid[cell] > FAINT * scale]
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def photo_panel(subject: Subject) -> Image.Image:
 def map_panel(subject: Subject, drawn: Drawn, scale: float) -> Image.Image:
     """Return the map in colours, enlarged between the centres of its cells."""
     colours = coloured(_shares(subject, drawn, scale), drawn.signed)
-    return _finished(subject, drawn, colours, np.full(subject.photo.shape, 255.0))
+    return _finished(subject, drawn, scale, colours, np.full(subject.photo.shape, 255.0))
 
 
 def overlay_panel(subject: Subject, drawn: Drawn, scale: float) -> Image.Image:
@@ -111,7 +117,7 @@ def overlay_panel(subject: Subject, drawn: Drawn, scale: float) -> Image.Image:
     photo = np.repeat(grey[..., None], 3, axis=2)
     opacity = COVER * np.abs(shares)[..., None]
     below = photo[top:bottom, left:right]
-    return _finished(subject, drawn, below + opacity * (coloured(shares, drawn.signed) - below), photo)
+    return _finished(subject, drawn, scale, below + opacity * (coloured(shares, drawn.signed) - below), photo)
 
 
 def scale_bar(letters: Lettering, scale: float, signed: bool, unit: str, width: int, size: int) -> Image.Image:
@@ -154,7 +160,7 @@ def _shares(subject: Subject, drawn: Drawn, scale: float) -> np.ndarray:
     return share_of_scale(np.array(enlarged), 1.0, drawn.signed)
 
 
-def _finished(subject: Subject, drawn: Drawn, inside: np.ndarray, around: np.ndarray) -> Image.Image:
+def _finished(subject: Subject, drawn: Drawn, scale: float, inside: np.ndarray, around: np.ndarray) -> Image.Image:
     """A panel with the borders of cells, unconfirmed cells hatched, and what is outside the box hatched."""
     top, left, bottom, right = subject.box
     height, width = inside.shape[:2]
@@ -169,7 +175,7 @@ def _finished(subject: Subject, drawn: Drawn, inside: np.ndarray, around: np.nda
             inside[:, line] = 0.75 * inside[:, line] + 0.25 * 255
     light, dark = hatching(height, width, subject.stripe)
     where = np.zeros((height, width), bool)
-    for row, column in drawn.unconfirmed:
+    for row, column in drawn.hatched(scale):
         where[rows[row] : rows[row + 1], columns[column] : columns[column + 1]] = True
     inside[where & light], inside[where & dark] = 255, 30
     panel = around.copy()

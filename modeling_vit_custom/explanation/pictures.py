@@ -29,7 +29,7 @@ from .panels import (
 NOT_OF_THE_CLASS = "not an explanation of the class"
 FEATURES = "features, not an explanation"
 _GREY, _ACCENT, _LINE = "#7b8794", "#b3400a", "#c8ced6"
-_UNCONFIRMED = "not confirmed: replacing this patch alone does not lower the score"
+_UNCONFIRMED = "not confirmed, as replacing this patch alone does not lower the score"
 _UNSEEN = "not seen by the model"
 _TITLE, _TEXT, _SMALL = 21, 14, 12  # heights of text
 _EDGE, _GAP, _COLUMN, _NARROW = 22, 14, 320, 110  # margin; between panels; width of the text, of the narrowest panel
@@ -109,7 +109,7 @@ def contact_sheet(
     foot = "Colours: from 0 to each map's own 99th percentile."
     if any(one.signed for one in maps):
         foot += " Blue: against."
-    if any(one.unconfirmed for one in maps):
+    if any(one.hatched(one.scale()) for one in maps):
         foot += f" Hatched: {_UNCONFIRMED}."
     return page.framed(page.stacked([heading, whole, page.text_block([(foot, _SMALL, MUTED)], whole.width)], _GAP))
 
@@ -180,7 +180,7 @@ class _Page:
         wide = map_.width + overlay.width + self.px(_GAP)
         bar = scale_bar(self.letters, scale, drawn.signed, drawn.unit, wide, self.px(_SMALL))
         legends = [] if subject.is_whole else [self._legend(_UNSEEN, wide, subject.stripe, pale=True)]
-        if drawn.unconfirmed:
+        if drawn.hatched(scale):
             legends.append(self._legend(_UNCONFIRMED, wide, subject.stripe))
         panels = self.stacked([self.beside([map_, overlay], _GAP), bar, *legends], 8)
         return self.beside([self.beside([photo, panels], _GAP), self._words(drawn, _COLUMN)], _EDGE)
