@@ -107,6 +107,6 @@ def shown(records: Sequence[dict[str, Any]]) -> Iterator[str]:
         against = f" rather than {printable(record['contrast'], keep='')}" if record["contrast"] else ""
         what = f"{printable(record['path'], keep='')}  {printable(record['label'], keep='')}{against}{sure}"
         yield from [] if what == before else [what]
-        said = [record["caveat"], (record["faithfulness"] or {}).get("sentence"), record["little"]]
+        said = [record["caveat"], (record["faithfulness"] or {}).get("sentence"), record["little"], *record["notes"]]
         yield f"  {record['method']}: {'; '.join(filter(None, said)) or 'not measured'}"
         before = what

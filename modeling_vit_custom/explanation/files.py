@@ -48,7 +48,7 @@ class Asked:
 class Answer:
     """One answer to an image, and its explanation by one method or several.
 
-    path: the image.   row: of each explanation.   error: why there is none.   notes: sentences on these images.
+    path: the image.   row: of each explanation.   error: why there is none.   notes: sentences on all images.
     """
 
     path: str

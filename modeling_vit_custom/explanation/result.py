@@ -43,8 +43,8 @@ class Explanation:
     confirmed: for each row, whether replacing each of its top cells lowers the logit: {(row, column): bool}.
     faithfulness: for each row srg, srg_random, deletion, insertion and more; None without check.
     class_specific: whether the map depends on the class.   signed: whether evidence against counts, as with contrast.
-    caveat: what the method cannot say.   notes: sentences on these images.   photos: uint8 [B, H, W, 3], the images as
-    the model was given them.   seen: rows and columns of their pixels that the model looks at.
+    caveat: what the method cannot say.   notes: sentences on all of them.   remarks: sentences on each row.
+    photos: uint8 [B, H, W, 3], the images as the model was given them.   seen: rows and columns of their pixels that the model looks at.
     """
 
     method: str
@@ -70,6 +70,7 @@ class Explanation:
     signed: bool = False
     caveat: str | None = None
     notes: list[str] = field(default_factory=list)
+    remarks: list[list[str]] = field(default_factory=list)
 
     @property
     def ranking(self) -> torch.Tensor:
@@ -104,6 +105,7 @@ class Explanation:
             lines += [f"SRG {measured['srg']:.2f}, of a random map {measured['srg_random']:.2f}", measured["sentence"]]
         if self.completeness is not None:
             lines.append(f"adds up to the logit within {float(self.completeness[row]):.1g}")
+        lines += self.remarks[row]
         confirmed = {} if self.confirmed is None else self.confirmed[row]
         grid = self.grid if self.signed else self.shown
         return Drawn(
@@ -162,7 +164,7 @@ class Explanation:
             "little": self.little(row),
             "top_cells": [{"cell": cell, "confirmed": confirmed.get(cell)} for cell in cells],
             "grid": [[float(f"{value:.6g}") for value in line] for line in self.grid[row].tolist()],
-            "notes": self.notes,
+            "notes": [*self.notes, *self.remarks[row]],
         }
         return json_safe(record)
 

@@ -60,7 +60,8 @@ def run(
             work = Work(model, encoder, part, _scored(targets, rows), grid, seen, blocks, check, batch_size, cells)
             found.append(chosen.run(work))
         maps = Maps.joined(found)
-        maps.notes += _notes(maps, targets, logit, copied)
+        if copied:
+            maps.notes.append("A float32 copy of the model is explained, because half precision rounds gradients.")
         result = _result(method, chosen, targets, logit, probability, maps, viewable(pixels, processor), seen)
         if not chosen.features and (check or confirm):
             _check(result, model, targets, pixels[:, :, : seen[0], : seen[1]], check, confirm, batch_size)
@@ -86,20 +87,19 @@ def _check(
     result.confirmed = [one.confirmed for one in found if one.confirmed is not None] or None
 
 
-def _notes(maps: Maps, targets: Targets, logit: torch.Tensor, copied: bool) -> list[str]:
-    """What must be known of these maps."""
-    notes = ["A float32 copy of the model is explained, because half precision rounds gradients."] if copied else []
-    if maps.outliers is not None and maps.outliers.any():
-        rows = maps.outliers.nonzero()[:, 0].tolist()
-        notes.append(
-            f"Rows {rows}: single tokens have norms far above all others, as in large models without registers; "
-            "their cells may be hot far from any object. Look at method='legrad' or 'chefer' too."
-        )
+def _remarks(maps: Maps, logit: torch.Tensor) -> list[list[str]]:
+    """What must be known of each row's map."""
+    found: list[list[str]] = [[] for _ in logit]
+    if maps.outliers is not None:
+        for row in maps.outliers.nonzero()[:, 0].tolist():
+            found[row].append(
+                "single tokens have norms far above all others, as in large models without registers: their cells may be "
+                "hot far from any object; look at the methods legrad and chefer too"
+            )
     if maps.constant is not None:
-        large = (maps.constant.abs() > logit.abs() / 2).nonzero()[:, 0].tolist()
-        if large:
-            notes.append(f"Rows {large}: more than half of the logit comes from no pixel: any image would get it.")
-    return notes
+        for row in (maps.constant.abs() > logit.abs() / 2).nonzero()[:, 0].tolist():
+            found[row].append("more than half of the logit comes from no pixel: any image would get that")
+    return found
 
 
 def _able(model: Any, name: str, method: Method) -> tuple[Any, bool]:
@@ -216,4 +216,5 @@ def _result(
         signed=signed,
         caveat=method.caveat,
         notes=maps.notes,
+        remarks=_remarks(maps, logit),
     )

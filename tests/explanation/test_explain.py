@@ -192,11 +192,11 @@ def test_notes_say_what_one_must_know(random_model, pixel_values):
     model = model_of(random_model)
     with torch.no_grad():
         model.classifier.bias += 100
-    assert "comes from no pixel" in explain(model, pixel_values, 1, confirm=0).notes[0]
+    assert "comes from no pixel" in explain(model, pixel_values, 1, confirm=0).remarks[0][0]
     with torch.no_grad():  # one patch that looks like no other gets a huge position
         model.vit.embeddings.position_embeddings[0, 5] *= 1000
-    notes = quick(model, pixel_values, 1).notes
-    assert any("single tokens have norms far above all others" in note for note in notes)
+    remarks = quick(model, pixel_values, 1).remarks
+    assert any("single tokens have norms far above all others" in remark for row in remarks for remark in row)
 
 
 def test_results_are_written(random_model, pixel_values, tmp_path):
