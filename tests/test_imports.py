@@ -93,7 +93,13 @@ ROOMS = {
     "inference": {"common", "data", "engines", "tasks"},
     "evaluation": {"common", "data", "inference", "reporting", "tasks"},
     "features": {"common", "data", "inference", "reporting", "tasks"},
-    "explanation": {"common", "engines", "inference", "tasks"},
+    "explanation/measures": set(),
+    "explanation/pictures": {"common"},
+    "explanation/methods": {"common", "engines", "explanation/measures", "tasks"},
+    "explanation": {
+        "common", "explanation/measures", "explanation/methods", "explanation/pictures", "inference", "reporting",
+        "tasks",
+    },
     "audit": {"common", "data", "features", "reporting", "tasks"},
     "conversion": {"common", "inference"},
     "speed": {"common", "data", "engines", "evaluation", "inference", "reporting", "tasks"},
@@ -125,12 +131,14 @@ ROOMS = {
         "training/initialization", "training/runs", "training/trainer",
     },
     "api": {
-        "audit", "common", "conversion", "data", "engines", "evaluation", "explanation", "features", "inference",
-        "publishing", "reporting", "speed", "tasks", "training/initialization", "training/runs",
+        "audit", "common", "conversion", "data", "engines", "evaluation", "explanation", "explanation/methods",
+        "features", "inference", "publishing", "reporting", "speed", "tasks", "training/initialization",
+        "training/runs",
     },
     "commands": {
-        "api", "audit", "benchmarks", "common", "conversion", "data", "engines", "features", "inference", "publishing",
-        "reporting", "serving", "speed", "tasks", "training/arguments", "training/runs",
+        "api", "audit", "benchmarks", "common", "conversion", "data", "engines", "explanation", "explanation/methods",
+        "features", "inference", "publishing", "reporting", "serving", "speed", "tasks", "training/arguments",
+        "training/runs",
     },
 }  # fmt: skip
 FLAGS = {"ModelArguments", "DataArguments", "ViTTrainingArguments", "PretrainingArguments"}

@@ -9,7 +9,7 @@ from ..common.progress_bars import bars_of_others
 from ..explanation.explain import explain
 from ..explanation.files import Asked
 from ..explanation.files import explain_files as explained_files
-from ..explanation.methods import DEFAULT
+from ..explanation.methods.table import DEFAULT
 from ..explanation.result import Explanation
 from ..explanation.writing import FORMS, PNG, check_folder, write_answers
 from ..inference.inputs import STANDARD
@@ -41,11 +41,11 @@ def explain_files(
     """Explain image files; writes pictures or a page into the folder `output` and returns a record of each answer.
 
     model: a saved folder, a Hub id or "REPO@REVISION".   inputs: files, folders, patterns such as "photos/*.jpg", or a
-    single one of them.   method: a method of `explain`, or "all" for those that can be compared.   choose: first measure
-    on these images, 32 or more, which method is most faithful; use it, and keep the choice in the model's folder for
-    method="auto".   output: a folder, new or of explanations; "-" writes nothing.   format: "png", a picture for each
-    answer; "html", one page; "json", the records alone, which the other two write as well.   Others as in `explain`; a
-    class that is given by a text of digits is a name if there is such a class, else a number.
+    single one of them.   method: a method of `explain`, or "all" for those that can be compared.   choose: first
+    measure on these images, 32 or more, which method is most faithful; use it, and keep the choice in the model's
+    folder for method="auto".   output: a folder, new or of explanations; "-" writes nothing.   format: "png", a picture
+    for each answer; "html", one page; "json", the records alone, which the other two write as well.   Others as in
+    `explain`; a class that is given by a text of digits is a name if there is such a class, else a number.
 
     Raises ValueError for a class or method that does not exist or that the model cannot be explained by, for inputs
     without images and for an `output` that holds something else or lies in a model's folder; OSError for a model that

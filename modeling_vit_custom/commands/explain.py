@@ -12,7 +12,7 @@ from ..common.stopping import stopped
 from ..common.text import printable
 from ..explanation.choose import AUTO
 from ..explanation.files import ALL
-from ..explanation.methods import DEFAULT, METHODS
+from ..explanation.methods.table import DEFAULT, METHODS
 from ..explanation.writing import FORMS, PNG
 from ..inference.answers import FEW, reason
 from ..inference.inputs import STANDARD
@@ -42,7 +42,8 @@ METHODS
 A map shows where evidence lies, not what it is or why. Hatched patches are not confirmed: replacing one of them alone
 does not lower the score. Pictures show your images: --output in the folder of a model is refused.
 Exit codes: 0 done, 1 an image could not be read, 2 it could not be done as asked, 130 stopped by Ctrl-C.""".replace(
-            "METHODS", "\n".join(f"  {name:<11}{method.words}{_noted(method.caveat)}" for name, method in METHODS.items())
+            "METHODS",
+            "\n".join(f"  {name:<11}{method.words}{_noted(method.caveat)}" for name, method in METHODS.items()),
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -50,7 +51,9 @@ Exit codes: 0 done, 1 an image could not be read, 2 it could not be done as aske
     add_model(parser)
     parser.add_argument("--target", metavar="CLASS", help="explain this class (default: the model's answer)")
     parser.add_argument("--contrast", metavar="CLASS", help="rather than this class; rest: than all others")
-    parser.add_argument("--method", choices=[*METHODS, AUTO, ALL], default=DEFAULT, metavar="NAME", help="see below (libra)")
+    parser.add_argument(
+        "--method", choices=[*METHODS, AUTO, ALL], default=DEFAULT, metavar="NAME", help="see below (libra)"
+    )
     parser.add_argument("--choose", action="store_true", help="by these images (32 or more), and keep it for auto")
     parser.add_argument(
         "--output", default=OUTPUT, metavar="DIR", help="default: %(default)s; -: records alone, to standard output"

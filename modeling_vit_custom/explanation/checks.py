@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from .faithfulness import confirm, hides, srg
-from .perturbed import PerturbedImage
+from .measures.faithfulness import confirm, hides, srg
+from .measures.perturbed import PerturbedImage
 
 Score = Callable[[torch.Tensor], torch.Tensor]
 

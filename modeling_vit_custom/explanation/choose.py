@@ -12,9 +12,9 @@ from ..common.claims import ClaimError, digest_of, named_weights, read_record, w
 from ..common.errors import UsageError
 from ..common.model_files import CONFIG, EXPLANATION
 from ..common.outputs import check_replaceable
-from .context import unwrapped
 from .images import read_images
-from .methods import DEFAULT
+from .methods.context import unwrapped
+from .methods.table import DEFAULT
 from .run import run
 
 AUTO = "auto"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..inference.loading import load_classifier
 from .choose import AUTO, best_method
-from .methods import DEFAULT
+from .methods.table import DEFAULT
 from .result import Explanation
 from .run import run
 from .targets import Target

@@ -21,8 +21,8 @@ from ..inference.inputs import find_images
 from ..inference.loading import load_classifier
 from .choose import AUTO, best_method, choose_method
 from .explain import explain
-from .methods import DEFAULT, METHODS
-from .pictures import contact_sheet
+from .methods.table import DEFAULT, METHODS
+from .pictures.drawing import contact_sheet
 from .result import Explanation
 
 ALL = "all"
@@ -102,7 +102,7 @@ def explain_files(
     name, revision = named_model(model, revision)
     net, processor = load_classifier(name, trust_remote_code, revision=revision, listing=None)
     methods, said = _methods(net, name, paths, processor, asked)
-    names = set(net.config.id2label.values())
+    names = set((net.config.id2label or {}).values())
     asked = replace(asked, target=_known(asked.target, names), contrast=_known(asked.contrast, names))
     skipped: dict[str, str] = {}
     with tqdm(total=len(paths), desc="explain", unit="img", disable=not progress or len(paths) < 2) as bar:
@@ -130,9 +130,7 @@ def _methods(
     """The methods to use, and sentences on the choice."""
     if asked.choose:
         folder = model if Path(model).is_dir() else None
-        record = choose_method(
-            net, paths[:MEASURED], processor=processor, batch_size=asked.batch_size, folder=folder
-        )
+        record = choose_method(net, paths[:MEASURED], processor=processor, batch_size=asked.batch_size, folder=folder)
         figures = ", ".join(f"{name} {value:.3f}" for name, value in record["srg"].items())
         kept = "" if folder is None else ", kept beside the model for --method auto"
         return (record["method"],), [f"{record['method']} is used{kept}: SRG on {record['images']} images {figures}"]
@@ -177,7 +175,7 @@ def _explained(
                 )
             )
         except UsageError as error:
-            if len(methods) == 1 or method == methods[-1] and not found:
+            if len(methods) == 1 or (method == methods[-1] and not found):
                 raise
             skipped[method] = str(error)
     return found

@@ -12,7 +12,7 @@ import torch
 
 from ..common.errors import DataError, UsageError
 from ..inference.forward import PreparedImages
-from .views import pixels_of
+from .pictures.views import pixels_of
 
 
 def read_images(images: Any, processor: Any) -> torch.Tensor:

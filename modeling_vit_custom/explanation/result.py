@@ -16,8 +16,8 @@ from PIL import Image
 from ..common.json_files import json_safe
 from ..common.outputs import write_whole
 from ..inference.answers import json_line
-from .panels import Drawn
-from .pictures import draw
+from .pictures.drawing import draw
+from .pictures.panels import Drawn
 from .targets import REST
 
 _TOP = 8  # cells that a record names
@@ -44,7 +44,8 @@ class Explanation:
     faithfulness: for each row srg, srg_random, deletion, insertion and more; None without check.
     class_specific: whether the map depends on the class.   signed: whether evidence against counts, as with contrast.
     caveat: what the method cannot say.   notes: sentences on all of them.   remarks: sentences on each row.
-    photos: uint8 [B, H, W, 3], the images as the model was given them.   seen: rows and columns of their pixels that the model looks at.
+    photos: uint8 [B, H, W, 3], the images as the model was given them.   seen: rows and columns of their pixels that
+    the model looks at.
     """
 
     method: str

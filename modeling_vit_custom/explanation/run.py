@@ -12,13 +12,13 @@ import torch
 from ..common.errors import UsageError
 from ..tasks.registry import task_of
 from .checks import checked
-from .context import encoder_of, in_full_precision, lacks_gradients, prepared, unwrapped
 from .images import read_images, viewable
-from .maps import Maps, grid_of, pixel_map, seen_pixels
-from .methods import Method, method_named
+from .methods.context import encoder_of, in_full_precision, lacks_gradients, prepared, unwrapped
+from .methods.maps import Maps, grid_of, pixel_map, seen_pixels
+from .methods.table import Method, method_named
+from .methods.work import Work
 from .result import Explanation
 from .targets import Target, Targets, checked_score, read_targets
-from .work import Work
 
 
 def run(
@@ -93,8 +93,8 @@ def _remarks(maps: Maps, logit: torch.Tensor) -> list[list[str]]:
     if maps.outliers is not None:
         for row in maps.outliers.nonzero()[:, 0].tolist():
             found[row].append(
-                "single tokens have norms far above all others, as in large models without registers: their cells may be "
-                "hot far from any object; look at the methods legrad and chefer too"
+                "single tokens have norms far above all others, as in large models without registers: their cells may "
+                "be hot far from any object; look at the methods legrad and chefer too"
             )
     if maps.constant is not None:
         for row in (maps.constant.abs() > logit.abs() / 2).nonzero()[:, 0].tolist():

@@ -1,8 +1,8 @@
 """Explanations of image files, written into a folder as they are made: records, and pictures or a page.
 
-    explanations.jsonl   a record for each answer and method
-    NAME.png             the picture of NAME.jpg; of a second answer or another NAME.jpg NAME-2.png
-    explanations.html    the same on one page, instead of pictures
+explanations.jsonl   a record for each answer and method
+NAME.png             the picture of NAME.jpg; of a second answer or another NAME.jpg NAME-2.png
+explanations.html    the same on one page, instead of pictures
 """
 
 import io
@@ -19,8 +19,8 @@ from ..common.outputs import OutputError, check_private, write_whole
 from ..inference.answers import json_line
 from ..reporting import page
 from .files import Answer, picture_name
-from .panels import overlay_panel, photo_panel, subject_of
-from .pictures import alt_text
+from .pictures.drawing import alt_text
+from .pictures.panels import overlay_panel, photo_panel, subject_of
 
 PNG, HTML, JSON = FORMS = ("png", "html", "json")
 RECORDS, PAGE = "explanations.jsonl", "explanations.html"
@@ -43,9 +43,7 @@ def check_folder(folder: str | os.PathLike) -> Path:
     return path
 
 
-def write_answers(
-    answers: Iterable[Answer], folder: Path | None, form: str
-) -> tuple[list[dict[str, Any]], list[str]]:
+def write_answers(answers: Iterable[Answer], folder: Path | None, form: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Write each answer as it comes; return (the records of all, sentences on them).
 
     folder: None to write nothing.   form: one of FORMS; records are written in any case.

@@ -5,7 +5,8 @@
     index.json      what made the vectors: the model, its preprocessing, the libraries
     graph.usearch   for approximate search, if there are many images or it was asked for
 
-One that was published with its model, in MODEL/image_index, holds vectors.safetensors (one tensor, "vectors") and no graph.
+One that was published with its model, in MODEL/image_index, holds vectors.safetensors (one tensor, "vectors") and no
+graph.
 
 "label" is a name, a list of names (several labels) or numbers (regression). "content" is a hash of the image's bytes.
 

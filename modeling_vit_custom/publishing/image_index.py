@@ -1,7 +1,7 @@
 """An index of images that goes up with its model, on request alone: `vit-custom publish --include_index INDEX`.
 
-It lies in the repository as image_index/, without a graph: vectors as safetensors, and images.jsonl with paths below the
-images' common folder, so that it says nothing of the machine. Its record names the weights beside it.
+It lies in the repository as image_index/, without a graph: vectors as safetensors, and images.jsonl with paths below
+the images' common folder, so that it says nothing of the machine. Its record names the weights beside it.
 """
 
 import os

@@ -2,8 +2,13 @@
 
 import numpy as np
 import pytest
-
-from modeling_vit_custom.explanation.colours import DIVERGING, SEQUENTIAL, coloured, scale_of, share_of_scale
+from modeling_vit_custom.explanation.pictures.drawing.colours import (
+    DIVERGING,
+    SEQUENTIAL,
+    coloured,
+    scale_of,
+    share_of_scale,
+)
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, for linear RGB.
 BLINDNESS = {

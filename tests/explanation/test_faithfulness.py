@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from modeling_vit_custom.explanation.faithfulness import confirm, deletion, hides, insertion, saco, srg
-from modeling_vit_custom.explanation.perturbed import PerturbedImage, baseline_of
+from modeling_vit_custom.explanation.measures.faithfulness import confirm, deletion, hides, insertion, saco, srg
+from modeling_vit_custom.explanation.measures.perturbed import PerturbedImage, baseline_of
 
 CELL = 4  # pixels
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from modeling_vit_custom.explanation.localisation import (
+from modeling_vit_custom.explanation.measures.localisation import (
     average_precision,
     cell_shares,
     discrimination,

@@ -3,13 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from modeling_vit_custom.explanation.pictures.drawing.colours import DIVERGING, SEQUENTIAL
+from modeling_vit_custom.explanation.pictures.drawing.lettering import Lettering
+from modeling_vit_custom.explanation.pictures.drawing.panels import (
+    Drawn,
+    map_panel,
+    overlay_panel,
+    photo_panel,
+    subject_of,
+)
+from modeling_vit_custom.explanation.pictures.drawing.views import pixels_of, seen_box
 from PIL import Image, ImageFont
 
 from modeling_vit_custom import ViTCustomImageProcessor
-from modeling_vit_custom.explanation.colours import DIVERGING, SEQUENTIAL
-from modeling_vit_custom.explanation.lettering import Lettering
-from modeling_vit_custom.explanation.panels import Drawn, map_panel, overlay_panel, photo_panel, subject_of
-from modeling_vit_custom.explanation.pictures import (
+from modeling_vit_custom.explanation.pictures.drawing import (
     FEATURES,
     NOT_OF_THE_CLASS,
     alt_text,
@@ -17,7 +24,6 @@ from modeling_vit_custom.explanation.pictures import (
     draw,
     draw_rows,
 )
-from modeling_vit_custom.explanation.views import pixels_of, seen_box
 
 
 @pytest.fixture

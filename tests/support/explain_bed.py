@@ -24,9 +24,9 @@ import torch
 from PIL import Image
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
-from modeling_vit_custom.explanation.faithfulness import saco, srg
-from modeling_vit_custom.explanation.localisation import average_precision, discrimination, hits, iou_at_area
-from modeling_vit_custom.explanation.perturbed import PerturbedImage
+from modeling_vit_custom.explanation.measures.faithfulness import saco, srg
+from modeling_vit_custom.explanation.measures.localisation import average_precision, discrimination, hits, iou_at_area
+from modeling_vit_custom.explanation.measures.perturbed import PerturbedImage
 
 STAMPS = "VIT_CUSTOM_STAMPS"
 INSTALLED = "/usr/share/tuxpaint/stamps"

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers.image_utils import SizeDict
 
-from ..image_arrays_vit_custom import first_three
-from ..image_resizing_vit_custom import crop_corner, target_size
+from ...image_arrays_vit_custom import first_three
+from ...image_resizing_vit_custom import crop_corner, target_size
 
 
 def pixels_of(image: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

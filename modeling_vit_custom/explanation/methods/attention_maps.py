@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..token_merging_vit_custom import Tokens, average
+from ...token_merging_vit_custom import Tokens, average
 from .context import answer_from
 from .maps import Maps, of_patches, on_grid
 from .trace import Trace, traced

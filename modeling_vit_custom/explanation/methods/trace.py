@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..attention_vit_custom import attention_function, eager_attention
-from ..token_merging_vit_custom import Tokens
+from ...attention_vit_custom import attention_function, eager_attention
+from ...token_merging_vit_custom import Tokens
 from .context import is_a
 from .libra import linearised
 

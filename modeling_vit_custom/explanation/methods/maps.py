@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..token_merging_vit_custom import Tokens, source_of
+from ...token_merging_vit_custom import Tokens, source_of
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..common.errors import UsageError
+from ...common.errors import UsageError
 from . import attention_maps, feature_maps, gradient_maps, pixel_maps
 from .maps import Maps
 from .work import Work

@@ -9,7 +9,7 @@ from typing import cast
 
 from PIL import ImageDraw, ImageFont
 
-from ..common.text import visible
+from ...common.text import visible
 
 # Signs that Pillow's font lacks, in signs that it has.
 PLAIN_SIGNS = {

@@ -6,8 +6,8 @@ Shapes: B batch, n patches, D width, h×w grid.
 import torch
 import torch.nn.functional as F
 
-from ..common.errors import UsageError
-from ..interpolation_vit_custom import shrink_images
+from ...common.errors import UsageError
+from ...interpolation_vit_custom import shrink_images
 from .maps import Maps, on_grid
 from .work import Work
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..common.errors import UsageError
-from ..engines.output import OutputOf
-from ..tasks.registry import task_of
+from ...common.errors import UsageError
+from ...engines.output import OutputOf
+from ...tasks.registry import task_of
 from .context import encoder_of, unwrapped
 from .maps import grid_of
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..common.errors import UsageError
-from ..quantized_vit_custom import is_ordinary
-from ..token_merging_vit_custom import Tokens, unmerge
+from ...common.errors import UsageError
+from ...quantized_vit_custom import is_ordinary
+from ...token_merging_vit_custom import Tokens, unmerge
 
 _LOCK = threading.RLock()  # hooks belong to the model: two explanations at once would see one another's
 

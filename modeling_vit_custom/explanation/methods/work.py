@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .perturbed import PerturbedImage
+from ..measures.perturbed import PerturbedImage
 
 
 @dataclass(frozen=True)
