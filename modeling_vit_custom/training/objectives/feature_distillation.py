@@ -1,7 +1,7 @@
 """Distillation of a large encoder's features into a small one, without labels.
 
 The student's pooled vector and its patches pass a linear layer each, to the teacher's widths, and learn the teacher's
-features of the same part of the image by a smooth L1 loss, each feature standardised (Wei et al. 2022, arXiv 2205.14141,
+features of the same part of the image by a smooth L1 loss, each feature standardised (Wei et al. 2022, 2205.14141,
 "Contrastive learning rivals masked image modeling in fine-tuning via feature distillation", normalise each image). The
 teacher sees each image once, as it is. Where the student's is cropped or mirrored, the teacher's grid of patches is
 cropped and mirrored in the same way.
