@@ -1,9 +1,9 @@
 """Distillation of a large encoder's features into a small one, without labels.
 
 The student's pooled vector and its patches pass a linear layer each, to the teacher's widths, and learn the teacher's
-features of the same part of the image by a smooth L1 loss, each feature standardised (Wei et al. 2022, "Contrastive
-learning rivals masked image modeling in fine-tuning via feature distillation", arXiv 2205.14141, normalise by image).
-The teacher sees each image once, as it is. Where the student's is cropped or mirrored, the teacher's grid of patches is
+features of the same part of the image by a smooth L1 loss, each feature standardised (Wei et al. 2022, 2205.14141,
+"Contrastive learning rivals masked image modeling in fine-tuning via feature distillation", normalise each image). The
+teacher sees each image once, as it is. Where the student's is cropped or mirrored, the teacher's grid of patches is
 cropped and mirrored in the same way.
 
 Shapes: B batch, h x w the student's grid, g x g' the teacher's, T the width of its patches, P of its pooled vector.
