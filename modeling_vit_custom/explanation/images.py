@@ -12,6 +12,7 @@ import torch
 
 from ..common.errors import DataError, UsageError
 from ..inference.forward import PreparedImages
+from .views import pixels_of
 
 
 def read_images(images: Any, processor: Any) -> torch.Tensor:
@@ -53,14 +54,18 @@ def viewable(pixels: torch.Tensor, processor: Any) -> np.ndarray:
 
     The processor's normalisation is undone; without one, each image is stretched from its lowest value to its highest.
     """
-    shown = pixels.float().cpu()
-    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-    if processor is not None and getattr(processor, "do_normalize", False) and mean is not None and std is not None:
-        shape = (1, -1, 1, 1)
-        shown = shown * torch.as_tensor(std).float().view(shape) + torch.as_tensor(mean).float().view(shape)
-    elif processor is None:
-        low, high = shown.amin((1, 2, 3), keepdim=True), shown.amax((1, 2, 3), keepdim=True)
-        shown = (shown - low) / (high - low).clamp_min(1e-12)
-    bytes_ = (shown.clamp(0, 1) * 255).round().to(torch.uint8)
-    bytes_ = bytes_[:, :3] if bytes_.shape[1] >= 3 else bytes_[:, :1].expand(-1, 3, -1, -1)
-    return bytes_.permute(0, 2, 3, 1).contiguous().numpy()
+    count = pixels.shape[1]
+    if processor is None:
+        ranges = [(float(low), float(high)) for low, high in (torch.aminmax(image) for image in pixels)]
+        scales = [([low] * count, [(high - low) or 1.0] * count) for low, high in ranges]
+    elif getattr(processor, "do_normalize", False):
+        scales = [(_by_channel(processor.image_mean, count), _by_channel(processor.image_std, count))] * len(pixels)
+    else:
+        scales = [([0.0] * count, [1.0] * count)] * len(pixels)
+    return np.stack([pixels_of(image, *scale) for image, scale in zip(pixels, scales, strict=True)])
+
+
+def _by_channel(values: Any, count: int) -> list[float]:
+    """The processor's number for each channel; one for all if it has a single one."""
+    values = [float(value) for value in (values if isinstance(values, Sequence) else [values])]
+    return values * count if len(values) == 1 else values

@@ -18,9 +18,11 @@ from ..common.outputs import write_whole
 from ..inference.answers import json_line
 from .panels import Drawn
 from .pictures import draw
+from .targets import REST
 
 _TOP = 8  # cells that a record names
-_LITTLE = 0.5  # the probability below which an answer is unsure
+_UNSURE = 0.5  # the probability below which an answer is unsure
+_NOTHING = 0.02  # an SRG below which a map is not faithful; a random one has 0 on average
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Explanation:
     label: names.   contrast: what the outputs are compared with, None without.   probability: [R], the model's; NaN
     where it has none.   logit: [R], what is explained.
     grid: [R, h, w], signed and raw: evidence for and against.   shown: [R, h, w], at least 0: what a picture draws; of
-    `libra` the positive evidence of each block.   map: [R, H, W], `shown` at the pixels that the model was given.
+    `libra` the positive evidence of each block.   map: [R, H, W], `shown` (`grid`, if signed) at the model's pixels.
     layers: [L, R, h, w], the share of each block in the grid, of methods that have it.   heads: [H, R, h, w], of
     `attention`.   colours: [R, h, w, 3], of `pca`.
     completeness: [R], |logit − all evidence| / max(|logit|, 1), None of methods that do not add up or without check.
@@ -84,15 +86,17 @@ class Explanation:
         reasons = []
         if self.faithfulness is not None:
             measured = self.faithfulness[row]
-            if measured["srg"] <= measured["srg_random"]:
+            if measured["srg"] <= max(measured["srg_random"], _NOTHING):
                 reasons.append("hiding its top patches changes the answer no more than hiding random ones")
-        if self.probability[row] < _LITTLE:
+        if self.probability[row] < _UNSURE:
             reasons.append("the model is not sure of this answer")
         return "; ".join(reasons) or None
 
     def drawn(self, row: int) -> Drawn:
         """Return what a picture shows of a row."""
-        probability, against = float(self.probability[row]), f" rather than {self.contrast}" if self.contrast else ""
+        probability = float(self.probability[row])
+        other = "all others" if self.contrast == REST else self.contrast
+        against = f" rather than {other}" if other else ""
         value = f"score {float(self.logit[row]):.3g}" if np.isnan(probability) else f"p {probability:.2f}"
         lines = [f"method {self.method}"]
         if self.faithfulness is not None:

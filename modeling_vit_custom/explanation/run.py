@@ -44,12 +44,13 @@ def run(
         raise UsageError(f"batch_size={batch_size}: give 1 or more.")
     if confirm < 0:
         raise UsageError(f"confirm={confirm}: give the number of cells to replace, 0 for none.")
-    pixels = _on_device(read_images(images, processor), model)
+    if contrast is not None and not chosen.class_specific:
+        raise UsageError(f"contrast={contrast!r}: method={method!r} depends on no class; leave contrast out.")
+    pixels = read_images(images, processor)
     points, target = _points(target, len(pixels)) if method == "similarity" else (None, target)
     with prepared(model):
-        if target is None and not chosen.class_specific and task_of(model.config).answers is None:
-            target = features
-        targets, logit, probability = _answers(model, pixels, target, contrast, batch_size)
+        pixels = _on_device(pixels, model)
+        targets, logit, probability = _answers(model, pixels, target, contrast, batch_size, chosen.class_specific)
         seen = seen_pixels(model.config, pixels.shape[2:])
         grid = grid_of(model.config, pixels.shape[2:])
         found = []
@@ -152,20 +153,23 @@ def _parts(count: int, size: int) -> list[list[int]]:
     return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
 
-def features(outputs: Any) -> torch.Tensor:
-    """Return 0 for each image: of an encoder without answers, maps that depend on none can be had all the same."""
-    return outputs.last_hidden_state.new_zeros(len(outputs.last_hidden_state))
-
-
 def _scored(targets: Targets, rows: list[int]) -> Callable[[Any, Sequence[int]], torch.Tensor]:
     return lambda outputs, places: targets.score(outputs, [rows[place] for place in places])
 
 
+def features(outputs: Any) -> torch.Tensor:
+    """Return 0 for each image, which stands for no answer: [B] of an encoder's outputs."""
+    return outputs.last_hidden_state.new_zeros(len(outputs.last_hidden_state))
+
+
 @torch.no_grad()
 def _answers(
-    model: Any, pixels: torch.Tensor, target: Any, contrast: Any, batch_size: int
+    model: Any, pixels: torch.Tensor, target: Any, contrast: Any, batch_size: int, needed: bool
 ) -> tuple[Targets, torch.Tensor, torch.Tensor]:
-    """The rows to explain, their scores [R] and probabilities [R]."""
+    """The rows to explain, their scores [R] and probabilities [R].
+
+    needed: whether the method depends on what is explained; else an encoder without answers will do.
+    """
     field = task_of(model.config).listing.output
     values, scores = [], []
     for part in _parts(len(pixels), batch_size):
@@ -174,7 +178,9 @@ def _answers(
             scores.append(checked_score(target(outputs), len(part)))
         elif field in outputs:
             values.append(outputs[field])
-    every = torch.cat(values) if values else None
+    every = torch.cat(values) if values and task_of(model.config).answers is not None else None
+    if every is None and target is None and not needed:
+        scores, target = [torch.zeros(len(pixels))], features
     targets = read_targets(model.config, target, contrast, every, len(pixels))
     if every is None:
         return targets, torch.cat(scores).float().cpu(), torch.full((len(pixels),), torch.nan)
@@ -187,6 +193,7 @@ def _result(
     name: str, method: Method, targets: Targets, logit: torch.Tensor, probability: torch.Tensor,
     maps: Maps, photos: np.ndarray, seen: tuple[int, int],
 ) -> Explanation:  # fmt: skip
+    signed = targets.signed and method.class_specific
     return Explanation(
         method=name,
         rows=targets.images,
@@ -197,7 +204,7 @@ def _result(
         logit=logit,
         grid=maps.grid,
         shown=maps.shown,
-        map=pixel_map(maps.grid if targets.signed else maps.shown, photos.shape[1:3], seen),
+        map=pixel_map(maps.grid if signed else maps.shown, photos.shape[1:3], seen),
         photos=photos,
         seen=seen,
         layers=maps.layers,
@@ -206,7 +213,7 @@ def _result(
         completeness=maps.error,
         constant=maps.constant,
         class_specific=method.class_specific,
-        signed=targets.signed,
+        signed=signed,
         caveat=method.caveat,
         notes=maps.notes,
     )

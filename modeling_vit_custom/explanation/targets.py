@@ -108,7 +108,7 @@ def read_targets(config: Any, target: Any, contrast: Any, values: torch.Tensor |
         return Targets(task, list(range(count)), labels, function=target)
     if task.answers is None or values is None:
         raise UsageError(
-            f"target={target!r}: a model for {task.name} names no outputs; give a function of its outputs, such as "
+            f"target={target!r}: this model has no named outputs; give a function of its outputs, such as "
             "target=lambda outputs: outputs.pooler_output[:, 0]."
         )
     names = config.id2label

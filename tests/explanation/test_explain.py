@@ -79,6 +79,7 @@ def test_contrast_explains_the_difference_of_two_logits(random_model, pixel_valu
     odds = (logits[:, 1] - logits[:, 3]).sigmoid()  # faithfulness watches the one class among the two
     assert [one["before"] for one in found.faithfulness] == pytest.approx(odds.tolist(), abs=1e-5)
     rest = quick(model, pixel_values, 1, contrast="rest")
+    assert rest.drawn(0).title.startswith("dog rather than all others, p ")
     others = logits[:, [0, 2, 3, 4]].mean(1)
     torch.testing.assert_close(rest.logit, logits[:, 1] - others)
     class_of_that_name = quick(model_of(random_model), pixel_values, 1, contrast="rest")
@@ -86,6 +87,8 @@ def test_contrast_explains_the_difference_of_two_logits(random_model, pixel_valu
     for contrast, message in ((1, "contrast=1 is what is explained"), ("emu", "contrast='emu' is none")):
         with pytest.raises(ValueError, match=message):
             quick(model, pixel_values, 1, contrast=contrast)
+    with pytest.raises(ValueError, match="method='rollout' depends on no class; leave contrast out"):
+        quick(model, pixel_values, 1, "rollout", contrast=2)
     with pytest.raises(ValueError, match="let it return the difference"):
         quick(model, pixel_values, lambda outputs: outputs.logits[:, 0], contrast=1)
 

@@ -305,9 +305,11 @@ def test_pca_explains_most_of_the_variance_and_is_a_colour(random_model, pixel_v
 
 def test_encoders_have_features_and_maps_of_a_function(random_model, pixel_values):
     model = random_model(ViTCustomConfig(**{**TINY, "num_labels": 0}), ViTCustomModel)
+    named = random_model(ViTCustomConfig(**TINY), ViTCustomModel)  # of a classifier's folder
     for method in (*CLASS_BLIND, *FEATURES):
+        assert explain(named, pixel_values, None, method, check=False, confirm=0).label == ["features"] * 3
         assert explain(model, pixel_values, None, method, check=False, confirm=0).grid.shape == (3, 3, 4)
-    with pytest.raises(ValueError, match="names no outputs; give a function of its outputs"):
+    with pytest.raises(ValueError, match="has no named outputs; give a function of its outputs"):
         explain(model, pixel_values)
 
     def first_feature(outputs):
