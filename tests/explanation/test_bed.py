@@ -10,6 +10,7 @@ from modeling_vit_custom.explanation.explain import explain
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),  # the model is trained here: 80 CPU seconds, more on a busy machine
     pytest.mark.skipif(
         stamps_folder() is None,
         reason=f"needs Tux Paint's stamps: apt-get install tuxpaint-stamps-default, or {STAMPS}",
