@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from modeling_vit_custom.explanation.pictures.drawing.colours import (
+
+from modeling_vit_custom.explanation.pictures.colours import (
     DIVERGING,
     SEQUENTIAL,
     coloured,

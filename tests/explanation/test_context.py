@@ -4,13 +4,13 @@ import threading
 
 import pytest
 import torch
-from modeling_vit_custom.explanation.methods.table.context import encoder_of, prepared
-from modeling_vit_custom.explanation.methods.table.trace import traced
 from tiny import TINY
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
 from modeling_vit_custom.explanation.explain import explain
+from modeling_vit_custom.explanation.methods.context import encoder_of, prepared
 from modeling_vit_custom.explanation.methods.table import METHODS
+from modeling_vit_custom.explanation.methods.trace import traced
 
 
 def state_of(model):
@@ -122,7 +122,7 @@ def test_every_attention_backend_is_explained_alike(random_model, pixel_values, 
 
 def _without_answers(model, pixels, method):
     """Return the grid by the method alone: flex attention's plain forward needs a compiler."""
-    from modeling_vit_custom.explanation.methods.table.work import Work
+    from modeling_vit_custom.explanation.methods.work import Work
 
     scored = lambda outputs, places: outputs.logits[:, 1]  # noqa: E731
     work = Work(model, encoder_of(model), pixels, scored, (3, 4), (24, 32), complete=False)

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from modeling_vit_custom.explanation.methods.table.maps import pixel_map
 from PIL import Image
 from saved_models import save_ours
 from tiny import TINY
@@ -15,6 +14,7 @@ from modeling_vit_custom import ViTCustomConfig, ViTCustomImageProcessor, api
 from modeling_vit_custom.explanation.explain import explain
 from modeling_vit_custom.explanation.images import viewable
 from modeling_vit_custom.explanation.measures.perturbed import PerturbedImage
+from modeling_vit_custom.explanation.methods.maps import pixel_map
 from modeling_vit_custom.explanation.methods.table import METHODS
 
 NAMES = {0: "cat", 1: "dog", 2: "fox", 3: "owl", 4: "rest"}

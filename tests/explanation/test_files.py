@@ -39,9 +39,8 @@ def test_each_image_gets_the_picture_and_the_record_of_explain(place, tmp_path, 
     alone = api.explain(place / "model", records[2]["path"])
     assert torch.tensor(records[2]["grid"]) == pytest.approx(alone.grid[0], abs=1e-5)
     assert records[2]["faithfulness"]["srg"] == pytest.approx(alone.faithfulness[0]["srg"], abs=1e-5)
-    for record in records:
-        with Image.open(tmp_path / "out" / record["picture"]) as picture:
-            assert picture.size == alone.image().size
+    with Image.open(tmp_path / "out" / records[2]["picture"]) as picture:
+        assert picture.tobytes() == alone.image().tobytes()
     shown = capsys.readouterr().out
     assert all(record["faithfulness"]["sentence"] in shown for record in records)
 

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from modeling_vit_custom.explanation.methods.table.context import encoder_of, prepared
-from modeling_vit_custom.explanation.methods.table.libra import Constants
-from modeling_vit_custom.explanation.methods.table.maps import of_patches
-from modeling_vit_custom.explanation.methods.table.trace import traced
 from tiny import ARCHITECTURES, TINY
 
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom.explanation.explain import explain
+from modeling_vit_custom.explanation.methods.context import encoder_of, prepared
+from modeling_vit_custom.explanation.methods.libra import Constants
+from modeling_vit_custom.explanation.methods.maps import of_patches
+from modeling_vit_custom.explanation.methods.trace import traced
 from modeling_vit_custom.token_merging_vit_custom import source_of
 
 MERGING = {"token_merging": [2, 1, 3]}

@@ -3,15 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from modeling_vit_custom.explanation.methods.table.context import encoder_of, prepared
-from modeling_vit_custom.explanation.methods.table.maps import patch_sums
-from modeling_vit_custom.explanation.methods.table.pixel_maps import integrated
-from modeling_vit_custom.explanation.methods.table.work import Work
 from tiny import TINY
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomModel
 from modeling_vit_custom.explanation.explain import explain
+from modeling_vit_custom.explanation.methods.context import encoder_of, prepared
+from modeling_vit_custom.explanation.methods.maps import patch_sums
+from modeling_vit_custom.explanation.methods.pixel_maps import integrated
 from modeling_vit_custom.explanation.methods.table import METHODS
+from modeling_vit_custom.explanation.methods.work import Work
 
 CLASS_BLIND = ("attention", "rollout")
 FEATURES = ("similarity", "pca")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from modeling_vit_custom.explanation.methods.table.peers import outputs_alone, reshape_transform, target_layers
 from tiny import TINY
 
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom.explanation.explain import explain
+from modeling_vit_custom.explanation.methods.peers import outputs_alone, reshape_transform, target_layers
 
 POOLINGS = [{}, {"pooling": "mean", "use_cls_token": False}, {"pooling": "cls_register", "num_register_tokens": 2}]
 

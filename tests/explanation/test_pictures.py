@@ -3,19 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from modeling_vit_custom.explanation.pictures.drawing.colours import DIVERGING, SEQUENTIAL
-from modeling_vit_custom.explanation.pictures.drawing.lettering import Lettering
-from modeling_vit_custom.explanation.pictures.drawing.panels import (
-    Drawn,
-    map_panel,
-    overlay_panel,
-    photo_panel,
-    subject_of,
-)
-from modeling_vit_custom.explanation.pictures.drawing.views import pixels_of, seen_box
 from PIL import Image, ImageFont
 
 from modeling_vit_custom import ViTCustomImageProcessor
+from modeling_vit_custom.explanation.pictures.colours import DIVERGING, SEQUENTIAL
 from modeling_vit_custom.explanation.pictures.drawing import (
     FEATURES,
     NOT_OF_THE_CLASS,
@@ -24,6 +15,15 @@ from modeling_vit_custom.explanation.pictures.drawing import (
     draw,
     draw_rows,
 )
+from modeling_vit_custom.explanation.pictures.lettering import Lettering
+from modeling_vit_custom.explanation.pictures.panels import (
+    Drawn,
+    map_panel,
+    overlay_panel,
+    photo_panel,
+    subject_of,
+)
+from modeling_vit_custom.explanation.pictures.views import pixels_of, seen_box
 
 
 @pytest.fixture
