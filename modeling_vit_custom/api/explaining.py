@@ -38,7 +38,7 @@ def explain_files(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> ExplainedFiles:
-    """Explain image files; writes pictures or a page into the folder `output` and returns a record of each answer.
+    """Write an explanation of each image file into the folder `output`; returns a record of each answer.
 
     model: a saved folder, a Hub id or "REPO@REVISION".   inputs: files, folders, patterns such as "photos/*.jpg", or a
     single one of them.   method: a method of `explain`, or "all" for those that can be compared.   choose: first

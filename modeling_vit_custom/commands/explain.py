@@ -59,13 +59,20 @@ Exit codes: 0 done, 1 an image could not be read, 2 it could not be done as aske
         "--output", default=OUTPUT, metavar="DIR", help="default: %(default)s; -: records alone, to standard output"
     )
     parser.add_argument("--format", choices=FORMS, default=PNG, help="pictures, one page, or records (%(default)s)")
-    parser.add_argument("--check", choices=("on", "off"), default="on", help="measure each map: 30 forwards (on)")
+    parser.add_argument("--check", type=on_or_off, default=True, metavar="on|off", help="measure each map (on)")
     parser.add_argument("--confirm", type=int, default=8, metavar="N", help="replace N top patches one by one (8)")
     parser.add_argument("--batch_size", type=positive, default=8, metavar="N", help="default: %(default)s")
     parser.add_argument("--follow_links", action="store_true", help="follow links that lead out of a folder")
     add_max_pixels(parser)
     add_trust(parser)
     return parser
+
+
+def on_or_off(text: str) -> bool:
+    """Return whether a text says on. Raises ArgumentTypeError for any other than "on" and "off"."""
+    if text not in ("on", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r}: give on or off")
+    return text == "on"
 
 
 def _noted(caveat: str | None) -> str:
@@ -77,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     disable_progress_bar()
     try:
-        explained = explain_files(**{**vars(args), "check": args.check == "on"})
+        explained = explain_files(**vars(args))
     except KeyboardInterrupt:
         return stopped("explain", "what is finished stays")
     except (ValueError, OSError) as error:

@@ -50,11 +50,12 @@ THIN = {
     "index": (set(), set()),
     "search": (set(), set()),
     "map_images": (set(), set()),
+    "explain_files": (set(), set()),
     "export": (set(), set()),
     "publish": (set(), set()),
     "verify": (set(), set()),
 }
-COMMAND_OF = {"map_images": "map"}  # Python has a `map`
+COMMAND_OF = {"map_images": "map", "explain_files": "explain"}  # Python has a `map`; `explain` takes images
 TINY = {
     "variant": "nano/4", "image_size": 8, "augmentation": "light", "max_steps": 1, "per_device_train_batch_size": 8,
     "config_overrides": "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=24",
