@@ -57,7 +57,8 @@ def viewable(pixels: torch.Tensor, processor: Any) -> np.ndarray:
     count = pixels.shape[1]
     if processor is None:
         ranges = [(float(low), float(high)) for low, high in (torch.aminmax(image) for image in pixels)]
-        scales = [([low] * count, [(high - low) or 1.0] * count) for low, high in ranges]
+        spans = [(low, 1 / ((high - low) or 1.0)) for low, high in ranges]
+        scales = [([-low * scale] * count, [scale] * count) for low, scale in spans]
     elif getattr(processor, "do_normalize", False):
         scales = [(_by_channel(processor.image_mean, count), _by_channel(processor.image_std, count))] * len(pixels)
     else:

@@ -251,3 +251,11 @@ def test_the_package_and_its_api_have_it():
     with pytest.raises(AttributeError, match="has no attribute 'explains'"):
         modeling_vit_custom.explains  # noqa: B018
     assert all(method.words for method in METHODS.values())
+
+
+def test_without_a_processor_each_image_is_stretched_from_its_lowest_value_to_its_highest(pixel_values):
+    """Linearly, so that no part of it is lost to black or white."""
+    shown = viewable(pixel_values[:2] * 3 + 1, None)
+    for image, photo in zip(pixel_values[:2].permute(0, 2, 3, 1).numpy(), shown, strict=True):
+        expected = (image - image.min()) / (image.max() - image.min()) * 255
+        np.testing.assert_allclose(photo[..., : image.shape[2]], expected[..., :3], atol=0.51)
