@@ -16,7 +16,7 @@ from ..data.targets import MultiHot
 from .entries import class_notes, largest, ranked
 from .hub import CLASSIFICATION
 from .metrics import ClassCounts, checked
-from .task import Details, Mistake, Task
+from .task import Answers, Details, Mistake, Task
 
 
 class Metrics:
@@ -89,6 +89,12 @@ def details(
     return Details(class_notes(report, names))
 
 
+def given(logits: Any) -> list[list[int]]:
+    """Return the labels of each row of [B, C] above probability 0.5, best first; the best one if none is."""
+    ordered = logits.argsort(dim=-1, descending=True).tolist()
+    return [row[: max(1, int((one > 0).sum()))] for row, one in zip(ordered, logits, strict=True)]
+
+
 def does(images: str, model: Mapping[str, Any]) -> str:
     return f"gives each of {len(model['labels'])} labels its probability for {images}"
 
@@ -107,5 +113,6 @@ MULTI_LABEL = Task(
     entries=entries,
     mistakes=mistakes,
     details=details,
+    answers=Answers(given, lambda logits: logits.sigmoid()),
     heads=("logistic",),
 )

@@ -15,7 +15,7 @@ from .calibration import Reliability, calibrate, confidences, reliability
 from .entries import class_notes, ranked
 from .hub import CLASSIFICATION
 from .metrics import ClassCounts, checked
-from .task import ONE_LABEL, Details, Mistake, Task
+from .task import ONE_LABEL, Answers, Details, Mistake, Task
 
 TOP_K = 5
 
@@ -152,6 +152,7 @@ SINGLE_LABEL = Task(
     details=details,
     charts=charts,
     baseline=baseline,
+    answers=Answers(lambda logits: logits.argmax(-1, keepdim=True).tolist(), lambda logits: logits.softmax(-1)),
     score_name="accuracy",
     in_points=True,
     heads=("logistic", "discriminant", "prototypes"),

@@ -85,6 +85,20 @@ class Words:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """How one of the K outputs is named and judged, where a single answer is looked at, as in an explanation.
+
+    given: tensor [B, K] → the outputs that make up the answer, best first, a list for each image.
+    probabilities: tensor [B, K] → their probabilities [B, K]; None if outputs are no logits.
+    signed: whether an output below 0 says as much as one above.
+    """
+
+    given: Callable[[Any], list[list[int]]]
+    probabilities: Callable[[Any], Any] | None = None
+    signed: bool = False
+
+
+@dataclass(frozen=True)
 class Task:
     """What a model is for. A task without labels leaves out everything about outputs and values.
 
@@ -105,6 +119,7 @@ class Task:
     charts: (outputs, values, label names) → charts of an evaluation.
     baseline: rows of the table of classes → the best answer that is the same for every image: (its name, its score).
     words: words that pages and cards use.
+    answers: how single outputs are named; None if they have no names.
     heads: kinds of heads that can be fitted to features, see `features.selection`.
     supports: properties that flags and commands can require, such as ONE_LABEL.
     """
@@ -124,6 +139,7 @@ class Task:
     charts: Callable[[np.ndarray, np.ndarray, Mapping[int, str]], list[Any]] = no_charts
     baseline: Callable[[Sequence[Mapping[str, Any]]], tuple[str, float] | None] = no_baseline
     words: Words = Words()
+    answers: Answers | None = None
     score_name: str = "score"
     in_points: bool = False
     heads: tuple[str, ...] = ()

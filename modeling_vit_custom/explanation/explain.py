@@ -1,0 +1,222 @@
+"""`explain`: where a model's answer comes from.
+
+Shapes: B images, R rows (an image and what is explained of it), C channels, H×W pixels, h×w grid, L blocks.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..common.errors import UsageError
+from ..tasks.registry import task_of
+from .checks import checked
+from .context import encoder_of, in_full_precision, lacks_gradients, prepared, unwrapped
+from .images import read_images
+from .maps import Maps, grid_of, pixel_map, seen_pixels
+from .methods import DEFAULT, Method, method_named
+from .result import Explanation
+from .targets import Target, Targets, checked_score, read_targets
+from .work import Work
+
+
+def explain(
+    model: Any,
+    images: Any,
+    target: Target | Sequence[int | str] = None,
+    method: str = DEFAULT,
+    *,
+    contrast: int | str | None = None,
+    processor: Any = None,
+    check: bool = True,
+    confirm: int = 8,
+    batch_size: int = 8,
+    layers: Sequence[int] | None = None,
+) -> Explanation:
+    """Return maps of where in images a model's answers come from, with what measurements say of these maps.
+
+    model: as `load` returns it; of half precision a float32 copy is explained.   images: pixel_values [B, C, H, W], or
+    PIL images or paths, with `processor`.   target: None for the model's answer, a class by id or name, a list of one
+    for each image, or a function of the model's outputs that returns [B].   method: a name of `METHODS`.   contrast: a
+    second class, or "rest" for the mean of all others: explains the difference of the two logits.   check: whether to
+    measure completeness and faithfulness, which costs about 40 forwards an image.   confirm: how many of the top cells
+    are replaced, each alone, to see whether the logit falls; 0 for none.   batch_size: images in one forward.
+    layers: blocks that count, from 0, of methods that sum over blocks; None for all.
+
+    Raises UsageError (a ValueError) for a class, method or block that does not exist, and for a method that the model
+    cannot be explained by; DataError for an image that cannot be read.
+    """
+    chosen = method_named(method)
+    model = unwrapped(model)
+    model, copied = _able(model, method, chosen)
+    encoder = encoder_of(model)
+    blocks = _blocks(layers, encoder, method, chosen)
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: give 1 or more.")
+    if confirm < 0:
+        raise UsageError(f"confirm={confirm}: give the number of cells to replace, 0 for none.")
+    pixels = _on_device(read_images(images, processor), model)
+    points, target = _points(target, len(pixels)) if method == "similarity" else (None, target)
+    with prepared(model):
+        if target is None and not chosen.class_specific and task_of(model.config).answers is None:
+            target = features
+        targets, logit, probability = _answers(model, pixels, target, contrast, batch_size)
+        seen = seen_pixels(model.config, pixels.shape[2:])
+        grid = grid_of(model.config, pixels.shape[2:])
+        found = []
+        for rows in _parts(len(targets.images), batch_size):
+            part = pixels[[targets.images[row] for row in rows]]
+            cells = None if points is None else [points[row] for row in rows]
+            work = Work(model, encoder, part, _scored(targets, rows), grid, seen, blocks, check, batch_size, cells)
+            found.append(chosen.run(work))
+        maps = Maps.joined(found)
+        maps.notes += _notes(maps, targets, logit, copied)
+        result = _result(method, chosen, targets, logit, probability, maps, pixels, seen)
+        if not chosen.features and (check or confirm):
+            _check(result, model, targets, pixels[:, :, : seen[0], : seen[1]], check, confirm, batch_size)
+    return result
+
+
+def _check(
+    result: Explanation, model: Any, targets: Targets, pixels: torch.Tensor, check: bool, confirm: int, batch_size: int
+) -> None:
+    """Measure the maps of a result and write into it what was found."""
+    found = []
+    for row, ranking in enumerate(result.ranking):
+
+        def probability(images: torch.Tensor, row: int = row) -> torch.Tensor:
+            return targets.probability(model(pixel_values=images), [row] * len(images))
+
+        def logit(images: torch.Tensor, row: int = row) -> torch.Tensor:
+            return targets.score(model(pixel_values=images), [row] * len(images))
+
+        image = pixels[targets.images[row]]
+        found.append(checked(ranking, image, probability, logit, check, confirm, batch_size))
+    result.faithfulness = [one.faithfulness for one in found if one.faithfulness is not None] or None
+    result.confirmed = [one.confirmed for one in found if one.confirmed is not None] or None
+
+
+def _notes(maps: Maps, targets: Targets, logit: torch.Tensor, copied: bool) -> list[str]:
+    """What must be known of these maps."""
+    notes = ["A float32 copy of the model is explained, because half precision rounds gradients."] if copied else []
+    if maps.outliers is not None and maps.outliers.any():
+        rows = maps.outliers.nonzero()[:, 0].tolist()
+        notes.append(
+            f"Rows {rows}: single tokens have norms far above all others, as in large models without registers; "
+            "their cells may be hot far from any object. Look at method='legrad' or 'chefer' too."
+        )
+    if maps.constant is not None:
+        large = (maps.constant.abs() > logit.abs() / 2).nonzero()[:, 0].tolist()
+        if large:
+            notes.append(f"Rows {large}: more than half of the logit comes from no pixel: any image would get it.")
+    return notes
+
+
+def _able(model: Any, name: str, method: Method) -> tuple[Any, bool]:
+    """The model, or a float32 copy of it. Raises UsageError if the method cannot explain it."""
+    if method.encoder and encoder_of(model) is None:
+        raise UsageError(
+            f"method={name!r} reads this package's encoder, which {type(model).__name__} does not have: give the model "
+            "that it was made from, or method='occlusion', which needs only answers."
+        )
+    if method.gradient and (why := lacks_gradients(model)) is not None:
+        raise UsageError(
+            f"method={name!r} needs gradients, and {type(model).__name__} {why}: explain the model that it was made "
+            "from, or use method='occlusion', which needs only answers."
+        )
+    return in_full_precision(model) if lacks_gradients(model) is None else (model, False)
+
+
+def _blocks(layers: Sequence[int] | None, encoder: Any, name: str, method: Method) -> list[int] | None:
+    if layers is None:
+        return None
+    if not method.by_block:
+        raise UsageError(f"layers={list(layers)}: method={name!r} does not sum over blocks; leave layers out.")
+    count = len(encoder.layers)
+    if not layers or any(not -count <= block < count for block in layers):
+        raise UsageError(f"layers={list(layers)}: the model has the blocks 0 to {count - 1}.")
+    return sorted({block % count for block in layers})
+
+
+def _points(target: Any, count: int) -> tuple[list[tuple[int, int]] | None, None]:
+    """The patch of each image that `similarity` compares with all: `target` as (row, column), or a list of these."""
+    if target is None:
+        return None, None
+    try:
+        cells = [target] * count if isinstance(target, tuple) else list(target)
+        found = [(int(row), int(column)) for row, column in cells]
+    except (TypeError, ValueError):
+        raise UsageError(f"target={target!r}: method='similarity' takes a patch, (row, column), or a list.") from None
+    if len(found) != count:
+        raise UsageError(f"target has {len(found)} patches for {count} images: give one for each, or one for all.")
+    return found, None
+
+
+def _on_device(pixels: torch.Tensor, model: Any) -> torch.Tensor:
+    parameter = next(model.parameters(), None)
+    if parameter is None or not parameter.is_floating_point():
+        return pixels.float()
+    return pixels.clone().to(parameter.device, parameter.dtype)
+
+
+def _parts(count: int, size: int) -> list[list[int]]:
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
+def features(outputs: Any) -> torch.Tensor:
+    """Return 0 for each image: of an encoder without answers, maps that depend on none can be had all the same."""
+    return outputs.last_hidden_state.new_zeros(len(outputs.last_hidden_state))
+
+
+def _scored(targets: Targets, rows: list[int]) -> Callable[[Any, Sequence[int]], torch.Tensor]:
+    return lambda outputs, places: targets.score(outputs, [rows[place] for place in places])
+
+
+@torch.no_grad()
+def _answers(
+    model: Any, pixels: torch.Tensor, target: Any, contrast: Any, batch_size: int
+) -> tuple[Targets, torch.Tensor, torch.Tensor]:
+    """The rows to explain, their scores [R] and probabilities [R]."""
+    field = task_of(model.config).listing.output
+    values, scores = [], []
+    for part in _parts(len(pixels), batch_size):
+        outputs = model(pixel_values=pixels[part])
+        if callable(target):
+            scores.append(checked_score(target(outputs), len(part)))
+        elif field in outputs:
+            values.append(outputs[field])
+    every = torch.cat(values) if values else None
+    targets = read_targets(model.config, target, contrast, every, len(pixels))
+    if every is None:
+        return targets, torch.cat(scores).float().cpu(), torch.full((len(pixels),), torch.nan)
+    every = every[targets.images].float().cpu()
+    rows = range(len(targets.images))
+    return targets, targets.score_of(every, rows), targets.probability_of(every, rows)
+
+
+def _result(
+    name: str, method: Method, targets: Targets, logit: torch.Tensor, probability: torch.Tensor,
+    maps: Maps, pixels: torch.Tensor, seen: tuple[int, int],
+) -> Explanation:  # fmt: skip
+    return Explanation(
+        method=name,
+        rows=targets.images,
+        target=targets.ids,
+        label=targets.labels,
+        contrast=targets.contrast,
+        probability=probability,
+        logit=logit,
+        grid=maps.grid,
+        shown=maps.shown,
+        map=pixel_map(maps.grid if targets.signed else maps.shown, pixels.shape[2:], seen),
+        pixels=pixels.float().cpu(),
+        layers=maps.layers,
+        heads=maps.heads,
+        colours=maps.colours,
+        completeness=maps.error,
+        constant=maps.constant,
+        class_specific=method.class_specific,
+        signed=targets.signed,
+        caveat=method.caveat,
+        notes=maps.notes,
+    )
