@@ -15,7 +15,11 @@ EXPORT = "export.json"
 
 # An index of images that is published with its model, on request alone.
 INDEX = "image_index"
-INDEX_RECORD, INDEX_IMAGES, INDEX_VECTORS = "image_index/index.json", "image_index/images.jsonl", "image_index/vectors.safetensors"
+INDEX_RECORD, INDEX_IMAGES, INDEX_VECTORS = (
+    "image_index/index.json",
+    "image_index/images.jsonl",
+    "image_index/vectors.safetensors",
+)
 
 # Pictures, and the page of a run.
 TRAINING_PICTURE, CONFUSION_PICTURE, RECONSTRUCTION_PICTURE = (

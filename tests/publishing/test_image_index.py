@@ -70,7 +70,10 @@ def test_card_and_verification_know_the_index(place, tmp_path, capsys):
     (torn / "image_index" / "images.jsonl").write_text(lines.replace('"label": "0"', '"label": "1"'))
     capsys.readouterr()
     assert not api.verify(torn)
-    assert "image_index/images.jsonl is not the one that image_index/index.json was written with" in capsys.readouterr().out
+    assert (
+        "image_index/images.jsonl is not the one that image_index/index.json was written with"
+        in capsys.readouterr().out
+    )
 
 
 def test_an_index_of_other_weights_is_refused(place, tmp_path):
