@@ -59,7 +59,7 @@ class Suspicion:
     by_evidence: whether all of these have more than images of other classes mostly have; else they are all images of the
     class, and nothing but the kind of place gave rise to the suspicion.
     share, share_others: of the evidence, mean over the class, and over the other classes.   of_suspects: over the
-    suspects.   top: share of the class's images whose top cell is there.
+    suspects.   put: bool [N, h, w], the cells that are pasted: of surroundings, those that are no border.   top: share of the class's images whose top cell is there.
     """
 
     kind: str
@@ -71,6 +71,7 @@ class Suspicion:
     of_suspects: float
     top: float
     by_evidence: bool
+    put: np.ndarray
 
 
 def class_maps(evidence: Evidence, off: np.ndarray | None) -> list[ClassMap]:
@@ -140,7 +141,8 @@ def suspect(evidence: Evidence, target: int, cells: np.ndarray, kind: str) -> Su
     inside = (evidence.shares * cells).sum(axis=(1, 2))
     own = np.flatnonzero(evidence.predicted == target)
     other = np.flatnonzero(evidence.predicted != target)
-    if not len(other) or not cells.any():
+    put = cells & ~ring_of(evidence.grid) if kind == SURROUNDINGS else cells
+    if not len(other) or not put.any():
         return None
     limit = np.quantile(inside[other], TYPICAL)
     suspects = own[inside[own] > limit]
@@ -156,6 +158,7 @@ def suspect(evidence: Evidence, target: int, cells: np.ndarray, kind: str) -> Su
     return Suspicion(
         kind, target, cells, suspects[np.argsort(-inside[suspects], kind="stable")], float(inside[own].mean()),
         float(np.mean(by_class)), float(inside[suspects].mean()), float(tops[own].mean()), by_evidence,
+        put,
     )  # fmt: skip
 
 

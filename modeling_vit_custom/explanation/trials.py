@@ -34,7 +34,7 @@ SPREAD = torch.tensor([0.2, 0.8])  # quantiles
 ALIKE = 0.5  # of the spread of pixels at a place between images of other classes: a mark looks alike, an object varies
 ALPHA = 0.01  # of p-values, corrected for their number
 DROP, RISE = 0.10, 0.10  # change of the probability, and the change beyond the controls, of each kind
-BEYOND = {CELLS: (0.10, 0.15), BORDER: (0.20, 0.20), SURROUNDINGS: (0.20, 0.15), BACKGROUND: (0.20, 0.15)}
+BEYOND = {CELLS: (0.10, 0.10), BORDER: (0.20, 0.20), SURROUNDINGS: (0.20, 0.15), BACKGROUND: (0.20, 0.15)}
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _most_suspicious(evidence: Evidence, maps: Sequence[ClassMap]) -> list[Class
 def _of_class(
     evidence: Evidence, one: ClassMap, off: np.ndarray | None, answering: Answering, seed: int
 ) -> list[Trial]:
-    """The trials of a class: places, then what is left of the border, then what is left of the surroundings."""
+    """The trials of a class: places, then the border and the surroundings without the places that are blamed."""
     ring, around = ring_of(evidence.grid), surroundings_of(evidence.grid)
     count = len(evidence)
     tried: list[Trial] = []
@@ -122,8 +122,7 @@ def _of_class(
     for group in places(one):
         if run(group, CELLS):
             blamed |= group
-    if run(ring & ~blamed, BORDER):
-        blamed |= ring
+    run(ring & ~blamed, BORDER)
     if off is None:
         run(around & ~blamed, SURROUNDINGS)
     else:
@@ -166,14 +165,14 @@ def _pairs(
     own = rng.permutation(suspicion.suspects)[:most]
     other = _others(evidence, {suspicion.target, *avoided}, len(own), rng)
     own = own[: len(other)]
-    cells, free = suspicion.cells[own], outside[own]
+    cells, put, free = suspicion.cells[own], suspicion.put[own], outside[own]
     if suspicion.kind == BACKGROUND:
-        cells = cells & suspicion.cells[other]
-    sizes = np.minimum(cells.sum(axis=(1, 2)), free.sum(axis=(1, 2)))
+        put = put & suspicion.cells[other]
+    sizes = np.minimum(put.sum(axis=(1, 2)), free.sum(axis=(1, 2)))
     kept = sizes > 0
     if kept.sum() < 2:
         return None
-    regions = _random_cells(cells[kept], sizes[kept], rng)
+    regions = _random_cells(put[kept], sizes[kept], rng)
     return _Pairs(own[kept], other[kept], cells[kept], regions, free[kept], sizes[kept])
 
 
@@ -293,7 +292,7 @@ def _judged(trial: Trial, p_value: float) -> Trial:
 def _joined(trials: Sequence[Trial]) -> list[Trial]:
     """The trials with those that a larger one explains put inside it.
 
-    Of one class, what is left of the border explains places in it; what is left of the surroundings explains both.
+    Of one class, the border without accused places explains places in it; the surroundings explain both.
     """
     kept: list[Trial] = []
     for trial in sorted(trials, key=lambda one: -ORDER.index(one.suspicion.kind)):

@@ -54,9 +54,10 @@ CALIBRATION = [
     *(Run("cifar10", share, 100, True) for share in (0.95, 0.0, 0.2, 0.6)),
     Run("mnist5k", 0.0, 101, True),
 ]
-PLANTED = [Run("cifar10", share, i, False) for i, share in enumerate((0.95, 0.95, 0.95, 0.6, 0.2))]
+LOOKED = [Run("cifar10", share, i, False) for i, share in enumerate((0.95, 0.95, 0.95, 0.6))]  # and thresholds changed
+PLANTED = [Run("cifar10", share, 10 + i, False) for i, share in enumerate((0.95, 0.95, 0.95, 0.6, 0.2, 0.6, 0.2))]
 CLEAN = [Run(images, 0.0, 50 + i, False) for i in range(5) for images in ("mnist5k", "cifar10")]
-ORDER = CALIBRATION + PLANTED[:2] + CLEAN[:2] + PLANTED[2:] + CLEAN[2:]  # of training
+ORDER = CALIBRATION + LOOKED + PLANTED[:5] + CLEAN + PLANTED[5:]  # of training
 KIND = {"tag": "cells", "border": "border", "texture": "surroundings"}  # as the finder calls it
 
 
@@ -180,7 +181,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = [run for run in ORDER if not args.runs or run.name in args.runs]
     if args.what != "train":
-        runs = [run for run in runs if run.calibrates == (args.what == "calibrate")]
+        runs = [run for run in runs if (run in CALIBRATION + LOOKED) == (args.what == "calibrate")]
         trained = [run for run in runs if (args.work / run.name / "model" / "model.safetensors").is_file()]
         print_table([row for run in trained for row in found_in(run, args.work)])
         return
