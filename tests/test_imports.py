@@ -93,6 +93,7 @@ ROOMS = {
     "inference": {"common", "data", "engines", "tasks"},
     "evaluation": {"common", "data", "inference", "reporting", "tasks"},
     "features": {"common", "data", "inference", "reporting", "tasks"},
+    "explanation": {"common", "data", "inference", "reporting", "tasks"},
     "audit": {"common", "data", "features", "reporting", "tasks"},
     "conversion": {"common", "inference"},
     "speed": {"common", "data", "engines", "evaluation", "inference", "reporting", "tasks"},

@@ -25,7 +25,8 @@ class Evidence:
     The evidence is that for the class that the model chose, right or wrong: a shortcut makes it choose a class, and
     shows in wrong answers as in right ones.
 
-    rows: [N], their places in `images`.   predicted, labels: [N] class ids.   probabilities: [N] of the predicted class.
+    rows: [N], their places in `images`.   predicted, labels: [N] class ids.   probabilities: [N], of the predicted
+    class.
     shares: [N, h, w] float64, the positive evidence of Libra, each image's adding up to 1; 0 where it has none.
     images: the data set.   errors: place → why an image could not be read.
     """

@@ -57,7 +57,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Control:
-    """Other cells.   masks: bool [n, h, w].   own: the images [n, C, H, W] that they are of; None: those of the pairs."""
+    """Other cells.   masks: bool [n, h, w].   own: the images [n, C, H, W] that they are of, None for the pairs'."""
 
     masks: np.ndarray
     own: torch.Tensor | None = None

@@ -34,8 +34,9 @@ def _content(report: ShortcutReport, processor: Any) -> dict[str, Any]:
     striking = [trial for trial in report.looked_at if trial.suspicion.by_evidence]
     return {
         "report": report,
-        "facts": report.facts,
-        "place": report.facts.get("data", "the images"),
+        "model": report.facts.get("model", "A model"),
+        "place": report.facts.get("data", "its images"),
+        "split": report.facts.get("split"),
         "findings": [
             _finding(trial, report, pictures if number < ILLUSTRATED else None)
             for number, trial in enumerate(report.accused)

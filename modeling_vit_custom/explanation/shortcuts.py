@@ -114,7 +114,7 @@ def find_shortcuts(
     """Look for shortcuts of a saved classifier on labelled images, and write a page and its figures as JSON.
 
     model: a saved folder, a Hub id or ID@REVISION, of a task with one label an image.   source, columns: as for
-    `load_eval_examples`.   output: an HTML file; OUTPUT.json lies beside it, with the suffix .json. None writes nothing.
+    `load_eval_examples`.   output: an HTML file; the figures go beside it as .json. None writes nothing.
     boxes: a CSV file, see `read_boxes`.   per_class: at most so many images of each label are drawn, by `seed`.
 
     Raises OutputError for an output in a model's folder: the page shows the images. Raises UsageError for a model of
@@ -124,7 +124,8 @@ def find_shortcuts(
     name, revision = named_model(model, revision)
     net, processor = load_classifier(name, trust_remote_code, revision=revision, listing=None)
     _check_task(net)
-    examples, split = load_eval_examples(source, net.config.id2label, task_of(net.config).targets, columns)
+    config: Any = net.config
+    examples, split = load_eval_examples(source, config.id2label, task_of(config).targets, columns)
     facts = {
         "model": name,
         "revision": revision,

