@@ -100,6 +100,10 @@ ROOMS = {
         "common", "explanation/measures", "explanation/methods", "explanation/pictures", "inference", "reporting",
         "tasks",
     },
+    "explanation/shortcuts": {
+        "common", "data", "explanation", "explanation/measures", "explanation/pictures", "inference", "reporting",
+        "tasks",
+    },
     "audit": {"common", "data", "features", "reporting", "tasks"},
     "conversion": {"common", "inference"},
     "speed": {"common", "data", "engines", "evaluation", "inference", "reporting", "tasks"},
