@@ -15,8 +15,8 @@ from modeling_vit_custom.common.errors import DataError, UsageError
 from modeling_vit_custom.common.outputs import OutputError
 from modeling_vit_custom.data.examples import Examples
 from modeling_vit_custom.data.targets import ClassIds
-from modeling_vit_custom.explanation import interventions
 from modeling_vit_custom.explanation.explain import explain
+from modeling_vit_custom.explanation.shortcuts import interventions
 from modeling_vit_custom.explanation.shortcuts.boxes import off_object, read_boxes
 from modeling_vit_custom.explanation.shortcuts.clusters import cluster
 from modeling_vit_custom.explanation.shortcuts.evidence import Evidence, collect, drawn_rows
