@@ -20,7 +20,7 @@ def place_of(trial: Trial) -> str:
     if kind != CELLS:
         return {
             BORDER: "the border",
-            SURROUNDINGS: "all around the middle",
+            SURROUNDINGS: "what surrounds the middle",
             BACKGROUND: "the background, off the boxes",
         }[kind]
     return words_of(trial.suspicion.cells[0])
