@@ -6,7 +6,6 @@ Shapes: N images, h×w grid of patches.
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,79 +21,14 @@ from ...data.source import Columns, Source
 from ...inference.loading import load_classifier
 from ...tasks.registry import task_of
 from .boxes import Boxes, off_object, read_boxes
-from .clusters import Clusters, cluster
-from .evidence import Answering, Evidence, collect, drawn_rows
-from .suspicions import FEWEST, ClassMap, class_maps
-from .trials import Trial, try_all
-from .verdicts import sentence, trial_record
+from .clusters import cluster
+from .evidence import Answering, collect, drawn_rows
+from .page import write_page
+from .report import ShortcutReport
+from .suspicions import FEWEST, class_maps
+from .trials import try_all
 
 PER_CLASS = 200  # images of a label that are looked at
-
-
-@dataclass(frozen=True)
-class ShortcutReport:
-    """What was found.
-
-    accused: trials in which the patches decide the class beyond the controls, the largest effect first.   looked_at:
-    suspicions that were not confirmed.   maps: of each class with FEWEST images.   too_few: number of images of each
-    class with fewer.   clusters: of each class with enough images.   names: id → class.   evidence: of the N images.
-    facts: the model and the data, for the record.   seconds: in all.   forwards: images for the interventions.
-    """
-
-    accused: list[Trial]
-    looked_at: list[Trial]
-    maps: list[ClassMap]
-    too_few: dict[str, int]
-    clusters: list[Clusters]
-    names: Mapping[int, str]
-    evidence: Evidence
-    facts: dict[str, Any]
-    seconds: float
-    forwards: int
-
-    def sentences(self) -> list[str]:
-        """Return a sentence for each accusation."""
-        return [sentence(trial, self.names) for trial in self.accused]
-
-    def summary(self) -> str:
-        """Return how much was looked at and found, in a sentence."""
-        found, tried = len(self.accused), len(self.accused) + len(self.looked_at)
-        said = "no shortcut" if not found else f"{found} shortcut{'s' * (found != 1)}"
-        return (
-            f"{said} in {len(self.maps)} classes of {len(self.evidence):,} images; {tried} suspicion"
-            f"{'s' * (tried != 1)} tried by {self.forwards:,} changed images"
-        )
-
-    def record(self) -> dict[str, Any]:
-        """Return what the JSON file holds."""
-        return {
-            **self.facts,
-            "images": len(self.evidence),
-            "unreadable": len(self.evidence.errors),
-            "summary": self.summary(),
-            "shortcuts": [trial_record(trial, self.names) for trial in self.accused],
-            "not_accused": [trial_record(trial, self.names) for trial in self.looked_at],
-            "classes": [
-                {
-                    "class": self.names[one.target],
-                    "images": len(one.images),
-                    "mean_evidence": one.mean,
-                    "border": one.ring,
-                    "off_object": one.off,
-                }
-                for one in self.maps
-            ],
-            "too_few_images": self.too_few,
-            "clusters": [
-                {
-                    "class": self.names[one.target],
-                    "silhouette": one.silhouette,
-                    "images": [len(each.members) for each in one.clusters],
-                }
-                for one in self.clusters
-            ],
-            "seconds": round(self.seconds, 1),
-        }
 
 
 def find_shortcuts(
@@ -135,8 +69,6 @@ def find_shortcuts(
     given = None if boxes is None else read_boxes(boxes)
     report = look_for_shortcuts(net, processor, examples, given, per_class, batch_size, seed, progress, facts)
     if page is not None:
-        from .page import write_page
-
         write_page(page, report, processor)
         write_json(page.with_suffix(".json"), json_safe(report.record()))
     return report

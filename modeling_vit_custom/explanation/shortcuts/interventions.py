@@ -99,7 +99,7 @@ def intervene(
     pasted: Exchange,
     seed: int,
 ) -> Outcome:
-    """Exchange cells in n pairs and return what it does to the probability of `target`.
+    """Measure what exchanging cells in n pairs does to the probability of `target`.
 
     own, other: pixels [n, C, H, W].   taken: what the suspected images lose.   pasted: what the others get.
     """

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ...reporting import page
-from .finding import ShortcutReport
 from .illustrations import Pictures, common_scale, place_map
 from .interventions import Effect, mixed, smoothed
+from .report import ShortcutReport
 from .suspicions import BACKGROUND
 from .trials import Trial
 from .verdicts import percent, place_of
