@@ -68,7 +68,7 @@ class Answer:
             return [{"path": self.path, "error": self.error}]
         found = []
         for explanation in self.explanations:
-            record = explanation.records()[self.row]
+            record = explanation.record(self.row)
             del record["image"]
             found.append({"path": self.path, **record, **({} if picture is None else {"picture": picture})})
         return found

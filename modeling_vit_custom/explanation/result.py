@@ -138,13 +138,14 @@ class Explanation:
         if len(self) > 1:
             path.mkdir(parents=True, exist_ok=True)
         paths = [path] if len(self) == 1 else [path / f"{row}.png" for row in range(len(self))]
-        return [write_whole(each, _png(self.image(row))) for row, each in enumerate(paths)]
+        return [write_whole(each, png_bytes(self.image(row))) for row, each in enumerate(paths)]
 
     def records(self) -> list[dict[str, Any]]:
         """Return what is known of each row, fit for JSON; its grid is rounded to six digits."""
-        return [self._record(row) for row in range(len(self))]
+        return [self.record(row) for row in range(len(self))]
 
-    def _record(self, row: int) -> dict[str, Any]:
+    def record(self, row: int) -> dict[str, Any]:
+        """Return the entry of `records` for one row."""
         order = self.ranking[row].flatten().argsort(descending=True, stable=True)[:_TOP].tolist()
         columns = self.grid.shape[2]
         confirmed = {} if self.confirmed is None else self.confirmed[row]
@@ -178,7 +179,8 @@ class Explanation:
         return f"Explanation: {self.method} of {len(self)} answers ({names}), {self.grid.shape[1]}×{self.grid.shape[2]}"
 
 
-def _png(picture: Image.Image) -> bytes:
+def png_bytes(picture: Image.Image) -> bytes:
+    """Return a picture as the content of a PNG file."""
     written = io.BytesIO()
     picture.save(written, "PNG")
     return written.getvalue()

@@ -5,7 +5,6 @@ NAME.png             the picture of NAME.jpg; of a second answer or another NAME
 explanations.html    the same on one page, instead of pictures
 """
 
-import io
 import os
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -13,14 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..common.outputs import OutputError, check_private, write_whole
 from ..inference.answers import json_line
 from ..reporting import page
 from .files import Answer, picture_name
 from .pictures.drawing import alt_text
 from .pictures.panels import overlay_panel, photo_panel, subject_of
+from .result import png_bytes
 
 PNG, HTML, JSON = FORMS = ("png", "html", "json")
 RECORDS, PAGE = "explanations.jsonl", "explanations.html"
@@ -90,10 +88,3 @@ def _on_page(answer: Answer) -> dict[str, Any]:
         )
     picture = page.data_url(photo_panel(subject), "png")
     return {"path": answer.path, "title": answer.title, "photo": picture, "maps": maps}
-
-
-def png_bytes(picture: Image.Image) -> bytes:
-    """Return a picture as the content of a PNG file."""
-    written = io.BytesIO()
-    picture.save(written, "PNG")
-    return written.getvalue()
