@@ -28,7 +28,7 @@ COMMANDS = {
     "index": "keep the vectors of images, to search among them",
     "search": "find the images of an index that are most like others",
     "map": "draw images as points of a plane, near those like them, as one page",
-    "explain": "show where in images the evidence for an answer lies",
+    "explain": "show where in images the evidence for an answer lies, and find shortcuts of a model",
     "speed_table": "measure what speed settings gain and cost, and store them",
     "export": "write a classifier for another runtime",
     "publish": "check a saved classifier and upload it to the Hub",
@@ -52,6 +52,7 @@ ALIASES = {
     "predict": {"data": "data_dir"},
     "index": {"data": "data_dir"},
     "map": {"data": "data_dir"},
+    "explain": {"data": "data_dir"},
     "export": {"data": "data_dir"},
     "speed_table": {"data": "data_dir"},
 }

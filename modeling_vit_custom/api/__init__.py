@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from .classifying import evaluate, predict
     from .converting import convert, export
     from .explaining import Explanation as Explanation
-    from .explaining import explain, explain_files
+    from .explaining import explain, explain_files, find_shortcuts
     from .loading import load
     from .publishing import publish, verify
     from .searching import index, map_images, search
     from .training import pretrain, train
 
 __all__ = [
-    "audit_data", "convert", "evaluate", "explain", "explain_files", "export", "index", "load", "map_images", "predict",
-    "pretrain", "publish", "search", "train", "verify",
+    "audit_data", "convert", "evaluate", "explain", "explain_files", "export", "find_shortcuts", "index", "load",
+    "map_images", "predict", "pretrain", "publish", "search", "train", "verify",
 ]  # fmt: skip
 
 # Module of each function; imported on first use, because Trainer, plots and other libraries take seconds to import.
@@ -33,6 +33,7 @@ _MODULES = {
     "explain_files": "explaining",
     "Explanation": "explaining",
     "export": "converting",
+    "find_shortcuts": "explaining",
     "index": "searching",
     "load": "loading",
     "map_images": "searching",

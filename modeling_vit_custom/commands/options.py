@@ -34,7 +34,7 @@ def say_loaded(command: str, argv: Sequence[str] | None, model: str, revision: s
     say_commit(command, sys.argv[1:] if argv is None else argv, *named_model(model, revision))
 
 
-def add_table_options(parser: argparse.ArgumentParser, labelled: bool = True) -> None:
+def add_table_options(parser: argparse._ActionsContainer, labelled: bool = True) -> None:
     """Add the options of tables to a command's parser; `columns_of` reads them."""
     of_table = "of a table (%(default)s)"
     parser.add_argument("--image_column_name", "--image_column", default="image", metavar="NAME", help=of_table)
@@ -52,7 +52,7 @@ def add_table_options(parser: argparse.ArgumentParser, labelled: bool = True) ->
 
 
 def add_data_dir(
-    parser: argparse.ArgumentParser, help: str, labelled: bool = True, all_splits: bool | None = None
+    parser: argparse._ActionsContainer, help: str, labelled: bool = True, all_splits: bool | None = None
 ) -> None:
     """Add the flags that name images to measure or predict, and those of `add_table_options`.
 
@@ -67,7 +67,7 @@ def add_data_dir(
     add_table_options(parser, labelled)
 
 
-def add_dataset_options(parser: argparse.ArgumentParser) -> None:
+def add_dataset_options(parser: argparse._ActionsContainer) -> None:
     """Add the flags of a `datasets` dataset, which replaces a folder."""
     parser.add_argument("--dataset_name", metavar="NAME", help="Hub dataset, or folder of save_to_disk or data files")
     parser.add_argument("--dataset_config_name", metavar="NAME", help="its configuration")

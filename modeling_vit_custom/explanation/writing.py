@@ -3,6 +3,7 @@
 explanations.jsonl   a record for each answer and method
 NAME.png             the picture of NAME.jpg; of a second answer or another NAME.jpg NAME-2.png
 explanations.html    the same on one page, instead of pictures
+shortcuts.html       what a model decides by on a whole data set; shortcuts.json: its figures
 """
 
 import os
@@ -22,6 +23,7 @@ from .result import png_bytes
 
 PNG, HTML, JSON = FORMS = ("png", "html", "json")
 RECORDS, PAGE = "explanations.jsonl", "explanations.html"
+SHORTCUTS = "shortcuts.html"
 SIDE = 320  # pixels of a picture's longer side on the page
 MAX_ON_PAGE = 500  # answers; a page of more is slow to open
 
@@ -35,7 +37,8 @@ def check_folder(folder: str | os.PathLike) -> Path:
     check_private(path / RECORDS, "a picture of an explanation")
     if path.exists() and not path.is_dir():
         raise OutputError(f"--output {path} is a file: name a folder, which is made if need be.")
-    if path.is_dir() and any(path.iterdir()) and not (path / RECORDS).is_file():
+    ours = any((path / name).is_file() for name in (RECORDS, SHORTCUTS))
+    if path.is_dir() and any(path.iterdir()) and not ours:
         raise OutputError(f"--output {path} holds other files and no {RECORDS}: name a new or empty folder.")
     path.mkdir(parents=True, exist_ok=True)
     return path

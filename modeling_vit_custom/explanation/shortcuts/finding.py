@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...common.errors import UsageError
-from ...common.json_files import json_safe, write_json
+from ...common.json_files import write_json
 from ...common.model_names import named_model
 from ...common.outputs import check_private, check_replaceable
 from ...data.eval_examples import load_eval_examples, named
@@ -70,7 +70,7 @@ def find_shortcuts(
     report = look_for_shortcuts(net, processor, examples, given, per_class, batch_size, seed, progress, facts)
     if page is not None:
         write_page(page, report, processor)
-        write_json(page.with_suffix(".json"), json_safe(report.record()))
+        write_json(page.with_suffix(".json"), report.record())
     return report
 
 

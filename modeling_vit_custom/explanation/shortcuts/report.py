@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...common.json_files import json_safe, readable_json
 from .clusters import Clusters
 from .evidence import Evidence
 from .suspicions import ClassMap
@@ -78,3 +79,10 @@ class ShortcutReport:
             ],
             "seconds": round(self.seconds, 1),
         }
+
+    def to_json(self) -> str:
+        """Return the text of that file."""
+        return readable_json(json_safe(self.record())) + "\n"
+
+    def __repr__(self) -> str:
+        return f"ShortcutReport: {self.summary()}"
