@@ -7,14 +7,13 @@ from pathlib import Path
 from ..common.image_pixels import MAX_PIXELS, pixels_allowed
 from ..common.progress_bars import bars_of_others
 from ..explanation.explain import explain
-from ..explanation.files import Asked
-from ..explanation.files import explain_files as explained_files
+from ..explanation.files import Asked, explaining
 from ..explanation.methods.table import DEFAULT
 from ..explanation.result import Explanation
 from ..explanation.shortcuts.finding import PER_CLASS
 from ..explanation.shortcuts.finding import find_shortcuts as found_shortcuts
 from ..explanation.shortcuts.report import ShortcutReport
-from ..explanation.writing import FORMS, PNG, SHORTCUTS, check_folder, write_answers
+from ..explanation.writing import FORMS, PNG, SHORTCUTS, check_folder, write_files
 from ..inference.inputs import STANDARD
 from .checks import at_least_one, measured_source, named_columns, one_of
 from .results import ExplainedFiles
@@ -43,6 +42,8 @@ def explain_files(
 ) -> ExplainedFiles:
     """Write an explanation of each image file into the folder `output`; returns a record of each answer.
 
+    After a kill or Ctrl-C, the same call goes on where it was.
+
     model: a saved folder, a Hub id or "REPO@REVISION".   inputs: files, folders, patterns such as "photos/*.jpg", or a
     single one of them.   method: a method of `explain`, or "all" for those that can be compared.   choose: first
     measure on these images, 32 or more, which method is most faithful; use it, and keep the choice in the model's
@@ -61,8 +62,8 @@ def explain_files(
     given = [os.fspath(each) for each in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     asked = Asked(target, contrast, method, choose, check, confirm, batch_size)
     with pixels_allowed(max_pixels):
-        answers = explained_files(os.fspath(model), given, asked, follow_links, trust_remote_code, revision)
-        records, notes = write_answers(answers, folder, format)
+        files = explaining(os.fspath(model), given, asked, follow_links, trust_remote_code, revision)
+        records, notes = write_files(files, folder, format)
     return ExplainedFiles(records, folder, notes)
 
 

@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = (_show_shortcuts if of_data else _show_maps)(args.output, flags)
     except KeyboardInterrupt:
-        return stopped("explain", "nothing was written" if of_data else "what is finished stays")
+        return stopped("explain", "nothing was written" if of_data else "the same command goes on")
     except (ValueError, OSError) as error:
         print(printable(f"explain: {error}"), file=sys.stderr)
         return 2

@@ -14,13 +14,17 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .._version import __version__
 from ..common.errors import UsageError
+from ..common.fingerprint import fingerprint
 from ..common.model_names import named_model
+from ..data.identity import identify
 from ..inference.forward import PreparedImages
 from ..inference.inputs import find_images
 from ..inference.loading import load_classifier
 from .choose import AUTO, best_method, choose_method
 from .explain import explain
+from .images import Originals
 from .methods.table import DEFAULT, METHODS
 from .pictures.drawing import contact_sheet
 from .result import Explanation
@@ -80,23 +84,62 @@ class Answer:
             return first.image(self.row)
         drawn = [(each, each.drawn(self.row)) for each in self.explanations]
         maps = [replace(one, title=each.method, lines=one.lines[1:]) for each, one in drawn]
-        return contact_sheet(first.photos[first.rows[self.row]], maps, title=self.title, seen=(0, 0, *first.seen))
+        photo, seen = first.photo(self.row)
+        return contact_sheet(photo, maps, title=self.title, seen=seen)
 
 
-def explain_files(
+@dataclass(frozen=True)
+class Explaining:
+    """Image files that are about to be explained.   net, processor: the model's.   paths: the images.   methods: to
+    use.   said: sentences on the choice of them.
+    """
+
+    net: Any
+    processor: Any
+    paths: Sequence[str]
+    methods: Sequence[str]
+    said: Sequence[str]
+    asked: Asked
+
+    def made_by(self) -> str:
+        """Return a SHA-256 of everything that decides the explanations: the model, what is asked, and the images."""
+        images = identify(list(self.paths))
+        settings = {**vars(self.asked), "methods": self.methods, "paths": self.paths, "images": images.tolist()}
+        return fingerprint(self.net, self.processor, {**settings, "version": __version__})
+
+    def answers(self, first: int = 0, progress: bool = True) -> Iterator[Answer]:
+        """Yield the answers to the images from number `first` on, each with its explanation."""
+        paths, asked = self.paths[first:], self.asked
+        skipped: dict[str, str] = {}
+        disable = not progress or len(self.paths) < 2
+        with tqdm(total=len(self.paths), initial=first, desc="explain", unit="img", disable=disable) as bar:
+            for numbers, pixels, error in _alike(PreparedImages(paths, paths, self.processor), asked.batch_size):
+                if pixels is None:
+                    yield Answer(paths[numbers[0]], error=error)
+                else:
+                    found = _explained(self.net, pixels, self.processor, self.methods, asked, skipped)
+                    originals = Originals([paths[number] for number in numbers], self.processor)
+                    found = [replace(one, originals=originals) for one in found]
+                    left_out = [f"--method all leaves out {method}: {why}" for method, why in skipped.items()]
+                    notes = [*found[0].notes, *self.said, *left_out]
+                    for row, image in enumerate(found[0].rows):
+                        yield Answer(paths[numbers[image]], found, row, notes=notes)
+                bar.update(len(numbers))
+
+
+def explaining(
     model: str,
     inputs: Sequence[str],
     asked: Asked = Asked(),
     follow_links: bool = False,
     trust_remote_code: bool = False,
     revision: str | None = None,
-    progress: bool = True,
-) -> Iterator[Answer]:
-    """Yield the answers to the images that `inputs` names (see `find_images`), each with its explanation.
+) -> Explaining:
+    """Return the images that `inputs` names (see `find_images`), with the loaded model that explains them.
 
     model: a saved folder, a Hub id or ID@REVISION, of any task.
-    Raises UsageError for a class or method that does not exist or that the model cannot be explained by, ValueError
-    for inputs without images.
+    Raises UsageError for a method that does not exist, ValueError for inputs without images. Its `answers` raise
+    UsageError for a class that does not exist, and for a model that the method cannot explain.
     """
     paths, _ = find_images(inputs, follow_links)
     name, revision = named_model(model, revision)
@@ -104,17 +147,7 @@ def explain_files(
     methods, said = _methods(net, name, paths, processor, asked)
     names = set((net.config.id2label or {}).values())
     asked = replace(asked, target=_known(asked.target, names), contrast=_known(asked.contrast, names))
-    skipped: dict[str, str] = {}
-    with tqdm(total=len(paths), desc="explain", unit="img", disable=not progress or len(paths) < 2) as bar:
-        for numbers, pixels, error in _alike(PreparedImages(paths, paths, processor), asked.batch_size):
-            if pixels is None:
-                yield Answer(paths[numbers[0]], error=error)
-            else:
-                found = _explained(net, pixels, processor, methods, asked, skipped)
-                notes = said + [f"--method all leaves out {method}: {why}" for method, why in skipped.items()]
-                for row, image in enumerate(found[0].rows):
-                    yield Answer(paths[numbers[image]], found, row, notes=[*found[0].notes, *notes])
-            bar.update(len(numbers))
+    return Explaining(net, processor, paths, methods, said, asked)
 
 
 def _known(given: str | int | None, names: Any) -> str | int | None:

@@ -5,14 +5,18 @@ Shapes: B images, C channels, H×W pixels.
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..common.errors import DataError, UsageError
+from ..image_arrays_vit_custom import first_three
+from ..image_decoding_vit_custom import decode_image
 from ..inference.forward import PreparedImages
-from .pictures.views import pixels_of
+from .pictures.panels import Box
+from .pictures.views import pixels_of, seen_box
 
 
 def read_images(images: Any, processor: Any) -> torch.Tensor:
@@ -29,7 +33,7 @@ def read_images(images: Any, processor: Any) -> torch.Tensor:
                 "floats of (images, channels, height, width)."
             )
         return images.detach()
-    given = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+    given = several(images)
     if not given:
         raise UsageError("images is empty: give one image or more.")
     if processor is None:
@@ -47,6 +51,34 @@ def read_images(images: Any, processor: Any) -> torch.Tensor:
             f"images have different sizes for the model, {tuple(read[0].shape)} and {sizes.pop()}: explain one by one."
         )
     return torch.stack(read)
+
+
+def several(images: Any) -> list[Any]:
+    """Return one image or a sequence of images as a list."""
+    return list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+
+
+@dataclass(frozen=True)
+class Originals:
+    """The photos that a processor made the model's view of.   sources: of B images, files or PIL images."""
+
+    sources: Sequence[Any]
+    processor: Any
+
+    def photo(self, number: int) -> tuple[np.ndarray, Box] | None:
+        """Return a photo, uint8 [H, W, 3], and the part of it that the view shows, as (top, left, bottom, right).
+
+        None for what cannot be drawn so: an image of other than 8 bits, one that the processor pads, a file that is
+        gone.
+        """
+        source = self.sources[number]
+        try:
+            image = getattr(self.processor, "decode", decode_image)(source, name=f"image {number}")
+            if image.dtype != torch.uint8 or image.ndim != 3:
+                return None
+            return first_three(image.numpy()).transpose(1, 2, 0), seen_box(self.processor, tuple(image.shape[1:]))
+        except (ValueError, OSError):
+            return None
 
 
 def viewable(pixels: torch.Tensor, processor: Any) -> np.ndarray:

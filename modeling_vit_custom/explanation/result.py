@@ -16,8 +16,9 @@ from PIL import Image
 from ..common.json_files import json_safe
 from ..common.outputs import write_whole
 from ..inference.answers import json_line
+from .images import Originals
 from .pictures.drawing import draw
-from .pictures.panels import Drawn
+from .pictures.panels import Box, Drawn
 from .targets import REST
 
 _TOP = 8  # cells that a record names
@@ -45,7 +46,7 @@ class Explanation:
     class_specific: whether the map depends on the class.   signed: whether evidence against counts, as with contrast.
     caveat: what the method cannot say.   notes: sentences on all of them.   remarks: sentences on each row.
     photos: uint8 [B, H, W, 3], the images as the model was given them.   seen: rows and columns of their pixels that
-    the model looks at.
+    the model looks at.   originals: the photos that these were made of, to draw on; None of a tensor.
     """
 
     method: str
@@ -72,6 +73,7 @@ class Explanation:
     caveat: str | None = None
     notes: list[str] = field(default_factory=list)
     remarks: list[list[str]] = field(default_factory=list)
+    originals: Originals | None = None
 
     @property
     def ranking(self) -> torch.Tensor:
@@ -114,19 +116,32 @@ class Explanation:
             [cell for cell, lowers in confirmed.items() if not lowers], self.little(row), self.caveat,
         )  # fmt: skip
 
+    def photo(self, row: int) -> tuple[np.ndarray, Box]:
+        """Return the image of a row, uint8 [H, W, 3], and the part of it that the map covers.
+
+        The image is the photo as it was given, where a processor resized and cropped it, else the model's view of it.
+        """
+        view = self.photos[self.rows[row]]
+        found = None if self.originals is None else self.originals.photo(self.rows[row])
+        if found is None:
+            return view, (0, 0, *self.seen)
+        photo, (top, left, bottom, right) = found
+        height, width = ((bottom - top) * self.seen[0] / len(view), (right - left) * self.seen[1] / view.shape[1])
+        return photo, (top, left, top + max(1, round(height)), left + max(1, round(width)))
+
     def image(self, row: int = 0, side: int = 256) -> Image.Image:
         """Return the picture of a row: image, map, map over image, and what was measured.
 
         side: pixels of the longer side of each of the three.
         """
-        photo, drawn = self.photos[self.rows[row]], self.drawn(row)
         if self.colours is not None:
             return Image.fromarray((self.colours[row].numpy() * 255).round().astype(np.uint8)).resize(
-                photo.shape[1::-1], Image.Resampling.NEAREST
+                self.photos.shape[2:0:-1], Image.Resampling.NEAREST
             )
+        (photo, seen), drawn = self.photo(row), self.drawn(row)
         return draw(
             photo, drawn.grid, title=drawn.title, lines=drawn.lines, signed=drawn.signed, unconfirmed=drawn.unconfirmed,
-            little=drawn.little, note=drawn.note, seen=(0, 0, *self.seen), side=side,
+            little=drawn.little, note=drawn.note, seen=seen, side=side,
         )  # fmt: skip
 
     def save(self, path: str | os.PathLike) -> list[Path]:

@@ -12,7 +12,7 @@ import torch
 from ..common.errors import UsageError
 from ..tasks.registry import task_of
 from .checks import checked
-from .images import read_images, viewable
+from .images import Originals, read_images, several, viewable
 from .methods.context import encoder_of, in_full_precision, lacks_gradients, prepared, unwrapped
 from .methods.maps import Maps, grid_of, pixel_map, seen_pixels
 from .methods.table import Method, method_named
@@ -63,6 +63,8 @@ def run(
         if copied:
             maps.notes.append("A float32 copy of the model is explained, because half precision rounds gradients.")
         result = _result(method, chosen, targets, logit, probability, maps, viewable(pixels, processor), seen)
+        if not torch.is_tensor(images):
+            result.originals = Originals(several(images), processor)
         if not chosen.features and (check or confirm):
             _check(result, model, targets, pixels[:, :, : seen[0], : seen[1]], check, confirm, batch_size)
     return result

@@ -7,23 +7,20 @@ shortcuts.html       what a model decides by on a whole data set; shortcuts.json
 """
 
 import os
-from collections.abc import Iterable
-from contextlib import ExitStack
-from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from ..common.outputs import OutputError, check_private, write_whole
-from ..inference.answers import json_line
 from ..reporting import page
-from .files import Answer, picture_name
+from .files import Answer, Explaining, picture_name
 from .pictures.drawing import alt_text
 from .pictures.panels import overlay_panel, photo_panel, subject_of
 from .result import png_bytes
+from .resume import RECORDS, UnfinishedFiles
 
 PNG, HTML, JSON = FORMS = ("png", "html", "json")
-RECORDS, PAGE = "explanations.jsonl", "explanations.html"
-SHORTCUTS = "shortcuts.html"
+PAGE, SHORTCUTS = "explanations.html", "shortcuts.html"
 SIDE = 320  # pixels of a picture's longer side on the page
 MAX_ON_PAGE = 500  # answers; a page of more is slow to open
 
@@ -44,47 +41,55 @@ def check_folder(folder: str | os.PathLike) -> Path:
     return path
 
 
-def write_answers(answers: Iterable[Answer], folder: Path | None, form: str) -> tuple[list[dict[str, Any]], list[str]]:
+def write_files(files: Explaining, folder: Path | None, form: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Write each answer as it comes; return (the records of all, sentences on them).
 
+    What a killed run of the same files has left is kept, see `UnfinishedFiles`.
     folder: None to write nothing.   form: one of FORMS; records are written in any case.
     """
-    with ExitStack() as stack:
-        lines = None if folder is None else stack.enter_context(open(folder / RECORDS, "w", encoding="utf-8"))
+    notes: dict[str, None] = {}
+    if folder is None:
+        records = []
+        for answer in files.answers():
+            records += answer.records()
+            notes |= dict.fromkeys(answer.notes)
+        return records, list(notes)
+    with UnfinishedFiles(folder, f"{form} {files.made_by()}", files.paths, files.asked.batch_size) as kept:
         names: dict[str, int] = {}
-        records: list[dict[str, Any]] = []
-        rows: list[dict[str, Any]] = []
-        notes: dict[str, None] = {}
-        for answer in answers:
-            name = None
-            if answer.error is None and folder is not None and form == PNG:
+        for _, (record, *_) in groupby(kept.records, lambda record: record.get("picture")):
+            if "picture" in record:
+                picture_name(record["path"], names)
+        if kept.images:
+            notes[f"{kept.images:,} images were explained before this run was stopped, and are kept"] = None
+        for answer in files.answers(kept.images):
+            name = row = None
+            if answer.error is None and form == PNG:
                 name = picture_name(answer.path, names)
                 write_whole(folder / name, png_bytes(answer.picture()))
-            if answer.error is None and folder is not None and form == HTML and len(rows) < MAX_ON_PAGE:
-                rows.append(_on_page(answer))
-            made = answer.records(name)
-            records += made
+            if answer.error is None and form == HTML and len(kept.on_page) < MAX_ON_PAGE:
+                row = _on_page(answer)
+            kept.add(answer.records(name), row)
             notes |= dict.fromkeys(answer.notes)
-            if lines is not None:
-                lines.writelines(map(json_line, made))
-                lines.flush()
-        if folder is not None and form == HTML:
-            page.write_page(folder / PAGE, "explanation/page.html.j2", {"rows": rows, "most": MAX_ON_PAGE})
-    return records, list(notes)
+        if form == HTML:
+            page.write_page(folder / PAGE, "explanation/page.html.j2", {"rows": kept.on_page, "most": MAX_ON_PAGE})
+        kept.finish()
+        return kept.records, list(notes)
 
 
 def _on_page(answer: Answer) -> dict[str, Any]:
     """What the page shows of an answer."""
     first = answer.explanations[0]
-    photo = first.photos[first.rows[answer.row]]
+    photo, seen = first.photo(answer.row)
     maps = []
     for explanation in answer.explanations:
         drawn = explanation.drawn(answer.row)
-        subject = subject_of(photo, [drawn], (0, 0, *explanation.seen), SIDE, False)
+        subject = subject_of(photo, [drawn], seen, SIDE, False)
         maps.append(
             {
                 "method": explanation.method,
-                "drawn": replace(drawn, lines=drawn.lines[1:]),
+                "note": drawn.note,
+                "lines": list(drawn.lines[1:]),
+                "little": drawn.little,
                 "picture": page.data_url(overlay_panel(subject, drawn, drawn.scale()), "png"),
                 "alt": alt_text(drawn),
             }

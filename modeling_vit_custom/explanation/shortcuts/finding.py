@@ -97,7 +97,7 @@ def look_for_shortcuts(
     off = None if boxes is None else off_object(evidence, examples.names, boxes, processor)
     maps = class_maps(evidence, off)
     answering = Answering(model, batch_size)
-    tried = try_all(evidence, maps, off, answering, seed)
+    tried = try_all(evidence, maps, off, answering, seed, progress)
     names = model.config.id2label
     clusters = [cluster(one.target, one.images, evidence.shares[one.images], seed) for one in maps]
     counts = np.bincount(evidence.predicted, minlength=len(names))

@@ -10,9 +10,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from ...reporting.page import data_url
+from ..images import viewable
 from ..pictures.colours import coloured, scale_of, share_of_scale
-from ..pictures.panels import Drawn, overlay_panel, subject_of
-from ..pictures.views import pixels_of
+from ..pictures.panels import Drawn, Subject, overlay_panel, subject_of
 
 SIDE = 112  # pixels of a picture
 MAP_SIDE = 168
@@ -20,24 +20,22 @@ _DARK, _LIGHT = (20, 24, 28), (255, 255, 255)
 
 
 class Pictures:
-    """Draws images as a processor shows them to the model.   processor: its mean and deviation are undone."""
+    """Draws images as a processor shows them to the model.   processor: its normalisation is undone."""
 
-    def __init__(self, processor: Any, channels: int):
-        normalised = getattr(processor, "do_normalize", True)
-        self.mean = _values(processor, "image_mean", 0.0, channels, normalised)
-        self.std = _values(processor, "image_std", 1.0, channels, normalised)
+    def __init__(self, processor: Any):
+        self.processor = processor
 
     def photo(self, image: torch.Tensor, cells: np.ndarray | None = None) -> str:
         """Return an image [C, H, W], with the outline of cells bool [h, w] if they are given."""
-        pixels = pixels_of(image, self.mean, self.std)
-        subject = subject_of(pixels, [Drawn(np.zeros((1, 1)), "")], None, SIDE, cells=False)
-        return _url(Image.fromarray(subject.photo), cells)
+        return _url(Image.fromarray(self._subject(image, Drawn(np.zeros((1, 1)), "")).photo), cells)
 
     def overlay(self, image: torch.Tensor, share: np.ndarray) -> str:
         """Return a map [h, w] over its image [C, H, W]."""
         drawn = Drawn(share, "")
-        subject = subject_of(pixels_of(image, self.mean, self.std), [drawn], None, SIDE, cells=False)
-        return _url(overlay_panel(subject, drawn, drawn.scale()), None)
+        return _url(overlay_panel(self._subject(image, drawn), drawn, drawn.scale()), None)
+
+    def _subject(self, image: torch.Tensor, drawn: Drawn) -> Subject:
+        return subject_of(viewable(image[None], self.processor)[0], [drawn], None, SIDE, cells=False)
 
 
 def place_map(mean: np.ndarray, scale: float, cells: np.ndarray | None = None, side: int = MAP_SIDE) -> str:
@@ -78,11 +76,3 @@ def outlined(picture: Image.Image, cells: np.ndarray) -> Image.Image:
 
 def _url(picture: Image.Image, cells: np.ndarray | None) -> str:
     return data_url(picture if cells is None else outlined(picture, cells), "png" if picture.width <= 64 else "jpeg")
-
-
-def _values(processor: Any, name: str, default: float, channels: int, normalised: bool) -> list[float]:
-    given = getattr(processor, name, None) if normalised else None
-    if given is None:
-        return [default] * channels
-    values = list(given) if isinstance(given, list | tuple) else [float(given)]
-    return values * channels if len(values) == 1 else values

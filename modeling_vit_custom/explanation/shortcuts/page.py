@@ -27,8 +27,7 @@ def write_page(path: str | Path, report: ShortcutReport, processor: Any) -> Path
 
 
 def _content(report: ShortcutReport, processor: Any) -> dict[str, Any]:
-    evidence = report.evidence
-    pictures = Pictures(processor, evidence.pixels([0]).shape[1])
+    pictures = Pictures(processor)
     verdicts = {trial.suspicion.target: place_of(trial) for trial in reversed(report.accused)}
     scale = common_scale(*(one.mean for one in report.maps)) if report.maps else 0.0
     striking = [trial for trial in report.looked_at if trial.suspicion.by_evidence]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from .evidence import Answering, Evidence
 from .interventions import Control, Exchange, Outcome, holm, intervene, mixed, pixels_in
@@ -64,11 +65,12 @@ class Trial:
 
 
 def try_all(
-    evidence: Evidence, maps: Sequence[ClassMap], off: np.ndarray | None, answering: Answering, seed: int
-) -> list[Trial]:
+    evidence: Evidence, maps: Sequence[ClassMap], off: np.ndarray | None, answering: Answering, seed: int,
+    progress: bool = False,
+) -> list[Trial]:  # fmt: skip
     """Return a trial of every suspicion, those with the largest effect first.   off: bool [N, h, w], off the object."""
     tried: list[Trial] = []
-    for one in _most_suspicious(evidence, maps):
+    for one in tqdm(_most_suspicious(evidence, maps), desc="trials", unit="class", disable=not progress):
         tried += _of_class(evidence, one, off, answering, seed)
     tried = [_tried_again(trial, tried, evidence, answering, seed) for trial in tried]
     corrected = holm([trial.p_value for trial in tried])
