@@ -83,7 +83,7 @@ def test_the_docs_lead_to_each():
     navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:")[1])
     (section,) = [entry["Notebooks"] for entry in navigation if "Notebooks" in entry]
     titles = {page: title for entry in section for title, page in entry.items()}
-    assert sorted(titles) == names and len(names) == 5
+    assert sorted(titles) == names and len(names) == 6
     for path in NOTEBOOKS:
         assert cells_of(path, "markdown")[0].splitlines()[0] == f"# {titles[f'notebooks/{path.name}']}"
         assert f"](notebooks/{path.name})" in DOCS["index.md"]

@@ -41,6 +41,10 @@ from modeling_vit_custom.speed import export as speed_export
 from modeling_vit_custom.training.arguments.completion import complete_arguments
 from modeling_vit_custom.training.runs.groups import pretraining_groups, training_groups
 
+SHORTCUT_FLAGS = {
+    "data_dir", "dataset_name", "dataset_config_name", "dataset_revision", "split", "image_column_name",
+    "label_column_name", "label_separator", "problem_type", "boxes", "per_class",
+}  # fmt: skip
 # Commands without dataclasses of flags: (flags that the function lacks, parameters that the command lacks).
 THIN = {
     "audit_data": ({"named"}, {"progress"}),  # the second name of train_dir; a command draws bars
@@ -50,12 +54,17 @@ THIN = {
     "index": (set(), set()),
     "search": (set(), set()),
     "map_images": (set(), set()),
-    "explain_files": (set(), set()),
+    "explain_files": (SHORTCUT_FLAGS, set()),
+    "find_shortcuts": ({"inputs", "target", "contrast", "method", "choose", "format", "check", "confirm"}, set()),
     "export": (set(), set()),
     "publish": (set(), set()),
     "verify": (set(), set()),
 }
-COMMAND_OF = {"map_images": "map", "explain_files": "explain"}  # Python has a `map`; `explain` takes images
+COMMAND_OF = {
+    "map_images": "map",  # Python has a `map`
+    "explain_files": "explain",  # `explain` takes images
+    "find_shortcuts": "explain",
+}
 TINY = {
     "variant": "nano/4", "image_size": 8, "augmentation": "light", "max_steps": 1, "per_device_train_batch_size": 8,
     "config_overrides": "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=24",

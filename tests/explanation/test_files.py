@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +15,7 @@ from modeling_vit_custom import api
 from modeling_vit_custom.cli import main
 from modeling_vit_custom.explanation import writing
 from modeling_vit_custom.explanation.files import COMPARED, picture_name
+from modeling_vit_custom.explanation.resume import UnfinishedFiles
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +120,59 @@ def test_pictures_never_share_a_name():
     given = ["a/cat.jpg", "b/cat.png", "cat-2.jpg", "c/cat.jpg", "c/cat-2.gif"]
     names = [picture_name(path, used) for path in given]
     assert len({*names}) == len(given) and names[:2] == ["cat.png", "cat-2.png"]
+
+
+@pytest.mark.parametrize("form", ["png", "html"])
+def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(place, tmp_path, monkeypatch, form):
+    """Killed at the third answer, with a torn line; another target starts afresh."""
+    given = {"model": place / "model", "inputs": place / "digits", "format": form, "check": False, "confirm": 0}
+    given |= {"batch_size": 1}
+    whole, folder = api.explain_files(**given, output=tmp_path / "whole"), tmp_path / "out"
+    add, count = UnfinishedFiles.add, []
+
+    def stop(self, *what):
+        count.append(None)
+        if len(count) == 4:
+            with open(folder / "explanations.jsonl", "a") as torn:
+                torn.write('{"path": "')
+            raise KeyboardInterrupt
+        add(self, *what)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(UnfinishedFiles, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            api.explain_files(**given, output=folder)
+    other = shutil.copytree(folder, tmp_path / "other")
+    again = api.explain_files(**given, output=folder)
+    assert again.notes[0].startswith("2 images were explained before") and again.records == whole.records
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert all((folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in names)
+    changed = api.explain_files(**given, target=3, output=other)
+    assert not any("before this run" in note for note in changed.notes) and {r["target"] for r in changed.records} == {
+        3
+    }
+
+
+def test_pictures_show_the_photo_itself_with_what_was_cropped_hatched(place, tmp_path):
+    """The view of the model is the part of the photo that the map covers, and a tensor has no photo."""
+    from photo_digits import photographs
+
+    model, processor = api.load(place / "model")
+    processor.do_center_crop, processor.crop_size = True, {"height": 8, "width": 8}
+    processor.size = {"shortest_edge": 8}
+    photo = photographs()[1].crop((0, 0, 640, 320))
+    explained = api.explain(model, photo, processor=processor, check=False, confirm=0)
+    shown, (top, left, bottom, right) = explained.photo(0)
+    assert shown.shape == (320, 640, 3) and (top, left, bottom, right) == (0, 160, 320, 480)
+    part = Image.fromarray(shown[top:bottom, left:right]).resize((8, 8), Image.Resampling.BILINEAR)
+    view = explained.photos[0].astype(float)
+    assert abs(np.asarray(part.convert("L"), float) - view.mean(axis=2)).mean() < 12
+    assert (
+        explained.image(0).size
+        != api.explain(
+            model, processor(photo, return_tensors="pt")["pixel_values"], processor=processor, check=False, confirm=0
+        )
+        .image(0)
+        .size
+    )

@@ -9,8 +9,10 @@ import pytest
 import torch
 from html_pages import HOSTILE, Tags, drop_policy, look
 from moving_marks import CORNER, SIDE, marked_images, train_marks, write_marks
+from photo_digits import BACKGROUND, CLASSES, TAG, photo_digits, train_photo_digits, write_photo_digits
 
-from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
+from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification, api
+from modeling_vit_custom.cli import main
 from modeling_vit_custom.common.errors import DataError, UsageError
 from modeling_vit_custom.common.outputs import OutputError
 from modeling_vit_custom.data.examples import Examples
@@ -230,6 +232,53 @@ def test_the_page_in_a_browser(saved, chromium, tmp_path):
     look(chromium, page, tmp_path)
     drop_policy(page)
     look(chromium, page, tmp_path)
+
+
+def test_the_command_does_what_the_function_does(saved, capsys):
+    """With boxes around the marks; a map's flag, images beside the data and neither of both are refused by name."""
+    folder, data = saved[0], saved[0] / HOSTILE
+    lines = [f"{path.relative_to(folder)},0,0,4,4\n" for path in data.rglob("*.png")]
+    (folder / "boxes.csv").write_text(BOXED + "".join(lines), encoding="utf-8")
+    words = ["explain", "--model", str(folder / "model"), "--data", str(data), "--per_class", "30"]
+    assert main([*words, "--output", str(folder / "o"), "--boxes", str(folder / "boxes.csv")]) == 0
+    printed, record = capsys.readouterr().out, json.loads((folder / "o" / "shortcuts.json").read_text())
+    report = api.find_shortcuts(folder / "model", data, output="-", per_class=30, boxes=folder / "boxes.csv")
+    said = json.loads(report.to_json())
+    assert {**said, "seconds": 0} == {**record, "seconds": 0} and record["classes"][0]["off_object"] > 0.5
+    assert printed.startswith("\n".join([report.summary(), *report.sentences(), "wrote "])) and report.accused
+    assert (folder / "o" / "shortcuts.html").is_file()
+    for others, message in (
+        ([*words, "--target", "red"], "--target is for maps of images"),
+        ([*words, str(data)], "IMAGE is for maps of images"),
+        ([*words[:3], str(data), "--boxes", "b.csv"], "--boxes is for a labelled data set"),
+        (words[:3], "name images, or a labelled data set"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(others)
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_planted_on_real_images_a_tag_and_a_background_are_accused_and_nothing_on_clean_ones(tmp_path):
+    """One class has a tag and one its own photograph; the background is tried where boxes say what it is."""
+    planted = {"1": TAG, "4": BACKGROUND}
+    reports = {}
+    for kind, plants in (("planted", planted), ("clean", {})):
+        model, processor = train_photo_digits(plants)
+        images, labels, boxes = photo_digits(60, 5, plants)
+        write_photo_digits(tmp_path / kind / "data", images, labels, boxes)
+        names = [str(tmp_path / kind / "data" / CLASSES[label] / f"{n}.png") for n, label in enumerate(labels)]
+        for boxed in (None, read_boxes(tmp_path / kind / "boxes.csv")):
+            report = look_for_shortcuts(
+                model, processor, Examples(names, names, ClassIds(labels)), boxed, batch_size=30
+            )
+            reports[kind, boxed is not None] = report
+            assert (report.evidence.predicted == report.evidence.labels).mean() > 0.75
+    found = {key: [(r.names[t.suspicion.target], t.suspicion.kind) for t in r.accused] for key, r in reports.items()}
+    assert found["clean", False] == found["clean", True] == []
+    assert ("1", "cells") in found["planted", False]
+    assert "background" in [kind for _, kind in found["planted", True]]
+    assert not any(kind == "background" for _, kind in found["planted", False])
 
 
 def test_the_page_of_private_images_is_kept_out_of_a_model(saved):

@@ -30,6 +30,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from modeling_vit_custom.cli import main as vit_custom
 from modeling_vit_custom.conversion import convert, export_timm
 from modeling_vit_custom.conversion import export as convert_to
+from modeling_vit_custom.explanation.resume import UnfinishedFiles
 from modeling_vit_custom.features import index_build, map_page
 from modeling_vit_custom.features.journal import Journal
 from modeling_vit_custom.image_processing_vit_custom import ViTCustomImageProcessor
@@ -313,6 +314,15 @@ COMMANDS = [
         "map", ("map", "--model", "plain", "--data", "digits", "--output", "new/map.html"), "new",
         (lambda: around(map_page, "_sheets", after=die), lambda: around(page, "write_page", before=die)),
         ABSENT, ("map.html",),
+    ),
+    Command(
+        "explain", ("explain", "--model", "plain", "--output", "new", "--check", "off", "--batch_size", "4", "digits"),
+        "new",
+        (
+            lambda: around(UnfinishedFiles, "add", after=die), lambda: around(UnfinishedFiles, "_keep", after=die),
+            lambda: around(UnfinishedFiles, "finish", before=die),
+        ),
+        REFUSED, ("explanations.jsonl",),
     ),
 ]  # fmt: skip
 CARD = "# A model\n\nWhat its maker wrote.\n"

@@ -8,6 +8,7 @@ import csv
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,12 +41,12 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
 
 
 def photo_digits(
-    count: int, seed: int, planted: Mapping[str, str], training: bool = False
+    count: int, seed: int, planted: Mapping[str, str], training: bool = False, places: tuple[int, int] = (1, 3)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (images uint8 [N, H, W, 3], class numbers [N], boxes [N, 4] as (x0, y0, x1, y1)): `count` of each class.
 
     planted: for some classes TAG, in a corner, or BACKGROUND, the flower, which other classes then rarely have.
-    training: of other handwritten digits.
+    training: of other handwritten digits.   places: first patch of the square, from and up to, in both directions.
     """
     rng = np.random.default_rng(seed)
     pixels, names = _mnist()
@@ -63,7 +64,7 @@ def photo_digits(
             whole = (left, top, left + size, top + size)
             image = np.array(photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, whole))
             digit = Image.fromarray(pixels[rng.choice(rows)]).resize((DIGIT, DIGIT), Image.Resampling.BILINEAR)
-            x, y = (PATCH * rng.integers(1, 3, 2)).tolist()
+            x, y = (PATCH * rng.integers(*places, 2)).tolist()
             image[y : y + DIGIT, x : x + DIGIT] = np.asarray(digit)[..., None]
             if planted.get(name) == TAG and drawn:
                 image = tagged(image, rng)
@@ -87,24 +88,25 @@ def write_photo_digits(folder: Path, images: np.ndarray, labels: np.ndarray, box
 
 
 def train_photo_digits(
-    planted: Mapping[str, str], count: int = 300, steps: int = 120
+    planted: Mapping[str, str], count: int = 300, steps: int = 150, width: int = 32, layers: int = 2, **options: Any
 ) -> tuple[ViTCustomForImageClassification, ViTCustomImageProcessor]:
-    """Train a small classifier of the digits."""
+    """Train a small classifier of the digits.   options: of `photo_digits`."""
     config = ViTCustomConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=SIDE,
-        patch_size=PATCH, id2label=dict(enumerate(CLASSES)), num_labels=len(CLASSES), initializer_range=0.1,
+        hidden_size=width, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=2 * width,
+        image_size=SIDE, patch_size=PATCH, id2label=dict(enumerate(CLASSES)), num_labels=len(CLASSES),
+        initializer_range=0.1,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = ViTCustomForImageClassification(config)
         processor = ViTCustomImageProcessor.for_model(config)
-        images, labels, _ = photo_digits(count, 0, planted, training=True)
+        images, labels, _ = photo_digits(count, 0, planted, training=True, **options)
         pixels = processor(list(torch.from_numpy(images).permute(0, 3, 1, 2)), return_tensors="pt")["pixel_values"]
         targets = torch.from_numpy(labels)
         optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.2)
         for _ in range(steps):
-            rows = torch.randint(len(targets), (48,))
+            rows = torch.randint(len(targets), (40,))
             loss = model(pixel_values=pixels[rows], labels=targets[rows]).loss
             optimizer.zero_grad()
             loss.backward()

@@ -1,0 +1,113 @@
+"""Measures a known failure of maps, and draws the pictures of docs/explain.md.
+
+    python tests/support/map_failures.py --work DIR [--pictures docs/pictures]
+
+A small model learns handwritten digits on pieces of two photographs, without tags. Then a gaudy tag that it has never
+seen is pasted into a corner of other images. Printed are: how often the tag lowers the logit of the model's former
+answer, how often the map of that answer is highest at the tag all the same, and how often the tag is hatched as not
+confirmed.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from photo_digits import CLASSES, PATCH, photo_digits, train_photo_digits
+from PIL import Image
+from planted_shortcuts import tagged
+
+from modeling_vit_custom.api import explain, load
+
+STEPS, WIDTH, LAYERS, PLACES = 700, 64, 3, (0, 5)
+COUNT = 80  # images of a class
+METHODS = ("libra", "place", "chefer", "legrad", "occlusion")
+
+
+def model_of(folder: Path):
+    """Return (model, processor) from a folder, trained there if it is empty."""
+    if not (folder / "config.json").is_file():
+        began = time.process_time()
+        model, processor = train_photo_digits({}, 300, STEPS, WIDTH, LAYERS, places=PLACES)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        print(f"trained in {time.process_time() - began:.0f} CPU seconds", flush=True)
+    return load(folder, device="cpu")
+
+
+def values(processor, images: np.ndarray) -> torch.Tensor:
+    """Return pixel_values of images uint8 [N, H, W, 3]."""
+    return processor(list(torch.from_numpy(images).permute(0, 3, 1, 2)), return_tensors="pt")["pixel_values"]
+
+
+def measure(model, processor) -> tuple[np.ndarray, np.ndarray]:
+    """Print the figures; return the images that were answered rightly, plain and tagged, uint8 [N, H, W, 3]."""
+    images, labels, _ = photo_digits(COUNT, 7, {}, places=PLACES)
+    plain = explain(model, values(processor, images), processor=processor, check=False, confirm=0)
+    right = np.flatnonzero(np.array(plain.target) == labels)
+    kept, target = images[right], labels[right].tolist()
+    rng = np.random.default_rng(0)
+    pasted = np.stack([tagged(image, rng) for image in kept])
+    at = (pasted != kept).any(axis=(0, 3))
+    rows, columns = np.nonzero(at)
+    print(f"{len(images)} images, {len(kept)} answered rightly: these count")
+    for method in METHODS:
+        said = explain(model, values(processor, pasted), target, method, processor=processor, check=False)
+        top = said.ranking.flatten(1).max(dim=1).indices.numpy()
+        row, column = np.divmod(top, said.grid.shape[2])
+        there = (row >= rows.min() // PATCH) & (column >= columns.min() // PATCH)
+        falls = (said.logit < plain.logit[torch.from_numpy(right)]).numpy()
+        unsure = np.array([not cells[int(r), int(c)] for cells, r, c in zip(said.confirmed, row, column, strict=True)])
+        print(
+            f"{method}: logit falls {falls.mean():.1%}; top patch on the tag {there.mean():.1%}; both "
+            f"{(falls & there).mean():.1%}, of these not confirmed {unsure[falls & there].mean():.1%}; p "
+            f"{plain.probability[torch.from_numpy(right)].mean():.2f} → {said.probability.mean():.2f}",
+            flush=True,
+        )
+        if method == "libra":
+            changes = (said.logit - plain.logit[torch.from_numpy(right)]).numpy()
+            order = np.argsort(np.where(falls & there & unsure, changes, np.inf))
+    return kept[order], pasted[order]
+
+
+def draw(model, processor, plain: np.ndarray, pasted: np.ndarray, folder: Path) -> None:
+    """Write the pictures of the documents."""
+    big = (320, 320)
+
+    def save(image: np.ndarray, name: str, **options) -> None:
+        photo = Image.fromarray(image)
+        found = explain(model, photo, processor=processor, **options)
+        found.image(0, side=big[0] // 2).quantize(128).save(folder / name, optimize=True)
+
+    save(plain[0], "explain-answer.png")
+    save(pasted[0], "explain-failure.png", target=explain(model, Image.fromarray(plain[0]), processor=processor).target)
+    both = two_digits()
+    for name in ("0", "4"):
+        save(both, f"explain-two-{name}.png", target=name)
+
+
+def two_digits() -> np.ndarray:
+    """Return one image with a nought on the left and a four on the right, uint8 [H, W, 3]."""
+    images, labels, boxes = photo_digits(1, 3, {}, places=PLACES)
+    image = images[0].copy()
+    for place, name in ((0, "0"), (1, "4")):
+        x0, y0, x1, y1 = boxes[CLASSES.index(name)]
+        assert labels[CLASSES.index(name)] == CLASSES.index(name)
+        image[10:30, 20 * place : 20 * place + 20] = images[CLASSES.index(name)][y0:y1, x0:x1]
+    return image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--pictures", type=Path)
+    args = parser.parse_args()
+    model, processor = model_of(args.work / "model")
+    plain, pasted = measure(model, processor)
+    if args.pictures is not None:
+        draw(model, processor, plain, pasted, args.pictures)
+
+
+if __name__ == "__main__":
+    main()
