@@ -97,7 +97,7 @@ ROOMS = {
     "explanation/pictures": {"common"},
     "explanation/methods": {"common", "engines", "explanation/measures", "tasks"},
     "explanation": {
-        "common", "explanation/measures", "explanation/methods", "explanation/pictures", "inference", "reporting",
+        "common", "data", "explanation/measures", "explanation/methods", "explanation/pictures", "inference", "reporting",
         "tasks",
     },
     "explanation/shortcuts": {
@@ -136,13 +136,13 @@ ROOMS = {
     },
     "api": {
         "audit", "common", "conversion", "data", "engines", "evaluation", "explanation", "explanation/methods",
-        "features", "inference", "publishing", "reporting", "speed", "tasks", "training/initialization",
-        "training/runs",
+        "explanation/shortcuts", "features", "inference", "publishing", "reporting", "speed", "tasks",
+        "training/initialization", "training/runs",
     },
     "commands": {
         "api", "audit", "benchmarks", "common", "conversion", "data", "engines", "explanation", "explanation/methods",
-        "features", "inference", "publishing", "reporting", "serving", "speed", "tasks", "training/arguments",
-        "training/runs",
+        "explanation/shortcuts", "features", "inference", "publishing", "reporting", "serving", "speed", "tasks",
+        "training/arguments", "training/runs",
     },
 }  # fmt: skip
 FLAGS = {"ModelArguments", "DataArguments", "ViTTrainingArguments", "PretrainingArguments"}

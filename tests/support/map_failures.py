@@ -21,8 +21,8 @@ from planted_shortcuts import tagged
 from modeling_vit_custom.api import explain, load
 
 STEPS, WIDTH, LAYERS, PLACES = 700, 64, 3, (0, 5)
-COUNT = 80  # images of a class
-METHODS = ("libra", "place", "chefer", "legrad", "occlusion")
+COUNT = 50  # images of a class
+METHODS = ("libra", "place", "chefer", "legrad")
 
 
 def model_of(folder: Path):
