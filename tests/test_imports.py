@@ -97,8 +97,8 @@ ROOMS = {
     "explanation/pictures": {"common"},
     "explanation/methods": {"common", "engines", "explanation/measures", "tasks"},
     "explanation": {
-        "common", "data", "explanation/measures", "explanation/methods", "explanation/pictures", "inference", "reporting",
-        "tasks",
+        "common", "data", "explanation/measures", "explanation/methods", "explanation/pictures", "inference",
+        "reporting", "tasks",
     },
     "explanation/shortcuts": {
         "common", "data", "explanation", "explanation/measures", "explanation/pictures", "inference", "reporting",

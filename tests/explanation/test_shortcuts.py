@@ -11,7 +11,7 @@ from html_pages import HOSTILE, Tags, drop_policy, look
 from moving_marks import CORNER, SIDE, marked_images, train_marks, write_marks
 from photo_digits import BACKGROUND, CLASSES, TAG, photo_digits, train_photo_digits, write_photo_digits
 
-from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification, api
+from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
 from modeling_vit_custom.cli import main
 from modeling_vit_custom.common.errors import DataError, UsageError
 from modeling_vit_custom.common.outputs import OutputError
@@ -234,18 +234,16 @@ def test_the_page_in_a_browser(saved, chromium, tmp_path):
     look(chromium, page, tmp_path)
 
 
-def test_the_command_does_what_the_function_does(saved, capsys):
-    """With boxes around the marks; a map's flag, images beside the data and neither of both are refused by name."""
+def test_the_command_writes_and_prints_what_is_found(saved, capsys):
+    """With boxes around other patches than the marks; what does not go together is refused by name."""
     folder, data = saved[0], saved[0] / HOSTILE
     lines = [f"{path.relative_to(folder)},0,0,4,4\n" for path in data.rglob("*.png")]
     (folder / "boxes.csv").write_text(BOXED + "".join(lines), encoding="utf-8")
     words = ["explain", "--model", str(folder / "model"), "--data", str(data), "--per_class", "30"]
     assert main([*words, "--output", str(folder / "o"), "--boxes", str(folder / "boxes.csv")]) == 0
     printed, record = capsys.readouterr().out, json.loads((folder / "o" / "shortcuts.json").read_text())
-    report = api.find_shortcuts(folder / "model", data, output="-", per_class=30, boxes=folder / "boxes.csv")
-    said = json.loads(report.to_json())
-    assert {**said, "seconds": 0} == {**record, "seconds": 0} and record["classes"][0]["off_object"] > 0.5
-    assert printed.startswith("\n".join([report.summary(), *report.sentences(), "wrote "])) and report.accused
+    said = [record["summary"], *(one["says"] for one in record["shortcuts"])]
+    assert printed.startswith("\n".join([*said, "wrote "])) and record["classes"][0]["off_object"] > 0.5
     assert (folder / "o" / "shortcuts.html").is_file()
     for others, message in (
         ([*words, "--target", "red"], "--target is for maps of images"),
@@ -259,6 +257,7 @@ def test_the_command_does_what_the_function_does(saved, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two models are trained here: 20 CPU seconds, more on a busy machine
 def test_planted_on_real_images_a_tag_and_a_background_are_accused_and_nothing_on_clean_ones(tmp_path):
     """One class has a tag and one its own photograph; the background is tried where boxes say what it is."""
     planted = {"1": TAG, "4": BACKGROUND}
