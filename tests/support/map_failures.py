@@ -41,8 +41,9 @@ def values(processor, images: np.ndarray) -> torch.Tensor:
     return processor(list(torch.from_numpy(images).permute(0, 3, 1, 2)), return_tensors="pt")["pixel_values"]
 
 
-def measure(model, processor) -> tuple[np.ndarray, np.ndarray]:
-    """Print the figures; return the images that were answered rightly, plain and tagged, uint8 [N, H, W, 3]."""
+def measure(model, processor) -> tuple[np.ndarray, np.ndarray, int]:
+    """Print the figures; return the images that were answered rightly, plain and tagged, uint8 [N, H, W, 3], those
+    that mislead libra first, and how many these are."""
     images, labels, _ = photo_digits(COUNT, 7, {}, places=PLACES)
     plain = explain(model, values(processor, images), processor=processor, check=False, confirm=0)
     right = np.flatnonzero(np.array(plain.target) == labels)
@@ -67,28 +68,26 @@ def measure(model, processor) -> tuple[np.ndarray, np.ndarray]:
         )
         if method == "libra":
             changes = (said.logit - plain.logit[torch.from_numpy(right)]).numpy()
-            order = np.argsort(np.where(falls & there & unsure, changes, np.inf))
-    return kept[order], pasted[order]
+            misled = falls & there & unsure
+            order = np.argsort(np.where(misled, changes, np.inf))
+    return kept[order], pasted[order], int(misled.sum())
 
 
-def draw(model, processor, plain: np.ndarray, pasted: np.ndarray, folder: Path) -> None:
-    """Write the pictures of the documents."""
-    big = (320, 320)
+def draw(model, processor, plain: np.ndarray, pasted: np.ndarray | None, folder: Path) -> None:
+    """Write the pictures of the documents.   plain: an answered image.   pasted: the same with a tag that misleads."""
 
     def save(image: np.ndarray, name: str, **options) -> None:
-        photo = Image.fromarray(image)
-        found = explain(model, photo, processor=processor, **options)
-        found.image(0, side=big[0] // 2).quantize(128).save(folder / name, optimize=True)
+        found = explain(model, Image.fromarray(image), processor=processor, **options)
+        found.image(0, side=160).quantize(128).save(folder / name, optimize=True)
 
-    save(plain[0], "explain-answer.png")
-    save(pasted[0], "explain-failure.png", target=explain(model, Image.fromarray(plain[0]), processor=processor).target)
-    both = two_digits()
-    for name in ("0", "4"):
-        save(both, f"explain-two-{name}.png", target=name)
+    save(plain, "explain-answer.png")
+    if pasted is not None:
+        save(pasted, "explain-failure.png", target=explain(model, Image.fromarray(plain), processor=processor).target)
+    save(two_digits(), "explain-unsure.png", target="4")
 
 
 def two_digits() -> np.ndarray:
-    """Return one image with a nought on the left and a four on the right, uint8 [H, W, 3]."""
+    """Return an image of a nought with another and a four pasted over it, uint8 [H, W, 3]."""
     images, labels, boxes = photo_digits(1, 3, {}, places=PLACES)
     image = images[0].copy()
     for place, name in ((0, "0"), (1, "4")):
@@ -104,9 +103,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path)
     args = parser.parse_args()
     model, processor = model_of(args.work / "model")
-    plain, pasted = measure(model, processor)
+    plain, pasted, misled = measure(model, processor)
     if args.pictures is not None:
-        draw(model, processor, plain, pasted, args.pictures)
+        draw(model, processor, plain[0], pasted[0] if misled else None, args.pictures)
 
 
 if __name__ == "__main__":
