@@ -76,7 +76,8 @@ class Originals:
             image = getattr(self.processor, "decode", decode_image)(source, name=f"image {number}")
             if image.dtype != torch.uint8 or image.ndim != 3:
                 return None
-            return first_three(image.numpy()).transpose(1, 2, 0), seen_box(self.processor, tuple(image.shape[1:]))
+            seen = seen_box(self.processor, (image.shape[1], image.shape[2]))
+            return first_three(image.numpy()).transpose(1, 2, 0), seen
         except (ValueError, OSError):
             return None
 

@@ -49,7 +49,7 @@ def write_files(files: Explaining, folder: Path | None, form: str) -> tuple[list
     """
     notes: dict[str, None] = {}
     if folder is None:
-        records = []
+        records: list[dict[str, Any]] = []
         for answer in files.answers():
             records += answer.records()
             notes |= dict.fromkeys(answer.notes)
@@ -62,7 +62,8 @@ def write_files(files: Explaining, folder: Path | None, form: str) -> tuple[list
         if kept.images:
             notes[f"{kept.images:,} images were explained before this run was stopped, and are kept"] = None
         for answer in files.answers(kept.images):
-            name = row = None
+            name: str | None = None
+            row: dict[str, Any] | None = None
             if answer.error is None and form == PNG:
                 name = picture_name(answer.path, names)
                 write_whole(folder / name, png_bytes(answer.picture()))
