@@ -104,6 +104,10 @@ ROOMS = {
         "common", "data", "explanation", "explanation/measures", "explanation/pictures", "inference", "reporting",
         "tasks",
     },
+    "explanation/mistakes": {
+        "common", "data", "evaluation", "explanation", "explanation/methods", "explanation/pictures", "features",
+        "inference", "reporting", "tasks",
+    },
     "audit": {"common", "data", "features", "reporting", "tasks"},
     "conversion": {"common", "inference"},
     "speed": {"common", "data", "engines", "evaluation", "inference", "reporting", "tasks"},
@@ -126,18 +130,18 @@ ROOMS = {
         "training/trainer",
     },
     "training/runs": {
-        "audit", "common", "conversion", "data", "evaluation", "features", "inference", "publishing", "reporting",
-        "tasks", "training/arguments", "training/checkpointing", "training/initialization", "training/inputs",
-        "training/objectives", "training/optimization", "training/search", "training/trainer",
+        "audit", "common", "conversion", "data", "evaluation", "explanation/mistakes", "features", "inference",
+        "publishing", "reporting", "tasks", "training/arguments", "training/checkpointing", "training/initialization",
+        "training/inputs", "training/objectives", "training/optimization", "training/search", "training/trainer",
     },
     "benchmarks": {
         "common", "conversion", "data", "engines", "inference", "reporting", "training/arguments",
         "training/initialization", "training/runs", "training/trainer",
     },
     "api": {
-        "audit", "common", "conversion", "data", "engines", "evaluation", "explanation", "explanation/methods",
-        "features", "inference", "publishing", "reporting", "speed", "tasks", "training/initialization",
-        "training/runs",
+        "audit", "common", "conversion", "data", "engines", "evaluation", "explanation",
+        "explanation/methods", "explanation/mistakes", "features", "inference", "publishing", "reporting", "speed",
+        "tasks", "training/initialization", "training/runs",
     },
     "commands": {
         "api", "audit", "benchmarks", "common", "conversion", "data", "engines", "explanation", "explanation/methods",

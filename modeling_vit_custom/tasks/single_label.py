@@ -78,8 +78,11 @@ def mistakes(logits: np.ndarray, labels: np.ndarray, names: Mapping[int, str], c
     wrong = np.flatnonzero(predicted != labels)
     scores = confidences(logits[wrong])
     worst = [
-        Mistake(int(i), names[int(labels[i])], names[int(predicted[i])], float(score), f"{float(score):.1%}")
-        for i, score in ((wrong[k], scores[k]) for k in np.argsort(-scores, kind="stable")[:count])
+        Mistake(i, names[true], names[given], score, f"{score:.1%}", given, true)
+        for i, true, given, score in (
+            (int(wrong[k]), int(labels[wrong[k]]), int(predicted[wrong[k]]), float(scores[k]))
+            for k in np.argsort(-scores, kind="stable")[:count]
+        )
     ]
     return worst, len(wrong)
 

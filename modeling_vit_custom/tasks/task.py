@@ -45,13 +45,18 @@ def no_baseline(_rows: Sequence[Mapping[str, Any]]) -> None:
 
 @dataclass(frozen=True)
 class Mistake:
-    """index: of the example.   true, predicted: as text.   score: size of the error.   shown: the score as text."""
+    """index: of the example.   true, predicted: as text.   score: size of the error.   shown: the score as text.
+
+    output: the output that the mistake is one of.   rival: the one that should have been highest, of a single label.
+    """
 
     index: int
     true: str
     predicted: str
     score: float
     shown: str
+    output: int
+    rival: int | None = None
 
 
 @dataclass(frozen=True)
