@@ -177,7 +177,7 @@ def _answers(result: Evaluation, examples: Examples, illustrate: Illustrate | No
     sources = {name: i for i, name in enumerate(examples.names) if name in wanted}
     images = [examples.images[sources[name]] for name in names]
     more = _illustrated(illustrate, images, names, worst + right)
-    shown = [
+    shown: list[dict[str, Any]] = [
         {
             "true": one.true,
             "predicted": one.predicted,

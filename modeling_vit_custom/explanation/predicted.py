@@ -69,7 +69,9 @@ def _explained(
     paths: Sequence[str],
     outputs: torch.Tensor,
 ) -> list[dict[str, Any]]:
-    best = [given[0] for given in task_of(model.config).answers.given(outputs)]
+    answers = task_of(model.config).answers
+    assert answers is not None  # a task that `predict` writes names its outputs
+    best = [given[0] for given in answers.given(outputs)]
     places = {number: place for place, (number, *_) in enumerate(items)}
     found: list[dict[str, Any]] = [{} for _ in items]
     for numbers, pixels, _ in alike(items):
