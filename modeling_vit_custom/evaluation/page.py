@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..common.claims import STAMP
 from ..common.environment import versions
@@ -169,8 +168,9 @@ def _pairs(result: Evaluation) -> list[dict[str, Any]]:
 
 def _answers(result: Evaluation, examples: Examples, illustrate: Illustrate | None) -> dict[str, Any]:
     """The worst mistakes and, if they are illustrated, the surest right answers."""
-    worst, total = result.task.mistakes(result.outputs, result.values, result.id2label, MAX_MISTAKES)
-    right = [] if illustrate is None else _right(result)
+    answers = (result.outputs, result.values, result.id2label)
+    worst, total = result.task.mistakes(*answers, MAX_MISTAKES)
+    right = [] if illustrate is None else result.task.surest(*answers, MAX_RIGHT)
     names = [result.names[one.index] for one in worst + right]
     folder = _folder(names)
     wanted = set(names)
@@ -193,24 +193,6 @@ def _answers(result: Evaluation, examples: Examples, illustrate: Illustrate | No
         "right": [one for one in shown[len(worst) :] if one["more"].map or one["more"].nearest],
         "illustrated": more.notes,
     }
-
-
-def _right(result: Evaluation) -> list[Mistake]:
-    """The surest right answers, each of another class, with the second best class as rival."""
-    answers = result.task.answers
-    if not result.task.one_label or answers is None or answers.probabilities is None or result.outputs.shape[1] < 2:
-        return []
-    _, order = torch.from_numpy(result.outputs).topk(2)
-    sure = answers.probabilities(torch.from_numpy(result.outputs)).amax(dim=1)
-    right = result.task.score(result.outputs, result.values) > 0
-    found: dict[int, Mistake] = {}
-    for i in np.flatnonzero(right)[np.argsort(-sure.numpy()[right], kind="stable")].tolist():
-        given, rival = order[i].tolist()
-        score, label = float(sure[i]), result.id2label[given]
-        found.setdefault(given, Mistake(i, label, label, score, f"{score:.1%}", given, rival))
-        if len(found) == MAX_RIGHT:
-            break
-    return list(found.values())
 
 
 def _illustrated(

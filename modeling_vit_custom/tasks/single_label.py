@@ -87,6 +87,21 @@ def mistakes(logits: np.ndarray, labels: np.ndarray, names: Mapping[int, str], c
     return worst, len(wrong)
 
 
+def surest(logits: np.ndarray, labels: np.ndarray, names: Mapping[int, str], count: int) -> list[Mistake]:
+    """Return the right answer of highest probability of each of `count` classes, the surest classes first."""
+    right = np.flatnonzero(best_of(logits) == labels)
+    scores = confidences(logits[right])
+    found: dict[int, Mistake] = {}
+    for k in np.argsort(-scores, kind="stable"):
+        i, score = int(right[k]), float(scores[k])
+        own = int(labels[i])
+        if own not in found and len(found) < count:
+            others = np.delete(np.arange(logits.shape[1]), own)
+            rival = int(others[logits[i, others].argmax()]) if len(others) else None
+            found[own] = Mistake(i, names[own], names[own], score, f"{score:.1%}", own, rival)
+    return list(found.values())
+
+
 def details(
     logits: np.ndarray, labels: np.ndarray, report: Mapping[str, np.ndarray], names: Mapping[int, str]
 ) -> Details:
@@ -152,6 +167,7 @@ SINGLE_LABEL = Task(
     agree=lambda logits, others: best_of(logits) == best_of(others),
     entries=entries,
     mistakes=mistakes,
+    surest=surest,
     details=details,
     charts=charts,
     baseline=baseline,

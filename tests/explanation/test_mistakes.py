@@ -13,6 +13,7 @@ from real_digits import write_class_folder
 from saved_models import save_ours, save_transformers_vit
 
 from modeling_vit_custom.api import evaluate, predict
+from modeling_vit_custom.common.claims import STAMP
 from modeling_vit_custom.common.errors import DataError, UsageError
 from modeling_vit_custom.common.outputs import OutputError
 from modeling_vit_custom.data.examples import Examples
@@ -23,12 +24,13 @@ from modeling_vit_custom.evaluation.result import score_outputs
 from modeling_vit_custom.explanation.explain import explain
 from modeling_vit_custom.explanation.mistakes import nearest
 from modeling_vit_custom.explanation.mistakes.illustrate import illustrator, illustrator_of_run
-from modeling_vit_custom.explanation.mistakes.nearest import TrainingImages
+from modeling_vit_custom.explanation.mistakes.nearest import TrainingImages, bank_of_index
 from modeling_vit_custom.explanation.mistakes.pacing import parts_in_time
 from modeling_vit_custom.explanation.pictures.panels import overlay_panel, subject_of
 from modeling_vit_custom.explanation.predicted import picture_of
 from modeling_vit_custom.explanation.result import png_bytes
 from modeling_vit_custom.features.index_build import build_index
+from modeling_vit_custom.features.index_files import Index
 from modeling_vit_custom.features.nearest_classes import vectors_of
 from modeling_vit_custom.inference.loading import load_classifier
 from modeling_vit_custom.inference.resume import ResumeError
@@ -111,8 +113,7 @@ def test_the_page_holds_pictures_that_decode_with_words(made):
 
 def test_the_surest_right_answers_are_shown_too():
     logits = np.diag([3.0, 9.0, 5.0, 4.0, 8.0]) + np.eye(5)[[1, 2, 3, 4, 0]]
-    result = score_outputs(logits, np.arange(5), list("abcde"), SINGLE_LABEL, dict(enumerate("vwxyz")))
-    found = page._right(result)
+    found = SINGLE_LABEL.surest(logits, np.arange(5), dict(enumerate("vwxyz")), 4)
     assert [one.index for one in found] == [1, 4, 2, 3] and [one.output for one in found] == [1, 4, 2, 3]
     assert [one.rival for one in found] == [2, 0, 3, 4] and found[0].predicted == "w"
 
@@ -140,6 +141,10 @@ def test_what_does_not_fit_is_refused_and_what_fails_costs_no_page(made, tmp_pat
         shown["illustrated"] == ["No maps and no nearest images: out of memory"]
         and len(shown["mistakes"]["shown"]) == 2
     )
+    published = Index(root / "index")
+    published.record[STAMP] = {"sha256": "of somebody"}
+    entries = bank_of_index(published).nearest(published.vectors[0], ["8"], images[0], names[0])["8"]
+    assert [one.url for one in entries] == [""] * 3 and all("8, cosine" in one.alt for one in entries)
     late = illustrator("it", model, processor, seconds=-1)(*asked(root))
     assert late.each[0].map is None and "Only for the first 0 of 2 maps" in late.notes[0]
 
@@ -152,9 +157,9 @@ def test_training_images_of_the_classes_in_question(made, monkeypatch):
     images, names, answers = asked(root)
     vectors = vectors_of(model, processor(paths, return_tensors="pt")["pixel_values"])
     (query,) = vectors_of(model, processor(images[:1], return_tensors="pt")["pixel_values"])
-    computed = illustrator_of_run(root / "model", TrainingImages(training, model.config.id2label), None)
+    computed = illustrator_of_run(root / "model", TrainingImages(training, model.config.id2label))
     kept = TrainingImages(training, model.config.id2label, lambda rows: 7 * vectors[rows])  # of any length
-    for illustrate in (computed, illustrator_of_run(root / "model", kept, None)):
+    for illustrate in (computed, illustrator_of_run(root / "model", kept)):
         found = illustrate(images, names, answers)
         for label in ("8", "0"):
             expected = [paths[row] for row, _ in by_hand(labels, vectors, query, label)]
@@ -164,7 +169,7 @@ def test_training_images_of_the_classes_in_question(made, monkeypatch):
     own = [*paths[:1], *images[1:]], [*paths[:1], *names[1:]], answers
     bank = TrainingImages(training, model.config.id2label).bank(model, processor, CLASSES, time.monotonic() + 60)
     assert bank.said.startswith("5 of the 18") and sorted(map(len, bank.asked.rows.values())) == [1, 2, 2]
-    found = illustrator_of_run(root / "model", kept, None)(*own)
+    found = illustrator_of_run(root / "model", kept)(*own)
     assert paths[0] not in [each.alt.partition(": ")[2] for each in found.each[0].nearest["0"]]
     tags = Examples(paths, paths, MultiHot(np.eye(10, dtype=int)[training.targets.values]))
     assert TrainingImages(tags, model.config.id2label)._rows("8") == TrainingImages(

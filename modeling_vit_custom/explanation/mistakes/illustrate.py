@@ -44,15 +44,17 @@ def illustrator(
     return partial(_illustrate, model, processor, banks, seconds)
 
 
-def illustrator_of_run(folder: str | os.PathLike, training: TrainingImages, minutes: float | None) -> Illustrate:
+def illustrator_of_run(
+    folder: str | os.PathLike, training: TrainingImages, minutes: float | None = None, device: Any = None
+) -> Illustrate:
     """Return what makes the maps of answers of the model in a run's folder, and finds the nearest training images.
 
-    minutes: of the whole run, if it has a limit.
+    minutes: of the whole run, if it has a limit.   device: to compute on; None for an accelerator, if there is one.
     """
     seconds = OF_RUN if minutes is None else min(OF_RUN, OF_TIME * 60 * minutes)
 
     def illustrate(images: Sequence[Any], names: Sequence[str], answers: Sequence[Mistake]) -> Illustrations:
-        model, processor = load_classifier(os.fspath(folder))
+        model, processor = load_classifier(os.fspath(folder), device=device)
         banks = partial(training.bank, model, processor)
         return _illustrate(model, processor, banks, seconds, images, names, answers)
 

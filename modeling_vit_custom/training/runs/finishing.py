@@ -88,7 +88,7 @@ def finish(
 
     def report(ended: dict[str, Any]) -> None:
         shown = training or TrainingImages(splits.train, splits.id2label)
-        illustrate = illustrator_of_run(_folder(trainer), shown, trainer.args.max_minutes)
+        illustrate = illustrator_of_run(_folder(trainer), shown, trainer.args.max_minutes, trainer.args.device)
         write_report(_folder(trainer), trainer.state, splits, ended, results, illustrate=illustrate)
 
     return _close(trainer, metrics, draw, report)
