@@ -104,6 +104,10 @@ ROOMS = {
         "common", "data", "explanation", "explanation/measures", "explanation/pictures", "inference", "reporting",
         "tasks",
     },
+    "explanation/mistakes": {
+        "common", "data", "evaluation", "explanation", "explanation/methods", "explanation/pictures", "features",
+        "inference", "reporting", "tasks",
+    },
     "audit": {"common", "data", "features", "reporting", "tasks"},
     "conversion": {"common", "inference"},
     "speed": {"common", "data", "engines", "evaluation", "inference", "reporting", "tasks"},
@@ -126,9 +130,9 @@ ROOMS = {
         "training/trainer",
     },
     "training/runs": {
-        "audit", "common", "conversion", "data", "evaluation", "features", "inference", "publishing", "reporting",
-        "tasks", "training/arguments", "training/checkpointing", "training/initialization", "training/inputs",
-        "training/objectives", "training/optimization", "training/search", "training/trainer",
+        "audit", "common", "conversion", "data", "evaluation", "explanation/mistakes", "features", "inference",
+        "publishing", "reporting", "tasks", "training/arguments", "training/checkpointing", "training/initialization",
+        "training/inputs", "training/objectives", "training/optimization", "training/search", "training/trainer",
     },
     "benchmarks": {
         "common", "conversion", "data", "engines", "inference", "reporting", "training/arguments",
@@ -136,8 +140,8 @@ ROOMS = {
     },
     "api": {
         "audit", "common", "conversion", "data", "engines", "evaluation", "explanation", "explanation/methods",
-        "explanation/shortcuts", "features", "inference", "publishing", "reporting", "speed", "tasks",
-        "training/initialization", "training/runs",
+        "explanation/mistakes", "explanation/shortcuts", "features", "inference", "publishing", "reporting", "speed",
+        "tasks", "training/initialization", "training/runs",
     },
     "commands": {
         "api", "audit", "benchmarks", "common", "conversion", "data", "engines", "explanation", "explanation/methods",

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
+from ..common.errors import UsageError
 from ..common.image_pixels import MAX_PIXELS, pixels_allowed
 from ..common.model_files import METRICS
 from ..common.processes import Processes, joined_processes
@@ -12,6 +14,8 @@ from ..common.progress_bars import bars_of_others
 from ..data.folders import folder_of_split
 from ..data.source import Columns
 from ..evaluation.evaluate import evaluate as measure
+from ..explanation.mistakes.illustrate import illustrator
+from ..explanation.predicted import explainer
 from ..inference.answers import JSONL, PREDICTIONS, WRITTEN, default_output
 from ..inference.loading import FORMATS
 from ..inference.predict import predict as write_predictions
@@ -26,6 +30,7 @@ def evaluate(
     output: str | Path = METRICS,
     html: str | Path | None = None,
     *,
+    index: str | Path | None = None,
     dataset_name: str | None = None,
     dataset_config_name: str | None = None,
     dataset_revision: str | None = None,
@@ -51,7 +56,9 @@ def evaluate(
     "REPO@REVISION".   revision: branch, tag or commit of a Hub id.   data_dir: anything that `train_dir` of `train` may
     be, or a pattern of shards; or give dataset_name instead, as for `train`.   split: which one to measure on, if there
     are several; default: the first of test, validation and train.   output: JSON file for the metrics; the confusion
-    matrix is written beside it.   html: file for a page.   max_pixels: size limit of an image that is decoded.
+    matrix is written beside it.   html: file for a page, which shows where the evidence for each mistake
+    lies.   index: an index of this model (`index`), of whose images the page shows those most like each mistake.
+    max_pixels: size limit of an image that is decoded.
     on_error: "skip" leaves out images that cannot be read, and lists them.   unknown_dir: folder of images of none of
     the classes; `.context["unknown"]` then tells how well they are recognised.
 
@@ -64,6 +71,8 @@ def evaluate(
     check_report(output)
     if html is not None:
         check_report(html)
+    elif index is not None:
+        raise UsageError(f"--index {index} is shown on the page of --html alone: give --html FILE too.")
     columns = named_columns(image_column_name, label_column_name, label_separator, problem_type)
     with pixels_allowed(max_pixels):
         return Measured(
@@ -79,6 +88,7 @@ def evaluate(
                 revision=revision,
                 columns=columns,
                 unknown_dir=unknown_dir,
+                illustrator=partial(illustrator, index=index),
             )
         )
 
@@ -108,6 +118,7 @@ def predict(
     fast: bool = False,
     speed: str | None = None,
     dtype: str | None = None,
+    explain: str | Path | None = None,
     processes: Processes | None = None,
 ) -> Predicted:
     """Predict images with a classifier (a folder or on the Hub); returns a summary of the file `output`, whose
@@ -119,8 +130,9 @@ def predict(
     id.   inputs: files, folders, patterns such as "photos/*.jpg", "-" for names on standard input, or a single one of
     them; or give data_dir (a folder or table) or dataset_name instead.   split: which split of the data, if there are
     several.   embeddings: add the pooled vector.   fast: the same answers by the fastest engine.   speed: one of the
-    checkpoint's speeds, such as "2x".   max_pixels: size limit of an image that is decoded.   processes: the processes
-    that share the work; default: those that this one was launched with.
+    checkpoint's speeds, such as "2x".   explain: a folder for a picture of where the evidence for each answer
+    lies; the line says how faithful it is, by about forty forwards an image.   max_pixels: size limit of an image that
+    is decoded.   processes: the processes that share the work; default: those that this one was launched with.
 
     Raises ValueError for inputs without images, for a flag that the command refuses and for an output that must not be
     continued; OSError for a model that does not exist.
@@ -130,6 +142,7 @@ def predict(
     at_least_one("max_pixels", max_pixels)
     one_of("dtype", dtype, (None, *FORMATS))
     one_of("format", format, WRITTEN)
+    explaining = None if explain is None else explainer(explain)
     source = measured_source(data_dir, dataset_name, dataset_config_name, dataset_revision, split, follow_links)
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     if sum(map(bool, (given, data_dir, dataset_name))) != 1:
@@ -157,5 +170,7 @@ def predict(
             source=None if given else source,
             columns=Columns(image_column_name),
             format_name=format,
+            explain=None if explain is None else os.fspath(explain),
+            explainer=explaining,
         )
     return Predicted(**vars(summary))

@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="""examples:
   %(prog)s --model outputs/mnist --data_dir data/mnist/test --output metrics.json
   %(prog)s --model outputs/mnist --data_dir photos --html evaluation.html
+  %(prog)s --model outputs/mnist --data_dir photos --html evaluation.html --index photos-index
   %(prog)s --model outputs/mnist --dataset_name ylecun/mnist --split test
   %(prog)s --model outputs/tags --data_dir photos/test.csv --on_error skip --num_workers 4
   %(prog)s --model outputs/mnist --data_dir data/mnist/test --unknown_dir photos
@@ -36,6 +37,9 @@ Exit codes: 0 done, 2 it could not be done as asked, 130 stopped by Ctrl-C.""",
     parser.add_argument("--output", type=report_file, default=METRICS, metavar="FILE", help="default: %(default)s")
     parser.add_argument(
         "--html", type=report_file, metavar="FILE", help="write a page with pictures, one file that needs no other"
+    )
+    parser.add_argument(
+        "--index", metavar="DIR", help="with --html: show the images of this index that are most like each mistake"
     )
     parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")

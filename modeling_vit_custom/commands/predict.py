@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
   find photos -name "*.jpg" | %(prog)s --model outputs/mnist - --output - | jq ".predictions[0].label"
   %(prog)s --model outputs/mnist --dataset_name ylecun/mnist --split test
   %(prog)s --model outputs/mnist photos/ --embeddings --output embeddings.jsonl
+  %(prog)s --model outputs/mnist photos/ --explain why --output explained.jsonl
 
 Folders are searched in depth, in natural order (2 before 10); "-" reads file names from standard input, one a line.
 A file that cannot be read gets a line with "error" and stops nothing. A run that was cut off continues where it was
@@ -64,6 +65,9 @@ Exit codes: 0 done, 1 an image could not be read, 2 it could not be done as aske
     parser.add_argument("--format", choices=WRITTEN, default=JSONL, help="JSON lines or CSV (default: %(default)s)")
     parser.add_argument("--top_k", type=positive, default=5, metavar="K", help="default: %(default)s")
     parser.add_argument("--embeddings", action="store_true", help="add the pooled vector to each line")
+    parser.add_argument(
+        "--explain", metavar="DIR", help="write a picture of where the evidence for each answer lies; costs 40 forwards"
+    )
     parser.add_argument("--batch_size", type=positive, default=32, metavar="N", help="default: %(default)s")
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="processes that read images")
     parser.add_argument("--overwrite", action="store_true", help="discard what the output holds and start afresh")

@@ -6,6 +6,7 @@ Shapes: N examples, C classes, T regression targets.
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ..inference.forward import BatchResult, PreparedImages, run_batches
 from ..inference.inputs import find_images
 from ..inference.loading import load_classifier
 from ..tasks.registry import task_of
+from .illustrations import Illustrate
 from .result import Evaluation, score_outputs
 from .unknown import Typicality, measure_unknown
 
@@ -119,14 +121,16 @@ def evaluate(
     revision: str | None = None,
     columns: Columns = Columns(),
     unknown_dir: str | Path | None = None,
+    illustrator: Callable[[str, PreTrainedModel, Any], Illustrate] | None = None,
 ) -> tuple[Evaluation, dict[str, Any], list[Path]]:
     """Measure a saved model on labelled images; return (the result, what was measured where, the files written).
 
     model: a saved folder, a Hub id or ID@REVISION.   output: a file for the metrics as JSON; confusion_matrix.png goes
     beside it unless it is a stream, or the task has none.   html: a file for a page.   data, columns: see
     `load_eval_examples`.   on_error: as in `evaluate_model`.   unknown_dir: a folder of images that are of no class of
-    the model, to measure whether it tells them from those that are. Raises ValueError or OSError for what cannot be
-    measured or written.
+    the model, to measure whether it tells them from those that are.   illustrator: (name of the model, model,
+    processor) → what makes the pictures beside the page's answers; it is called before anything is measured.
+    Raises ValueError or OSError for what cannot be measured or written.
     """
     picture = None if is_stream(output) else Path(output).with_name(CONFUSION_PICTURE)
     if picture is not None:
@@ -134,6 +138,7 @@ def evaluate(
     model, revision = named_model(model, revision)
     net, processor = load_classifier(model, trust_remote_code, revision=revision)
     config: Any = net.config
+    illustrate = None if illustrator is None or html is None else illustrator(model, net, processor)
     examples, split = load_eval_examples(data, config.id2label, task_of(config).targets, columns)
     others = None if unknown_dir is None else _unknown_images(unknown_dir)
     began = time.perf_counter()
@@ -163,7 +168,7 @@ def evaluate(
     if html is not None:
         from .page import write_page  # importing Jinja takes time, too
 
-        written.append(write_page(html, result, examples, context))
+        written.append(write_page(html, result, examples, context, illustrate))
     return result, context, written
 
 

@@ -20,12 +20,15 @@ from ..reporting import page
 from ..reporting.charts import Series, line_chart
 from ..reporting.confused import confused_pairs
 from ..reporting.formatting import SHARES, duration, number, title, wilson_interval
+from ..tasks.task import Mistake
+from .illustrations import Illustrate, Illustration, Illustrations
 from .result import Evaluation
 
 MAX_ROWS = 200  # classes in the table: the ones with the worst results
 MAX_MATRIX = 30  # classes; more are shown as pairs only
 MAX_PAIRS, BESIDE_MATRIX = 20, 10
 MAX_MISTAKES = 24  # thumbnails
+MAX_RIGHT = 4  # right answers that are shown, if they can be illustrated
 BETWEEN_0_AND_1 = ("precision", "recall", "f1", "average_precision")
 COLUMNS = {"f1": "F1", "average_precision": "AP", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}
 UNKNOWN = {  # figure on a page → its key in an evaluation's "unknown"
@@ -36,8 +39,17 @@ UNKNOWN = {  # figure on a page → its key in an evaluation's "unknown"
 QUALITY = ("average_precision", "f1")  # a long table is cut by the first of these that it has, else by MAE
 
 
-def write_page(path: str | Path, result: Evaluation, examples: Examples, context: Mapping[str, Any]) -> Path:
-    """Write the page of `vit-custom evaluate`.   context: model, data, device, seconds and, if known, weights."""
+def write_page(
+    path: str | Path,
+    result: Evaluation,
+    examples: Examples,
+    context: Mapping[str, Any],
+    illustrate: Illustrate | None = None,
+) -> Path:
+    """Write the page of `vit-custom evaluate`.   context: model, data, device, seconds and, if known, weights.
+
+    illustrate: see `sections`.
+    """
     content = {
         "context": context,
         "weights": context.get(STAMP),
@@ -46,7 +58,7 @@ def write_page(path: str | Path, result: Evaluation, examples: Examples, context
         "n": len(result.names),
         "baseline": result.task.comparison(json_safe(result.per_label)),
         "time": duration(context["seconds"]),
-        "result": sections(result, examples),
+        "result": sections(result, examples, illustrate),
         "unknown": _unknown(context.get("unknown")),
     }
     return page.write_page(path, "evaluation/page.html.j2", content | {"scripted": True})
@@ -87,15 +99,18 @@ def tiles(metrics: Mapping[str, Any], n: int) -> list[tuple[str, str, str]]:
     return found
 
 
-def sections(result: Evaluation, examples: Examples) -> dict[str, Any]:
-    """Return the variables of result.html.j2.   examples: the evaluated ones, for the thumbnails."""
+def sections(result: Evaluation, examples: Examples, illustrate: Illustrate | None = None) -> dict[str, Any]:
+    """Return the variables of result.html.j2.   examples: the evaluated ones, for the thumbnails.
+
+    illustrate: makes what is shown beside each mistake, and beside a few right answers.
+    """
     calibration = result.details.calibration
     return {
         "words": result.task.words,
         "table": _table(result),
         "matrix": _matrix(result),
         "pairs": _pairs(result),
-        "mistakes": _mistakes(result, examples),
+        **_answers(result, examples, illustrate),
         "calibration": calibration and {name: number(value) for name, value in calibration.items()},
         "charts": result.task.charts(result.outputs, result.values, result.id2label),
         "notes": result.notes,
@@ -151,23 +166,46 @@ def _pairs(result: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-def _mistakes(result: Evaluation, examples: Examples) -> dict[str, Any]:
-    worst, total = result.task.mistakes(result.outputs, result.values, result.id2label, MAX_MISTAKES)
-    names = [result.names[one.index] for one in worst]
+def _answers(result: Evaluation, examples: Examples, illustrate: Illustrate | None) -> dict[str, Any]:
+    """The worst mistakes and, if they are illustrated, the surest right answers."""
+    answers = (result.outputs, result.values, result.id2label)
+    worst, total = result.task.mistakes(*answers, MAX_MISTAKES)
+    right = [] if illustrate is None else result.task.surest(*answers, MAX_RIGHT)
+    names = [result.names[one.index] for one in worst + right]
     folder = _folder(names)
     wanted = set(names)
     sources = {name: i for i, name in enumerate(examples.names) if name in wanted}
-    shown = [
+    images = [examples.images[sources[name]] for name in names]
+    more = _illustrated(illustrate, images, names, worst + right)
+    shown: list[dict[str, Any]] = [
         {
             "true": one.true,
             "predicted": one.predicted,
             "score": one.shown,
             "name": name.removeprefix(folder),
-            "picture": page.thumbnail(examples.images[sources[name]]),
+            "picture": page.thumbnail(image),
+            "more": beside,
         }
-        for one, name in zip(worst, names, strict=True)
+        for one, name, image, beside in zip(worst + right, names, images, more.each, strict=True)
     ]
-    return {"shown": shown, "total": total, "folder": folder.rstrip(os.sep)}
+    return {
+        "mistakes": {"shown": shown[: len(worst)], "total": total, "folder": folder.rstrip(os.sep)},
+        "right": [one for one in shown[len(worst) :] if one["more"].map or one["more"].nearest],
+        "illustrated": more.notes,
+    }
+
+
+def _illustrated(
+    illustrate: Illustrate | None, images: Sequence[Any], names: Sequence[str], answers: Sequence[Mistake]
+) -> Illustrations:
+    """What is shown beside the answers. What fails costs no page: the reason stands in its place."""
+    why = []
+    if illustrate is not None and answers:
+        try:
+            return illustrate(images, names, answers)
+        except Exception as error:
+            why = [f"No maps and no nearest images: {error}"]
+    return Illustrations([Illustration() for _ in answers], why)
 
 
 def _folder(names: Sequence[str]) -> str:

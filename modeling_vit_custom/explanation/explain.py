@@ -23,7 +23,7 @@ def explain(
     *,
     contrast: int | str | None = None,
     processor: Any = None,
-    check: bool = True,
+    check: bool | str = True,
     confirm: int = 8,
     batch_size: int = 8,
     layers: Sequence[int] | None = None,
@@ -36,9 +36,10 @@ def explain(
     `similarity` a patch, (row, column).   method: a name of `METHODS`, or "auto" for the one that `choose_method` has
     stored beside the model; if there is none, the most faithful on these images, of which it needs 32.
     contrast: a second class, or "rest" for the mean of all others; the difference of the two logits is explained.
-    check: whether to measure completeness and faithfulness, by about 30 forwards an image.   confirm: how many of the
-    top cells are replaced, each alone, to see whether the logit falls; 0 for none.   batch_size: images in one forward.
-    layers: blocks that count, from 0, of methods that sum over blocks; None for all.
+    check: whether to measure completeness and faithfulness, by about 30 forwards an image; "hiding" for only what
+    hiding the most important quarter of the patches does, by four.   confirm: how many of the top cells are replaced,
+    each alone, to see whether the logit falls; 0 for none.   batch_size: images in one forward.   layers: blocks that
+    count, from 0, of methods that sum over blocks; None for all.
 
     Raises UsageError (a ValueError) for a class, method or block that does not exist, and for a method that the model
     cannot be explained by; DataError for an image that cannot be read.

@@ -4,7 +4,7 @@ A record is {"path", "label", "probability", …} as `Explanation.records` has i
 {"path", "error"} for an image that cannot be read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..common.errors import UsageError
 from ..common.fingerprint import fingerprint
 from ..common.model_names import named_model
 from ..data.identity import identify
-from ..inference.forward import PreparedImages
+from ..inference.forward import Item, PreparedImages
 from ..inference.inputs import find_images
 from ..inference.loading import load_classifier
 from .choose import AUTO, best_method, choose_method
@@ -29,6 +29,7 @@ from .methods.table import DEFAULT, METHODS
 from .pictures.drawing import contact_sheet
 from .result import Explanation
 
+Alike = tuple[list[int], torch.Tensor | None, str | None]
 ALL = "all"
 MEASURED = 64  # images by which a method is chosen
 COMPARED = tuple(name for name, method in METHODS.items() if not method.features and name != "hirescam")
@@ -113,7 +114,7 @@ class Explaining:
         skipped: dict[str, str] = {}
         disable = not progress or len(self.paths) < 2
         with tqdm(total=len(self.paths), initial=first, desc="explain", unit="img", disable=disable) as bar:
-            for numbers, pixels, error in _alike(PreparedImages(paths, paths, self.processor), asked.batch_size):
+            for numbers, pixels, error in _parts(PreparedImages(paths, paths, self.processor), asked.batch_size):
                 if pixels is None:
                     yield Answer(paths[numbers[0]], error=error)
                 else:
@@ -172,17 +173,22 @@ def _methods(
     return COMPARED if asked.method == ALL else (asked.method,), []
 
 
-def _alike(images: PreparedImages, most: int) -> Iterator[tuple[list[int], torch.Tensor | None, str | None]]:
-    """Numbers of up to `most` images in a row that have the same size for the model, with their pixels; or one that
-    cannot be read, with the reason."""
+def _parts(images: PreparedImages, most: int) -> Iterator[Alike]:
+    """All images, up to `most` at once."""
     for start in range(0, len(images), most):
-        items = images.take(range(start, min(start + most, len(images))))
-        for _, alike in groupby(items, lambda item: item[1] if item[1] is None else item[1].shape):
-            group = list(alike)
-            if group[0][1] is None:
-                yield from (([number], None, error) for number, _, error in group)
-            else:
-                yield [number for number, *_ in group], torch.stack([pixels for _, pixels, _ in group]), None
+        yield from alike(images.take(range(start, min(start + most, len(images)))))
+
+
+def alike(items: Iterable[Item]) -> Iterator[Alike]:
+    """Yield items of `PreparedImages` in a row that have the same size for the model: their numbers and their pixels
+    [B, C, H, W]. Of one that cannot be read its number, None and the reason.
+    """
+    for _, group in groupby(items, lambda item: item[1] if item[1] is None else item[1].shape):
+        same = list(group)
+        if same[0][1] is None:
+            yield from (([number], None, error) for number, _, error in same)
+        else:
+            yield [number for number, *_ in same], torch.stack([pixels for _, pixels, _ in same]), None
 
 
 def _explained(

@@ -42,7 +42,8 @@ class Explanation:
     completeness: [R], |logit − all evidence| / max(|logit|, 1), None of methods that do not add up or without check.
     constant: [R], the part of the logit that comes from no pixel, so that the model would say so of any image.
     confirmed: for each row, whether replacing each of its top cells lowers the logit: {(row, column): bool}.
-    faithfulness: for each row srg, srg_random, deletion, insertion and more; None without check.
+    faithfulness: for each row before, hidden, hidden_random, sentence and, with a full check, srg, srg_random, deletion
+    and insertion; None without check.
     class_specific: whether the map depends on the class.   signed: whether evidence against counts, as with contrast.
     caveat: what the method cannot say.   notes: sentences on all of them.   remarks: sentences on each row.
     photos: uint8 [B, H, W, 3], the images as the model was given them.   seen: rows and columns of their pixels that
@@ -90,7 +91,10 @@ class Explanation:
         reasons = []
         if self.faithfulness is not None:
             measured = self.faithfulness[row]
-            if measured["srg"] <= max(measured["srg_random"], _NOTHING):
+            useless = measured["hidden"] >= measured["hidden_random"]
+            if "srg" in measured:
+                useless = measured["srg"] <= max(measured["srg_random"], _NOTHING)
+            if useless:
                 reasons.append("hiding its top patches changes the answer no more than hiding random ones")
         if self.probability[row] < _UNSURE:
             reasons.append("the model is not sure of this answer")
@@ -105,7 +109,9 @@ class Explanation:
         lines = [f"method {self.method}"]
         if self.faithfulness is not None:
             measured = self.faithfulness[row]
-            lines += [f"SRG {measured['srg']:.2f}, of a random map {measured['srg_random']:.2f}", measured["sentence"]]
+            if "srg" in measured:
+                lines.append(f"SRG {measured['srg']:.2f}, of a random map {measured['srg_random']:.2f}")
+            lines.append(measured["sentence"])
         if self.completeness is not None:
             lines.append(f"adds up to the logit within {float(self.completeness[row]):.1g}")
         lines += self.remarks[row]

@@ -11,7 +11,7 @@ import torch
 
 from ..common.errors import UsageError
 from ..tasks.registry import task_of
-from .checks import checked
+from .checks import HIDING, checked
 from .images import Originals, read_images, several, viewable
 from .methods.context import encoder_of, in_full_precision, lacks_gradients, prepared, unwrapped
 from .methods.maps import Maps, grid_of, pixel_map, seen_pixels
@@ -29,7 +29,7 @@ def run(
     *,
     contrast: int | str | None = None,
     processor: Any = None,
-    check: bool = True,
+    check: bool | str = True,
     confirm: int = 8,
     batch_size: int = 8,
     layers: Sequence[int] | None = None,
@@ -44,6 +44,8 @@ def run(
         raise UsageError(f"batch_size={batch_size}: give 1 or more.")
     if confirm < 0:
         raise UsageError(f"confirm={confirm}: give the number of cells to replace, 0 for none.")
+    if not isinstance(check, bool) and check != HIDING:
+        raise UsageError(f"check={check!r}: give True, False or {HIDING!r}.")
     if contrast is not None and not chosen.class_specific:
         raise UsageError(f"contrast={contrast!r}: method={method!r} depends on no class; leave contrast out.")
     pixels = read_images(images, processor)
@@ -57,7 +59,9 @@ def run(
         for rows in _parts(len(targets.images), batch_size):
             part = pixels[[targets.images[row] for row in rows]]
             cells = None if points is None else [points[row] for row in rows]
-            work = Work(model, encoder, part, _scored(targets, rows), grid, seen, blocks, check, batch_size, cells)
+            work = Work(
+                model, encoder, part, _scored(targets, rows), grid, seen, blocks, check is True, batch_size, cells
+            )
             found.append(chosen.run(work))
         maps = Maps.joined(found)
         if copied:
@@ -71,7 +75,13 @@ def run(
 
 
 def _check(
-    result: Explanation, model: Any, targets: Targets, pixels: torch.Tensor, check: bool, confirm: int, batch_size: int
+    result: Explanation,
+    model: Any,
+    targets: Targets,
+    pixels: torch.Tensor,
+    check: bool | str,
+    confirm: int,
+    batch_size: int,
 ) -> None:
     """Measure the maps of a result and write into it what was found."""
     found = []

@@ -3,9 +3,9 @@
 Shapes: Q queries, D width of a vector, B images, C channels, H×W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,8 +13,23 @@ import torch
 from ..common.errors import DataError
 from ..inference.forward import watch_pooled
 from .index_build import unit_length
-from .index_files import Index
 from .neighbours import nearest
+
+
+class Vectors(Protocol):
+    """What is asked of an `Index`: a line for each image, with "path", "label" and "content", and its vector."""
+
+    @property
+    def folder(self) -> Any: ...
+
+    @property
+    def record(self) -> Mapping[str, Any]: ...
+
+    @property
+    def images(self) -> Sequence[Mapping[str, Any]]: ...
+
+    @property
+    def vectors(self) -> np.ndarray: ...
 
 
 class ClassNeighbours:
@@ -23,7 +38,7 @@ class ClassNeighbours:
     Raises DataError for an index without named classes.
     """
 
-    def __init__(self, index: Index):
+    def __init__(self, index: Vectors):
         self.index = index
         self.rows: dict[str, np.ndarray] = {}
         found: dict[str, list[int]] = {}

@@ -7,11 +7,12 @@ Single-label scores are softmax probabilities, multi-label scores are sigmoid on
 regression has {"label": target, "value": number} in the order of the targets. With embeddings, a line also has
 "embedding", the model's pooler_output; its decimal digits restore the float32 exactly. A model that was trained with
 --reject or --max_error adds "unknown": whether the image is none that it knows, and "typicality", the number behind it.
+With --explain, a line has "explanation": {"label", "method", "faithfulness", "little", "picture"}, see `explanation`.
 
 Shapes: B batch, K classes or targets, D pooled width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,9 @@ from .forward import BatchResult, Item, PreparedImages, run_batches, stacked
 from .inputs import find_images
 from .lines import output_lines
 from .loading import load_classifier
+
+Explains = Callable[[Sequence[Item], Sequence[str], torch.Tensor], list[dict[str, Any]]]
+"""From n readable items of `PreparedImages`, their paths [n] and the outputs [n, K] to what each line gets."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,21 @@ def records_of(result: BatchResult, paths: Sequence[str], task: Task, id2label, 
     return [records[index] for index in sorted(records)]
 
 
+def add_explanations(
+    records: list[dict[str, Any]], result: BatchResult, images: PreparedImages, explains: Explains
+) -> None:
+    """Put "explanation" into the records of one batch, those of `records_of`, that have predictions."""
+    by_index = dict(zip(sorted([*result.indices, *result.errors]), records, strict=True))
+    answered = [row for row, index in enumerate(result.indices) if "predictions" in by_index[index]]
+    if not answered:
+        return
+    items = images.take([result.indices[row] for row in answered])
+    lines = [by_index[result.indices[row]] for row in answered]
+    found = explains(items, [line["path"] for line in lines], result.outputs[answered])
+    for line, explanation in zip(lines, found, strict=True):
+        line["explanation"] = explanation
+
+
 def predict(
     model: str,
     inputs: Sequence[str],
@@ -95,6 +114,8 @@ def predict(
     source: Source | None = None,
     columns: Columns = Columns(),
     format_name: str = JSONL,
+    explain: str | None = None,
+    explainer: Callable[[Any, Any], Explains] | None = None,
 ) -> Summary:
     """Predict every image of `inputs` (see `find_images`) with the saved `model`; write one line each to `output`.
 
@@ -103,7 +124,8 @@ def predict(
 
     Lines already in `output`, or left by an interrupted run, are kept. Lines that report an error, or whose image has
     changed since, are predicted again. Of several `processes`, each takes every count-th batch. fast: use the fastest
-    installed engine that gives the same answers. dtype: of the computation.
+    installed engine that gives the same answers. dtype: of the computation.   explainer: (model, processor) → what
+    explains each answer; a line then has "explanation".   explain: the folder of its pictures.
 
     Raises ValueError for inputs without images, for an output that may not be continued, for an output that is no
     file, such as a device, and for embeddings in CSV. Raises OSError for a model that does not exist.
@@ -111,23 +133,26 @@ def predict(
     processes = processes or Processes()
     rows = None if source is None else read_rows(source, columns)
     model, revision = named_model(model, revision)
-    if format_name == CSV and embeddings:
-        raise UsageError("--embeddings are not written to CSV: give --format jsonl.")
+    for flag, given in (("--embeddings are", embeddings), ("--explain is", explain)):
+        if format_name == CSV and given:
+            raise UsageError(f"{flag} not written to CSV: give --format jsonl.")
     with output_lines(output, format_name, processes.count) as lines:
         processes.from_first(lines.hold)
         classifier, processor = load_classifier(model, trust_remote_code, revision=revision, speed=speed, dtype=dtype)
 
         def plan() -> tuple[list[str], list[str], list[int], int]:
             paths, notes = find_images(inputs, follow_links) if rows is None else (list(rows.names), list(rows.notes))
-            settings = {"top_k": top_k, "embeddings": embeddings}
+            settings: dict[str, Any] = {"top_k": top_k, "embeddings": embeddings}
+            pictures = {} if explain is None else {"explain": explain}
             identity = {
                 "model": model,
                 "revision": revision,
                 "speed": speed,
                 "dtype": dtype,
+                "explain": explain,
                 **settings,
                 "vit_custom": __version__,
-                "fingerprint": fingerprint(classifier, processor, settings) if lines.keeps else "",
+                "fingerprint": fingerprint(classifier, processor, settings | pictures) if lines.keeps else "",
             }
             there = lines.open_run(identity, paths, overwrite, None if rows is None else rows.images)
             notes += lines.notes
@@ -138,6 +163,7 @@ def predict(
         batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
         mine = batches[processes.rank :: processes.count]
         task, id2label = task_of(classifier.config), cast(Any, classifier.config.id2label)
+        explains = None if explainer is None else explainer(classifier, processor)  # never the fast engine
         images = PreparedImages(paths if rows is None else rows.images, paths, processor)
         if fast and (example := example_batch(images.take(todo[:batch_size]))) is not None:
             choose = partial(fastest, classifier, processor, example, embeddings=embeddings)
@@ -157,7 +183,10 @@ def predict(
             tqdm(total=own, desc=title, unit="img", disable=not processes.is_first or not own) as bar,
         ):
             for result in run_batches(classifier, images, mine, num_workers, embeddings):
-                write(records_of(result, paths, task, id2label, top_k))
+                records = records_of(result, paths, task, id2label, top_k)
+                if explains is not None:
+                    add_explanations(records, result, images, explains)
+                write(records)
                 bar.update(len(result.indices) + len(result.errors))
         processes.wait()
         failed = processes.from_first(lambda: lines.merge(paths))

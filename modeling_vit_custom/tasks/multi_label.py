@@ -79,7 +79,7 @@ def mistakes(logits: np.ndarray, labels: np.ndarray, names: Mapping[int, str], c
     for i, c in largest(wrong_by, min(count, total)):
         said = (names[c], f"not {names[c]}") if labels[i, c] > 0 else (f"not {names[c]}", names[c])
         probability = float(expit(wrong_by[i, c]))
-        found.append(Mistake(i, *said, probability, f"{probability:.1%}"))
+        found.append(Mistake(i, *said, probability, f"{probability:.1%}", c))
     return found, total
 
 

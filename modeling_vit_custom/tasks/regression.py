@@ -58,7 +58,9 @@ def mistakes(
     """Return the `count` (example, target) pairs of largest absolute error, and the number of all pairs."""
     errors = np.abs(outputs - targets)
     found = [
-        Mistake(i, f"{names[t]} {targets[i, t]:.4g}", f"{outputs[i, t]:.4g}", float(errors[i, t]), number(errors[i, t]))
+        Mistake(
+            i, f"{names[t]} {targets[i, t]:.4g}", f"{outputs[i, t]:.4g}", float(errors[i, t]), number(errors[i, t]), t
+        )
         for i, t in largest(errors, count)
     ]
     return found, errors.size

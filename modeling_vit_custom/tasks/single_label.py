@@ -78,10 +78,28 @@ def mistakes(logits: np.ndarray, labels: np.ndarray, names: Mapping[int, str], c
     wrong = np.flatnonzero(predicted != labels)
     scores = confidences(logits[wrong])
     worst = [
-        Mistake(int(i), names[int(labels[i])], names[int(predicted[i])], float(score), f"{float(score):.1%}")
-        for i, score in ((wrong[k], scores[k]) for k in np.argsort(-scores, kind="stable")[:count])
+        Mistake(i, names[true], names[given], score, f"{score:.1%}", given, true)
+        for i, true, given, score in (
+            (int(wrong[k]), int(labels[wrong[k]]), int(predicted[wrong[k]]), float(scores[k]))
+            for k in np.argsort(-scores, kind="stable")[:count]
+        )
     ]
     return worst, len(wrong)
+
+
+def surest(logits: np.ndarray, labels: np.ndarray, names: Mapping[int, str], count: int) -> list[Mistake]:
+    """Return the right answer of highest probability of each of `count` classes, the surest classes first."""
+    right = np.flatnonzero(best_of(logits) == labels)
+    scores = confidences(logits[right])
+    found: dict[int, Mistake] = {}
+    for k in np.argsort(-scores, kind="stable"):
+        i, score = int(right[k]), float(scores[k])
+        own = int(labels[i])
+        if own not in found and len(found) < count:
+            others = np.delete(np.arange(logits.shape[1]), own)
+            rival = int(others[logits[i, others].argmax()]) if len(others) else None
+            found[own] = Mistake(i, names[own], names[own], score, f"{score:.1%}", own, rival)
+    return list(found.values())
 
 
 def details(
@@ -149,6 +167,7 @@ SINGLE_LABEL = Task(
     agree=lambda logits, others: best_of(logits) == best_of(others),
     entries=entries,
     mistakes=mistakes,
+    surest=surest,
     details=details,
     charts=charts,
     baseline=baseline,

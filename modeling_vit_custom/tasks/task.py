@@ -39,19 +39,28 @@ def no_charts(*_: Any) -> list[Any]:
     return []
 
 
+def no_surest(*_: Any) -> list[Any]:
+    return []
+
+
 def no_baseline(_rows: Sequence[Mapping[str, Any]]) -> None:
     return None
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """index: of the example.   true, predicted: as text.   score: size of the error.   shown: the score as text."""
+    """index: of the example.   true, predicted: as text.   score: size of the error.   shown: the score as text.
+
+    output: the output that the mistake is one of.   rival: the one that should have been highest, of a single label.
+    """
 
     index: int
     true: str
     predicted: str
     score: float
     shown: str
+    output: int
+    rival: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,7 @@ class Task:
     entries: (tensor [B, K], label names, maximum number) → for each image the answer of `predict`, HTTP and
     golden.json, ready for JSON.
     mistakes: (outputs, values, label names, maximum number) → (the mistakes, worst first; how many there are in all).
+    surest: the same of right answers, the surest one of each class, with the second best output as rival; no number.
     details: (outputs, values, result of `per_label`, label names) → `Details` of an evaluation.
     charts: (outputs, values, label names) → charts of an evaluation.
     baseline: rows of the table of classes → the best answer that is the same for every image: (its name, its score).
@@ -135,6 +145,7 @@ class Task:
     agree: Callable[[np.ndarray, np.ndarray], np.ndarray] = without
     entries: Callable[[Any, Mapping[int, str], int], list[list[dict[str, Any]]]] = without
     mistakes: Callable[[np.ndarray, np.ndarray, Mapping[int, str], int], tuple[list[Mistake], int]] = without
+    surest: Callable[[np.ndarray, np.ndarray, Mapping[int, str], int], list[Mistake]] = no_surest
     details: Callable[[np.ndarray, np.ndarray, Mapping[str, np.ndarray], Mapping[int, str]], Details] = without
     charts: Callable[[np.ndarray, np.ndarray, Mapping[int, str]], list[Any]] = no_charts
     baseline: Callable[[Sequence[Mapping[str, Any]]], tuple[str, float] | None] = no_baseline

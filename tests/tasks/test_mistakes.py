@@ -23,9 +23,9 @@ def test_single_label_by_the_probability_of_the_wrong_class(random):
     logits, labels = random.normal(size=(50, 3)), random.integers(0, 3, 50)
     expected = sorted(
         (
-            Mistake(i, NAMES[labels[i]], NAMES[row.argmax()], pytest.approx(row.max()), f"{row.max():.1%}")
+            Mistake(i, NAMES[labels[i]], NAMES[best], pytest.approx(row.max()), f"{row.max():.1%}", best, labels[i])
             for i, row in enumerate(softmax(logits, axis=1))
-            if row.argmax() != labels[i]
+            if (best := row.argmax()) != labels[i]
         ),
         key=lambda one: -one.score.expected,
     )
@@ -40,12 +40,13 @@ def test_multi_label_by_the_probability_of_the_wrong_answer(random):
     expected = []
     for i, c in np.ndindex(40, 3):
         if labels[i, c] and logits[i, c] <= 0:
-            expected.append((i, NAMES[c], f"not {NAMES[c]}", 1 - expit(logits[i, c])))
+            expected.append((i, NAMES[c], f"not {NAMES[c]}", 1 - expit(logits[i, c]), c))
         elif not labels[i, c] and logits[i, c] > 0:
-            expected.append((i, f"not {NAMES[c]}", NAMES[c], expit(logits[i, c])))
+            expected.append((i, f"not {NAMES[c]}", NAMES[c], expit(logits[i, c]), c))
     expected.sort(key=lambda one: -one[3])
     found, total = MULTI_LABEL.mistakes(logits, labels, NAMES, 1000)
     assert [(one.index, one.true, one.predicted) for one in found] == [one[:3] for one in expected]
+    assert [one.output for one in found] == [one[4] for one in expected]
     assert np.allclose([one.score for one in found], [one[3] for one in expected]) and total == len(expected)
     assert [one.shown for one in found] == [f"{one.score:.1%}" for one in found]
     assert MULTI_LABEL.mistakes(labels * 2.0 - 1, labels, NAMES, 5) == ([], 0)
@@ -54,7 +55,7 @@ def test_multi_label_by_the_probability_of_the_wrong_answer(random):
 def test_regression_by_the_absolute_error():
     logits, labels = np.array([[1.0, 5.0], [2.0, 0.0]]), np.array([[1.5, 1.0], [2.0, 1.0]])
     found, total = REGRESSION.mistakes(logits, labels, {0: "age", 1: "height"}, 2)
-    assert found == [Mistake(0, "height 1", "5", 4.0, "4"), Mistake(1, "height 1", "0", 1.0, "1")] and total == 4
+    assert found == [Mistake(0, "height 1", "5", 4.0, "4", 1), Mistake(1, "height 1", "0", 1.0, "1", 1)] and total == 4
 
 
 def test_confused_pairs_leave_out_what_is_right():

@@ -164,10 +164,10 @@ def hides(image: PerturbedImage, grid: Any, *, share: float = 0.25, draws: int =
     if not 0 <= share <= 1:
         raise ValueError(f"share={share}: give a share of the cells, 0 to 1.")
     count = [round(share * image.cells)]
-    after = [image.scores(first(order, count))[0] for order in orders(image.values(grid), seed)]
-    random = [image.scores(first(order, count))[0] for order in random_orders(image.cells, draws, seed)]
-    before = image.scores(np.zeros((1, image.cells), bool))[0]
-    return Hiding(share, float(before), float(np.mean(after)), float(np.mean(random)))
+    own = orders(image.values(grid), seed)
+    hidden = [first(order, count)[0] for order in (*own, *random_orders(image.cells, draws, seed))]
+    before, *scores = image.scores(np.stack([np.zeros(image.cells, bool), *hidden]))
+    return Hiding(share, float(before), float(np.mean(scores[: len(own)])), float(np.mean(scores[len(own) :])))
 
 
 # ---------- curves

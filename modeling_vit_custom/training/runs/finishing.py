@@ -12,6 +12,8 @@ from ...common.model_files import CONFUSION_PICTURE, RECONSTRUCTION_PICTURE, TRA
 from ...data.examples import Examples, Splits
 from ...data.names import in_order
 from ...evaluation.result import Evaluation, score_examples
+from ...explanation.mistakes.illustrate import illustrator_of_run
+from ...explanation.mistakes.nearest import TrainingImages
 from ...reporting.confusion import plot_confusions
 from ...reporting.history import panels
 from ...reporting.plots import plot_reconstructions, plot_training_history
@@ -45,12 +47,14 @@ def finish(
     known: dict[str, Evaluation] | None = None,
     compare: Callable[[Evaluation], tuple[dict[str, Any], str]] | None = None,
     calibration: Calibration | None = None,
+    training: TrainingImages | None = None,
 ) -> dict[str, Any]:
     """Save the model, measure it on validation and (once) test, draw the pictures; return metrics.json's content.
 
     train: metrics.json's "train".   known: evaluations made before, by split.
     compare: compares the evaluation on the validation images with another model; returns (metrics.json's "fitted_head",
-    a sentence).   calibration: makes the model answer "unknown".
+    a sentence).   calibration: makes the model answer "unknown".   training: the images to show beside mistakes, by
+    default those of `splits`.
     """
     trainer.save_model()
     unknown: dict[str, Any] = {}
@@ -82,9 +86,12 @@ def finish(
         if last and (confused := results[last].details.confused) is not None:
             plot_confusions(confused, in_order(splits.id2label), folder / CONFUSION_PICTURE)
 
-    return _close(
-        trainer, metrics, draw, lambda ended: write_report(_folder(trainer), trainer.state, splits, ended, results)
-    )
+    def report(ended: dict[str, Any]) -> None:
+        shown = training or TrainingImages(splits.train, splits.id2label)
+        illustrate = illustrator_of_run(_folder(trainer), shown, trainer.args.max_minutes, trainer.args.device)
+        write_report(_folder(trainer), trainer.state, splits, ended, results, illustrate=illustrate)
+
+    return _close(trainer, metrics, draw, report)
 
 
 def finish_masked(trainer: ViTCustomTrainer, train: dict[str, Any], processor: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ...common.fingerprint import fingerprint
 from ...common.processes import Processes
 from ...data.examples import Splits
 from ...evaluation.result import Evaluation, score_examples
+from ...explanation.mistakes.nearest import TrainingImages
 from ...reporting.formatting import duration, figure, title
 from ..arguments.data_arguments import DataArguments
 from ..arguments.model_arguments import ModelArguments
@@ -218,7 +219,8 @@ def _finish_fitted(
         "sittings": [],
         **more,
     }
-    return finish(trainer, splits, train, story.processor, measured, calibration=story.calibration)
+    shown = TrainingImages(story.splits.train, story.splits.id2label, floor.vectors)
+    return finish(trainer, splits, train, story.processor, measured, calibration=story.calibration, training=shown)
 
 
 def _measured(asked: np.ndarray, outputs: np.ndarray, splits: Splits) -> Evaluation:

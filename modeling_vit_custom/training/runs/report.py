@@ -17,6 +17,7 @@ from ...audit.page import illustrated
 from ...common.claims import STAMP, check_claims
 from ...common.model_files import CONFIG, CONFUSION_PICTURE, FILES, METRICS, REPORT_PAGE, RUN_FILE, TRAINING_PICTURE
 from ...data.examples import Splits
+from ...evaluation.illustrations import Illustrate
 from ...evaluation.page import sections, tiles
 from ...evaluation.result import Evaluation
 from ...publishing.facts import model_facts, promise, recipe_rows, result_facts, sentence, shown
@@ -59,16 +60,17 @@ def write_report(
     metrics: Mapping[str, Any] | None = None,
     results: Mapping[str, Evaluation] | None = None,
     left: float | None = None,
+    illustrate: Illustrate | None = None,
 ) -> None:
     """Write report.html beside training_args.json, for a run under way or, with `metrics`, for a finished one.
 
     metrics: content of metrics.json.   results: split -> evaluation of the final model; the last is shown in full.
-    left: seconds that training still takes.
+    left: seconds that training still takes.   illustrate: makes what is shown beside the answers of the last split.
     A finished page names the weights beside it; if the records are of other weights, no page is written.
     Errors here are logged and stop nothing: the model matters more than the page.
     """
     try:
-        content = report_content(Path(output_dir), state, splits, metrics or {}, results or {}, left)
+        content = report_content(Path(output_dir), state, splits, metrics or {}, results or {}, left, illustrate)
         page.write_page(Path(output_dir) / REPORT_PAGE, "training/runs/report.html.j2", content)
     except Exception:
         logger.exception(f"{REPORT_PAGE} could not be written")
@@ -81,6 +83,7 @@ def report_content(
     metrics: Mapping[str, Any],
     results: Mapping[str, Evaluation],
     left: float | None,
+    illustrate: Illustrate | None = None,
 ) -> dict[str, Any]:
     """Return the variables of the template report.html.j2; for the parameters see `write_report`."""
     run = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
@@ -89,7 +92,7 @@ def report_content(
         check_claims(output_dir, (RUN_FILE,), {METRICS: metrics})
     last = figures["last"]
     examples = {"cross_validation": splits.train, "validation": splits.validation, "test": splits.test}
-    result = sections(results[last], examples[last]) if last else None  # type: ignore[arg-type]
+    result = sections(results[last], examples[last], illustrate) if last else None  # type: ignore[arg-type]
     content = {
         "name": output_dir.resolve().name,
         "sentence": sentence(model_facts(output_dir), figures) if last else "",

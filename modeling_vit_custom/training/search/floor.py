@@ -65,6 +65,11 @@ class Floor:
         targets = splits.train.targets.select(indices)
         return fit_head(rows, targets, len(splits.id2label), self.fitted.head.kind, seed)
 
+    def vectors(self, indices: Sequence[int]) -> np.ndarray:
+        """Return float32 [n, D], the pooled vectors of `model` for examples; for the first process only."""
+        assert self.features is not None
+        return self.features.of(self.fitted.tap, indices).numpy()
+
     def answers(self, tap: Tap, head: Head, indices: np.ndarray) -> np.ndarray:
         """Return float32 [n, K], the outputs of a head for some of the examples; for the first process only."""
         assert self.features is not None
