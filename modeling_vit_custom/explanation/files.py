@@ -24,6 +24,7 @@ from .explain import explain
 from .methods.table import DEFAULT, METHODS
 from .pictures.drawing import contact_sheet
 from .result import Explanation
+from .targets import name_or_id
 
 ALL = "all"
 MEASURED = 64  # images by which a method is chosen
@@ -102,8 +103,8 @@ def explain_files(
     name, revision = named_model(model, revision)
     net, processor = load_classifier(name, trust_remote_code, revision=revision, listing=None)
     methods, said = _methods(net, name, paths, processor, asked)
-    names = set((net.config.id2label or {}).values())
-    asked = replace(asked, target=_known(asked.target, names), contrast=_known(asked.contrast, names))
+    target, contrast = (name_or_id(given, net.config.id2label) for given in (asked.target, asked.contrast))
+    asked = replace(asked, target=target, contrast=contrast)
     skipped: dict[str, str] = {}
     with tqdm(total=len(paths), desc="explain", unit="img", disable=not progress or len(paths) < 2) as bar:
         for numbers, pixels, error in _alike(PreparedImages(paths, paths, processor), asked.batch_size):
@@ -115,13 +116,6 @@ def explain_files(
                 for row, image in enumerate(found[0].rows):
                     yield Answer(paths[numbers[image]], found, row, notes=[*found[0].notes, *notes])
             bar.update(len(numbers))
-
-
-def _known(given: str | int | None, names: Any) -> str | int | None:
-    """A class that is given by a text of digits: a name if there is such a class, else a number."""
-    if isinstance(given, str) and given.isdecimal() and given not in names:
-        return int(given)
-    return given
 
 
 def _methods(
