@@ -111,8 +111,6 @@ class Explaining:
         with self.turns.long_work():
             found = self.explainer(pixels, target, contrast, asked.method)
         self.on_made(time.perf_counter() - start)
-        if not len(found):
-            raise UsageError("the model gives this image no label. Fix: name the one to explain by target=CLASS.")
         if not (found.logit.isfinite().all() and found.grid.isfinite().all()):
             raise HTTPException(500, DAMAGED)
         return picture(found) if asked.format == PNG else records(found)
