@@ -5,6 +5,7 @@ plain answers beside it are the same; without the tick, nothing is explained.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -29,6 +30,7 @@ WORDS = (
     "its most important patches does, beside random ones."
 )
 HATCHED = "Hatched: not confirmed, as replacing this patch alone does not lower the score."
+_LITTLE = "This map explains little: "
 _FIGURES = "display: flex; flex-wrap: wrap; gap: 14px; margin: 0 0 12px"
 
 
@@ -48,8 +50,8 @@ def maps_below(classifier: Classifier) -> tuple[list[Any], Callable[..., Any]]:
     source = gr.State()
     tick = gr.Checkbox(label="Show where the evidence lies", value=False, container=False, elem_id="tick")
     with gr.Row(visible=False) as choices:
-        first = gr.Dropdown([("the model's answer", ANSWER), *classes], value=ANSWER, label="Evidence for")
-        second = gr.Dropdown([("no second class", NONE), *classes], value=NONE, label="Beside it")
+        first = gr.Dropdown([("the answer", ANSWER), *classes], value=ANSWER, label="Evidence for", min_width=220)
+        second = gr.Dropdown([("no second class", NONE), *classes], value=NONE, label="Beside it", min_width=220)
     maps = gr.HTML("", elem_id="maps")
 
     def show(source: str | torch.Tensor | None, wanted: bool, first: int, second: int) -> str:
@@ -83,28 +85,32 @@ def maps_of(
 
 def page_of(found: Sequence[Explanation]) -> str:
     """Return HTML with the maps of explanations of one image side by side, one for each class; all on one scale."""
-    drawn: dict[Any, Drawn] = {}
+    shown: dict[int, Drawn] = {}
     for each in found:
         for row, target in enumerate(each.target or ()):
-            drawn.setdefault(target, each.drawn(row))
-    maps = [*drawn.values()]
+            said = each.faithfulness[row]["sentence"] if each.faithfulness else ""
+            shown.setdefault(target, replace(each.drawn(row), lines=[said, *each.remarks[row]]))
+    maps = [*shown.values()]
     signed = any(one.signed for one in maps)
     scale = scale_of(*(one.grid for one in maps), signed=signed)
     subject = subject_of(found[0].photos[0], maps, (0, 0, *found[0].seen), SIDE, cells=False)
     figures = "".join(_figure(subject, one, scale) for one in maps)
-    notes = [f"<p>{escape(note)}</p>" for note in dict.fromkeys(note for each in found for note in each.notes)]
-    hatched = [f"<p>{HATCHED}</p>"] * any(one.hatched(scale) for one in maps)
-    text = "".join([f"<p>{WORDS}</p>", *hatched, *notes])
-    return f"""<div class="answer maps"><div class="pictures" style="{_FIGURES}">{figures}</div>
-{_bar(scale, signed)}<div class="hint">{text}</div></div>"""
+    texts = [WORDS, *[HATCHED] * any(one.hatched(scale) for one in maps), *found[0].notes]
+    words = "".join(f'<p class="hint">{escape(text)}</p>' for text in texts)
+    return f"""<div class="answer"><div class="pictures" style="{_FIGURES}">{figures}</div>
+{_bar(scale, signed)}{words}</div>"""
 
 
 def _figure(subject: Subject, drawn: Drawn, scale: float) -> str:
-    lines = [*([drawn.note] if drawn.note else []), *drawn.lines[1:]]
-    lines += [f"This map explains little: {drawn.little}."] if drawn.little else []
-    words = "".join(f"<br>{escape(line)}" for line in lines)
+    words = "".join(f'<div style="margin-top: 4px">{escape(line)}</div>' for line in drawn.lines if line)
+    if drawn.little:
+        words += (
+            f'<div class="notes" style="margin-top: 6px"><span class="warning" style="border-radius: 8px">{_LITTLE}'
+        )
+        words += f"{escape(drawn.little)}</span></div>"
     picture = data_url(overlay_panel(subject, drawn, scale), "png")
-    return f"""<figure style="flex: 1 1 130px"><img class="photo" src="{picture}" alt="{escape(alt_text(drawn))}">
+    return f"""<figure style="flex: 1 1 130px; max-width: 340px">
+<img class="photo" src="{picture}" alt="{escape(alt_text(drawn))}">
 <figcaption><b>{escape(drawn.title)}</b>{words}</figcaption></figure>"""
 
 
