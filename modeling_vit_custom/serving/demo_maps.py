@@ -61,7 +61,7 @@ def maps_below(classifier: Classifier) -> tuple[list[Any], Callable[..., Any]]:
     asked["concurrency_id"] = "maps"
     tick.change(lambda wanted: gr.Row(visible=wanted), tick, choices, api_visibility="private")
     for part in (tick, first, second):
-        part.input(show, **asked)
+        part.change(show, **asked)
     return [source], lambda *answered: [event.then(show, **asked) for event in answered]
 
 
