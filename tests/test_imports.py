@@ -111,7 +111,9 @@ ROOMS = {
     "audit": {"common", "data", "features", "reporting", "tasks"},
     "conversion": {"common", "inference"},
     "speed": {"common", "data", "engines", "evaluation", "inference", "reporting", "tasks"},
-    "serving": {"common", "inference", "reporting", "tasks"},
+    "serving": {
+        "common", "explanation", "explanation/methods", "explanation/pictures", "inference", "reporting", "tasks",
+    },
     "publishing": {"common", "conversion", "data", "features", "inference", "reporting", "speed", "tasks"},
     "training/objectives": {"common", "conversion", "data", "inference", "tasks"},
     "training/inputs": {"data"},

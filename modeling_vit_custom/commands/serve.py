@@ -38,6 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
   echo "{\\"inputs\\": \\"$(base64 < photo.jpg)\\"}" |
     curl -H "Content-Type: application/json" -d @- http://127.0.0.1:8000/predict
   curl http://127.0.0.1:8000/health
+  %(prog)s --model outputs/mnist --explain
+  curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" "http://127.0.0.1:8000/explain?format=png" -o why.png
 
 A request is the bytes of an image, a form of files, or JSON with base64: {"images": ["<base64>", …]} or {"inputs":
 "<base64>"}. Of several images, one that cannot be read has an "error" in its place. Every error says what is wrong and
@@ -54,6 +56,7 @@ Exit codes: 0 served until SIGTERM or Ctrl-C, 2 it could not be served as asked,
         "--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s, this machine only"
     )
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0 takes a free one")
+    parser.add_argument("--explain", action="store_true", help="answer POST /explain too: where the evidence lies")
     add_limits(parser)
     return parser
 

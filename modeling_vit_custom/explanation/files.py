@@ -28,6 +28,7 @@ from .images import Originals
 from .methods.table import DEFAULT, METHODS
 from .pictures.drawing import contact_sheet
 from .result import Explanation
+from .targets import name_or_id
 
 Alike = tuple[list[int], torch.Tensor | None, str | None]
 ALL = "all"
@@ -146,16 +147,9 @@ def explaining(
     name, revision = named_model(model, revision)
     net, processor = load_classifier(name, trust_remote_code, revision=revision, listing=None)
     methods, said = _methods(net, name, paths, processor, asked)
-    names = set((net.config.id2label or {}).values())
-    asked = replace(asked, target=_known(asked.target, names), contrast=_known(asked.contrast, names))
+    target, contrast = (name_or_id(given, net.config.id2label) for given in (asked.target, asked.contrast))
+    asked = replace(asked, target=target, contrast=contrast)
     return Explaining(net, processor, paths, methods, said, asked)
-
-
-def _known(given: str | int | None, names: Any) -> str | int | None:
-    """A class that is given by a text of digits: a name if there is such a class, else a number."""
-    if isinstance(given, str) and given.isdecimal() and given not in names:
-        return int(given)
-    return given
 
 
 def _methods(

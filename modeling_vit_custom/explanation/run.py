@@ -20,6 +20,8 @@ from .methods.work import Work
 from .result import Explanation
 from .targets import Target, Targets, checked_score, read_targets
 
+COPIED = "A float32 copy of the model is explained, because half precision rounds gradients."
+
 
 def run(
     model: Any,
@@ -65,7 +67,7 @@ def run(
             found.append(chosen.run(work))
         maps = Maps.joined(found)
         if copied:
-            maps.notes.append("A float32 copy of the model is explained, because half precision rounds gradients.")
+            maps.notes.append(COPIED)
         result = _result(method, chosen, targets, logit, probability, maps, viewable(pixels, processor), seen)
         if not torch.is_tensor(images):
             result.originals = Originals(several(images), processor)

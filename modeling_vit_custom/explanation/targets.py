@@ -141,6 +141,13 @@ def _others(contrast: Any, names: Mapping[int, str], ids: list[int]) -> list[int
     return [other] * len(ids)
 
 
+def name_or_id(given: str | int | None, names: Mapping[Any, str] | None) -> str | int | None:
+    """Return a class that is given by a text of digits as a name if there is such a class, else as a number."""
+    if isinstance(given, str) and given.isdecimal() and given not in (names or {}).values():
+        return int(given)
+    return given
+
+
 def output_id(given: Any, names: Mapping[int, str], field: str) -> int:
     """Return the id of an output given by its id or its name.
 

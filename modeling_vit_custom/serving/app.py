@@ -5,15 +5,16 @@
             of a model that was trained with --reject or --max_error also "unknown": false, "typicality": 0.42
         200 {"results": [{"name": "a.png", "predictions": […]}, {"name": "b.png", "error": "…"}], "model": …}
             for a form and for a list in JSON: an image that cannot be read fails alone
+    POST /explain           with --explain only (see `explaining`); 404 without
     GET /health             200 {"status": "ready"}
-    GET /info               model, classes, limits, versions, images and batches run so far
+    GET /info               model, classes, limits, versions, whether it explains, images and batches run so far
     GET /openapi.json       all of this in OpenAPI 3.1; GET /docs: as a page
     GET /metrics            for Prometheus (see `metrics`)
 
 The entries of "predictions" are those of `inference.predict`. An error is {"error": what is wrong and how to go on}:
-400 no readable image, 408 the body came too slowly, 413 too large or too many, 415 sent as something else, 422 top_k
-not understood, 503 overloaded (Retry-After says when to come back), 500 an error of the model. Nothing in a body is
-fetched or run.
+400 no readable image, 408 the body came too slowly, 413 too large or too many, 415 sent as something else, 422 the
+address not understood, 503 overloaded (Retry-After says when to come back), 500 an error of the model. Nothing in a
+body is fetched or run.
 """
 
 import asyncio
@@ -43,23 +44,27 @@ from ..image_limits_vit_custom import DEFAULT_LIMITS
 from ..inference.forward import run_batch
 from ..tasks.registry import task_of
 from .arrivals import Arrivals, GivenUp
-from .batching import Batcher
+from .batching import Batcher, Turns
 from .bodies import FORM, ONE, Asked, kind_of, read_form, read_json
-from .guards import BodyLimits
+from .explaining import DAMAGED, Explaining, read_question
+from .guards import BodyLimits, overloaded
 from .limits import Limits
 from .metrics import KIND, CountRequests, Metrics
 from .openapi import docs_page, openapi
 
-ADDRESSES = "POST /predict, GET /health, /info, /docs, /openapi.json and /metrics"
+ADDRESSES = "GET /health, /info, /docs, /openapi.json and /metrics"
 DEFAULT_TOP_K = 5
-RETRY_SECONDS = 1
 Output = tuple[torch.Tensor, dict[str, Any]]  # (numbers [K] float32, its `BatchResult.verdict`)
 
 
 class Service:
     """A classifier, its processor and their limits; the application's endpoints are its methods."""
 
-    def __init__(self, model: PreTrainedModel, processor: Any, name: str, revision: str | None, limits: Limits):
+    def __init__(
+        self, model: PreTrainedModel, processor: Any, name: str, revision: str | None, limits: Limits,
+        explain: bool = False,
+    ):  # fmt: skip
+        """Raises UsageError if it is to explain and the model cannot be explained by its gradients."""
         self.model, self.processor, self.limits = model, processor, limits
         self.identity = {"model": name, "revision": revision}
         self.task = task_of(model.config)
@@ -68,12 +73,15 @@ class Service:
         self.image_limits = replace(DEFAULT_LIMITS, pixels=limits.max_pixels)
         about = {"model": name, "revision": revision or "", "task": self.task.name, "version": __version__}
         self.metrics = Metrics(about)
+        self.turns = Turns()
+        explained = self.metrics.seconds.labels("explain").observe if explain else None
+        self.explaining = explained and Explaining(model, processor, self.turns, explained)
         self.batcher = Batcher(self.run, limits.max_batch_size, limits.batch_timeout_ms / 1000, self.metrics.ran)
         self.decoders = ThreadPoolExecutor(os.cpu_count(), "decoder")
         self.arrivals = Arrivals(limits.max_requests)
         self.requests = 0  # with a complete body, at work or waiting; each image of one counts
         self.worker: asyncio.Task | None = None
-        self.document = openapi(self.identity, limits)
+        self.document = openapi(self.identity, limits, explain)
         self.docs = docs_page(self.document, self.identity, limits)
 
     # ---------- from bytes to predictions
@@ -86,7 +94,8 @@ class Service:
 
     def run(self, images: list[torch.Tensor]) -> list[Output]:
         """Return the outputs of B images [C, h, w] of any sizes."""
-        result = run_batch(self.model, [(index, pixels, None) for index, pixels in enumerate(images)])
+        with self.turns.batch():
+            result = run_batch(self.model, [(index, pixels, None) for index, pixels in enumerate(images)])
         outputs = {i: (result.outputs[row], result.verdict(row)) for row, i in enumerate(result.indices)}
         return [outputs[index] for index in range(len(images))]
 
@@ -94,7 +103,7 @@ class Service:
         """Return the answer for an output; raises ValueError for NaN and infinity."""
         numbers, verdict = output
         if not numbers.isfinite().all():
-            raise ValueError("the model's output is NaN or infinite. Fix: serve another checkpoint.")
+            raise ValueError(DAMAGED)
         return {"predictions": self.task.entries(numbers[None], self.labels, top_k)[0], **verdict}
 
     def check(self) -> None:
@@ -113,36 +122,63 @@ class Service:
     async def predict(self, request: Request) -> Response:
         top_k = _top_k(request)
         kind = kind_of(request.headers)
-        try:
-            body = await self.arrivals.read(request.stream())
-        except GivenUp:
-            raise _overloaded(f"more than {self.arrivals.most} bodies are under way, this one the slowest") from None
+        body = await self._received(request)
         with self._places(1):
-            try:
-                async with asyncio.timeout(self.limits.timeout_s):
-                    asked = await self._asked(kind, request.headers.get("content-type", ""), body)
-                    del body
-                    top_k = _one_top_k(top_k, asked.top_k)
-                    with self._places(len(asked.images) - 1):
-                        outputs = await asyncio.gather(*map(self._output, asked.images), return_exceptions=True)
-            except TimeoutError:
-                raise _overloaded(f"no answer within {self.limits.timeout_s:g} seconds") from None
+            async with self._in_time():
+                most = min(self.limits.max_images, self.limits.max_requests)
+                asked = await self._asked(kind, request.headers.get("content-type", ""), body, most)
+                del body
+                top_k = _one_top_k(top_k, asked.top_k)
+                with self._places(len(asked.images) - 1):
+                    outputs = await asyncio.gather(*map(self._output, asked.images), return_exceptions=True)
         return JSONResponse({**self._answer(asked, outputs, top_k), **self.identity})
 
-    async def _asked(self, kind: str, content_type: str, body: bytes) -> Asked:
+    async def explain(self, request: Request) -> Response:
+        assert self.explaining is not None
+        question = read_question(request.query_params.multi_items())
+        kind = kind_of(request.headers)
+        body = await self._received(request)
+        with self._places(1), self.explaining.place():
+            async with self._in_time():
+                asked = await self._asked(kind, request.headers.get("content-type", ""), body, 1)
+                del body
+                if asked.top_k is not None:
+                    raise HTTPException(422, "parameters: /explain knows no top_k. Fix: leave the parameters out.")
+                found = await self.explaining(await self._pixels(asked.images[0]), question)
+        self.metrics.images.labels("explained").inc()
+        if isinstance(found, bytes):
+            return Response(found, media_type="image/png")
+        return JSONResponse({"explanations": found, **self.identity})
+
+    async def _received(self, request: Request) -> bytes:
+        try:
+            return await self.arrivals.read(request.stream())
+        except GivenUp:
+            raise overloaded(f"more than {self.arrivals.most} bodies are under way, this one the slowest") from None
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self.limits.timeout_s):
+                yield
+        except TimeoutError:
+            raise overloaded(f"no answer within {self.limits.timeout_s:g} seconds") from None
+
+    async def _asked(self, kind: str, content_type: str, body: bytes, most: int) -> Asked:
         if kind == "image":
             return Asked([(ONE, body)])
-        most = min(self.limits.max_images, self.limits.max_requests)
         arguments = (read_form, content_type, body, most) if kind == FORM else (read_json, body, most)
         return await asyncio.get_running_loop().run_in_executor(self.decoders, *arguments)
 
     async def _output(self, image: tuple[str, bytes]) -> Output:
+        return await self.batcher(await self._pixels(image))
+
+    async def _pixels(self, image: tuple[str, bytes]) -> torch.Tensor:
         try:
-            pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, self._decoded, *image)
+            return await asyncio.get_running_loop().run_in_executor(self.decoders, self._decoded, *image)
         except (ValueError, OSError) as error:
             self.metrics.images.labels("refused").inc()
             raise HTTPException(400, str(error)) from error
-        return await self.batcher(pixels)
 
     def _decoded(self, name: str, body: bytes) -> torch.Tensor:
         with self.metrics.decoding():
@@ -171,7 +207,7 @@ class Service:
     @contextmanager
     def _places(self, count: int):
         if self.requests + count > self.limits.max_requests:
-            raise _overloaded(f"{self.requests} requests are at work or waiting")
+            raise overloaded(f"{self.requests} requests are at work or waiting")
         self.requests += count
         try:
             yield
@@ -191,6 +227,7 @@ class Service:
                 "classes": [label for _, label in sorted(self.labels.items())],
                 "limits": asdict(self.limits),
                 "versions": {"vit_custom": __version__} | {n: version(n) for n in ("torch", "transformers", "pillow")},
+                "explain": self.explaining is not None,
                 "images": self.batcher.items,
                 "batches": self.batcher.batches,
             }
@@ -205,6 +242,16 @@ class Service:
     async def page(self, request: Request) -> Response:
         return HTMLResponse(self.docs)
 
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        """Answer an HTTPException; to an address or method that does not exist, with those that do."""
+        assert isinstance(error, HTTPException)
+        message = error.detail
+        if self.explaining is None and request.url.path == "/explain":
+            message = "explanations are off. Fix: start the server with --explain."
+        elif error.status_code in (404, 405):
+            message = f"the addresses are POST /predict, {'POST /explain, ' * bool(self.explaining)}{ADDRESSES}."
+        return JSONResponse({"error": message}, error.status_code, error.headers)
+
     @asynccontextmanager
     async def working(self, app: Starlette) -> AsyncIterator[None]:
         """Run batches while the application is up: its lifespan."""
@@ -218,6 +265,7 @@ def build_app(service: Service) -> Starlette:
     limits = service.limits
     routes = [
         Route("/predict", service.predict, methods=["POST"]),
+        *([Route("/explain", service.explain, methods=["POST"])] if service.explaining else []),
         Route("/health", service.health),
         Route("/info", service.info),
         Route("/openapi.json", service.description),
@@ -230,7 +278,7 @@ def build_app(service: Service) -> Starlette:
             Middleware(CountRequests, metrics=service.metrics, routes={route.path for route in routes}),
             Middleware(BodyLimits, max_bytes=int(limits.max_body_mb * 1e6), seconds=limits.timeout_s),
         ],
-        exception_handlers={HTTPException: _refuse, ClientDisconnect: _nobody_listens, Exception: _failed},
+        exception_handlers={HTTPException: service.refuse, ClientDisconnect: _nobody_listens, Exception: _failed},
         lifespan=service.working,
     )
     app.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
@@ -259,16 +307,6 @@ def _one_top_k(of_query: int | None, of_body: int | None) -> int:
 
 
 # ---------- errors
-
-
-def _overloaded(reason: str) -> HTTPException:
-    return HTTPException(503, f"{reason}. Fix: try again later.", {"Retry-After": str(RETRY_SECONDS)})
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = f"the addresses are {ADDRESSES}." if error.status_code in (404, 405) else error.detail
-    return JSONResponse({"error": message}, error.status_code, error.headers)
 
 
 async def _nobody_listens(request: Request, error: Exception) -> Response:

@@ -1,10 +1,14 @@
-"""Dynamic batching in an event loop: items that arrive close to one another in time are processed together."""
+"""Dynamic batching in an event loop: items that arrive close to one another in time are processed together.
+
+What takes longer than a batch, in another thread, takes turns with them.
+"""
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -66,3 +70,49 @@ class Batcher:
         for answer, result in pairs:
             if not answer.done():  # it may have been cancelled meanwhile
                 answer.set_result(result)
+
+
+class Turns:
+    """Lets one thread compute at a time; long work lets every batch that waits go first, as often as it pauses."""
+
+    def __init__(self) -> None:
+        self._changed, self._busy, self._batches = threading.Condition(), False, 0  # batches that wait
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Hold the turn for a batch."""
+        with self._changed:
+            self._batches += 1
+            self._changed.wait_for(lambda: not self._busy)
+            self._batches, self._busy = self._batches - 1, True
+        try:
+            yield
+        finally:
+            self._free()
+
+    @contextmanager
+    def long_work(self) -> Iterator[None]:
+        """Hold the turn for work that pauses."""
+        self._take()
+        try:
+            yield
+        finally:
+            self._free()
+
+    def pause(self) -> None:
+        """Let the batches that wait go first; called within `long_work`."""
+        with self._changed:
+            waiting = self._batches > 0
+        if waiting:
+            self._free()
+            self._take()
+
+    def _take(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy and not self._batches)
+            self._busy = True
+
+    def _free(self) -> None:
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()

@@ -176,7 +176,9 @@ def _top_k(parameters: Any) -> int | None:
 
 
 def _too_many(most: int) -> HTTPException:
-    return HTTPException(413, f"the request holds more than {most:,} images. Fix: send fewer in each request.")
+    return HTTPException(
+        413, f"the request holds more than {most:,} image{'s' * (most > 1)}. Fix: send fewer in each request."
+    )
 
 
 def _shown(name: str | None) -> str:

@@ -8,7 +8,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+RETRY_SECONDS = 1
 DRAIN_SECONDS = 2  # for a refused client to stop sending and read why; a connection that is reset loses the answer
+
+
+def overloaded(reason: str) -> HTTPException:
+    """Return the error 503, which says when to come back."""
+    return HTTPException(503, f"{reason}. Fix: try again later.", {"Retry-After": str(RETRY_SECONDS)})
 
 
 _two_ends = JSONResponse(

@@ -31,11 +31,11 @@ class Metrics:
             "vit_custom_requests_in_flight", "Requests under way, their bodies included.", registry=registry
         )
         self.images = Counter(
-            "vit_custom_images", "Images, answered or refused as unreadable.", ["result"], registry=registry
+            "vit_custom_images", "Images, answered, explained or refused as unreadable.", ["result"], registry=registry
         )
         self.seconds = Histogram(
             "vit_custom_seconds",
-            "Seconds of an image to be decoded and to wait for a batch, of a batch in the model.",
+            "Seconds of an image to be decoded and to wait for a batch, of a batch in the model, of an explanation.",
             ["stage"],
             buckets=SECONDS,
             registry=registry,

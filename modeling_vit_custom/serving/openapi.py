@@ -9,6 +9,7 @@ from typing import Any
 
 from .._version import __version__
 from ..reporting.page import render
+from .explaining import EXPLAINING, FORMATS, JSON
 from .limits import Limits
 
 SERVER = "http://127.0.0.1:8000"  # in examples
@@ -19,11 +20,12 @@ _ERRORS = {
     408: "The body came too slowly.",
     413: "The body is too large, or holds too many images.",
     415: "The body is neither an image, nor a form, nor JSON, or is compressed.",
-    422: "top_k is not understood, or anything else was asked.",
+    422: "The address is not understood, or asks for what does not exist.",
     500: "The model or the server failed.",
     503: "Overloaded, or no answer in time. Try again after Retry-After seconds.",
 }
 _OBJECT, _TEXT, _NUMBER, _COUNT = {"type": "object"}, {"type": "string"}, {"type": "number"}, {"type": "integer"}
+_MAYBE = {"type": ["number", "null"]}
 _IDENTITY = {"model": _TEXT, "revision": {"type": ["string", "null"], "description": "the commit of a Hub model"}}
 _BASE64 = {"type": "string", "description": "an image file in base64, also as a data: URL"}
 _BASE64_OR_LIST = {"oneOf": [_BASE64, {"type": "array", "minItems": 1, "items": _BASE64}]}
@@ -63,6 +65,43 @@ _SCHEMAS = {
     | {
         "oneOf": [{"required": ["predictions"]}, {"required": ["error"]}]
     },
+    "Explanations": _object(
+        {"explanations": {"type": "array", "minItems": 1, "items": _to("Explanation")}, **_IDENTITY}
+    ),
+    "Explanation": _object(
+        {
+            "label": _TEXT,
+            "target": _COUNT | {"description": "id of the class"},
+            "contrast": {"type": ["string", "null"]},
+            "probability": _MAYBE | {"description": "null of a regression"},
+            "logit": _NUMBER | {"description": "what is explained"},
+            "method": _TEXT,
+            "class_specific": {"type": "boolean"},
+            "caveat": {"type": ["string", "null"], "description": "what the method cannot say"},
+            "completeness": _MAYBE | {"description": "how far the evidence is from adding up to the logit"},
+            "constant": _MAYBE | {"description": "the part of the logit that comes from no pixel"},
+            "faithfulness": _OBJECT | {
+                "description": "srg beside srg_random, sentence, and more",
+                "properties": {"srg": _NUMBER, "srg_random": _NUMBER, "sentence": _TEXT},
+            },
+            "little": {"type": ["string", "null"], "description": "why the map explains little"},
+            "top_cells": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "cell": {"type": "array", "prefixItems": [_COUNT, _COUNT], "description": "row, column"},
+                        "confirmed": {"type": "boolean", "description": "whether replacing it alone lowers the logit"},
+                    }
+                ),
+            },
+            "grid": {
+                "type": "array",
+                "description": "evidence of each patch, row by row; below 0 against",
+                "items": {"type": "array", "items": _NUMBER},
+            },
+            "notes": {"type": "array", "items": _TEXT},
+        }
+    ),
     "Images": {
         "oneOf": [
             _object({field: _BASE64_OR_LIST, "parameters": _PARAMETERS}, "parameters") | {"additionalProperties": False}
@@ -77,6 +116,7 @@ _SCHEMAS = {
             "classes": {"type": "array", "items": _TEXT},
             "limits": _OBJECT | {"additionalProperties": _NUMBER},
             "versions": _OBJECT | {"additionalProperties": _TEXT},
+            "explain": {"type": "boolean", "description": "whether POST /explain is answered"},
             "images": _COUNT,
             "batches": _COUNT,
         }
@@ -113,8 +153,29 @@ _CODE = [
 ]
 
 
-def openapi(identity: dict[str, Any], limits: Limits) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of a server for the model of `identity`, {"model": name, "revision": commit}."""
+_EXPLAIN_CODE = [
+    (
+        "the picture (curl)",
+        'curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" "$SERVER/explain?format=png" -o why.png',
+    ),
+    (
+        "the numbers (Python)",
+        "from pathlib import Path\n\nimport requests\n\n"
+        'photo, kind = Path("photo.jpg").read_bytes(), {"Content-Type": "image/jpeg"}\n'
+        'answer = requests.post(f"{SERVER}/explain", data=photo, headers=kind)\n'
+        "answer.raise_for_status()\n"
+        'for found in answer.json()["explanations"]:\n'
+        '    print(found["label"], found["faithfulness"]["sentence"])',
+    ),
+]
+_FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+
+
+def openapi(identity: dict[str, Any], limits: Limits, explain: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of a server for the model of `identity`, {"model": name, "revision": commit}.
+
+    explain: whether it answers /explain.
+    """
     most = min(limits.max_images, limits.max_requests)
     return {
         "openapi": "3.1.0",
@@ -125,6 +186,7 @@ def openapi(identity: dict[str, Any], limits: Limits) -> dict[str, Any]:
         },
         "paths": {
             "/predict": {"post": _predict(most)},
+            **({"/explain": {"post": _explain()}} if explain else {}),
             "/health": {
                 "get": _get("health", "Whether images are being answered", _json(_to("Health"), "Ready."))
                 | {"responses": _answers(_json(_to("Health"), "Ready.")) | {"503": _json(_to("Health"), "Stopped.")}}
@@ -134,14 +196,11 @@ def openapi(identity: dict[str, Any], limits: Limits) -> dict[str, Any]:
             "/metrics": {"get": _get("metrics", "Counts and times, for Prometheus", _text("text/plain", "Text."))},
             "/docs": {"get": _get("docs", "This description as a page", _text("text/html", "A page."))},
         },
-        "components": {"schemas": _SCHEMAS},
+        "components": {"schemas": {name: one for name, one in _SCHEMAS.items() if explain or "Explan" not in name}},
     }
 
 
 def _predict(most: int) -> dict[str, Any]:
-    file = {"type": "string", "contentMediaType": "application/octet-stream"}
-    files = {"description": "files, under any field name", "type": "array", "items": file, "maxItems": most}
-    form = _OBJECT | {"properties": {"file": files}, "additionalProperties": files}
     answer = _json({"oneOf": [_to("OneImage"), _to("SeveralImages")]}, "")
     answer["description"] = (
         "OneImage for an image and for one text in JSON; SeveralImages for a form and for a list, where an image that "
@@ -159,16 +218,48 @@ def _predict(most: int) -> dict[str, Any]:
                 "schema": {"type": "integer", "minimum": 1, "default": 5},
             }
         ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "image/*": {"schema": file | {"description": "the bytes of one image file"}},
-                "multipart/form-data": {"schema": form},
-                "application/json": {"schema": _to("Images")},
-            },
-        },
+        "requestBody": _body(most),
         "responses": _answers(answer, 400, 408, 413, 415, 422, 500, 503),
         "x-codeSamples": [{"label": label, "source": source} for label, source in _CODE],
+    }
+
+
+def _explain() -> dict[str, Any]:
+    answer = _json(
+        _to("Explanations"), "Explanations of the answer, one or one for each label or number; or a picture."
+    )
+    answer["content"]["image/png"] = {"schema": _FILE}
+    return {
+        "operationId": "explain",
+        "summary": "Show where in an image the evidence for its label lies",
+        "description": "Send one image, as for /predict. A map shows where evidence lies, not what it is or why; it is "
+        "worth as much as its own measurement says. It takes about forty forwards of the model.",
+        "parameters": [
+            _asked("target", "the class to explain, by name or id; without, the model's answer"),
+            _asked("contrast", "a second class, or rest: why the first rather than this one"),
+            _asked("method", "how the map is made", enum=EXPLAINING, default=EXPLAINING[0]),
+            _asked("format", "numbers, or a picture", enum=FORMATS, default=JSON),
+        ],
+        "requestBody": _body(1),
+        "responses": _answers(answer, 400, 408, 413, 415, 422, 500, 503),
+        "x-codeSamples": [{"label": label, "source": source} for label, source in _EXPLAIN_CODE],
+    }
+
+
+def _asked(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": _TEXT | schema}
+
+
+def _body(most: int) -> dict[str, Any]:
+    files = {"description": "files, under any field name", "type": "array", "items": _FILE, "maxItems": most}
+    form = _OBJECT | {"properties": {"file": files}, "additionalProperties": files}
+    return {
+        "required": True,
+        "content": {
+            "image/*": {"schema": _FILE | {"description": "the bytes of one image file"}},
+            "multipart/form-data": {"schema": form},
+            "application/json": {"schema": _to("Images")},
+        },
     }
 
 

@@ -31,24 +31,27 @@ def serve(
     revision: str | None = None,
     trust_remote_code: bool = False,
     limits: Limits | None = None,
+    explain: bool = False,
     on_loaded: Callable[[str, str | None], None] = lambda model, revision: None,
 ) -> None:
     """Load, check and serve the classifier `model` until SIGTERM or Ctrl+C.
 
-    on_loaded: called with model and revision once they are loaded and checked.   Requests at work are answered before
-    this returns. The port opens only after the model has classified a picture. Raises OSError for a model that does not
-    exist or a port that is not available, ValueError for a model that cannot be served.
+    explain: whether POST /explain is answered too.   on_loaded: called with model and revision once they are loaded and
+    checked.   Requests at work are answered before this returns. The port opens only after the model has classified a
+    picture. Raises OSError for a model that does not exist or a port that is not available, ValueError for a model that
+    cannot be served, or not be explained.
     """
     from .app import Service
 
     model, revision = named_model(model, revision)
     classifier, processor = load_classifier(model, trust_remote_code, revision=revision)
-    service = Service(classifier, processor, *public_name(model, revision), limits or Limits())
+    service = Service(classifier, processor, *public_name(model, revision), limits or Limits(), explain)
     service.check()
     on_loaded(model, revision)
     with pixels_allowed(service.limits.max_pixels), _listen(host, port) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        print(printable(f"serving {model} on {url}: POST /predict, GET /health, GET /info. Ctrl+C stops it."))
+        posts = "POST /predict, POST /explain" if explain else "POST /predict"
+        print(printable(f"serving {model} on {url}: {posts}, GET /health, GET /info. Ctrl+C stops it."))
         print(f"{url}/docs shows how to ask.")
         if host not in ("127.0.0.1", "::1", "localhost"):
             print("note: anyone who reaches this address can use it; put a proxy with TLS and log-in before it.")

@@ -1,9 +1,8 @@
 """A page to try out a saved image classifier: `vit-custom demo` and, copied as app.py, a Space.
 
-The file imports no module of its package, so that a copy of it works as a Space. There it reads model.json beside it,
+The file imports no module of its package, so that a copy of it works as a Space, where it reads model.json beside it,
 {"model": Hub id, "revision": commit}; on the command line both are flags. An uploaded file reaches the model's own
-decoder unchanged: no part of the page decodes or converts it before. This process serves the whole page, fonts
-included, and reports to no one.
+decoder unchanged. This process serves the whole page, fonts included, and reports to no one.
 
 Shapes: B batch, C channels, H, W of the picture, h, w of the model's input, K labels or targets.
 """
@@ -16,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
@@ -33,10 +32,9 @@ from PIL import Image, UnidentifiedImageError
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 
-TOP_K = 5
+TOP_K, BATCH_SIZE = 5, 16
 MAX_FILE_SIZE = "20mb"
 MAX_FILES = 200  # of one upload
-BATCH_SIZE = 16
 SETTINGS = Path(__file__).with_name("model.json")
 COLUMNS = ["file", "label", "score", "unknown", "error"]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins so
@@ -51,20 +49,18 @@ CSS = """
 #examples .grid-container { grid: auto-flow 64px / repeat(auto-fill, 64px); gap: 8px; padding: 0; }
 #examples .gallery-item, #examples button, #examples img { height: 64px; min-height: 0; }
 .answer { background: var(--block-background-fill); border: 1px solid var(--border-color-primary);
-  border-radius: var(--block-radius); padding: 18px 20px; }
+  border-radius: var(--block-radius); padding: 18px 20px; } .bars > :nth-child(3n) { text-align: right; }
 .answer.failed { border-left: 4px solid #dc2626; overflow-wrap: anywhere; }
 .answer h2 { font-size: 1.6rem; font-weight: 650; margin: 0 0 10px; overflow-wrap: anywhere; }
 .bars { display: grid; grid-template-columns: minmax(3ch, max-content) 1fr max-content; gap: 7px 12px;
   align-items: center; font-variant-numeric: tabular-nums; }
 .bars > :nth-child(3n+1) { max-width: min(16ch, 26vw); overflow-wrap: anywhere; }
-.bars > :nth-child(3n) { text-align: right; }
 .bars i { height: 12px; border-radius: 6px; background: var(--border-color-primary); overflow: hidden; }
 .bars i::before { content: ""; display: block; height: 100%; width: var(--share); border-radius: 6px;
   background: var(--color-accent); } .pictures { display: flex; gap: 14px; margin: 18px 0 12px; }
-.pictures figure { flex: 1 1 0; margin: 0; min-width: 0; }
+.pictures figure { flex: 1 1 0; margin: 0; min-width: 0; } .pictures img.photo { image-rendering: auto; }
 .pictures img { width: 100%; aspect-ratio: 4 / 3; object-fit: contain; image-rendering: pixelated; border-radius: 8px;
   border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); }
-.pictures img.photo { image-rendering: auto; }
 .pictures figcaption { overflow-wrap: anywhere; } .pictures b { color: var(--body-text-color); font-weight: 600; }
 .notes span { display: inline-block; margin: 0 6px 6px 0; padding: 2px 10px; border-radius: 99px; font-size: .85rem;
   border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); }
@@ -309,9 +305,8 @@ def answer(found: dict[str, Any], decoded: torch.Tensor, view: Image.Image, devi
 def answers(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as an HTML table and a CSV link; a quote precedes text that a spreadsheet would run."""
     text = StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    writer.writerows([f"'{cell}" if str(cell).startswith(FORMULA) else cell for cell in row.values()] for row in rows)
+    cells = ([f"'{cell}" if str(cell).startswith(FORMULA) else cell for cell in row.values()] for row in rows)
+    csv.writer(text).writerows([COLUMNS, *cells])
     file = base64.b64encode(text.getvalue().encode("utf-8", "replace")).decode()
     body = "".join(
         f"<tr><td>{escape(row['file'])}</td>"
@@ -351,8 +346,11 @@ def without_addresses(app: Any) -> Any:
     return refuse_or_pass
 
 
-def build(classifier: Classifier) -> Any:
-    """Return the gr.Blocks of a classifier; under the drop zone it offers its folder's examples/, or drawn pictures."""
+def build(classifier: Classifier, below: Callable[[Classifier], Any] | None = None) -> Any:
+    """Return the gr.Blocks of a classifier; under the drop zone it offers its folder's examples/, or drawn pictures.
+
+    below: adds what the whole package can show below an answer; returns ([gr.State of its image], what follows it).
+    """
     import gradio as gr
 
     config = classifier.model.config
@@ -370,18 +368,19 @@ def build(classifier: Classifier) -> Any:
 
     def one(path: str | None):
         found, html = classify(classifier, path) if path else (None, EMPTY)
-        return found, html, None  # clears the drop zone for the next image
+        source = path if found and "error" not in found else None
+        return {data: found, shown: html, file: None, **dict.fromkeys(kept, source)}  # the drop zone is free again
 
     def example(event: gr.SelectData):
-        return classify(classifier, examples[event.index])[1]
+        source = examples[event.index]
+        return {shown: classify(classifier, source)[1], **dict.fromkeys(kept, source)}
 
     def many(paths: list[str] | None, progress: Any = gr.Progress()):  # noqa: B008 - Gradio looks for it there
         if not paths:
             return [], EMPTY
         if len(paths) > MAX_FILES:
             return [], failure(f"{len(paths)} files: give at most {MAX_FILES} at a time, or use `vit-custom predict`.")
-        rows = classify_many(classifier, paths, progress)
-        return rows, answers(rows)
+        return (rows := classify_many(classifier, paths, progress)), answers(rows)
 
     with gr.Blocks(title=classifier.name, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         data = gr.JSON(visible=False)  # the output for callers of the API
@@ -396,8 +395,9 @@ def build(classifier: Classifier) -> Any:
                 )  # fmt: skip
             with gr.Column(scale=3, min_width=280):
                 shown = gr.HTML(EMPTY, elem_id="one")
-            file.upload(one, file, [data, shown, file], api_name="classify")
-            gallery.select(example, None, shown, api_visibility="private")
+                kept, follow = below(classifier) if below else ([], lambda *answered: None)
+            uploaded = file.upload(one, file, [data, shown, file, *kept], api_name="classify")
+            follow(uploaded, gallery.select(example, None, [shown, *kept], api_visibility="private"))
         with gr.Tab("Several images"):
             drop = f"Drop up to {MAX_FILES} images"
             files = gr.File(label=drop, file_count="multiple", height=170, elem_id="drop-many")
@@ -408,13 +408,13 @@ def build(classifier: Classifier) -> Any:
     return page.queue(max_size=32, default_concurrency_limit=1)
 
 
-def launch(classifier: Classifier, host: str | None = None, port: int | None = None, **options: Any) -> Any:
+def launch(classifier: Classifier, host: str | None = None, port: int | None = None, below: Any = None, **options: Any):
     """Serve the page; return what `gr.Blocks.launch` returns. Default host: this machine only, in a Space everyone."""
     import gradio as gr
 
     font, font_mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     os.environ.setdefault("VIT_CUSTOM_MAX_PIXELS", "")  # its errors then do not advise to raise a limit
-    return build(classifier).launch(
+    return build(classifier, below).launch(
         theme=gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=font, font_mono=font_mono), footer_links=[],
         server_name=host, server_port=port, share=False, ssr_mode=False, max_file_size=MAX_FILE_SIZE, allowed_paths=[],
         css=CSS, app_kwargs={"middleware": [(without_addresses, (), {})]}, **options,
@@ -430,7 +430,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, below: Any = None) -> int:
     """Run the command; return its exit code: 0 if closed by Ctrl-C, 2 if the page could not be opened as asked."""
     args = build_parser().parse_args(argv)
     chosen = json.loads(SETTINGS.read_text(encoding="utf-8")) if args.model is None else vars(args)
@@ -439,7 +439,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("demo: the page needs Gradio. Fix: pip install 'vit-custom[demo]'", file=sys.stderr)
         return 2
     try:
-        launch(Classifier(chosen["model"], chosen["revision"]), args.host, args.port)
+        launch(Classifier(chosen["model"], chosen["revision"]), args.host, args.port, below)
     except (ValueError, OSError, RuntimeError, StrictDataclassError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2

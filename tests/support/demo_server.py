@@ -1,4 +1,5 @@
-"""A Space's app.py in its own process, which cannot import this package, and a client that calls it over HTTP."""
+"""A Space's app.py, which cannot import this package, or the command itself, in a process of its own; and a client
+that calls it over HTTP."""
 
 import json
 import os
@@ -59,8 +60,8 @@ class DemoServer:
 
 
 @contextmanager
-def running_demo(app: Path, model: Path, work: Path) -> Iterator[DemoServer]:
-    """Run `app` with the folder `model` on 127.0.0.1; stop it at the end."""
+def running_demo(app: Path, model: Path, work: Path, hidden: bool = True) -> Iterator[DemoServer]:
+    """Run `app` with the folder `model` on 127.0.0.1; stop it at the end.   hidden: it cannot import this package."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -69,7 +70,8 @@ def running_demo(app: Path, model: Path, work: Path) -> Iterator[DemoServer]:
     }
     environment |= {"HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(work / "uploads")}
     log = work / "log"
-    command = [sys.executable, "-c", WATCH_NETWORK + _RUN_HIDDEN, str(app), "--model", str(model)]
+    run = _RUN_HIDDEN if hidden else _RUN_HIDDEN.replace('sys.modules["modeling_vit_custom"] = None', "")
+    command = [sys.executable, "-c", WATCH_NETWORK + run, str(app), "--model", str(model)]
     with open(log, "w") as output:
         process = subprocess.Popen(
             [*command, "--port", str(port)], cwd=app.parent, env=environment, stdout=output, stderr=output

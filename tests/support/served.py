@@ -16,8 +16,8 @@ from modeling_vit_custom.serving.server import http_server
 LIMITS = {"max_body_mb": MAX_BODY / 1e6, "timeout_s": 5, "batch_timeout_ms": 20}
 
 
-def make_service(folder: Path, **limits) -> Service:
-    return Service(*load_classifier(str(folder)), folder.name, None, Limits(**{**LIMITS, **limits}))
+def make_service(folder: Path, explain: bool = False, **limits) -> Service:
+    return Service(*load_classifier(str(folder)), folder.name, None, Limits(**{**LIMITS, **limits}), explain)
 
 
 @contextmanager

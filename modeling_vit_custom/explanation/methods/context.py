@@ -76,6 +76,16 @@ def in_full_precision(model: nn.Module) -> tuple[nn.Module, bool]:
     return copy.deepcopy(model).float(), True
 
 
+def twin_of(model: nn.Module) -> nn.Module:
+    """Return a model with the same weights in the same memory, which has all else for itself: hooks, modes, settings.
+
+    While one thread explains it, others can answer with `model`: they see nothing of what an explanation changes.
+    """
+    shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    shared |= {id(one): nn.Parameter(one.detach(), requires_grad=False) for one in model.parameters()}
+    return copy.deepcopy(model, shared)
+
+
 @contextmanager
 def prepared(model: nn.Module) -> Iterator[None]:
     """Hold the model in eval mode, without gradients of parameters and without compiled code, while gradients are on.
