@@ -131,7 +131,7 @@ ROOMS = {
         "training/objectives", "training/optimization", "training/search", "training/trainer",
     },
     "benchmarks": {
-        "common", "conversion", "data", "engines", "inference", "reporting", "training/arguments",
+        "common", "conversion", "data", "engines", "explanation", "inference", "reporting", "training/arguments",
         "training/initialization", "training/runs", "training/trainer",
     },
     "api": {

@@ -47,8 +47,7 @@ def test_libra_is_far_above_maps_that_know_nothing_of_the_model(cls_bed, libra):
 
 @pytest.mark.parametrize(("baseline", "reached"), [("blur", 0.25), ("mean", 0.45)])
 def test_libra_is_faithful(cls_bed, libra, baseline, reached):
-    some = slice(MEASURED)
-    found = faithful(libra[some], cls_bed.images[some], cls_bed.targets[some], cls_bed.answer, baseline)
+    found = faithful(libra[:MEASURED], cls_bed.perturbed(MEASURED, baseline))
     gain = found["srg"].mean() - found["random"].mean()
     assert gain >= reached, gain
     assert abs(found["random"].mean()) < 0.1
