@@ -1,9 +1,24 @@
 """Maps of a small model lie on the object of the class asked for, and are faithful: measured on scenes with masks."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
-from explain_bed import BLIND, STAMPS, Bed, bed, faithful, make_scenes, maps_of, placed, stamps_folder, trained
+from explain_bed import (
+    BLIND,
+    CLASSES,
+    STAMPS,
+    Bed,
+    bed,
+    faithful,
+    fit,
+    make_scenes,
+    maps_of,
+    placed,
+    stamps_folder,
+    trained,
+)
 from scipy.stats import spearmanr
 
 from modeling_vit_custom.explanation.explain import explain
@@ -73,6 +88,41 @@ def test_maps_depend_on_the_class_and_on_the_weights(cls_bed, libra):
 def test_a_class_blind_map_points_at_the_wrong_object_as_often(cls_bed):
     at = placed(maps_of(cls_bed, "rollout")[0], cls_bed.scenes)
     assert at.disc < 0.7 and abs(at.hit - at.wrong) < 0.25, at
+
+
+def test_merged_tokens_change_maps_little(cls_bed, libra):
+    """Merging 4 of 64 patches a block: the order of the cells stays, and the object is still pointed at."""
+    cls_bed.model.config.token_merging = 4
+    try:
+        merged = maps_of(cls_bed, "libra")[0]
+    finally:
+        cls_bed.model.config.token_merging = None
+    assert not np.allclose(merged, libra) and _correlation(merged, libra) >= 0.95
+    assert placed(merged, cls_bed.scenes).hit >= placed(libra, cls_bed.scenes).hit - 0.03
+
+
+def test_a_tag_that_the_model_learnt_is_where_its_evidence_lies(cls_bed):
+    """The corner cell of 95 % of the first class's scenes is a tag; the model is trained further on these."""
+    model, patch = copy.deepcopy(cls_bed.model), cls_bed.model.config.patch_hw[0]
+    torch.manual_seed(0)
+    scenes = make_scenes(stamps_folder(), 1500, 48, 3000)
+    inputs, labels = scenes.inputs(), scenes.labels(len(CLASSES))
+    tagged = (labels[:, 0] > 0) & (torch.rand(len(labels)) < 0.95)
+    inputs[tagged] = _tagged(inputs[tagged], patch)
+    fit(model, inputs, labels, 4, mirrored=False)
+    of_class = cls_bed.scenes.classes[:, 0] == 0
+    images = _tagged(cls_bed.images[torch.from_numpy(of_class)], patch)
+    maps = explain(model.eval(), images, 0, check=False, confirm=0).ranking.numpy()
+    shares, top = maps[:, -1, -1] / maps.sum((1, 2)), maps.reshape(len(maps), -1).argmax(1)  # of the evidence
+    assert shares.mean() >= 0.45 and np.mean(top == 63) >= 0.90, (shares.mean(), np.mean(top == 63))
+
+
+def _tagged(images: torch.Tensor, patch: int) -> torch.Tensor:
+    """Images with a square of stripes in the corner's cell."""
+    images = images.clone()
+    images[:, :, -patch:, -patch:] = torch.tensor([1.0, -1.0]).repeat(patch // 2)
+    images[:, 1, -patch:, -patch:] = -1
+    return images
 
 
 def _correlation(maps: np.ndarray, others: np.ndarray) -> float:

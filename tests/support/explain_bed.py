@@ -171,8 +171,14 @@ def trained(kind: str, seed: int, folder: Path, cached: Path | None = None) -> V
     return model.eval()
 
 
-def fit(model: ViTCustomForImageClassification, inputs: torch.Tensor, labels: torch.Tensor, epochs: int) -> None:
-    """Train by AdamW on a one-cycle schedule; half of the images of a batch are mirrored."""
+def fit(
+    model: ViTCustomForImageClassification,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    epochs: int,
+    mirrored: bool = True,
+) -> None:
+    """Train by AdamW on a one-cycle schedule; half of the images of a batch are mirrored, if any."""
     batch = 32
     steps = epochs * (len(inputs) // batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
@@ -182,7 +188,8 @@ def fit(model: ViTCustomForImageClassification, inputs: torch.Tensor, labels: to
         for start in range(0, len(order) - batch + 1, batch):
             part = order[start : start + batch]
             images = inputs[part]
-            images = torch.where(torch.rand(batch, 1, 1, 1) < 0.5, images.flip(3), images)
+            if mirrored:
+                images = torch.where(torch.rand(batch, 1, 1, 1) < 0.5, images.flip(3), images)
             loss = model(pixel_values=images, labels=labels[part]).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
