@@ -137,7 +137,7 @@ ROOMS = {
         "training/inputs", "training/objectives", "training/optimization", "training/search", "training/trainer",
     },
     "benchmarks": {
-        "common", "conversion", "data", "engines", "inference", "reporting", "training/arguments",
+        "common", "conversion", "data", "engines", "explanation", "inference", "reporting", "training/arguments",
         "training/initialization", "training/runs", "training/trainer",
     },
     "api": {

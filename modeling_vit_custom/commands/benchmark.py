@@ -8,7 +8,7 @@ from subprocess import CalledProcessError
 
 from ..common.text import printable
 
-BENCHMARKS = ("training", "ablation", "inference", "files", "scaling", "few")
+BENCHMARKS = ("training", "ablation", "inference", "files", "scaling", "few", "explain")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

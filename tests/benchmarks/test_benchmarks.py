@@ -121,3 +121,14 @@ def test_files_and_scaling(digits, tmp_path, capsys):
     assert [row["tokens"] for row in rows] == [17, 17, 65, 65] and (tmp_path / "s.png").stat().st_size > 1000
     theirs = [row for row in rows if row["library"] == "timm"]
     assert all(row["gflops"] == pytest.approx(row["formula_gflops"], rel=0.02) for row in theirs)
+
+
+@pytest.mark.slow
+def test_explain_times_each_method_beside_a_forward(tmp_path, capsys):
+    flags = ["--shapes", "nano/8@32", "--methods", "libra", "--output", str(tmp_path / "e.json")]
+    assert main(["explain", *flags]) == 0
+    forward, libra = json.loads((tmp_path / "e.json").read_text())["rows"]
+    assert (forward["method"], libra["method"]) == ("forward", "libra") and libra["cpu_seconds"] > forward[
+        "cpu_seconds"
+    ]
+    assert "| nano/8@32 | forward |" in capsys.readouterr().out

