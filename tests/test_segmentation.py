@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForSemanticSegmentation, ViTCustomModel
 from modeling_vit_custom.interpolation_vit_custom import shrink_images
+from modeling_vit_custom.layers_vit_custom import ChannelNorm
 from modeling_vit_custom.loss_vit_custom import semantic_segmentation_loss
 from modeling_vit_custom.segmentation_vit_custom import doublings
 
@@ -191,4 +192,7 @@ def test_options_are_stored_and_what_cannot_be_is_refused(tmp_path, tiny_config)
     with pytest.raises(ValueError, match="patch_size=16: the segmentation head has layers for patches of another size"):
         ViTCustomForSemanticSegmentation.from_pretrained(tmp_path, patch_size=16)
     ViTCustomModel.from_pretrained(tmp_path, patch_size=16).save_pretrained(tmp_path / "encoder")
-    assert ViTCustomForSemanticSegmentation.from_pretrained(tmp_path / "encoder").decode_head.doublings == [2, 2]
+    head = ViTCustomForSemanticSegmentation.from_pretrained(tmp_path / "encoder").decode_head
+    assert head.doublings == [2, 2]
+    norms = [module for module in head.modules() if isinstance(module, ChannelNorm)]
+    assert len(norms) == 3 and all(torch.equal(norm.weight, torch.ones(32)) for norm in norms)
