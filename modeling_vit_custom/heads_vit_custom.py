@@ -41,7 +41,7 @@ class SegmentationOptions:
     head: "upscale", transposed convolutions until a logit stands for about 4 pixels, or "linear", one logit a patch.
     blocks: the blocks whose patches the head reads, counted from 1; None for the last one.
     width: channels of the upscaling layers; None for the encoder's width, at most 256.
-    ignore_index: the class id of pixels that the loss leaves out, besides -100.
+    ignore_index: the class id of pixels that the loss leaves out, as it does -100.
     """
 
     head: Literal["upscale", "linear"] = "upscale"

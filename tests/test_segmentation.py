@@ -163,6 +163,7 @@ def trained(tmp_path, model, batch: int, steps: int) -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
+@pytest.mark.slow
 def test_accumulated_batches_equal_one_large_batch(tmp_path, tiny_config):
     """The micro-batches have different numbers of labelled pixels, so a mean of means would differ."""
     model = ViTCustomForSemanticSegmentation(tiny_config)

@@ -97,7 +97,7 @@ assert type(segment.image_processor).__name__ == "ViTCustomSegmentationImageProc
 print(",".join(answer["label"] for answer in segment(image)))
 pixels = torch.linspace(-1, 1, 3 * 24 * 32).view(1, 3, 24, 32)
 with torch.no_grad():
-    save_file({"logits": model(pixels).logits}, out)
+    save_file({"logits": model(pixels).logits.contiguous()}, out)
 model.save_pretrained(sys.argv[5])
 found.save_pretrained(sys.argv[5])
 """
