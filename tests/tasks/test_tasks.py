@@ -100,7 +100,7 @@ def test_every_command_that_needs_one_answer_an_image_refuses_it_by_name(tmp_pat
         said = capsys.readouterr().err
         assert code not in (0, None), command
         assert "roads" in said and "emantic" in said, (command, said)
-    assert {path.name for path in tmp_path.iterdir()} <= {"roads", "images", "run"}, "nothing was written"
+    assert {path.name for path in tmp_path.iterdir()} <= {"roads", "images", "run", "explanations"}
     loaded, processor = load("roads")
     assert type(loaded) is ViTCustomForSemanticSegmentation
     assert type(processor) is ViTCustomSegmentationImageProcessor
