@@ -18,25 +18,42 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
+    AutoModelForSemanticSegmentation,
 )
 
 from ._version import __version__
 from .configuration_vit_custom import VARIANTS, ViTCustomConfig
+from .heads_vit_custom import SegmentationOptions
 from .image_decoding_vit_custom import decode_image, decode_images
 from .image_limits_vit_custom import ImageDecodingError, ImageLimits
 from .image_processing_vit_custom import ViTCustomImageProcessor, ViTCustomImageProcessorPil
+from .image_segmentation_vit_custom import (
+    ViTCustomSegmentationImageProcessor,
+    ViTCustomSegmentationImageProcessorPil,
+)
 from .masked_images_vit_custom import ViTCustomForMaskedImageModeling
 from .modeling_vit_custom import ViTCustomBackbone, ViTCustomForImageClassification, ViTCustomModel
 from .pretrained_vit_custom import ViTCustomPreTrainedModel, resize_input
+from .segmentation_vit_custom import ViTCustomForSemanticSegmentation
 
 AutoConfig.register(ViTCustomConfig.model_type, ViTCustomConfig)
 AutoModel.register(ViTCustomConfig, ViTCustomModel)
 AutoBackbone.register(ViTCustomConfig, ViTCustomBackbone)
 AutoModelForImageClassification.register(ViTCustomConfig, ViTCustomForImageClassification)
 AutoModelForMaskedImageModeling.register(ViTCustomConfig, ViTCustomForMaskedImageModeling)
+AutoModelForSemanticSegmentation.register(ViTCustomConfig, ViTCustomForSemanticSegmentation)
 AutoImageProcessor.register(
     ViTCustomConfig,
     image_processor_classes={"torchvision": ViTCustomImageProcessor, "pil": ViTCustomImageProcessorPil},
+)
+# transformers keeps one pair of processors for a class and finds it by name among all pairs; the options of a head are
+# the class of the others, since every model has one class of configuration.
+AutoImageProcessor.register(
+    SegmentationOptions,
+    image_processor_classes={
+        "torchvision": ViTCustomSegmentationImageProcessor,
+        "pil": ViTCustomSegmentationImageProcessorPil,
+    },
 )
 
 __all__ = [
@@ -47,10 +64,13 @@ __all__ = [
     "ViTCustomConfig",
     "ViTCustomForImageClassification",
     "ViTCustomForMaskedImageModeling",
+    "ViTCustomForSemanticSegmentation",
     "ViTCustomImageProcessor",
     "ViTCustomImageProcessorPil",
     "ViTCustomModel",
     "ViTCustomPreTrainedModel",
+    "ViTCustomSegmentationImageProcessor",
+    "ViTCustomSegmentationImageProcessorPil",
     "__version__",
     "decode_image",
     "decode_images",

@@ -16,6 +16,7 @@ AUTO_MAP = {
     "AutoBackbone": "modeling_vit_custom.ViTCustomBackbone",
     "AutoModelForImageClassification": "modeling_vit_custom.ViTCustomForImageClassification",
     "AutoModelForMaskedImageModeling": "masked_images_vit_custom.ViTCustomForMaskedImageModeling",
+    "AutoModelForSemanticSegmentation": "segmentation_vit_custom.ViTCustomForSemanticSegmentation",
 }
 # The pipeline that decodes images without loss; `pipeline` reads this entry if it may run the folder's code.
 CUSTOM_PIPELINES: dict[str, dict[str, Any]] = {

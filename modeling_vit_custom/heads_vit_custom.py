@@ -1,12 +1,14 @@
 """The options of heads: `config.heads` maps a name to the options of one head, tagged with its kind.
 
     heads={"pixels": {"kind": "masked-image-modeling", "loss": "l2"}}
+    heads={"mask": {"kind": "image-segmentation", "blocks": [6, 12]}}
 
 The options of every kind stand here, so that any configuration can be read and checked without the modules of heads,
 which only their own folders contain. A classifier's options are fields of the configuration itself, where published
 checkpoints have them.
 """
 
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -31,8 +33,35 @@ class MaskedImagesOptions:
     loss: Literal["l1", "smooth_l1", "l2"] = "l1"
 
 
+@strict
+@dataclass
+class SegmentationOptions:
+    """Options of `ViTCustomForSemanticSegmentation`.
+
+    head: "upscale", transposed convolutions until a logit stands for about 4 pixels, or "linear", one logit a patch.
+    blocks: the blocks whose patches the head reads, counted from 1; None for the last one.
+    width: channels of the upscaling layers; None for the encoder's width, at most 256.
+    ignore_index: the class id of pixels that the loss leaves out, as it does -100.
+    """
+
+    head: Literal["upscale", "linear"] = "upscale"
+    blocks: list[int] | None = None
+    width: int | None = None
+    ignore_index: int = 255
+
+    def validate_ranges(self):
+        """Raise ValueError for values that no encoder fits."""
+        blocks, width = self.blocks, self.width
+        if blocks is not None and (not 1 <= len(blocks) <= 16 or sorted({*blocks}) != blocks or blocks[0] < 1):
+            reject_field("blocks", blocks, "give 1 to 16 different blocks in ascending order, counted from 1, or None")
+        if width is not None and not 1 <= width <= 4_096:
+            reject_field("width", width, "must be from 1 to 4096, or None")
+        if not -100 <= self.ignore_index <= 65_535:
+            reject_field("ignore_index", self.ignore_index, "must be from -100 to 65535")
+
+
 # Kind of a head, the name of its task on the Hub → its options.
-HEADS: dict[str, Any] = {"masked-image-modeling": MaskedImagesOptions}
+HEADS: dict[str, Any] = {"masked-image-modeling": MaskedImagesOptions, "image-segmentation": SegmentationOptions}
 _NAME = re.compile(r"[A-Za-z]\w{0,63}")  # also a name of parameters
 _MAX_HEADS = 64
 
@@ -65,6 +94,15 @@ def options_of(heads: Heads | None, kind: str) -> Any:
     if len(found) > 1:
         reject_field("heads", list(found), f"this model has one head of the kind {kind}: keep one of them")
     return HEADS[kind](**{key: value for entry in found.values() for key, value in entry.items() if key != "kind"})
+
+
+def with_options(config: Any, kind: str) -> Any:
+    """Return `config`, or a copy with the default options of this kind if it has no head of it."""
+    if of_kind(config.heads, kind):
+        return config
+    config = copy.deepcopy(config)
+    config.heads = {**(config.heads or {}), **(read_heads(named_by_kind({"kind": kind})) or {})}
+    return config
 
 
 def of_kind(heads: Heads | None, kind: str | None) -> Heads | None:

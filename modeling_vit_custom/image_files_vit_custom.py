@@ -7,11 +7,11 @@ import importlib
 import logging
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -30,6 +30,8 @@ from .image_limits_vit_custom import (
 )
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # The formats that are decoded, by Pillow's names. Each one more is a decoder that a hostile file can reach.
 FORMATS = (
@@ -150,11 +152,16 @@ def read_file(path: str | os.PathLike, limits: ImageLimits, name: str, wanted: W
 
     name: what warnings call the image, here and below. Raises ImageDecodingError.
     """
+    return read_by(path, lambda stream, size: read_stream(stream, size, limits, name, wanted))
+
+
+def read_by(path: str | os.PathLike, read: Callable[[BinaryIO, int], T]) -> T:
+    """Return read(open file, its bytes). Raises ImageDecodingError for what cannot be opened or is no regular file."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ImageDecodingError("cannot be opened: it is no file. Fix: check the path.")
         with open(path, "rb") as stream:
-            return read_stream(stream, os.fstat(stream.fileno()).st_size, limits, name, wanted)
+            return read(stream, os.fstat(stream.fileno()).st_size)
     except FileNotFoundError as error:
         raise ImageDecodingError("there is no such file. Fix: check the path.") from error
     except (OSError, ValueError) as error:
@@ -178,13 +185,7 @@ def read_stream(stream: BinaryIO, size: int, limits: ImageLimits, name: str, wan
     Their channels have no fixed meaning. Other images have colours and perhaps an alpha channel.
     Raises ImageDecodingError.
     """
-    if size == 0:
-        raise ImageDecodingError("empty, 0 bytes. Fix: copy it again from its source, or remove it.")
-    if size > limits.file_bytes:
-        raise ImageDecodingError(
-            f"refused before decoding: {size:,} bytes are more than {limits.file_bytes:,}. Fix: "
-            + way_out("shrink it", "file_bytes")
-        )
+    check_bytes(size, limits)
     start = stream.read(64)
     stream.seek(0)
     if _is_array(stream, bands=wanted.num_channels is not None and not wanted.in_colours):
@@ -196,8 +197,19 @@ def read_stream(stream: BinaryIO, size: int, limits: ImageLimits, name: str, wan
         if wanted.in_colours and len(bands) not in (1, 3):
             raise wrong_channels(len(bands), wanted.num_channels or 3)
         return bands, True
-    with _pillow_errors(start), open_image(stream) as image:
+    with pillow_errors(start), open_image(stream) as image:
         return read_pillow(image, limits, name), False
+
+
+def check_bytes(size: int, limits: ImageLimits) -> None:
+    """Raise ImageDecodingError for an image file of `size` bytes that is empty or beyond `limits`."""
+    if size == 0:
+        raise ImageDecodingError("empty, 0 bytes. Fix: copy it again from its source, or remove it.")
+    if size > limits.file_bytes:
+        raise ImageDecodingError(
+            f"refused before decoding: {size:,} bytes are more than {limits.file_bytes:,}. Fix: "
+            + way_out("shrink it", "file_bytes")
+        )
 
 
 def _check_scans(image: Any) -> None:
@@ -217,7 +229,7 @@ def _check_scans(image: Any) -> None:
 
 
 @contextmanager
-def _pillow_errors(start: bytes = b"") -> Iterator[None]:
+def pillow_errors(start: bytes = b"") -> Iterator[None]:
     """Turn the errors of Pillow (a dozen types, none naming the file) into ImageDecodingError.
 
     start: the first bytes of the file, which identify formats that Pillow does not read.
@@ -264,7 +276,7 @@ def _other_format(start: bytes) -> str | None:
 
 def read_pillow(image: Image.Image, limits: ImageLimits, name: str) -> np.ndarray:
     """Convert a Pillow image to upright [C, H, W]: uint8, or uint16, int32 or float32 if it is stored so."""
-    with _pillow_errors():
+    with pillow_errors():
         check_size(image.height, image.width, limits)
         if image.format == "EPS":  # Pillow would run another program on it
             raise ImageDecodingError("EPS has to be drawn first. Fix: convert it to PNG.")

@@ -32,12 +32,6 @@ logger = logging.get_logger(__name__)
 MAX_SIDE = 8192  # pixels: a 3-channel float image of this side is 800 MB
 DEFAULT_MEAN_STD = 0.5  # maps 0..255 to [-1, 1], as Google's ViT checkpoints expect
 
-AUTO_MAP = {
-    "AutoImageProcessor": {
-        "torchvision": "image_processing_vit_custom.ViTCustomImageProcessor",
-        "pil": "image_processing_vit_custom.ViTCustomImageProcessorPil",
-    }
-}
 # Keys of saved configurations that are not settings.
 _SERVICE_KEYS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
 _DECODING_KEYS = ("num_channels", "background_color", "do_rescale", "input_data_format", "channel_order", "allow_urls")
@@ -93,12 +87,18 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
     `decode_image`, so `do_convert_rgb` changes nothing. An error about one image of a batch names its index. With
     `do_rescale=False`, float arrays of any finite range are taken as scaled already.
 
-    The result of a call has two attributes about unreadable images: `kept_indices`, the positions of the images in the
-    result among those given, and `errors`, position -> why not. They are not entries, which a model would be given.
+    The result of a call has three attributes: `kept_indices`, the positions of the images in the result among those
+    given, `errors`, position -> why an image is unreadable, and `original_sizes`, (height, width) of each image in the
+    result as decoded. They are not entries, which a model would be given.
     The attribute `limits`, an `ImageLimits`, says which sizes are accepted; it is never saved.
     """
 
     valid_kwargs: Any = ViTCustomImageProcessorKwargs
+    # The module and class that transformers loads for each backend; a saved folder is flat.
+    auto_classes = {
+        "torchvision": "image_processing_vit_custom.ViTCustomImageProcessor",
+        "pil": "image_processing_vit_custom.ViTCustomImageProcessorPil",
+    }
 
     resample = PILImageResampling.BILINEAR
     size = {"height": 224, "width": 224}
@@ -189,6 +189,7 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
         for_this_call.antialias, for_this_call.rounding = kwargs["antialias"], kwargs["rounding"]
         features = for_this_call._preprocess(decoded.images, *args, **kwargs)
         features.kept_indices, features.errors = decoded.kept, decoded.errors
+        features.original_sizes = [tuple(image.shape[-2:]) for image in decoded.images]
         return features
 
     # ---------- what both backends do alike
@@ -232,7 +233,7 @@ class BaseViTCustomImageProcessor(BaseImageProcessor):
     @property
     def auto_map(self) -> dict[str, dict[str, str]]:
         """The entry of a saved configuration for the Auto classes, the same wherever it was loaded from."""
-        return copy.deepcopy(AUTO_MAP)
+        return {"AutoImageProcessor": dict(self.auto_classes)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is saved: the settings that are set, the class (without "Pil") and the auto_map."""

@@ -5,6 +5,7 @@ Shapes: B batch, P prefix tokens, N tokens, D width, d width of a head, M hidden
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 
 
@@ -107,6 +108,11 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def init_own_parameters(self, std: float):
+        """Initialise as a layer norm, which transformers recognises by the name of its class."""
+        init.ones_(self.weight)
+        init.zeros_(self.bias)
 
 
 def layer_norm(width: int, eps: float, wanted: bool) -> nn.Module:

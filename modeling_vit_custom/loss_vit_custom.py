@@ -1,6 +1,6 @@
-"""Losses: of classification, with hard, soft, multi-label and regression targets; of masked pixels.
+"""Losses: of classification, with hard, soft, multi-label and regression targets; of masked pixels; of segmentation.
 
-Shapes: B batch, C classes, T regression targets.
+Shapes: B batch, C classes, T regression targets, H×W pixels, h×w logits.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-IGNORED = -100  # class id of an image that the loss leaves out, as in torch
+IGNORED = -100  # class id of an image or a pixel that the loss leaves out, as in torch
 
 # Options "loss" of a head that predicts pixels → the error of each value of predictions and pixels, same shape.
 PIXEL_ERRORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
@@ -60,6 +60,32 @@ def image_classification_loss(
     if num_items_in_batch is None:
         return loss
     return loss / torch.as_tensor(num_items_in_batch, device=loss.device)
+
+
+def semantic_segmentation_loss(
+    labels: torch.Tensor,
+    logits: torch.Tensor,
+    ignore_index: int,
+    num_items_in_batch: torch.Tensor | float | None = None,
+    **kwargs,
+) -> torch.Tensor:
+    """Return the mean cross-entropy over the labelled pixels, of logits [B, C, h, w] resized to the labels [B, H, W].
+
+    labels: class ids; IGNORED and `ignore_index` leave a pixel out.
+    num_items_in_batch: number of pixels that Trainer counted over all accumulated batches, those with IGNORED left out.
+    The summed loss is divided by it, so that gradient accumulation equals one large batch.
+
+    Raises ValueError if labels and logits do not fit or a class id is out of range.
+    """
+    if labels.ndim != 3 or len(labels) != len(logits) or labels.is_floating_point():
+        _refuse_labels(labels, logits, f"one map of integer class ids an image, [{len(logits)}, height, width]")
+    ids = labels.to(logits.device).long()
+    ids = ids.masked_fill(ids == ignore_index, IGNORED)
+    _check_class_ids(ids, logits.shape[1])
+    resized = F.interpolate(logits.float(), size=ids.shape[1:], mode="bilinear", align_corners=False)
+    pixels = (ids != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+    summed = F.cross_entropy(resized, ids, reduction="sum", ignore_index=IGNORED)
+    return summed / torch.as_tensor(pixels, device=summed.device).clamp(min=1)
 
 
 def _one_per_logit(labels: torch.Tensor, logits: torch.Tensor, problem: str) -> torch.Tensor:

@@ -14,13 +14,24 @@ from modeling_vit_custom import (
     ViTCustomConfig,
     ViTCustomForImageClassification,
     ViTCustomForMaskedImageModeling,
+    ViTCustomForSemanticSegmentation,
     ViTCustomModel,
 )
 from modeling_vit_custom.embeddings_vit_custom import masked_pixels
 from modeling_vit_custom.heads_vit_custom import HEADS, options_of
 from modeling_vit_custom.training.objectives.reconstruction import masked_losses
 
-CLASSES = (ViTCustomModel, ViTCustomBackbone, ViTCustomForImageClassification, ViTCustomForMaskedImageModeling)
+CLASSES = (
+    ViTCustomModel,
+    ViTCustomBackbone,
+    ViTCustomForImageClassification,
+    ViTCustomForMaskedImageModeling,
+    ViTCustomForSemanticSegmentation,
+)
+OF_LABELS = {
+    ViTCustomForImageClassification: {"classifier.weight", "classifier.bias"},
+    ViTCustomForSemanticSegmentation: {"decode_head.classifier.weight", "decode_head.classifier.bias"},
+}
 PIXELS = {"kind": "masked-image-modeling", "loss": "l2"}
 ENCODER = ("embeddings.", "layers.", "layernorm.")
 
@@ -66,9 +77,7 @@ def test_every_weight_is_the_encoders_or_declared_by_its_head(cls):
     of_head = {name for name in model.state_dict() if name.startswith(cls.head_prefixes)}
     assert of_encoder | of_head == model.state_dict().keys()
     assert of_encoder & of_head <= {"vit.embeddings.mask_token"}
-    assert {name for name in of_head if name.startswith(cls.label_prefixes)} == (
-        {"classifier.weight", "classifier.bias"} if cls is ViTCustomForImageClassification else set()
-    )
+    assert {name for name in of_head if name.startswith(cls.label_prefixes)} == OF_LABELS.get(cls, set())
 
 
 # ---------- options
@@ -106,6 +115,10 @@ def test_a_stored_head_is_the_one_entry_form(tmp_path):
         ({"heads": {"a b": PIXELS}}, "name each head by a letter"),
         ({"heads": {f"h{i}": PIXELS for i in range(65)}}, "at most 64"),
         ({"head": {"loss": "l1"}}, "head=.* must have a kind"),
+        ({"head": {"kind": "image-segmentation", "head": "deep"}}, "'head' expected one of .*'linear'.*, got deep"),
+        ({"head": {"kind": "image-segmentation", "blocks": [3, 2]}}, "blocks=.* in ascending order, counted from 1"),
+        ({"head": {"kind": "image-segmentation", "width": 0}}, "width=0: must be from 1 to 4096, or None"),
+        ({"head": {"kind": "image-segmentation", "ignore_index": -101}}, "ignore_index=-101: must be from -100"),
         ({"head": "pixels"}, "head='pixels': must have a kind"),
         ({"head": PIXELS, "heads": {"pixels": PIXELS}}, "head=.* is given too"),
     ],

@@ -28,13 +28,20 @@ from modeling_vit_custom import (
     ViTCustomConfig,
     ViTCustomForImageClassification,
     ViTCustomForMaskedImageModeling,
+    ViTCustomForSemanticSegmentation,
     ViTCustomImageProcessor,
     ViTCustomModel,
 )
 from modeling_vit_custom.auto_classes_vit_custom import AUTO_MAP
 
 ROOT = Path(__file__).parent.parent
-CLASSES = (ViTCustomModel, ViTCustomBackbone, ViTCustomForImageClassification, ViTCustomForMaskedImageModeling)
+CLASSES = (
+    ViTCustomModel,
+    ViTCustomBackbone,
+    ViTCustomForImageClassification,
+    ViTCustomForMaskedImageModeling,
+    ViTCustomForSemanticSegmentation,
+)
 
 LOAD_EVERYTHING = """
 import torch
@@ -166,6 +173,7 @@ def test_a_saved_folder_lists_its_own_class_and_the_encoder(tmp_path, tiny_confi
     assert ("image-classification" in stored.get("custom_pipelines", {})) == (cls is ViTCustomForImageClassification)
     files = {path.stem for path in tmp_path.glob("*.py")}
     assert ("masked_images_vit_custom" in files) == (cls is ViTCustomForMaskedImageModeling)
+    assert ("segmentation_vit_custom" in files) == (cls is ViTCustomForSemanticSegmentation)
 
 
 OWN_HEAD = """

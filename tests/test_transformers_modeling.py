@@ -13,6 +13,7 @@ from modeling_vit_custom import (
     ViTCustomConfig,
     ViTCustomForImageClassification,
     ViTCustomForMaskedImageModeling,
+    ViTCustomForSemanticSegmentation,
     ViTCustomModel,
 )
 
@@ -26,6 +27,10 @@ modeling.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES = {
 modeling.MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES = {
     **modeling.MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES,
     "vit_custom": "ViTCustomForMaskedImageModeling",
+}
+modeling.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES = {
+    **modeling.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
+    "vit_custom": "ViTCustomForSemanticSegmentation",
 }
 torch_device = modeling.torch_device
 configuration = load_suite("test_configuration_common")
@@ -115,7 +120,12 @@ if not torch.cuda.is_available():
 
 @explain_skips(SKIPS)
 class ViTCustomModelTest(modeling.ModelTesterMixin, unittest.TestCase):
-    all_model_classes = (ViTCustomModel, ViTCustomForImageClassification, ViTCustomForMaskedImageModeling)
+    all_model_classes = (
+        ViTCustomModel,
+        ViTCustomForImageClassification,
+        ViTCustomForMaskedImageModeling,
+        ViTCustomForSemanticSegmentation,
+    )
     test_resize_embeddings = False
 
     def setUp(self):

@@ -23,8 +23,8 @@ def load(
     """Load a saved model of any task, strictly; returns (the model in eval mode on `device`, its image processor).
 
     The model takes `processor(images, return_tensors="pt")["pixel_values"]`, [B, C, h, w]. Of its output a classifier
-    fills `logits` [B, K], K classes or values; an encoder `pooler_output` [B, D] and `last_hidden_state` [B, N, D]; a
-    model for masked images `reconstruction` [B, C, h, w].
+    fills `logits` [B, K], K classes or values; a model for segmentation `logits` [B, K, h', w']; an encoder
+    `pooler_output` [B, D] and `last_hidden_state` [B, N, D]; a model for masked images `reconstruction` [B, C, h, w].
 
     model: a saved folder, an exported folder (outputs logits; onnx and openvino need no trust), a Hub id or
     "REPO@REVISION".   revision: branch, tag or commit of a Hub id.   speed: one of the checkpoint's speeds, such as
@@ -36,4 +36,6 @@ def load(
     asked: weights that are missing or do not fit, code that is not pinned, two revisions, an unknown speed or dtype.
     """
     one_of("dtype", dtype, (None, *FORMATS))
-    return load_classifier(os.fspath(model), trust_remote_code, device, revision, speed, dtype, listing=None)
+    return load_classifier(
+        os.fspath(model), trust_remote_code, device, revision, speed, dtype, listing=None, dense=True
+    )

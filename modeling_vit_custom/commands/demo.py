@@ -12,6 +12,7 @@ from pathlib import Path
 from ..common.errors import UsageError
 from ..common.model_names import COMMIT, may_be_id, named_model, unpinned
 from ..common.text import printable
+from ..publishing.publish import listing_in
 from ..serving.demo_maps import maps_below
 from ..tasks import classification_demo as page
 
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         model, revision = named_model(args.model, args.revision)
         if may_be_id(model) and not Path(model).exists() and not COMMIT.fullmatch(revision or ""):
             raise UsageError(unpinned(model, revision))
-    except UsageError as error:
+        listing_in(model).refuse_dense(model)
+    except ValueError as error:
         print(printable(f"demo: {error}"), file=sys.stderr)
         return 2
     given = {"model": model, "revision": revision, "host": args.host, "port": args.port}

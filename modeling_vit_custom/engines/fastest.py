@@ -162,6 +162,8 @@ def reason_against(model: Any, processor: Any, embeddings: bool) -> str | None:
         return "an export has its own engine"
     if not isinstance(model, task_of(model.config).listing.model):
         return "only this package's own models have other engines"
+    if task_of(model.config).listing.dense:
+        return "the other engines give one answer an image"
     if embeddings:
         return "the other engines give logits alone"
     if model.config.unknown is not None and model.config.unknown["score"] != "probability":

@@ -40,13 +40,15 @@ def load_classifier(
     speed: str | None = None,
     dtype: str | None = None,
     listing: Listing | None = CLASSIFICATION,
+    dense: bool = False,
 ) -> tuple[PreTrainedModel, Any]:
     """Load (model in eval mode on `device`, image processor) from a saved folder, an export's, a Hub id or ID@REVISION.
 
     Checkpoints of this package need no `trust_remote_code`. Only safetensors are read. revision: branch, tag or commit
     of a Hub id. To run its code, the 40 hexadecimal digits of a commit are needed, because a branch or tag can hold
     other code tomorrow. speed: one of the checkpoint's `speeds`. dtype: one of FORMATS; if None, the stored one.
-    listing: that of the model's task; None for the one it was saved for.
+    listing: that of the model's task; None for the one it was saved for. dense: whether that may be a task with an
+    answer a pixel.
 
     Raises FileNotFoundError for a folder that does not exist. Raises ValueError for code that is not pinned or lies in
     another repository, for bare weights of another library, and for a checkpoint that lacks the task's head or some of
@@ -82,7 +84,10 @@ def load_classifier(
     if trust_remote_code:
         _check_code_origin(source, where)
     fields = stored_fields(source, **where)
-    listing = listing or listing_stored(fields)
+    stored = listing_stored(fields)
+    if not dense:
+        stored.refuse_dense(source)
+    listing = listing or stored
     foreign = fields.get("model_type") != ViTCustomConfig.model_type
     if foreign or not folder.is_dir():
         refuse_adapter(source, **where)

@@ -140,6 +140,7 @@ def prepare(
     from .card import write_card
 
     try:
+        listing_in(model_dir).refuse_dense("this")
         if index is not None and library is not None:
             raise ValueError("--include_index belongs to a model with its own code: leave out one of the two.")
         with as_library(Path(model_dir), library) as source:

@@ -12,11 +12,13 @@ from transformers.modeling_outputs import (
     ImageClassifierOutput,
     MaskedImageModelingOutput,
     ModelOutput,
+    SemanticSegmenterOutput,
 )
 
 from ..masked_images_vit_custom import ViTCustomForMaskedImageModeling
 from ..modeling_vit_custom import ViTCustomForImageClassification, ViTCustomModel
 from ..pretrained_vit_custom import ViTCustomPreTrainedModel
+from ..segmentation_vit_custom import ViTCustomForSemanticSegmentation
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Listing:
     every: arguments of the pipeline for a whole answer.   noun: name of such a model, with its article.
     verb, call: the pipeline's name and arguments in usage examples.
     demo: file of the page to try a model on, which is also a Space's app.py; None without such a page.
+    dense: whether it answers for every pixel, of which commands that need one answer an image can make nothing.
     """
 
     name: str
@@ -39,6 +42,16 @@ class Listing:
     verb: str
     call: str
     demo: Path | None = None
+    dense: bool = False
+
+    def refuse_dense(self, source: Any) -> None:
+        """Raise ValueError for a model with an answer a pixel, in a command that needs one an image."""
+        if self.dense:
+            raise ValueError(
+                f"{source} is {self.noun}, which answers for every pixel, and this needs one answer an image. Use it "
+                f'in Python: pipeline("{self.name}", model=…) or {self.model.__name__}.from_pretrained(…). For its '
+                "encoder alone, save ViTCustomModel.from_pretrained(…) to a folder and give that."
+            )
 
     @property
     def auto_class(self) -> Any:
@@ -85,14 +98,34 @@ MASKED_IMAGES = replace(
     answer=MaskedImageModelingOutput,
     output="reconstruction",
 )
+SEGMENTATION = Listing(
+    name=ViTCustomForSemanticSegmentation.head_kind,
+    auto="AutoModelForSemanticSegmentation",
+    model=ViTCustomForSemanticSegmentation,
+    answer=SemanticSegmenterOutput,
+    output="logits",
+    every={},
+    noun="a model for semantic segmentation",
+    verb="segment",
+    call="",
+    dense=True,
+)
 LISTINGS = (CLASSIFICATION, FEATURES)
 
 
+def segments(heads: Any) -> bool:
+    """Return whether `heads` of a configuration, stored or not, hold a head of segmentation."""
+    entries = heads.values() if isinstance(heads, Mapping) else ()
+    return any(isinstance(entry, Mapping) and entry.get("kind") == SEGMENTATION.name for entry in entries)
+
+
 def listing_of(config: Mapping[str, Any]) -> Listing:
-    """Return the listing of a stored configuration: an encoder's if it has no labels.
+    """Return the listing of a stored configuration: a segmenter's by its head, an encoder's if it has no labels.
 
     A missing id2label means default label names, which transformers does not store.
     """
+    if segments(config.get("heads")):
+        return SEGMENTATION
     return CLASSIFICATION if config.get("id2label", True) else FEATURES
 
 

@@ -6,14 +6,18 @@ from typing import Any
 
 from .encoder_features import ENCODER_FEATURES
 from .features import FEATURES
-from .hub import CLASSIFICATION, listing_of
+from .hub import CLASSIFICATION, listing_of, segments
 from .masked_images import MASKED_IMAGES
 from .multi_label import MULTI_LABEL
 from .regression import REGRESSION
+from .segmentation import SEGMENTATION
 from .single_label import SINGLE_LABEL
 from .task import Task
 
-TASKS = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, REGRESSION, FEATURES, MASKED_IMAGES, ENCODER_FEATURES)}
+TASKS = {
+    task.name: task
+    for task in (SINGLE_LABEL, MULTI_LABEL, REGRESSION, FEATURES, MASKED_IMAGES, ENCODER_FEATURES, SEGMENTATION)
+}
 PROBLEM_TYPES = tuple(task.name for task in TASKS.values() if task.listing is CLASSIFICATION)
 
 
@@ -34,6 +38,8 @@ copyreg.pickle(Task, lambda task: (task_named, (task.name,)))  # a task is pickl
 
 def task_of(config: Any) -> Task:
     """Return the task of a configuration, of this package or another. Raises ValueError as `task_named`."""
+    if segments(getattr(config, "heads", None)):
+        return SEGMENTATION
     return task_named(config.problem_type, config.num_labels) if config.num_labels else FEATURES
 
 
@@ -42,7 +48,9 @@ def task_stored(config: Mapping[str, Any], num_labels: int) -> Task:
 
     num_labels: number of labels, which the configuration may leave out.
     """
-    return task_named(config.get("problem_type"), num_labels) if listing_of(config) is CLASSIFICATION else FEATURES
+    if (listing := listing_of(config)) is SEGMENTATION.listing:
+        return SEGMENTATION
+    return task_named(config.get("problem_type"), num_labels) if listing is CLASSIFICATION else FEATURES
 
 
 def one_label() -> str:

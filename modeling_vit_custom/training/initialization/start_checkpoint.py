@@ -22,6 +22,7 @@ from ...image_processing_vit_custom import ViTCustomImageProcessor
 from ...inference.foreign import stored_fields
 from ...pretrained_vit_custom import INPUT_FIELDS, ViTCustomPreTrainedModel
 from ...tasks.hub import CLASSIFICATION
+from ...tasks.registry import task_of
 from ...weight_files_vit_custom import parse_strict_json
 
 # What --source_config may say of another library's checkpoint, which has none of our heads.
@@ -113,6 +114,15 @@ def check_whole_patches(start: Start, pretrained: Pretrained | None) -> None:
             f"--image_size {' '.join(map(str, sides))} is no multiple of the patches' {' x '.join(map(str, cells))} "
             f"pixels, and images would be cropped: give {' or '.join(fitting)}."
         )
+
+
+def refuse_dense(start: Start, pretrained: Pretrained | None) -> None:
+    """Raise UsageError for a model with an answer a pixel: no training continues it yet, or takes its encoder."""
+    if pretrained is not None:
+        try:
+            task_of(pretrained.config).listing.refuse_dense(f"--model_name_or_path {start.checkpoint}")
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
 
 def _pair(size: Any) -> list[Any]:

@@ -24,7 +24,7 @@ from ..checkpointing.images import check_images
 from ..checkpointing.run_lock import run_lock
 from ..initialization.build import build_model
 from ..initialization.linear_head import fit_head
-from ..initialization.start_checkpoint import check_whole_patches, open_checkpoint
+from ..initialization.start_checkpoint import check_whole_patches, open_checkpoint, refuse_dense
 from ..objectives.masking import PatchMasks
 from ..trainer.assembly import as_evaluated, build_trainer, prepare_feed, start_of, teacher_for
 from ..trainer.feature_teacher import feature_teacher_for
@@ -93,6 +93,7 @@ def _run_training(
     taught = hiding is not None and training_args.teacher is not None
     listing = CLASSIFICATION if hiding is None else FEATURES if taught else MASKED_IMAGES
     pretrained = open_checkpoint(start, listing.model)
+    refuse_dense(start, pretrained)
     check_whole_patches(start, pretrained)
     splits = load_data(data_args, training_args, labelled=hiding is None)
     if hiding is None:
