@@ -49,13 +49,13 @@ def measure(shape: Shape, methods: Sequence[str]) -> list[dict[str, Any]]:
             {"shape": shape.name, "method": method, "memory_mb": after / 2**20, "own_mb": (after - before) / 2**20}
         )
     keep_freed_memory()  # the timing starts here
-    times: dict[str, list[float]] = {row["method"]: [] for row in rows}
+    times: dict[str, list[float]] = {method: [] for method in (FORWARD, *methods)}
     for _ in range(1 + REPEATS):
         for method, seconds in times.items():
             began = time.process_time()
             run(method)
             seconds.append(time.process_time() - began)
-    return [{**row, "cpu_seconds": statistics.median(times[row["method"]][1:])} for row in rows]
+    return [{**row, "cpu_seconds": statistics.median(times[str(row["method"])][1:])} for row in rows]
 
 
 def compare(shapes: Sequence[str], methods: Sequence[str]) -> list[dict[str, Any]]:
