@@ -103,7 +103,7 @@ def test_ids_are_read_from_any_kind_of_mask(tmp_path):
         (7, "int is no mask"),
         (np.zeros((200, 200), int), "refused before decoding: 200 x 200 is more than 10,000 pixels"),
     ],
-    ids=str,
+    ids=["colours", "jpeg", "floats", "three axes", "empty", "text", "no file", "cut off", "a number", "too large"],
 )
 def test_what_is_no_mask_is_refused_by_name(source, message):
     with pytest.raises(ImageDecodingError, match=f"^a.png: .*{message}"):
