@@ -9,7 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, TINY
+from tiny import ARCHITECTURES, COMBINED, TINY
 from transformers_suite import register_markers
 
 from modeling_vit_custom import ViTCustomConfig, ViTCustomForImageClassification
@@ -45,6 +45,12 @@ def _image_cache(tmp_path_factory):
 @pytest.fixture(params=ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 def any_config(request) -> ViTCustomConfig:
     """Return the tiny configuration, once for each architecture."""
+    return ViTCustomConfig(**{**TINY, **request.param})
+
+
+@pytest.fixture(params=COMBINED.values(), ids=COMBINED.keys())
+def combined_config(request) -> ViTCustomConfig:
+    """Return the tiny configuration, once for each of the models that together take every branch."""
     return ViTCustomConfig(**{**TINY, **request.param})
 
 

@@ -1,11 +1,12 @@
 """The model means what it says: backends agree, features off are the identity, formulas hold."""
 
 import copy
+import itertools
 import math
 
 import pytest
 import torch
-from rounding import FLEX_ATTENTION, assert_close_but_for_rounding
+from rounding import NEEDS_VECTORS, assert_close_but_for_rounding, with_flex
 from tiny import ARCHITECTURES, TINY
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import ViTConfig
@@ -20,6 +21,8 @@ from modeling_vit_custom import (
 from modeling_vit_custom.attention_vit_custom import ViTCustomAttention, eager_attention
 from modeling_vit_custom.layers_vit_custom import ChannelNorm, DropPath
 from modeling_vit_custom.position_vit_custom import sincos_table
+
+ROPE = {"rope_theta": 100.0, "position_embedding": "none"}
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +69,10 @@ def test_eager_equals_sdpa_with_gradients(any_config, random_model):
     assert any("q_proj.weight" in name and g.abs().max() > 0 for name, g in results["eager"][1].items())
 
 
-@pytest.mark.parametrize("backend", ["eager", "sdpa", FLEX_ATTENTION])
-@pytest.mark.parametrize("pooling", ["cls", "cls_register"])
-@pytest.mark.parametrize("positions", [{}, {"rope_theta": 100.0, "position_embedding": "none"}])
+@pytest.mark.parametrize(
+    ("positions", "pooling", "backend"),
+    [*itertools.product([{}, ROPE], ["cls", "cls_register"], ["eager", "sdpa"]), with_flex(ROPE, "cls_register")],
+)
 def test_a_classifier_leaves_out_tokens_that_nobody_reads(random_model, pixel_values, pooling, positions, backend):
     model = random_model(ViTCustomConfig(**TINY, num_register_tokens=2, pooling=pooling, **positions))
     model.set_attn_implementation(backend)
@@ -86,17 +90,16 @@ def test_a_classifier_leaves_out_tokens_that_nobody_reads(random_model, pixel_va
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("backend", [FLEX_ATTENTION])
-def test_flex_forward_equals_eager(tiny_config, random_model, pixel_values, backend):
+@NEEDS_VECTORS
+def test_flex_forward_equals_eager(tiny_config, random_model, pixel_values):
     model = random_model(tiny_config)
     expected = model(pixel_values).logits
-    model.set_attn_implementation(backend)
+    model.set_attn_implementation("flex_attention")
     torch.testing.assert_close(model(pixel_values).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("backend", ["sdpa", FLEX_ATTENTION])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("masked", "backend"), [(False, "sdpa"), (True, "sdpa"), with_flex(True)])
 def test_attentions_under_fast_backends_are_those_of_eager(random_model, pixel_values, backend, masked):
     config = ViTCustomConfig(**TINY, num_register_tokens=2, pooling="map")
     model = random_model(config)
@@ -311,15 +314,15 @@ def test_soft_labels_stay_single_label(tmp_path, tiny_config, random_model, pixe
 
 
 @torch.no_grad()
-def test_compiles_without_graph_breaks(any_config, random_model):
-    model, images = random_model(any_config), images_for(any_config)
+def test_compiles_without_graph_breaks(combined_config, random_model):
+    model, images = random_model(combined_config), images_for(combined_config)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(images).logits, model(images).logits, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_exports_with_a_dynamic_batch(any_config, random_model):
-    model, images = random_model(any_config), images_for(any_config, 5)
+def test_exports_with_a_dynamic_batch(combined_config, random_model):
+    model, images = random_model(combined_config), images_for(combined_config, 5)
     shapes = {"pixel_values": {0: torch.export.Dim("batch")}}
     program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
     torch.testing.assert_close(program.module()(images)["logits"], model(images).logits, rtol=1e-4, atol=1e-5)

@@ -1,9 +1,11 @@
 """Token merging: equal tokens merge without effect, off changes nothing, and merged patches can be found again."""
 
+import itertools
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from rounding import FLEX_ATTENTION
+from rounding import with_flex
 from tiny import ARCHITECTURES, TINY
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -70,15 +72,20 @@ def twins(config: ViTCustomConfig, batch: int = 2) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("backend", ["eager", "sdpa", FLEX_ATTENTION])
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "backend"),
     [
-        {"num_register_tokens": 2},
-        {"pooling": "mean", "use_cls_token": False},
-        {"pooling": "cls_mean"},
-        {"pooling": "map", "use_gated_mlp": True, "hidden_act": "silu"},
-        {"use_qk_norm": True, "layer_scale_init_value": 0.5},
+        *itertools.product(
+            [
+                {"num_register_tokens": 2},
+                {"pooling": "mean", "use_cls_token": False},
+                {"pooling": "cls_mean"},
+                {"pooling": "map", "use_gated_mlp": True, "hidden_act": "silu"},
+                {"use_qk_norm": True, "layer_scale_init_value": 0.5},
+            ],
+            ["eager", "sdpa"],
+        ),
+        with_flex({"num_register_tokens": 2}),
     ],
 )
 def test_equal_tokens_merge_without_a_trace(random_model, fields, backend):

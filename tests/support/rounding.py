@@ -14,14 +14,18 @@ import torch
 
 from modeling_vit_custom import ViTCustomConfig
 
-# torch generates flex attention only for CPUs with vector instructions.
-FLEX_ATTENTION = pytest.param(
-    "flex_attention",
-    marks=pytest.mark.skipif(
-        torch.backends.cpu.get_cpu_capability() == "DEFAULT",
-        reason="flex attention has no kernel for CPUs without AVX2 (or with ATEN_CPU_CAPABILITY=default)",
-    ),
+# torch generates flex attention only for CPUs with vector instructions; compiling it takes 5 s and more.
+NEEDS_VECTORS = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT",
+    reason="flex attention has no kernel for CPUs without AVX2 (or with ATEN_CPU_CAPABILITY=default)",
 )
+
+
+def with_flex(*values: Any):
+    """Return the parameters of a slow test's row in which the last one, a backend, is flex attention."""
+    return pytest.param(*values, "flex_attention", marks=[NEEDS_VECTORS, pytest.mark.slow])
+
+
 # OpenVINO chooses kernels by the processor's instructions, and crashes if its oneDNN may not use them.
 OPENVINO = pytest.mark.skipif(
     "ONEDNN_MAX_CPU_ISA" in os.environ, reason="OpenVINO crashes on some models with ONEDNN_MAX_CPU_ISA set"

@@ -30,3 +30,12 @@ ARCHITECTURES = {
     "gated mlp": {"use_gated_mlp": True, "hidden_act": "silu", "pooling": "map"},
     "embedding norm": {"embedding_norm": True, "pre_logits_size": 24},
 }  # fmt: skip
+
+# Five models that together take every branch of the above, for what takes seconds a model.
+COMBINED = {
+    "cls": {},
+    "conv stem": {**ARCHITECTURES["conv stem, computed"], **ARCHITECTURES["qk norm"]},
+    "rope": {**ARCHITECTURES["cls_register"], **ARCHITECTURES["rope"], "num_register_tokens": 2},
+    "map": {**ARCHITECTURES["map"], **ARCHITECTURES["gated mlp"], **ARCHITECTURES["embedding norm"]},
+    "cls_mean": {**ARCHITECTURES["cls_mean"], **ARCHITECTURES["sincos"], **ARCHITECTURES["oblong patch"]},
+}
