@@ -90,6 +90,7 @@ def test_a_classifier_leaves_out_tokens_that_nobody_reads(random_model, pixel_va
 
 
 @torch.no_grad()
+@pytest.mark.slow
 @NEEDS_VECTORS
 def test_flex_forward_equals_eager(tiny_config, random_model, pixel_values):
     model = random_model(tiny_config)
