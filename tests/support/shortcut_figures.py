@@ -66,8 +66,10 @@ LOOKED = [Run("cifar10", share, i, False) for i, share in enumerate((0.95, 0.95,
 PLANTED = [Run("cifar10", share, 10 + i, False) for i, share in enumerate((0.95, 0.95, 0.95, 0.6, 0.2))]
 PLANTED += [Run("cifar10", 0.95, 20, False, long=True)]
 CLEAN = [Run(images, 0.0, 50 + i, False) for i in range(4) for images in ("mnist5k", "cifar10")]
-CLEAN += [Run(images, 0.0, 60 + i, False) for i in range(4) for images in ("digits", "fashion_mnist")]
-CLEAN += [Run(images, 0.0, 70 + i, False) for i in range(2) for images in ("mnist5k", "cifar10")]
+CLEAN += [
+    Run(images, 0.0, 60 + i, False) for images, many in (("digits", 4), ("fashion_mnist", 6)) for i in range(many)
+]
+CLEAN += [Run("cifar10", 0.0, 70 + i, False) for i in range(2)]
 ORDER = CALIBRATION + LOOKED + PLANTED + CLEAN  # of training
 KIND = {"tag": "cells", "border": "border", "texture": "surroundings"}  # as the finder calls it
 
