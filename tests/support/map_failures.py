@@ -9,6 +9,7 @@ confirmed.
 """
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from PIL import Image
 from planted_shortcuts import tagged
 
 from modeling_vit_custom.api import explain, load
+from modeling_vit_custom.explanation.pictures.drawing import draw_rows
 
 STEPS, WIDTH, LAYERS, PLACES = 700, 64, 3, (0, 5)
 COUNT = 50  # images of a class
@@ -84,6 +86,10 @@ def draw(model, processor, plain: np.ndarray, pasted: np.ndarray | None, folder:
     if pasted is not None:
         save(pasted, "explain-failure.png", target=explain(model, Image.fromarray(plain), processor=processor).target)
     save(two_digits(), "explain-unsure.png", target="4")
+    both = nought_and_four(model, processor)
+    found = [explain(model, Image.fromarray(both), name, processor=processor) for name in ("0", "4")]
+    rows = draw_rows(both, [each.drawn(0) for each in found], side=160)
+    rows.quantize(128).save(folder / "explain-two.png", optimize=True)
 
 
 def two_digits() -> np.ndarray:
@@ -95,6 +101,21 @@ def two_digits() -> np.ndarray:
         assert labels[CLASSES.index(name)] == CLASSES.index(name)
         image[10:30, 20 * place : 20 * place + 20] = images[CLASSES.index(name)][y0:y1, x0:x1]
     return image
+
+
+def nought_and_four(model, processor) -> np.ndarray:
+    """Return the image of both, side by side or one above the other, of which the model is least sure, uint8."""
+    images, labels, boxes = photo_digits(12, 3, {}, places=PLACES)
+    found = []
+    for first, second in itertools.product(*(np.flatnonzero(labels == CLASSES.index(name)) for name in ("0", "4"))):
+        x0, y0, x1, y1 = boxes[second]
+        if np.abs(np.array(boxes[first]) - boxes[second]).max() >= 20:  # they do not overlap
+            found.append(images[first].copy())
+            found[-1][y0:y1, x0:x1] = images[second][y0:y1, x0:x1]
+    with torch.inference_mode():
+        shares = model(values(processor, np.stack(found))).logits.softmax(dim=1)
+    least = shares[:, [CLASSES.index("0"), CLASSES.index("4")]].min(dim=1).values
+    return found[int(least.argmax())]
 
 
 def main() -> None:
