@@ -3,7 +3,7 @@
     POST /explain?target=CLASS&contrast=CLASS&method=NAME&format=json|png   body: one image, as for /predict
         200 {"explanations": [{"label": "cat", "probability": 0.93, "grid": [[…]], …}], "model": …, "revision": …}
             one entry, or one for each label or number that the model answers with; as `Explanation.records` has it
-        200 image/png: the picture that `vit-custom explain` draws
+        200 image/png: the picture that `vit-custom explain` draws, on what the model sees of the image
 
 Explanations are made one at a time, between batches and never beside one: before each forward of an explanation, the
 batches that wait go first.

@@ -22,6 +22,7 @@ from modeling_vit_custom.common.errors import UsageError
 from modeling_vit_custom.publishing.upload import upload_folder
 from modeling_vit_custom.publishing.verify import VerifyError
 from modeling_vit_custom.serving import server
+from modeling_vit_custom.serving.demo_maps import maps_below
 from modeling_vit_custom.speed import export as speed_export
 from modeling_vit_custom.tasks import classification_demo
 from modeling_vit_custom.training.runs.groups import training_groups
@@ -228,7 +229,7 @@ def test_the_demo_is_given_model_and_commit(commits, monkeypatch):
     monkeypatch.setattr(classification_demo, "launch", lambda *given: shown.append(given))
     assert main(["demo", "--model", f"{REPO}@{commits[0]}", "--port", "1"]) == 0
     assert main(["demo", "--model", REPO, "--revision", commits[0], "--port", "1"]) == 0
-    assert shown == [((REPO, commits[0]), None, 1)] * 2
+    assert shown == [((REPO, commits[0]), None, 1, maps_below)] * 2
 
 
 def test_verify_takes_the_commit_in_the_name(commits, monkeypatch, capsys):
