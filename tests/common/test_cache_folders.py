@@ -219,6 +219,7 @@ print(torch.backends.cpu.get_cpu_capability(), float((actual - expected).abs().m
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="needs AVX-512 and AVX2")
 def test_what_was_compiled_for_other_vectors_is_not_found(compilers, tmp_path):
     """torch finds a graph compiled for AVX2 again under AVX-512, and then writes zeros over half of the scores."""
