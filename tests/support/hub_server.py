@@ -298,6 +298,8 @@ def client_environment(hub: Hub, token: str | None = None) -> dict[str, str]:
 def point_client_at(hub: Hub, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     """Point the client of this process, which has already read its environment, at the Hub; with the write token."""
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    # transformers keeps the client that its first call has made, with the address of that time
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
