@@ -9,24 +9,19 @@ import pytest
 import timm
 import torch
 from foreign_checkpoints import save_encoder, save_npz, save_vit
+from model_classes import MODELS
 from saved_models import save_ours
 from transformers import AutoConfig, AutoModel, VisionEncoderDecoderConfig
 
 from modeling_vit_custom import (
-    ViTCustomBackbone,
     ViTCustomConfig,
     ViTCustomForImageClassification,
-    ViTCustomForMaskedImageModeling,
-    ViTCustomModel,
 )
 from modeling_vit_custom.conversion.convert import convert
 from modeling_vit_custom.foreign_vit_custom import refuse_foreign_config
 from modeling_vit_custom.inference.loading import load_classifier
 
-CLASSES = (
-    ViTCustomConfig, ViTCustomModel, ViTCustomBackbone, ViTCustomForImageClassification,
-    ViTCustomForMaskedImageModeling,
-)  # fmt: skip
+CLASSES = (ViTCustomConfig, *MODELS)
 
 
 def of_timm(root: Path) -> Path:

@@ -7,27 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
+from model_classes import MODELS
 from tiny import TINY
 
 from modeling_vit_custom import (
-    ViTCustomBackbone,
     ViTCustomConfig,
     ViTCustomForImageClassification,
     ViTCustomForMaskedImageModeling,
     ViTCustomForSemanticSegmentation,
-    ViTCustomModel,
 )
 from modeling_vit_custom.embeddings_vit_custom import masked_pixels
 from modeling_vit_custom.heads_vit_custom import HEADS, options_of
 from modeling_vit_custom.training.objectives.reconstruction import masked_losses
 
-CLASSES = (
-    ViTCustomModel,
-    ViTCustomBackbone,
-    ViTCustomForImageClassification,
-    ViTCustomForMaskedImageModeling,
-    ViTCustomForSemanticSegmentation,
-)
 OF_LABELS = {
     ViTCustomForImageClassification: {"classifier.weight", "classifier.bias"},
     ViTCustomForSemanticSegmentation: {"decode_head.classifier.weight", "decode_head.classifier.bias"},
@@ -44,7 +36,7 @@ def without_prefix(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("fields", [{}, {"pooling": "map", "final_norm": "pooled", "pre_logits_size": 16}])
-@pytest.mark.parametrize(("saved", "wanted"), list(permutations(CLASSES, 2)), ids=lambda cls: cls.__name__[9:])
+@pytest.mark.parametrize(("saved", "wanted"), list(permutations(MODELS, 2)), ids=lambda cls: cls.__name__[9:])
 def test_any_head_takes_the_whole_encoder_and_says_what_is_new(tmp_path, random_model, caplog, saved, wanted, fields):
     stored = random_model(ViTCustomConfig(**TINY, **fields), saved)
     stored.save_pretrained(tmp_path)
@@ -60,9 +52,9 @@ def test_any_head_takes_the_whole_encoder_and_says_what_is_new(tmp_path, random_
     assert len(warned) == bool(new - kept) and all(name in warned[0] for name in new - kept)
 
 
-@pytest.mark.parametrize("wanted", CLASSES, ids=lambda cls: cls.__name__[9:])
+@pytest.mark.parametrize("wanted", MODELS, ids=lambda cls: cls.__name__[9:])
 def test_a_checkpoint_of_another_head_that_lacks_a_part_of_the_encoder_is_refused(tmp_path, random_model, wanted):
-    saved = CLASSES[CLASSES.index(wanted) - 1]
+    saved = MODELS[MODELS.index(wanted) - 1]
     random_model(ViTCustomConfig(**TINY), saved).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": config["num_hidden_layers"] + 1}))
@@ -70,7 +62,7 @@ def test_a_checkpoint_of_another_head_that_lacks_a_part_of_the_encoder_is_refuse
         wanted.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__[9:])
+@pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__[9:])
 def test_every_weight_is_the_encoders_or_declared_by_its_head(cls):
     model = cls(ViTCustomConfig(**TINY, pooling="map", pre_logits_size=16))
     of_encoder = {name for name in model.state_dict() if name.removeprefix("vit.").startswith(ENCODER)}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fresh_process import run_without_package
+from model_classes import MODELS
 from PIL import Image
 from rounding import assert_close_but_for_rounding
 from safetensors.torch import load_file, save_file
@@ -24,7 +25,6 @@ from transformers import (
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from modeling_vit_custom import (
-    ViTCustomBackbone,
     ViTCustomConfig,
     ViTCustomForImageClassification,
     ViTCustomForMaskedImageModeling,
@@ -35,13 +35,6 @@ from modeling_vit_custom import (
 from modeling_vit_custom.auto_classes_vit_custom import AUTO_MAP
 
 ROOT = Path(__file__).parent.parent
-CLASSES = (
-    ViTCustomModel,
-    ViTCustomBackbone,
-    ViTCustomForImageClassification,
-    ViTCustomForMaskedImageModeling,
-    ViTCustomForSemanticSegmentation,
-)
 
 LOAD_EVERYTHING = """
 import torch
@@ -163,7 +156,7 @@ def test_checkout_is_loadable_and_what_it_saves_is_complete(tmp_path, photograph
     assert_loads_anywhere(saved, model, photograph, tmp_path)
 
 
-@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
 def test_a_saved_folder_lists_its_own_class_and_the_encoder(tmp_path, tiny_config, cls):
     cls(tiny_config).save_pretrained(tmp_path)
     assert_complete(tmp_path)

@@ -14,8 +14,6 @@ from ..common.progress_bars import bars_of_others
 from ..data.folders import folder_of_split
 from ..data.source import Columns
 from ..evaluation.evaluate import evaluate as measure
-from ..explanation.mistakes.illustrate import illustrator
-from ..explanation.predicted import explainer
 from ..inference.answers import JSONL, PREDICTIONS, WRITTEN, default_output
 from ..inference.loading import FORMATS
 from ..inference.predict import predict as write_predictions
@@ -69,8 +67,12 @@ def evaluate(
     one_of("on_error", on_error, ("raise", "skip"))
     source = measured_source(data_dir, dataset_name, dataset_config_name, dataset_revision, split, follow_links)
     check_report(output)
+    pictures = None
     if html is not None:
+        from ..explanation.mistakes.illustrate import illustrator  # imported for those who ask for a page
+
         check_report(html)
+        pictures = partial(illustrator, index=index)
     elif index is not None:
         raise UsageError(f"--index {index} is shown on the page of --html alone: give --html FILE too.")
     columns = named_columns(image_column_name, label_column_name, label_separator, problem_type)
@@ -88,7 +90,7 @@ def evaluate(
                 revision=revision,
                 columns=columns,
                 unknown_dir=unknown_dir,
-                illustrator=partial(illustrator, index=index),
+                illustrator=pictures,
             )
         )
 
@@ -142,7 +144,11 @@ def predict(
     at_least_one("max_pixels", max_pixels)
     one_of("dtype", dtype, (None, *FORMATS))
     one_of("format", format, WRITTEN)
-    explaining = None if explain is None else explainer(explain)
+    explaining = None
+    if explain is not None:
+        from ..explanation.predicted import explainer  # maps and pictures are imported for those who ask for them
+
+        explaining = explainer(explain)
     source = measured_source(data_dir, dataset_name, dataset_config_name, dataset_revision, split, follow_links)
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     if sum(map(bool, (given, data_dir, dataset_name))) != 1:
